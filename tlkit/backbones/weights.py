@@ -1,0 +1,115 @@
+"""Finds, checks and loads a backbone's pretrained weights. Never falls back to random ones.
+
+"imagenet" is looked for in Keras' own cache ($KERAS_HOME/models, else ~/.keras/models), where `keras.applications` puts it too,
+and downloaded there when it is absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tlkit.backbones.table import BACKBONES, Backbone
+from tlkit.errors import WeightsError, nearest
+
+if TYPE_CHECKING:
+    import keras
+
+
+def find_weights(backbone: Backbone, weights: str) -> Path | None:
+    """The file that holds a backbone's weights, downloaded if need be; None for "none" and for one's own model.
+
+    weights: "imagenet", "none", or a file. Raises WeightsError when the file is absent or damaged, or the download fails:
+    the message names the file, where to put it, and the backbones that are already here.
+    """
+    if weights == "none" or (backbone.file and weights == "imagenet"):
+        return None
+    if backbone.file:
+        raise WeightsError(f"'{backbone.file}' brings its own weights; --weights {weights} cannot be loaded into it.")
+    if weights != "imagenet":
+        return _given_file(weights)
+    file = cached_file(backbone)
+    if file is None:
+        return _download(backbone)
+    _check_hash(backbone, file)
+    return file
+
+
+def cached_file(backbone: Backbone) -> Path | None:
+    """Where the ImageNet weights lie on this machine, or None."""
+    file = models_folder() / backbone.weights_file
+    return file if backbone.weights_url and file.is_file() else None
+
+
+def models_folder() -> Path:
+    """Where Keras keeps downloaded weights."""
+    home = os.environ.get("KERAS_HOME")
+    return (Path(home) if home else Path.home() / ".keras") / "models"
+
+
+def load_backbone_weights(backbone: Backbone, model: keras.Model, file: Path) -> None:
+    """Load a weights file into a backbone without top. Raises WeightsError with both shapes, or the file's hash."""
+    try:
+        model.load_weights(str(file))
+    except Exception as error:  # Keras and h5py raise OSError, ValueError, KeyError and others here
+        reason = str(error).splitlines()[0][:240] if str(error) else type(error).__name__
+        raise WeightsError(
+            f"'{file}' ({file.stat().st_size:,} bytes, SHA-256 {_digest(file, 'sha256')}) does not load into {backbone.name}: "
+            f"{reason}. Expected the weights of {backbone.name} without its top, {backbone.parameters:,} parameters, such "
+            f"as {backbone.weights_file}. If the file was cut short, delete it and fetch it again."
+        ) from error
+
+
+def _given_file(weights: str) -> Path:
+    path = Path(weights)
+    if path.is_file():
+        return path
+    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = nearest(path.name, siblings) or nearest(weights, ["imagenet", "none"])
+    hint = f" Did you mean '{path.parent / close if close in siblings else close}'?" if close else ""
+    raise WeightsError(f"No such weights file: '{weights}'.{hint} Expected imagenet, none, or an .h5 or .weights.h5 file.")
+
+
+def _download(backbone: Backbone) -> Path:
+    import keras
+
+    target = models_folder() / backbone.weights_file
+    try:
+        kind = "auto" if backbone.weights_hash else None
+        return Path(
+            keras.utils.get_file(
+                backbone.weights_file,
+                backbone.weights_url,
+                cache_subdir="models",
+                cache_dir=str(models_folder().parent),
+                file_hash=backbone.weights_hash,
+                hash_algorithm=kind or "auto",
+            )
+        )
+    except Exception as error:
+        here = [name for name, one in BACKBONES.items() if cached_file(one)]
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise WeightsError(
+            f"The ImageNet weights of {backbone.name} are not on this machine and cannot be downloaded ({reason}). "
+            f"Expected '{target}'. Fetch {backbone.weights_url} elsewhere and put it there, or give it with --weights FILE. "
+            f"Backbones whose weights are here: {', '.join(here) or 'none'}. --weights none trains from random weights."
+        ) from error
+
+
+def _check_hash(backbone: Backbone, file: Path) -> None:
+    if backbone.weights_hash is None:
+        return
+    kind = "md5" if len(backbone.weights_hash) == 32 else "sha256"
+    found = _digest(file, kind)
+    if found != backbone.weights_hash:
+        raise WeightsError(
+            f"'{file}' is damaged or not the weights of {backbone.name}: its {kind} is {found}, expected {backbone.weights_hash}. "
+            "Delete it and fetch it again, or give another file with --weights FILE."
+        )
+
+
+def _digest(file: Path, kind: str) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, kind).hexdigest()

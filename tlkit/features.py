@@ -1,0 +1,160 @@
+"""What a frozen network says about each image, computed once and kept: no frozen layer runs twice on the same pixels.
+
+A prefix (see `tlkit.model.cut`) always runs as its own inference graph, so its BatchNormalization and dropout stand still by
+construction. Its outputs are kept on disk by the image's content and the prefix's weights, so the next run finds them too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from tlkit.augment import augment
+from tlkit.batches import Examples, RowSource
+from tlkit.spec import Augmentation
+from tlkit.store import Store, budget, cache_folder
+
+
+@dataclass(frozen=True)
+class Features:
+    """A prefix's outputs for some examples.
+
+    views: one list per view, each with one row source per output tensor of the prefix.
+    count: examples covered, from the first; fewer than asked for when time ran out.
+    computed: forward passes of single images that were run now; the others were found in the cache.
+    """
+
+    views: list[list[RowSource]]
+    count: int
+    computed: int
+
+
+def prefix_key(prefix: keras.Model) -> str:
+    """A hash of what a prefix computes: its layers' settings and weights, not its layers' names."""
+    digest = hashlib.sha256()
+    for layer in prefix.layers:
+        settings = layer.get_config()
+        settings.pop("name", None)
+        digest.update(f"{type(layer).__name__} {json.dumps(settings, sort_keys=True, default=str)}\n".encode())
+    for weight in prefix.get_weights():
+        digest.update(np.ascontiguousarray(weight).tobytes())
+    return digest.hexdigest()[:24]
+
+
+def extract_features(
+    prefix: keras.Model,
+    examples: Examples,
+    *,
+    pixels_key: str,
+    augmentation: Augmentation | None = None,
+    views: int = 1,
+    seed: int = 0,
+    batch_size: int = 32,
+    deadline: float | None = None,
+    verbose: bool = False,
+) -> Features | None:
+    """The prefix's outputs for every example and view, from the cache or computed and kept.
+
+    pixels_key: names how pixels were made from files (size, fit, decoder version), as part of the cache's key.
+    augmentation, views: with an augmentation, that many random versions of each image, seeded by (seed, view, content).
+    deadline: a time of `time.monotonic()` at which to stop and return what is there.
+    verbose: show a progress bar.
+
+    Returns None when the outputs would exceed the cache's budget: the caller then runs the prefix batch by batch.
+    """
+    augmented = augmentation is not None and not augmentation.is_identity()
+    views = views if augmented else 1
+    shapes = [tuple(int(d) for d in tensor.shape[1:]) for tensor in prefix.outputs]
+    dtypes = [keras.backend.standardize_dtype(tensor.dtype) for tensor in prefix.outputs]
+    folder = cache_folder() / "features" / f"{prefix_key(prefix)}-{pixels_key}"
+    stores = [Store(folder / str(place)) for place in range(len(shapes))]
+    keys = [_view_keys(examples.keys, augmentation if augmented else None, view, seed) for view in range(views)]
+    known = [stores[-1].known(view_keys) for view_keys in keys]
+    missing = sum(int((~k).sum()) for k in known)
+    size = missing * sum(int(np.prod(s)) * np.dtype(d).itemsize for s, d in zip(shapes, dtypes, strict=True))
+    if size > budget():
+        return None
+    todo = [(view, int(i)) for i in range(len(examples)) for view in range(views) if not known[view][i]]
+    todo = list({keys[view][i]: (view, i) for view, i in todo}.values())
+    done = _compute(prefix, examples, augmentation, seed, keys, todo, stores, shapes, dtypes, batch_size, deadline, verbose)
+    count = len(examples)
+    if done < len(todo):
+        count = min(i for _, i in todo[done:])
+    rows = [[store.rows(view_keys[:count]) for store in stores] for view_keys in keys]
+    return Features([list(view) for view in rows], count, done)
+
+
+def _view_keys(keys: Sequence[str], augmentation: Augmentation | None, view: int, seed: int) -> list[str]:
+    if augmentation is None:
+        return list(keys)
+    settings = hashlib.sha256(json.dumps(asdict(augmentation), sort_keys=True).encode()).hexdigest()[:12]
+    return [f"{key}-{settings}-{seed}-{view}" for key in keys]
+
+
+def _compute(
+    prefix: keras.Model,
+    examples: Examples,
+    augmentation: Augmentation | None,
+    seed: int,
+    keys: list[list[str]],
+    todo: list[tuple[int, int]],
+    stores: list[Store],
+    shapes: list[tuple[int, ...]],
+    dtypes: list[str],
+    batch_size: int,
+    deadline: float | None,
+    verbose: bool,
+) -> int:
+    """Run the prefix over the missing (view, example) pairs and keep its outputs; returns how many were done."""
+    if not todo:
+        return 0
+    numbers = examples.numbers()
+    bar = keras.utils.Progbar(len(todo), unit_name="image", verbose=1 if verbose else 0)
+    writers = [s.writer(len(todo), shape, d) for s, shape, d in zip(stores, shapes, dtypes, strict=True)]
+    done = 0
+    with ThreadPoolExecutor() as pool:
+
+        def prepare(chunk: list[tuple[int, int]]) -> np.ndarray:
+            images = examples.pixels.gather(np.array([i for _, i in chunk]))
+            if augmentation is None or augmentation.is_identity():
+                return images
+            seeds = [(seed, view, numbers[i]) for view, i in chunk]
+            return np.stack([augment(image, augmentation, one) for image, one in zip(images, seeds, strict=True)])
+
+        chunks = [todo[start : start + batch_size] for start in range(0, len(todo), batch_size)]
+        waiting = pool.submit(prepare, chunks[0])
+        try:
+            for place, chunk in enumerate(chunks):
+                images = waiting.result()
+                if place + 1 < len(chunks):
+                    waiting = pool.submit(prepare, chunks[place + 1])
+                outputs = run_prefix(prefix, images, batch_size)
+                for writer, values in zip(writers, outputs, strict=True):
+                    writer.add([keys[view][i] for view, i in chunk], values)
+                done += len(chunk)
+                bar.update(done)
+                if deadline is not None and time.monotonic() > deadline:
+                    break
+        finally:
+            for writer in writers:
+                writer.__exit__(None, None, None)
+    return done
+
+
+def run_prefix(prefix: keras.Model, images: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """The prefix's outputs for one batch, as a list of arrays; a short batch is padded so that nothing is re-traced."""
+    count = len(images)
+    if count < batch_size:
+        padding = np.zeros((batch_size - count, *images.shape[1:]), images.dtype)
+        images = np.concatenate([images, padding])
+    outputs: Any = prefix.predict_on_batch(images)
+    outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
+    return [np.asarray(values)[:count] for values in outputs]

@@ -1,0 +1,145 @@
+"""Decode once: every image's pixels, by content, from a cache on disk or decoded as they are asked for.
+
+The cache holds uint8 squares of one size and fit. Images that do not decode are found here, by the decoder that training
+and serving use, and are named as problems of the image set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from tlkit.decode import decode_and_resize
+from tlkit.images import ImageSet, image_format, looks_truncated, problem
+from tlkit.store import Rows, Store, budget, cache_folder
+
+# Raise it when `decode` changes a pixel: old caches are then not found.
+DECODER_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Where decoded pixels are read: `of(images)` gives rows in the order of an image set's table.
+
+    size, fit: as in `decode_and_resize`. decoded: how many images were decoded just now, the others being cached.
+    streamed: True if the set was larger than the cache's budget, so that pixels are decoded at each use.
+    """
+
+    size: int
+    fit: str
+    store: Store | None
+    decoded: int = 0
+
+    @property
+    def streamed(self) -> bool:
+        return self.store is None
+
+    def of(self, images: ImageSet) -> Rows | StreamedRows:
+        """uint8 rows, shape (n, size, size, 3), RGB, in the order of `images`."""
+        if self.store is None:
+            return StreamedRows(tuple(images.files()), self.size, self.fit)
+        return self.store.rows(images.keys())
+
+
+@dataclass(frozen=True)
+class StreamedRows:
+    """Pixels decoded at each `gather`, with the same face as cached rows."""
+
+    files: tuple[Path, ...]
+    size: int
+    fit: str
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        return (self.size, self.size, 3)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype("uint8")
+
+    def gather(self, indices: np.ndarray | Sequence[int] | slice) -> np.ndarray:
+        chosen = np.arange(len(self.files))[indices]
+        result = np.zeros((len(chosen), *self.row_shape), "uint8")
+        seen = 0
+        for places, pixels in _decoded([self.files[i] for i in chosen], self.size, self.fit):
+            result[places] = pixels
+            seen += len(places)
+        if seen < len(chosen):
+            raise OSError(f"{len(chosen) - seen} images that decoded before do not any more. Were files changed?")
+        return result
+
+    def take(self, indices: np.ndarray | Sequence[int]) -> StreamedRows:
+        return StreamedRows(tuple(self.files[i] for i in np.asarray(indices)), self.size, self.fit)
+
+
+def decode_images(images: ImageSet, size: int, fit: str = "squash") -> tuple[Pixels, ImageSet]:
+    """Decode what is not cached yet, and name the images that do not decode.
+
+    size: pixels of each side. fit: "squash", "crop" or "pad".
+    Returns the pixels and the image set without the images that do not decode (its `problems` name them).
+    """
+    missing_bytes = len(images) * size * size * 3
+    store = Store(cache_folder() / "pixels" / f"{size}-{fit}-v{DECODER_VERSION}")
+    known = store.known(images.keys())
+    cached = missing_bytes * (1 - known.mean()) <= budget() if len(images) else True
+    files = images.files()
+    todo = _first_of_each(images.keys(), known)
+    good: set[str] = set(np.array(images.keys(), dtype=object)[known])
+    keys = images.keys()
+    if cached and len(todo):
+        with store.writer(len(todo), (size, size, 3), "uint8") as writer:
+            for places, pixels in _decoded([files[i] for i in todo], size, fit):
+                writer.add([keys[todo[p]] for p in places], pixels)
+                good.update(keys[todo[p]] for p in places)
+    elif len(todo):
+        for places, _ in _decoded([files[i] for i in todo], size, fit):
+            good.update(keys[todo[p]] for p in places)
+    findings = [
+        _diagnose(file, row.path, row.label)
+        for file, key, row in zip(files, keys, images.table.itertuples(), strict=True)
+        if key not in good
+    ]
+    return Pixels(size, fit, store if cached else None, len(todo)), images.without(findings)
+
+
+def _first_of_each(keys: Sequence[str], known: np.ndarray) -> list[int]:
+    first: dict[str, int] = {}
+    for i, key in enumerate(keys):
+        if not known[i]:
+            first.setdefault(key, i)
+    return list(first.values())
+
+
+def _decoded(files: Sequence[Path], size: int, fit: str):  # type: ignore[no-untyped-def]
+    """Batches of (places in `files`, pixels); files that do not decode are passed over."""
+    with tf.device("cpu"):
+        paths = tf.data.Dataset.from_tensor_slices([str(f) for f in files]).enumerate()
+        decoded = paths.map(
+            lambda i, path: (i, decode_and_resize(tf.io.read_file(path), size, fit)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=False,
+        )
+        batches = decoded.ignore_errors().batch(32).prefetch(2)
+        yield from batches.as_numpy_iterator()
+
+
+def _diagnose(file: Path, path: str, label: str) -> dict[str, str]:
+    try:
+        data = file.read_bytes()
+        decode_and_resize(tf.constant(data), 8)
+    except OSError as error:
+        return problem(path, label, "unreadable", error.strerror or str(error))
+    except (tf.errors.OpError, ValueError) as error:
+        kind = image_format(data[:16])
+        if kind and looks_truncated(data, kind):
+            return problem(path, label, "truncated", "the end of the file is missing")
+        reason = str(error).splitlines()[0].partition("}} ")[2] or str(error)
+        return problem(path, label, "unsupported-format" if "of a kind" in reason else "corrupt", reason[:200])
+    return problem(path, label, "corrupt", "it did not decode at first, and does now: was it being written?")

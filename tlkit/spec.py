@@ -1,0 +1,277 @@
+"""The plans: frozen values that say what a run will do. Standard library only; nothing here does work.
+
+`Head`, `Augmentation`, `Stage` and `Recipe` check themselves when they are made, so a plan that exists
+can be carried out. To vary one, use `dataclasses.replace`. They turn into JSON and back
+(`to_dict`, `recipe_from_dict`), which is how a run folder's `plan.json` can be run again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tlkit.errors import SpecError, unknown
+
+Range = tuple[float, float]
+
+POOLINGS = ("avg", "max", "avg+max", "flatten")
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("constant", "cosine", "plateau")
+BATCH_NORMS = ("frozen", "moving")
+PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
+MONITORS = ("val_loss", "val_accuracy")
+FITS = ("squash", "crop", "pad")
+PARTS = ("train", "val", "test")
+
+# Larger images are refused by their header, in `scan` and in the exported graph alike. JPEG may be larger,
+# because it can be decoded at an eighth of its size.
+MAX_PIXELS = 50_000_000
+MAX_JPEG_PIXELS = 200_000_000
+
+
+@dataclass(frozen=True)
+class Head:
+    """What replaces the ImageNet top. The default is one dense softmax layer on averaged features.
+
+    pooling: "avg", "max", "avg+max" (concatenated) or "flatten".
+    hidden: units of each ReLU layer between pooling and softmax.
+    dropout: share of units dropped before every dense layer, 0 to below 1.
+    batch_norm: a BatchNormalization after pooling and after each hidden layer.
+    l2: weight of the squared kernel norms added to the loss, 0 or more.
+    label_smoothing: share of the target probability spread over all classes, 0 to below 1
+        (Szegedy et al. 2016, arXiv:1512.00567).
+
+    >>> Head(hidden=(256,), dropout=0.5).pooling
+    'avg'
+    """
+
+    pooling: str = "avg"
+    hidden: tuple[int, ...] = ()
+    dropout: float = 0.0
+    batch_norm: bool = False
+    l2: float = 0.0
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        _one_of("Head.pooling", self.pooling, POOLINGS)
+        _between("Head.dropout", self.dropout, 0, 1, open_end=True)
+        _between("Head.label_smoothing", self.label_smoothing, 0, 1, open_end=True)
+        _between("Head.l2", self.l2, 0, None)
+        for units in self.hidden:
+            _whole("Head.hidden", units, 1)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training images are varied. Every (low, high) range is drawn from uniformly; (0, 0) is off.
+
+    shift_x, shift_y: share of the width or height, right and down positive, within -1 to 1.
+    zoom: factor, above 1 enlarges; within 0.1 to 10. (1, 1) is off.
+    rotate: degrees, counter-clockwise positive, within -180 to 180.
+    flip_horizontal, flip_vertical: probability, 0 to 1.
+    brightness: added to every channel, as a share of 255, within -1 to 1.
+    colour_cast: added to red, green and blue, each drawn by itself, as a share of 255, within -1 to 1.
+
+    >>> Augmentation(rotate=(-10, 10)).is_identity()
+    False
+    """
+
+    shift_x: Range = (0.0, 0.0)
+    shift_y: Range = (0.0, 0.0)
+    zoom: Range = (1.0, 1.0)
+    rotate: Range = (0.0, 0.0)
+    flip_horizontal: float = 0.0
+    flip_vertical: float = 0.0
+    brightness: Range = (0.0, 0.0)
+    colour_cast: Range = (0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        limits = {
+            "shift_x": (-1, 1),
+            "shift_y": (-1, 1),
+            "zoom": (0.1, 10),
+            "rotate": (-180, 180),
+            "brightness": (-1, 1),
+            "colour_cast": (-1, 1),
+        }
+        for name, (low, high) in limits.items():
+            _range(f"Augmentation.{name}", getattr(self, name), low, high)
+        for name in ("flip_horizontal", "flip_vertical"):
+            _between(f"Augmentation.{name}", getattr(self, name), 0, 1)
+
+    def is_identity(self) -> bool:
+        """True when no field changes a picture."""
+        return self == Augmentation()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training: which blocks may move, how fast, for how long.
+
+    epochs: passes over the training images, 1 or more.
+    learning_rate: per step, at its highest. A stage that unfreezes blocks commonly takes a tenth to a
+        hundredth of the head stage's (keras.io/guides/transfer_learning).
+    unfreeze: how many of the backbone's top blocks train; 0 = the head alone, "all" = every block.
+    optimizer: "adam", "adamw" (decoupled weight decay, arXiv:1711.05101) or "sgd" (momentum 0.9).
+    weight_decay: for "adamw" and "sgd", 0 or more; "adam" takes none.
+    schedule: "constant"; "cosine" to zero; "plateau" = a fifth after two epochs without improvement.
+    warmup: epochs over which the learning rate rises from zero, 0 or more; not with "plateau".
+    layer_decay: each block further from the head learns at this factor of the one above it, above 0 to 1
+        (discriminative rates, Howard and Ruder 2018, arXiv:1801.06146). 1 = all alike.
+    batch_norm: "frozen" keeps the unfrozen blocks' BatchNormalization layers as pretrained, "moving" trains
+        them. Which is better depends on the learning rate and the data: measure it.
+    patience: epochs without improvement on validation before the stage ends; None = never.
+
+    >>> Stage(epochs=5, learning_rate=1e-4, unfreeze=2).schedule
+    'constant'
+    """
+
+    epochs: int
+    learning_rate: float
+    unfreeze: int | str = 0
+    optimizer: str = "adam"
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    warmup: float = 0.0
+    layer_decay: float = 1.0
+    batch_norm: str = "frozen"
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        _whole("Stage.epochs", self.epochs, 1)
+        _between("Stage.learning_rate", self.learning_rate, 0, None, open_start=True)
+        if self.unfreeze != "all":
+            if isinstance(self.unfreeze, str):
+                raise SpecError(f"Stage.unfreeze is '{self.unfreeze}'. Expected a number of blocks or 'all'.")
+            _whole("Stage.unfreeze", self.unfreeze, 0)
+        _one_of("Stage.optimizer", self.optimizer, OPTIMIZERS)
+        _between("Stage.weight_decay", self.weight_decay, 0, None)
+        _one_of("Stage.schedule", self.schedule, SCHEDULES)
+        _between("Stage.warmup", self.warmup, 0, None)
+        _between("Stage.layer_decay", self.layer_decay, 0, 1, open_start=True)
+        _one_of("Stage.batch_norm", self.batch_norm, BATCH_NORMS)
+        if self.patience is not None:
+            _whole("Stage.patience", self.patience, 1)
+        if self.optimizer == "adam" and self.weight_decay:
+            raise SpecError("Stage.weight_decay is not applied by 'adam'. Use optimizer='adamw', or 0.")
+        if self.schedule == "plateau" and self.warmup:
+            raise SpecError("Stage.warmup goes with 'constant' or 'cosine', not with 'plateau'.")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole training plan: a head, an augmentation, and stages in order.
+
+    name: how the recipe is called in tables and plans.
+    stages: at least one; a later stage starts from the best weights so far.
+    batch_size: images per step, 1 or more.
+    views: augmented versions of each image that are computed once and then reused across epochs where
+        blocks are frozen (see `tlkit.train`); ignored without augmentation. More is closer to fresh augmentation and costs
+        that many forward passes.
+    class_weights: True weighs each class by n / (classes * n_class), for unbalanced sets.
+    precision: "auto" = mixed_float16 on a GPU and float32 on a CPU; or a Keras dtype policy.
+    monitor: which validation number decides the best weights, "val_loss" or "val_accuracy"; ties go to
+        the other.
+    why: one sentence for the plan and the report.
+
+    >>> Recipe("probe", stages=(Stage(epochs=10, learning_rate=1e-3),)).batch_size
+    32
+    """
+
+    name: str
+    stages: tuple[Stage, ...]
+    head: Head = field(default_factory=Head)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    batch_size: int = 32
+    views: int = 4
+    class_weights: bool = False
+    precision: str = "auto"
+    monitor: str = "val_loss"
+    why: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise SpecError(f"Recipe '{self.name}' has no stages. Give at least one Stage.")
+        _whole("Recipe.batch_size", self.batch_size, 1)
+        _whole("Recipe.views", self.views, 1)
+        _one_of("Recipe.precision", self.precision, PRECISIONS)
+        _one_of("Recipe.monitor", self.monitor, MONITORS)
+
+
+def to_dict(plan: Head | Augmentation | Stage | Recipe) -> dict[str, Any]:
+    """A plan as plain JSON values; `recipe_from_dict` reads a recipe back."""
+    return dataclasses.asdict(plan)
+
+
+def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
+    """A Recipe from `to_dict`'s values. Raises NameUnknown for a field that does not exist, SpecError for a bad value.
+
+    >>> recipe = Recipe("probe", stages=(Stage(epochs=10, learning_rate=1e-3),))
+    >>> recipe_from_dict(to_dict(recipe)) == recipe
+    True
+    """
+    given = dict(values)
+    given["head"] = _from_dict(Head, given.get("head", {}))
+    given["augmentation"] = _from_dict(Augmentation, given.get("augmentation", {}))
+    given["stages"] = tuple(_from_dict(Stage, stage) for stage in given.get("stages", ()))
+    return _from_dict(Recipe, given)
+
+
+def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
+    """The same recipe with every stage of that many epochs."""
+    return dataclasses.replace(
+        recipe, stages=tuple(dataclasses.replace(stage, epochs=epochs) for stage in recipe.stages)
+    )
+
+
+def _from_dict(kind: type, values: Mapping[str, Any]) -> Any:
+    names = [f.name for f in dataclasses.fields(kind)]
+    for name in values:
+        if name not in names:
+            raise unknown(f"{kind.__name__} field", name, names)
+    missing = [
+        f.name
+        for f in dataclasses.fields(kind)
+        if f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+        and f.name not in values
+    ]
+    if missing:
+        raise SpecError(f"{kind.__name__} lacks {', '.join(missing)}.")
+    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+
+def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise unknown(f"value for {name}", str(value), known)
+
+
+def _whole(name: str, value: object, low: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise SpecError(f"{name} is {value!r}. Expected a whole number of at least {low}.")
+
+
+def _between(
+    name: str, value: object, low: float, high: float | None, *, open_start: bool = False, open_end: bool = False
+) -> None:
+    good = isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    if good:
+        number = float(value)  # type: ignore[arg-type]
+        good = (number > low if open_start else number >= low) and (
+            high is None or (number < high if open_end else number <= high)
+        )
+    if not good:
+        start = "above" if open_start else "at least"
+        end = "" if high is None else f" and {'below' if open_end else 'at most'} {high:g}"
+        raise SpecError(f"{name} is {value!r}. Expected a number {start} {low:g}{end}.")
+
+
+def _range(name: str, value: object, low: float, high: float) -> None:
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise SpecError(f"{name} is {value!r}. Expected a pair (low, high).")
+    for end in value:
+        _between(name, end, low, high)
+    if value[0] > value[1]:
+        raise SpecError(f"{name} is {value!r}. Expected low, then high.")

@@ -1,0 +1,161 @@
+"""Arrays kept on disk by content: what was computed once from an image is found again by the image's hash.
+
+A store is a folder of shards, each a `.npy` file and a `.json` list of the keys of its rows. Shards are written under a
+temporary name, renamed, and never changed; so readers need no locks, a killed writer leaves nothing that is read, and a new
+picture in a folder costs one new row. Knows nothing of images or networks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from tlkit.files import write_atomically
+
+DEFAULT_SHARE_OF_FREE_DISK = 0.2
+
+
+def cache_folder() -> Path:
+    """Where caches live: $TLKIT_CACHE, else $XDG_CACHE_HOME/tlkit, else ~/.cache/tlkit."""
+    given = os.environ.get("TLKIT_CACHE")
+    if given:
+        return Path(given)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "tlkit"
+
+
+def budget() -> int:
+    """Bytes that one new cache may take: a fifth of the free disk, 0 if the cache folder cannot be written."""
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            return 0
+        return int(shutil.disk_usage(folder).free * DEFAULT_SHARE_OF_FREE_DISK)
+    except OSError:
+        return 0
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of memory-mapped shards in a chosen order; `gather` copies some of them into memory.
+
+    shards: arrays of equal row shape and dtype. where: int64, shape (n, 2): shard and row of each.
+    """
+
+    shards: tuple[np.ndarray, ...]
+    where: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.where)
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        return self.shards[0].shape[1:]
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.shards[0].dtype
+
+    def gather(self, indices: np.ndarray | Sequence[int] | slice) -> np.ndarray:
+        """The rows at `indices` as one array, shape (len(indices), *row_shape)."""
+        where = self.where[indices]
+        result = np.empty((len(where), *self.row_shape), self.dtype)
+        for shard in np.unique(where[:, 0]):
+            mine = where[:, 0] == shard
+            result[mine] = self.shards[shard][where[mine, 1]]
+        return result
+
+    def take(self, indices: np.ndarray | Sequence[int]) -> Rows:
+        """A view of some rows, nothing copied."""
+        return Rows(self.shards, self.where[indices])
+
+
+def in_memory(array: np.ndarray) -> Rows:
+    """Rows over an array that is already in memory."""
+    where = np.stack([np.zeros(len(array), "int64"), np.arange(len(array))], axis=1)
+    return Rows((array,), where)
+
+
+class Store:
+    """The shards of one folder: `known` asks which keys are there, `rows` reads them, `writer` adds more."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._shards: list[np.ndarray] = []
+        self._at: dict[str, tuple[int, int]] = {}
+        self._read: set[str] = set()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the indexes of shards that have appeared since."""
+        for index in sorted(self.folder.glob("*.json")):
+            if index.name in self._read:
+                continue
+            try:
+                keys = json.loads(index.read_text())
+                array = np.load(index.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError):
+                continue  # an index without its array, or a damaged one: as if it were not there
+            self._read.add(index.name)
+            self._shards.append(array)
+            for row, key in enumerate(keys):
+                if key is not None:
+                    self._at.setdefault(key, (len(self._shards) - 1, row))
+
+    def known(self, keys: Sequence[str]) -> np.ndarray:
+        """Which keys are stored: bool, shape (n,)."""
+        return np.array([key in self._at for key in keys], dtype=bool)
+
+    def rows(self, keys: Sequence[str]) -> Rows:
+        """The rows of keys that are all stored. Raises KeyError for one that is not."""
+        where = np.array([self._at[key] for key in keys], dtype="int64").reshape(-1, 2)
+        return Rows(tuple(self._shards), where)
+
+    def writer(self, count: int, row_shape: Sequence[int], dtype: str) -> Writer:
+        """A context in which up to `count` rows can be added; they are there for readers when it ends."""
+        return Writer(self, count, row_shape, dtype)
+
+
+class Writer:
+    """Adds one shard to a store. Rows written before an exception are kept."""
+
+    def __init__(self, store: Store, count: int, row_shape: Sequence[int], dtype: str) -> None:
+        self._store = store
+        self._name = uuid.uuid4().hex
+        self._keys: list[str | None] = []
+        store.folder.mkdir(parents=True, exist_ok=True)
+        self._temporary = store.folder / f".{self._name}.partial"
+        self._array = np.lib.format.open_memmap(
+            self._temporary, mode="w+", dtype=np.dtype(dtype), shape=(count, *row_shape)
+        )
+
+    def add(self, keys: Sequence[str], rows: np.ndarray) -> None:
+        """Append rows, shape (len(keys), *row_shape)."""
+        start = len(self._keys)
+        self._array[start : start + len(keys)] = rows
+        self._keys.extend(keys)
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._array.flush()
+        del self._array
+        if not self._keys:
+            self._temporary.unlink()
+            return
+        index = self._store.folder / f"{self._name}.json"
+        self._temporary.rename(index.with_suffix(".npy"))
+        write_atomically(index, json.dumps(self._keys))
+        self._store.refresh()

@@ -1,0 +1,317 @@
+"""Carries out a recipe's stages on a classifier. Imports Keras and NumPy only, so it runs on every Keras backend.
+
+For each stage: set what trains, cut the model at the highest frozen boundary, compute the frozen part once (`features`),
+train the rest on that, keep the best weights by validation. A stage that ends worse than it began leaves the model as it
+was.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+from tlkit.backbones import Backbone, find_backbone
+from tlkit.batches import Batches, Examples, augmenting, class_weights
+from tlkit.errors import TrainingError
+from tlkit.features import Features, extract_features, run_prefix
+from tlkit.model import block_count, blocks, cut, set_trainable
+from tlkit.spec import Recipe, Stage
+
+
+@dataclass
+class History:
+    """What happened: a row per epoch, and a sentence for whatever was not as planned.
+
+    rows: stage, epoch (counted through), loss, accuracy, val_loss, val_accuracy, learning_rate, seconds, best.
+    images_computed: single-image forward passes of frozen layers that were run; the others came from the cache.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    images_computed: int = 0
+    best: tuple[float, float] | None = None
+
+
+def train(
+    model: keras.Model,
+    backbone: Backbone | str,
+    recipe: Recipe,
+    training: Examples,
+    validation: Examples,
+    *,
+    seed: int = 0,
+    pixels_key: str = "",
+    deadline: float | None = None,
+    verbose: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> History:
+    """Train a classifier in place, stage after stage; it ends with the best weights on validation.
+
+    training, validation: decoded images with labels, raw RGB 0-255.
+    seed: gives order, views and augmentation. pixels_key: see `extract_features`.
+    deadline: a time of `time.monotonic()` by which training ends; at least one epoch of the first stage is done.
+    verbose: progress bars. say: called with a line per stage and epoch, for a person to read.
+
+    Raises SpecError when a stage asks for more blocks than there are, TrainingError when the loss is not a number.
+    """
+    backbone = find_backbone(backbone) if isinstance(backbone, str) else backbone
+    available = len(blocks(model, backbone))
+    for stage in recipe.stages:
+        block_count(stage.unfreeze, backbone, available)
+    history = History()
+    for number, stage in enumerate(recipe.stages, start=1):
+        if history.rows and deadline is not None and time.monotonic() > deadline:
+            history.notes.append(f"stage {number} of {len(recipe.stages)} was not begun: the time limit was reached")
+            say(history.notes[-1])
+            continue
+        job = _StageJob(model, backbone, recipe, stage, number, seed, pixels_key, deadline, verbose, say)
+        job.run(training, validation, history)
+    return history
+
+
+@dataclass
+class _StageJob:
+    """One stage and what it needs to know."""
+
+    model: keras.Model
+    backbone: Backbone
+    recipe: Recipe
+    stage: Stage
+    number: int
+    seed: int
+    pixels_key: str
+    deadline: float | None
+    verbose: bool
+    say: Callable[[str], None]
+
+    def run(self, training: Examples, validation: Examples, history: History) -> None:
+        stage, recipe = self.stage, self.recipe
+        weights = set_trainable(self.model, self.backbone, unfreeze=stage.unfreeze, batch_norm=stage.batch_norm)
+        prefix, suffix = cut(self.model, self.backbone, stage.unfreeze)
+        what = "the head" if stage.unfreeze == 0 else f"the head and {stage.unfreeze} blocks"
+        self.say(f"stage {self.number} of {len(recipe.stages)}: {what}, {weights:,} weights train, up to {stage.epochs} epochs")
+        with ThreadPoolExecutor() as pool:
+            val_batches, _ = self._batches(prefix, validation, history, pool, train=False)
+            batches, used = self._batches(prefix, training, history, pool, train=True)
+            if used < len(training):
+                history.notes.append(
+                    f"stage {self.number} trained on {used} of {len(training)} images: the time limit left no more"
+                )
+                self.say(history.notes[-1])
+            first_epoch = len(history.rows)
+            batches.epoch = first_epoch - 1
+            batches.on_epoch_end()
+            self._compile(suffix, steps=len(batches))
+            keeper = _KeepBest(recipe.monitor, stage, self.number, history, self.deadline, self.say)
+            callbacks = [keeper]
+            if stage.schedule == "plateau":
+                callbacks.append(keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.2, patience=2))
+            suffix.fit(
+                batches,
+                validation_data=val_batches,
+                initial_epoch=first_epoch,
+                epochs=first_epoch + stage.epochs,
+                callbacks=callbacks,
+                shuffle=False,  # Batches shuffles; Keras would only permute whole batches
+                verbose=0,
+            )
+            keeper.restore()
+
+    def _batches(
+        self, prefix: keras.Model | None, examples: Examples, history: History, pool: ThreadPoolExecutor, *, train: bool
+    ) -> tuple[Batches, int]:
+        """Batches of what the suffix takes: cached features where they fit, else pixels run through the prefix."""
+        recipe, classes = self.recipe, self.model.output_shape[-1]
+        features = self._features(prefix, examples, history, train=train) if prefix is not None else None
+        augmented = train and not recipe.augmentation.is_identity()
+        settings: dict[str, Any] = {
+            "batch_size": min(recipe.batch_size, len(examples)),
+            "seed": self.seed,
+            "shuffle": train,
+            "weights": class_weights(examples.labels, classes) if train and recipe.class_weights else None,
+        }
+        if features is not None:
+            labels = examples.labels[: features.count]
+            return Batches(features.views, labels, classes, **settings), features.count
+        transform = augmenting(recipe.augmentation, examples.numbers(), self.seed, pool) if augmented else None
+        if prefix is not None:
+            transform = _through(prefix, transform, settings["batch_size"])
+        return Batches([[examples.pixels]], examples.labels, classes, transform=transform, **settings), len(examples)
+
+    def _features(self, prefix: keras.Model, examples: Examples, history: History, *, train: bool) -> Features | None:
+        started = time.monotonic()
+        deadline = self.deadline
+        if deadline is not None and not train:  # leave most of what is left to the training images
+            deadline = started + 0.3 * max(deadline - started, 0)
+        found = extract_features(
+            prefix,
+            examples,
+            pixels_key=self.pixels_key,
+            augmentation=self.recipe.augmentation if train else None,
+            views=self.recipe.views,
+            seed=self.seed,
+            batch_size=self.recipe.batch_size,
+            deadline=deadline,
+            verbose=self.verbose,
+        )
+        part = "training" if train else "validation"
+        if found is None:
+            history.notes.append(
+                f"stage {self.number}: the frozen layers' outputs for {len(examples)} {part} images exceed the cache's "
+                "budget, so they are computed in every epoch"
+            )
+            self.say(history.notes[-1])
+            return None
+        history.images_computed += found.computed
+        asked = len(examples) * len(found.views)
+        seconds = time.monotonic() - started
+        self.say(f"  frozen layers on {part} images: {found.computed} computed, {asked - found.computed} cached, {seconds:.1f} s")
+        return found
+
+    def _compile(self, suffix: keras.Model, steps: int) -> None:
+        factors = rate_factors(self.model, self.backbone, self.stage)
+        suffix.compile(
+            optimizer=make_optimizer(self.stage, steps, factors),
+            loss=keras.losses.CategoricalCrossentropy(label_smoothing=self.recipe.head.label_smoothing),
+            metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+            jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
+        )
+
+
+def _through(prefix: keras.Model, before: Any, batch_size: int) -> Any:
+    def transform(inputs: list[np.ndarray], indices: np.ndarray, epoch: int) -> list[np.ndarray]:
+        (images,) = before(inputs, indices, epoch) if before else inputs
+        return run_prefix(prefix, images, batch_size)
+
+    return transform
+
+
+# -- learning rates ---------------------------------------------------------------------------------------
+
+
+def rate_factors(model: keras.Model, backbone: Backbone, stage: Stage) -> dict[str, float]:
+    """Each backbone variable's share of the learning rate, by path: layer_decay to the power of its distance from the head.
+
+    The head's factor is 1, the top block's `layer_decay`, the next one's its square. Empty when layer_decay is 1.
+    """
+    if stage.layer_decay == 1.0:
+        return {}
+    parts = blocks(model, backbone)
+    factors = {}
+    for distance, block in enumerate(reversed(parts), start=1):
+        for layer in block.layers:
+            factors.update({weight.path: stage.layer_decay**distance for weight in layer.weights})
+    return factors
+
+
+def make_optimizer(stage: Stage, steps: int, factors: dict[str, float]) -> keras.optimizers.Optimizer:
+    """A stage's optimizer. steps: batches per epoch. factors: by variable path, multiplied into that variable's update.
+
+    No Keras optimizer has learning rates per layer, and scaling gradients does nothing under Adam, which divides by their
+    size; so the rate of each variable's own update is scaled.
+    """
+    rate: Any = stage.learning_rate
+    total, warm = stage.epochs * steps, round(stage.warmup * steps)
+    if stage.schedule == "cosine":
+        decay = max(total - warm, 1)
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0 if warm else rate, decay, warmup_target=stage.learning_rate if warm else None, warmup_steps=warm
+        )
+    elif warm:
+        rate = keras.optimizers.schedules.PolynomialDecay(rate / warm, warm, end_learning_rate=rate)
+    kinds: dict[str, tuple[type, dict[str, Any]]] = {
+        "adam": (keras.optimizers.Adam, {}),
+        "adamw": (keras.optimizers.AdamW, {"weight_decay": stage.weight_decay}),
+        "sgd": (keras.optimizers.SGD, {"momentum": 0.9, "weight_decay": stage.weight_decay or None}),
+    }
+    kind, settings = kinds[stage.optimizer]
+
+    class WithFactors(kind):  # type: ignore[misc, valid-type]
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            super().update_step(gradient, variable, learning_rate * factors.get(variable.path, 1.0))
+
+    return (WithFactors if factors else kind)(learning_rate=rate, **settings)
+
+
+# -- the best weights -------------------------------------------------------------------------------------
+
+
+class _KeepBest(keras.callbacks.Callback):
+    """Records epochs, keeps the best weights over all stages, ends a stage that no longer improves or is out of time."""
+
+    def __init__(
+        self,
+        monitor: str,
+        stage: Stage,
+        number: int,
+        history: History,
+        deadline: float | None,
+        say: Callable[[str], None],
+    ) -> None:
+        super().__init__()
+        self._monitor, self._stage, self._number = monitor, stage, number
+        self._history, self._deadline, self._say = history, deadline, say
+        self._stage_best: tuple[float, float] | None = None
+        self._without = 0
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._weights = self.model.get_weights()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._started = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if logs and not np.isfinite(logs.get("loss", 0.0)):
+            self.restore()
+            raise TrainingError(
+                f"The loss became {logs['loss']} in stage {self._number}. Lower its learning_rate "
+                f"({self._stage.learning_rate:g} now), or use precision 'float32'."
+            )
+        if self._history.rows and self._deadline is not None and time.monotonic() > self._deadline:
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        logs = logs or {}
+        score = self._score(logs)
+        better = self._history.best is None or score > self._history.best
+        if better:
+            self._history.best = score
+            self._weights = self.model.get_weights()
+        if self._stage_best is None or score > self._stage_best:
+            self._stage_best, self._without = score, 0
+        else:
+            self._without += 1
+        row = {
+            "stage": self._number,
+            "epoch": epoch + 1,
+            **{name: float(logs[name]) for name in ("loss", "accuracy", "val_loss", "val_accuracy")},
+            "learning_rate": float(self.model.optimizer.learning_rate),
+            "seconds": round(time.monotonic() - self._started, 3),
+            "best": better,
+        }
+        self._history.rows.append(row)
+        self._say(
+            f"  epoch {row['epoch']:>3}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}  "
+            f"val_loss {row['val_loss']:.4f}  val_accuracy {row['val_accuracy']:.4f}  {row['seconds']:.1f} s"
+            + ("  best" if better else "")
+        )
+        if self._stage.patience is not None and self._without >= self._stage.patience:
+            self.model.stop_training = True
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            if not self.model.stop_training or self._without < (self._stage.patience or 1):
+                self._history.notes.append(f"stage {self._number} ended after epoch {epoch + 1}: the time limit was reached")
+            self.model.stop_training = True
+
+    def restore(self) -> None:
+        """Put the best weights back."""
+        self.model.set_weights(self._weights)
+
+    def _score(self, logs: dict[str, float]) -> tuple[float, float]:
+        loss, accuracy = -float(logs["val_loss"]), float(logs["val_accuracy"])
+        return (loss, accuracy) if self._monitor == "val_loss" else (accuracy, loss)
