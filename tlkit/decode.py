@@ -129,7 +129,7 @@ def _decode_jpeg(data: tf.Tensor, size: int) -> tf.Tensor:
     def at(ratio: int) -> tf.Tensor:
         return tf.io.decode_jpeg(data, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
 
-    image = tf.switch_case(which, [lambda r=r: at(r) for r in _RATIOS])  # type: ignore[misc]
+    image = tf.switch_case(which, [lambda r=r: at(r) for r in _RATIOS])
     return _turn_upright(image, _exif_orientation(data))
 
 
@@ -246,7 +246,9 @@ def _tiff_orientation(raw: tf.Tensor, start: tf.Tensor, length: tf.Tensor) -> tf
     entries = directory + 2 + 12 * tf.range(count)
     tags = tf.map_fn(two, entries)
     which = tf.where(tags == 0x0112)
-    value = tf.cond(tf.size(which) > 0, lambda: two(entries[tf.cast(which[0, 0], tf.int32)] + 8), lambda: tf.constant(1))
+    value = tf.cond(
+        tf.size(which) > 0, lambda: two(entries[tf.cast(which[0, 0], tf.int32)] + 8), lambda: tf.constant(1)
+    )
     return tf.where(tf.logical_and(value >= 1, value <= 8), value, 1)
 
 

@@ -56,10 +56,14 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     >>> nearest("vgg61", ["vgg16", "resnet50"])
     'vgg16'
     """
-    names = list(known)
-    folded = {n.lower(): n for n in reversed(names)}
-    found = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
-    return folded[found[0]] if found else None
+
+    def likeness(other: str) -> tuple[float, float]:
+        a, b = name.lower(), other.lower()
+        in_order = difflib.SequenceMatcher(None, a, b).ratio()
+        return in_order, difflib.SequenceMatcher(None, sorted(a), sorted(b)).ratio()  # ties: swapped letters
+
+    best = max(known, key=likeness, default=None)
+    return best if best is not None and likeness(best)[0] >= 0.5 else None
 
 
 def unknown(what: str, name: str, known: Iterable[str], *, see: str = "") -> NameUnknown:

@@ -84,7 +84,20 @@ def extract_features(
         return None
     todo = [(view, int(i)) for i in range(len(examples)) for view in range(views) if not known[view][i]]
     todo = list({keys[view][i]: (view, i) for view, i in todo}.values())
-    done = _compute(prefix, examples, augmentation, seed, keys, todo, stores, shapes, dtypes, batch_size, deadline, verbose)
+    done = _compute(
+        prefix,
+        examples,
+        augmentation,
+        seed,
+        keys,
+        todo,
+        stores,
+        shapes,
+        dtypes,
+        batch_size,
+        deadline,
+        verbose,
+    )
     count = len(examples)
     if done < len(todo):
         count = min(i for _, i in todo[done:])

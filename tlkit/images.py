@@ -191,7 +191,9 @@ def scan(data: str | Path, *, group_by: str | None = None, strict: bool = False)
     elif data.suffix.lower() in (".csv", ".tsv", ".txt"):
         root, found = data.parent, _read_csv(data, group_by, findings)
     else:
-        raise DataError(f"'{data}' is a file but not a CSV. Expected a folder of class folders or a CSV with path,label.")
+        raise DataError(
+            f"'{data}' is a file but not a CSV. Expected a folder of class folders or a CSV with path,label."
+        )
     rows = [row for item in found if (row := _look(root, item, findings)) is not None]
     table = pd.DataFrame(rows, columns=list(TABLE_COLUMNS)).sort_values("path", ignore_index=True)
     table, more = _same_bytes(table)
@@ -284,7 +286,7 @@ def _walk(data: Path, findings: list[dict[str, str]]) -> Iterator[_Found]:
 
 def _class_folder(folder: Path, root: Path, part: str, findings: list[dict[str, str]]) -> Iterator[_Found]:
     found = 0
-    waiting = [(folder, (os.path.realpath(folder),))]
+    waiting: list[tuple[Path, tuple[str, ...]]] = [(folder, (os.path.realpath(folder),))]
     while waiting:
         here, above = waiting.pop()
         children, files = _children(here, root, folder.name, findings)
@@ -336,9 +338,7 @@ def _read_csv(file: Path, group_by: str | None, findings: list[dict[str, str]]) 
     import pandas as pd
 
     try:
-        table = pd.read_csv(
-            file, sep=None, engine="python", dtype=str, keep_default_na=False, encoding="utf-8-sig"
-        )
+        table = pd.read_csv(file, sep=None, engine="python", dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (ValueError, UnicodeError, pd.errors.ParserError) as error:
         raise DataError(f"Cannot read '{file}' as a CSV: {error}. Expected the columns path,label[,split].") from None
     columns = [str(c) for c in table.columns]
@@ -406,9 +406,24 @@ def _look(root: Path, found: _Found, findings: list[dict[str, str]]) -> dict[str
         return None
     try:
         width, height, notes = _header(file, kind, head)
-    except (OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, TypeError, OverflowError) as error:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        KeyError,
+        IndexError,
+        TypeError,
+        OverflowError,
+    ) as error:
         data = file.read_bytes()
-        name(*(("truncated", "the end of the file is missing") if looks_truncated(data, kind) else ("corrupt", str(error))))
+        name(
+            *(
+                ("truncated", "the end of the file is missing")
+                if looks_truncated(data, kind)
+                else ("corrupt", str(error))
+            )
+        )
         return None
     limit = MAX_JPEG_PIXELS if kind == "jpeg" else MAX_PIXELS
     if width * height > limit:
@@ -484,7 +499,10 @@ def _what_else(head: bytes) -> tuple[str, str]:
         if head.startswith(signature):
             return "unsupported-format", f"{kind}; {supported}"
     if head[4:8] == b"ftyp":
-        return "unsupported-format", f"{head[8:12].decode('latin-1').strip().upper()} (HEIC, AVIF or video); {supported}"
+        return (
+            "unsupported-format",
+            f"{head[8:12].decode('latin-1').strip().upper()} (HEIC, AVIF or video); {supported}",
+        )
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if b"<svg" in text:
         return "unsupported-format", f"SVG; {supported}"
@@ -619,9 +637,10 @@ def _stratified_validation(labels: np.ndarray, units: np.ndarray, share: float, 
     chosen = np.zeros(len(labels), dtype=bool)
     for label in sorted(set(labels)):
         sizes = Counter(units[labels == label].tolist())
-        order = [u for u in rng.permutation(sorted(sizes)).tolist()]
+        order = rng.permutation(sorted(sizes)).tolist()
         target = max(1, round(sum(sizes.values()) * share))
-        taken, count = [], 0
+        taken: list[int] = []
+        count = 0
         for unit in order:
             if count + sizes[unit] <= target and len(taken) < len(sizes) - 1:
                 taken.append(unit)

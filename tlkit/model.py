@@ -91,9 +91,7 @@ def _attach_head(features: Any, head: Head, classes: int) -> Any:
             x = layers.BatchNormalization(name=f"head_bn_{number}")(x)
         x = layers.Activation("relu", name=f"head_relu_{number}")(x)
     x = _drop(x, head.dropout, "head_dropout")
-    return layers.Dense(
-        classes, activation="softmax", kernel_regularizer=l2, dtype="float32", name="predictions"
-    )(x)
+    return layers.Dense(classes, activation="softmax", kernel_regularizer=l2, dtype="float32", name="predictions")(x)
 
 
 def _pool(features: Any, pooling: str) -> Any:
@@ -131,6 +129,34 @@ def as_float32(model: keras.Model, backbone: Backbone, head: Head) -> keras.Mode
     plain = build_classifier(backbone, classes, head=head, image_size=size, weights="none")
     plain.set_weights(model.get_weights())
     return plain
+
+
+def copy_weights(source: keras.Model, target: keras.Model, *, with_head: bool) -> None:
+    """Copy a classifier's backbone weights into another of the same backbone; with_head: and its head's, where they fit.
+
+    Raises SpecError when the backbones differ.
+    """
+    theirs, ours = _backbone_weights(source), _backbone_weights(target)
+    if [tuple(w.shape) for w in theirs] != [tuple(w.shape) for w in ours]:
+        raise SpecError(
+            "The earlier run's backbone has other weights than this one. Start from a run of the same backbone."
+        )
+    for mine, other in zip(ours, theirs, strict=True):
+        mine.assign(other)
+    if with_head:
+        heads = [[w for layer in _head_layers(m) for w in layer.weights] for m in (source, target)]
+        if [tuple(w.shape) for w in heads[0]] == [tuple(w.shape) for w in heads[1]]:
+            for other, mine in zip(*heads, strict=True):
+                mine.assign(other)
+
+
+def _head_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    return [layer for layer in model.layers if layer.name.startswith("head_") or layer.name == "predictions"]
+
+
+def _backbone_weights(model: keras.Model) -> list[Any]:
+    head = {id(layer) for layer in _head_layers(model)}
+    return [weight for layer in model.layers if id(layer) not in head for weight in layer.weights]
 
 
 # -- blocks -----------------------------------------------------------------------------------------------

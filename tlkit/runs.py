@@ -71,7 +71,9 @@ def open_run(folder: str | Path) -> Run:
         raise RunError(f"No such run: '{folder}'. Expected the folder that `tlkit finetune` wrote.")
     run = Run(folder)
     if not (folder / "plan.json").is_file():
-        raise RunError(f"'{folder}' is not a run: it has no plan.json. Expected the folder that `tlkit finetune` wrote.")
+        raise RunError(
+            f"'{folder}' is not a run: it has no plan.json. Expected the folder that `tlkit finetune` wrote."
+        )
     if not run.finished:
         raise RunError(
             f"The run '{folder}' did not finish. Repeat it with `tlkit finetune {folder}/plan.json --out {folder} --force`."

@@ -234,9 +234,7 @@ def _from_dict(kind: type, values: Mapping[str, Any]) -> Any:
     missing = [
         f.name
         for f in dataclasses.fields(kind)
-        if f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
-        and f.name not in values
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and f.name not in values
     ]
     if missing:
         raise SpecError(f"{kind.__name__} lacks {', '.join(missing)}.")
@@ -254,7 +252,13 @@ def _whole(name: str, value: object, low: int) -> None:
 
 
 def _between(
-    name: str, value: object, low: float, high: float | None, *, open_start: bool = False, open_end: bool = False
+    name: str,
+    value: object,
+    low: float,
+    high: float | None,
+    *,
+    open_start: bool = False,
+    open_end: bool = False,
 ) -> None:
     good = isinstance(value, int | float) and not isinstance(value, bool) and value == value
     if good:

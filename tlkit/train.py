@@ -23,6 +23,8 @@ from tlkit.features import Features, extract_features, run_prefix
 from tlkit.model import block_count, blocks, cut, set_trainable
 from tlkit.spec import Recipe, Stage
 
+SECONDS_BETWEEN_LINES = 2.0
+
 
 @dataclass
 class History:
@@ -95,7 +97,9 @@ class _StageJob:
         weights = set_trainable(self.model, self.backbone, unfreeze=stage.unfreeze, batch_norm=stage.batch_norm)
         prefix, suffix = cut(self.model, self.backbone, stage.unfreeze)
         what = "the head" if stage.unfreeze == 0 else f"the head and {stage.unfreeze} blocks"
-        self.say(f"stage {self.number} of {len(recipe.stages)}: {what}, {weights:,} weights train, up to {stage.epochs} epochs")
+        self.say(
+            f"stage {self.number} of {len(recipe.stages)}: {what}, {weights:,} weights train, up to {stage.epochs} epochs"
+        )
         with ThreadPoolExecutor() as pool:
             val_batches, _ = self._batches(prefix, validation, history, pool, train=False)
             batches, used = self._batches(prefix, training, history, pool, train=True)
@@ -124,7 +128,13 @@ class _StageJob:
             keeper.restore()
 
     def _batches(
-        self, prefix: keras.Model | None, examples: Examples, history: History, pool: ThreadPoolExecutor, *, train: bool
+        self,
+        prefix: keras.Model | None,
+        examples: Examples,
+        history: History,
+        pool: ThreadPoolExecutor,
+        *,
+        train: bool,
     ) -> tuple[Batches, int]:
         """Batches of what the suffix takes: cached features where they fit, else pixels run through the prefix."""
         recipe, classes = self.recipe, self.model.output_shape[-1]
@@ -171,7 +181,9 @@ class _StageJob:
         history.images_computed += found.computed
         asked = len(examples) * len(found.views)
         seconds = time.monotonic() - started
-        self.say(f"  frozen layers on {part} images: {found.computed} computed, {asked - found.computed} cached, {seconds:.1f} s")
+        self.say(
+            f"  frozen layers on {part} images: {found.computed} computed, {asked - found.computed} cached, {seconds:.1f} s"
+        )
         return found
 
     def _compile(self, suffix: keras.Model, steps: int) -> None:
@@ -221,7 +233,10 @@ def make_optimizer(stage: Stage, steps: int, factors: dict[str, float]) -> keras
     if stage.schedule == "cosine":
         decay = max(total - warm, 1)
         rate = keras.optimizers.schedules.CosineDecay(
-            0.0 if warm else rate, decay, warmup_target=stage.learning_rate if warm else None, warmup_steps=warm
+            0.0 if warm else rate,
+            decay,
+            warmup_target=stage.learning_rate if warm else None,
+            warmup_steps=warm,
         )
     elif warm:
         rate = keras.optimizers.schedules.PolynomialDecay(rate / warm, warm, end_learning_rate=rate)
@@ -233,10 +248,23 @@ def make_optimizer(stage: Stage, steps: int, factors: dict[str, float]) -> keras
     kind, settings = kinds[stage.optimizer]
 
     class WithFactors(kind):  # type: ignore[misc, valid-type]
+        def build(self, variables: Any) -> None:
+            super().build(variables)
+            self._factors = [factors.get(variable.path, 1.0) for variable in variables]
+
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-            super().update_step(gradient, variable, learning_rate * factors.get(variable.path, 1.0))
+            factor = self._factors[self._get_variable_index(variable)]
+            super().update_step(gradient, variable, learning_rate * factor)
 
     return (WithFactors if factors else kind)(learning_rate=rate, **settings)
+
+
+def epoch_line(row: dict[str, Any]) -> str:
+    """One epoch of `History.rows` for a person to read."""
+    return (
+        f"epoch {row['epoch']}, loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}, "
+        f"val_loss {row['val_loss']:.4f}, val_accuracy {row['val_accuracy']:.4f}"
+    )
 
 
 # -- the best weights -------------------------------------------------------------------------------------
@@ -259,9 +287,18 @@ class _KeepBest(keras.callbacks.Callback):
         self._history, self._deadline, self._say = history, deadline, say
         self._stage_best: tuple[float, float] | None = None
         self._without = 0
+        self._said = time.monotonic()
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._weights = self.model.get_weights()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        mine = [row for row in self._history.rows if row["stage"] == self._number]
+        best = [row for row in mine if row["best"]]
+        self._say(
+            f"  {len(mine)} epochs in {sum(row['seconds'] for row in mine):.1f} s; "
+            + (f"best: {epoch_line(best[-1])}" if best else "none better than the stage before, whose weights are kept")
+        )
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._started = time.monotonic()
@@ -296,16 +333,16 @@ class _KeepBest(keras.callbacks.Callback):
             "best": better,
         }
         self._history.rows.append(row)
-        self._say(
-            f"  epoch {row['epoch']:>3}  loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}  "
-            f"val_loss {row['val_loss']:.4f}  val_accuracy {row['val_accuracy']:.4f}  {row['seconds']:.1f} s"
-            + ("  best" if better else "")
-        )
+        if time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
+            self._said = time.monotonic()
+            self._say("  " + epoch_line(row))
         if self._stage.patience is not None and self._without >= self._stage.patience:
             self.model.stop_training = True
         if self._deadline is not None and time.monotonic() > self._deadline:
             if not self.model.stop_training or self._without < (self._stage.patience or 1):
-                self._history.notes.append(f"stage {self._number} ended after epoch {epoch + 1}: the time limit was reached")
+                self._history.notes.append(
+                    f"stage {self._number} ended after epoch {epoch + 1}: the time limit was reached"
+                )
             self.model.stop_training = True
 
     def restore(self) -> None:

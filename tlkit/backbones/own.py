@@ -5,6 +5,7 @@ The file is read in Keras' safe mode, so nothing in it is executed.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,9 @@ def own_graph(backbone: Backbone, size: int) -> tuple[Any, Any]:
     model = _load(backbone.file)
     fixed = model.input_shape[1]
     if fixed and size != fixed:
-        raise SpecError(f"'{backbone.file}' takes {fixed} x {fixed} pixels only. Leave --image-size out, or give {fixed}.")
+        raise SpecError(
+            f"'{backbone.file}' takes {fixed} x {fixed} pixels only. Leave --image-size out, or give {fixed}."
+        )
     if not fixed:
         inputs = keras.Input((size, size, 3), name="image")
         resized = keras.models.clone_model(model, input_tensors=inputs)
@@ -100,7 +103,7 @@ def _boundaries(model: Any) -> tuple[tuple[str, ...], Any, Any]:
         vectors = [(layer, tensor) for layer, tensor in candidates if len(tensor.shape) == 2]
         layer, tensor = vectors[-2] if len(vectors) > 1 else vectors[-1]
         return (), layer, tensor
-    ends = [a for a, b in zip(images, images[1:], strict=False) if a[1].shape[1:3] != b[1].shape[1:3]]
+    ends = [a for a, b in pairwise(images) if a[1].shape[1:3] != b[1].shape[1:3]]
     ends = [end for end in ends if _weights_below(nodes, end[1])]
     return tuple(f"after {layer.name}" for layer, _ in ends), images[-1][0], images[-1][1]
 

@@ -84,10 +84,19 @@ _FAMILIES = {
         "tf",
         "Apache-2.0",
         _STORAGE + "resnet/",
-        _before("conv2_block1_preact_bn", "conv3_block1_preact_bn", "conv4_block1_preact_bn", "conv5_block1_preact_bn"),
+        _before(
+            "conv2_block1_preact_bn",
+            "conv3_block1_preact_bn",
+            "conv4_block1_preact_bn",
+            "conv5_block1_preact_bn",
+        ),
     ),
     "inceptionv3": _Family(
-        "tf", "Apache-2.0", _STORAGE + "inception_v3/", _after("mixed0", "mixed2", "mixed5", "mixed7"), smallest=75
+        "tf",
+        "Apache-2.0",
+        _STORAGE + "inception_v3/",
+        _after("mixed0", "mixed2", "mixed5", "mixed7"),
+        smallest=75,
     ),
     "inceptionresnetv2": _Family(
         "tf",
@@ -100,7 +109,13 @@ _FAMILIES = {
         "tf",
         "MIT",
         _STORAGE + "xception/",
-        _before("block2_sepconv1", "block4_sepconv1_act", "block5_sepconv1_act", "block9_sepconv1_act", "block13_sepconv1_act"),
+        _before(
+            "block2_sepconv1",
+            "block4_sepconv1_act",
+            "block5_sepconv1_act",
+            "block9_sepconv1_act",
+            "block13_sepconv1_act",
+        ),
         smallest=71,
     ),
     "densenet": _Family(
@@ -125,13 +140,23 @@ _FAMILIES = {
         "included",
         "Apache-2.0",
         _STORAGE + "mobilenet_v3/",
-        _before("expanded_conv_1_expand", "expanded_conv_3_expand", "expanded_conv_6_expand", "expanded_conv_8_expand"),
+        _before(
+            "expanded_conv_1_expand",
+            "expanded_conv_3_expand",
+            "expanded_conv_6_expand",
+            "expanded_conv_8_expand",
+        ),
     ),
     "mobilenetv3large": _Family(
         "included",
         "Apache-2.0",
         _STORAGE + "mobilenet_v3/",
-        _before("expanded_conv_1_expand", "expanded_conv_3_expand", "expanded_conv_6_expand", "expanded_conv_12_expand"),
+        _before(
+            "expanded_conv_1_expand",
+            "expanded_conv_3_expand",
+            "expanded_conv_6_expand",
+            "expanded_conv_12_expand",
+        ),
     ),
     "efficientnet": _Family("efficientnet", "Apache-2.0", _EFFICIENTNET_STORAGE, _EFFICIENTNET_BLOCKS),
     "efficientnetv2": _Family("included", "Apache-2.0", _STORAGE + "efficientnet_v2/", _EFFICIENTNET_BLOCKS),

@@ -69,7 +69,9 @@ def _given_file(weights: str) -> Path:
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     close = nearest(path.name, siblings) or nearest(weights, ["imagenet", "none"])
     hint = f" Did you mean '{path.parent / close if close in siblings else close}'?" if close else ""
-    raise WeightsError(f"No such weights file: '{weights}'.{hint} Expected imagenet, none, or an .h5 or .weights.h5 file.")
+    raise WeightsError(
+        f"No such weights file: '{weights}'.{hint} Expected imagenet, none, or an .h5 or .weights.h5 file."
+    )
 
 
 def _download(backbone: Backbone) -> Path:

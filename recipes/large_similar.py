@@ -1,0 +1,20 @@
+"""Many images, like ImageNet's: a linear head, then the top two blocks.
+
+When: 1,000 training images or more, of things, animals or scenes.
+When not: a few hundred images (the blocks overfit); pictures of another kind (more blocks should move).
+Why: enough data to adapt the most specialised features, while the early ones serve as they are (Yosinski et al. 2014,
+    arXiv:1411.1792). The frozen blocks run once; only what is above them is trained.
+Command: tlkit finetune data/ --recipe large_similar
+"""
+
+from tlkit.spec import Recipe, Stage
+
+large_similar = Recipe(
+    name="large_similar",
+    stages=(
+        Stage(epochs=20, learning_rate=1e-3, patience=4),
+        Stage(epochs=6, learning_rate=2e-4, unfreeze=2, schedule="cosine", warmup=0.5, layer_decay=0.7),
+    ),
+    monitor="val_accuracy",
+    why="much data like ImageNet: the top blocks are adapted, the early ones serve as they are",
+)

@@ -1,0 +1,17 @@
+"""Few images, like ImageNet's: a linear head on frozen features.
+
+When: fewer than 1,000 training images, of things, animals or scenes.
+When not: pictures of another kind (microscopy, X-ray, drawings), or thousands of images: there the features themselves should move.
+Why: with little data every weight that may move can overfit, and the last layer's features already separate natural
+    classes (Kornblith, Shlens and Le 2019, arXiv:1805.08974). One view, no augmentation: the features are computed once and
+    the head trains on them in seconds.
+Command: tlkit finetune data/ --recipe small_similar
+"""
+
+from tlkit.spec import Recipe, Stage
+
+small_similar = Recipe(
+    name="small_similar",
+    stages=(Stage(epochs=60, learning_rate=1e-3, patience=10),),
+    why="little data like ImageNet: a linear head on frozen features overfits least",
+)

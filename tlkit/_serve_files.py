@@ -1,0 +1,37 @@
+"""Asks a SavedModel about files. Run as a program in a process of its own, where Keras and tlkit cannot be imported.
+
+Usage: python _serve_files.py SAVED_MODEL FILES.json ANSWERS.npz BATCH_SIZE
+"""
+
+import json
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+for absent in ("keras", "tf_keras", "tlkit"):
+    sys.modules[absent] = None  # type: ignore[assignment]  # importing one of them now fails
+
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+
+def main() -> None:
+    saved_model, listing, answers, batch_size = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+    with open(listing, encoding="utf-8") as stream:
+        files = json.load(stream)
+    serve = tf.saved_model.load(saved_model).signatures["serving_default"]
+    found: dict[str, list[np.ndarray]] = {"probabilities": [], "class": [], "ok": []}
+    for start in range(0, len(files), batch_size):
+        data = []
+        for file in files[start : start + batch_size]:
+            with open(file, "rb") as stream:
+                data.append(stream.read())
+        reply = serve(image_bytes=tf.constant(data))
+        for name, parts in found.items():
+            parts.append(reply[name].numpy())
+    joined = {name: np.concatenate(parts) for name, parts in found.items()}
+    joined["class"] = np.array([name.decode("utf-8") for name in joined["class"]])
+    np.savez(answers, allow_pickle=False, **joined)
+
+
+main()

@@ -1,0 +1,257 @@
+"""The command line: a door. It reads words, calls one function of the library, prints, and turns errors into exit codes.
+
+The only file that imports click. Exit codes: 0 done, 1 an error of `tlkit.errors`, 2 words that are no command, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tlkit import __version__
+from tlkit.errors import TlkitError, nearest
+
+
+class _Group(click.Group):
+    """A group that offers the nearest command, and prints our errors as one paragraph."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            close = nearest(name, self.commands)
+            hint = f"Did you mean '{close}'?" if close else f"Expected one of: {', '.join(sorted(self.commands))}."
+            raise click.UsageError(f"No such command '{name}'. {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TlkitError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="tlkit")
+def main() -> None:
+    """A folder of images in, a classifier you can trust and deploy out."""
+
+
+@main.command()
+@click.argument("data")
+@click.option("--backbone", metavar="NAME", help="see `tlkit backbones`, or your own .keras file")
+@click.option("--recipe", metavar="NAME|PATH", help="see `tlkit recipes`; default by size")
+@click.option("--similar/--different", default=None, help="are the pictures like ImageNet's?")
+@click.option("--out", metavar="RUN", help="run folder; default runs/DATA-BACKBONE-N")
+@click.option("--seed", type=int, help="default 0")
+@click.option("--epochs", type=click.IntRange(1), metavar="N", help="of every stage")
+@click.option("--image-size", type=click.IntRange(1), metavar="N", help="pixels; default native")
+@click.option("--batch-size", type=click.IntRange(1), metavar="N", help="default the recipe's")
+@click.option("--weights", metavar="NAME|FILE", help="imagenet (default), none, or a file")
+@click.option("--validation", type=float, metavar="SHARE", help="of the training images; 0.2")
+@click.option("--group-by", metavar="COLUMN", help="CSV column whose values stay together")
+@click.option("--fit", metavar="HOW", help="squash (default), crop or pad to the square")
+@click.option("--from", "from_run", metavar="RUN", help="start from an earlier run's weights")
+@click.option("--max-minutes", type=float, metavar="M", help="for the whole command")
+@click.option("--strict", is_flag=True, help="any problem in the data is an error")
+@click.option("--dry-run", is_flag=True, help="print the plan and stop")
+@click.option("--force", is_flag=True, help="replace an earlier run in RUN")
+def finetune(data: str, **settings: Any) -> None:
+    """Fine-tune a backbone on DATA: a folder, a CSV, or an earlier plan.json."""
+    _check_names(settings)
+    with _tensorflow_quietly():
+        from tlkit.finetune import finetune as run_finetune
+    run_finetune(data, verbose=sys.stdout.isatty(), say=click.echo, **settings)
+
+
+@main.command()
+@click.argument("data")
+@click.option("--group-by", metavar="COLUMN", help="CSV column whose values stay together")
+@click.option("--csv", "csv_file", metavar="FILE", help="write every problem to a CSV")
+@click.option("--strict", is_flag=True, help="any problem is an error")
+def inspect(data: str, group_by: str | None, csv_file: str | None, strict: bool) -> None:
+    """Say what is in DATA and what is wrong with it. Fits no network."""
+    with _tensorflow_quietly():
+        from tlkit.inference import inspect as look
+    images = look(data, group_by=group_by, strict=strict)
+    table, problems = images.table, images.problems
+    click.echo(f"{data}: {len(table):,} usable images in {len(images.class_names)} classes")
+    parts = [part for part in ("train", "val", "test") if (table["part"] == part).any()]
+    for name in images.class_names:
+        mine = table[table["label"] == name]
+        split_up = "".join(f"  {part} {int((mine['part'] == part).sum()):,}" for part in parts)
+        click.echo(f"  {name:<24} {len(mine):>7,}{split_up}")
+    if len(table):
+        shorter = table[["width", "height"]].astype(int).min(axis=1)
+        formats = ", ".join(f"{n:,} {kind}" for kind, n in table["format"].value_counts().items())
+        click.echo(f"shorter side {shorter.min()} to {shorter.max()} px (median {int(shorter.median())}); {formats}")
+    _print_problems(problems)
+    if csv_file:
+        from tlkit.files import write_atomically
+
+        write_atomically(Path(csv_file), problems.to_csv(index=False))
+
+
+@main.command()
+@click.argument("run")
+@click.argument("data", required=False)
+@click.option("--json", "as_json", is_flag=True, help="print all numbers as JSON")
+def evaluate(run: str, data: str | None, as_json: bool) -> None:
+    """Evaluate RUN on DATA, or on its own validation part."""
+    import json
+
+    with _tensorflow_quietly():
+        from tlkit.inference import evaluate_run
+    scores = evaluate_run(run, data)
+    if as_json:
+        click.echo(json.dumps(scores, indent=2))
+        return
+    low, high = scores["accuracy_95"]
+    click.echo(
+        f"accuracy {scores['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}, n = {scores['n']:,}), "
+        f"macro-F1 {scores['macro_f1']:.3f}, log loss {scores['log_loss']:.3f}, ECE {scores['ece']:.3f}"
+    )
+    click.echo(f"{'class':<24} precision  recall      F1  images")
+    for name, one in scores["per_class"].items():
+        click.echo(f"{name:<24} {one['precision']:>9.3f} {one['recall']:>7.3f} {one['f1']:>7.3f} {one['support']:>7}")
+    if scores["left_out"]:
+        click.echo(f"{scores['left_out']} files were left out; `tlkit inspect` names them")
+
+
+@main.command()
+@click.argument("model")
+@click.argument("files", nargs=-1, required=True)
+@click.option("--csv", "csv_file", metavar="FILE", help="write the answers to a CSV")
+@click.option("--top", type=click.IntRange(1), default=3, metavar="N", help="classes per image; 3")
+def predict(model: str, files: Sequence[str], csv_file: str | None, top: int) -> None:
+    """Classify FILES (files or folders) by MODEL, a run or an exported folder."""
+    with _tensorflow_quietly():
+        from tlkit.inference import predict as answer
+    table = answer(model, files, top=top)
+    if csv_file:
+        from tlkit.files import write_atomically
+
+        write_atomically(Path(csv_file), table.to_csv(index=False))
+        bad = int((table["problem"] != "").sum())
+        click.echo(f"{len(table):,} files, {bad:,} with a problem: {csv_file}")
+        return
+    for row in table.to_dict("records"):
+        if row["problem"]:
+            click.echo(f"{row['path']}  ({row['problem']})")
+            continue
+        names = ["prediction", *[f"top{i}" for i in range(2, top + 1)]]
+        answers = [
+            f"{row[name]} {row['probability' if name == 'prediction' else f'{name}_probability']:.3f}"
+            for name in names
+            if name in row
+        ]
+        click.echo(f"{row['path']}  {'  '.join(answers)}")
+
+
+@main.command()
+@click.argument("run")
+@click.option("--to", metavar="FOLDER", help="default RUN/saved_model")
+def export(run: str, to: str | None) -> None:
+    """Write RUN's SavedModel again and prove that it equals the trained model."""
+    with _tensorflow_quietly():
+        from tlkit.inference import export_run
+    folder, proof = export_run(run, to)
+    click.echo(f"written to {folder}")
+    if proof is None:
+        click.echo("parity not measured: the run's images are not where they were")
+        return
+    click.echo(
+        f"equals the trained model on {proof['top1_agreement']:.0%} of {proof['n']} files, "
+        f"largest difference {proof['max_difference']:.1e}"
+    )
+
+
+@main.command()
+def backbones() -> None:
+    """List the pretrained backbones."""
+    from tlkit.backbones import BACKBONES, cached_file
+
+    click.echo(f"{'name':<22} parameters  size  blocks  weights  licence       here")
+    for name, one in BACKBONES.items():
+        megabytes = f"{one.parameters * 4 / 1e6:,.0f} MB"
+        here = "yes" if cached_file(one) else "no"
+        count = len(one.boundaries) + 1
+        click.echo(
+            f"{name:<22} {one.parameters / 1e6:>8.1f} M {one.size:>5} {count:>7} {megabytes:>8}  {one.licence:<13} {here}"
+        )
+    click.echo(
+        "All are trained on ImageNet, whose images are for research and education. here: cached on this machine."
+    )
+
+
+@main.command()
+def recipes() -> None:
+    """List the recipes."""
+    from tlkit.recipes import RECIPES
+
+    for name, recipe in RECIPES.items():
+        stages = " -> ".join(
+            ("head" if stage.unfreeze == 0 else f"{stage.unfreeze} blocks")
+            + f" x{stage.epochs} @{stage.learning_rate:g}"
+            for stage in recipe.stages
+        )
+        click.echo(f"{name:<16} {stages}\n{'':<16} {recipe.why}")
+
+
+# -- helpers ----------------------------------------------------------------------------------------------
+
+
+def _check_names(settings: dict[str, Any]) -> None:
+    """Wrong names fail in a tenth of a second, before TensorFlow is imported."""
+    from tlkit.errors import unknown
+    from tlkit.spec import FITS
+
+    if settings["backbone"] and not settings["backbone"].endswith(".keras"):
+        from tlkit.backbones import find_backbone
+
+        find_backbone(settings["backbone"])
+    if settings["recipe"] and not settings["recipe"].endswith(".py"):
+        from tlkit.strategy import find_recipe
+
+        find_recipe(settings["recipe"])
+    if settings["fit"] and settings["fit"] not in FITS:
+        raise unknown("fit", settings["fit"], FITS)
+
+
+def _print_problems(problems: Any) -> None:
+    if not len(problems):
+        click.echo("no problems")
+        return
+    for (severity, kind, action), rows in problems.groupby(["severity", "problem", "action"], sort=True):
+        first = rows.iloc[0]
+        click.echo(f"{severity:<8} {len(rows):>6,} {kind} ({action}), such as {first['path']}: {first['detail']}")
+
+
+@contextlib.contextmanager
+def _tensorflow_quietly() -> Iterator[None]:
+    """Import TensorFlow without its start-up lines, which it writes past Python; replay them if the import fails."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as hidden:
+        os.dup2(hidden.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_physical_devices("GPU")
+            yield
+        except BaseException:
+            os.dup2(kept, 2)
+            hidden.seek(0)
+            sys.stderr.write(hidden.read().decode("utf-8", "replace"))
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

@@ -1,0 +1,107 @@
+"""How good a classifier is: every number with its n, accuracy with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+from tlkit.batches import RowSource
+from tlkit.features import run_prefix
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ECE_BINS = 15
+
+
+def predict_probabilities(
+    model: keras.Model, pixels: RowSource, *, batch_size: int = 32, verbose: bool = False
+) -> np.ndarray:
+    """The classifier's probabilities: float32, shape (n, classes), from pixels in uint8 RGB."""
+    count = len(pixels)
+    result = np.zeros((count, model.output_shape[-1]), "float32")
+    bar = keras.utils.Progbar(count, unit_name="image", verbose=1 if verbose and count else 0)
+    for start in range(0, count, batch_size):
+        images = pixels.gather(np.arange(start, min(start + batch_size, count)))
+        result[start : start + len(images)] = run_prefix(model, images, batch_size)[0]
+        bar.update(start + len(images))
+    return result
+
+
+def evaluate(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
+    """Numbers about a classifier's answers.
+
+    probabilities: shape (n, classes), rows sum to 1. labels: int, shape (n,). class_names: in class order.
+
+    Returns JSON values: n, accuracy, accuracy_95 (Wilson 1927), macro_f1 (mean over the classes that occur), top_k
+    (accuracy among the k most probable, k = 2, 3, 5), log_loss (natural, probabilities held above 1e-7), ece (15 equal
+    bins of the top probability; Naeini et al. 2015), per_class (precision, recall, f1, support) and
+    confusion_matrix (rows: true, columns: predicted).
+    """
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    n, k = probabilities.shape
+    predicted = probabilities.argmax(axis=1)
+    right = predicted == labels
+    precision, recall, f1, support = precision_recall_fscore_support(
+        labels, predicted, labels=range(k), zero_division=0.0
+    )
+    ranked = np.argsort(-probabilities, axis=1, kind="stable")
+    picked = np.clip(probabilities[np.arange(n), labels], 1e-7, 1.0)
+    return {
+        "n": n,
+        "accuracy": float(right.mean()),
+        "accuracy_95": list(wilson_interval(int(right.sum()), n)),
+        "macro_f1": float(f1[support > 0].mean()),
+        "top_k": {str(top): float((ranked[:, :top] == labels[:, None]).any(1).mean()) for top in (2, 3, 5) if top < k},
+        "log_loss": float(-np.log(picked).mean()),
+        "ece": expected_calibration_error(probabilities, labels),
+        "per_class": {
+            name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(s)}
+            for name, p, r, f, s in zip(class_names, precision, recall, f1, support, strict=True)
+        },
+        "confusion_matrix": confusion_matrix(labels, predicted, labels=range(k)).tolist(),
+        "classes": list(class_names),
+    }
+
+
+def wilson_interval(right: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share, by Wilson's score method; (0, 1) for n = 0.
+
+    >>> [round(x, 3) for x in wilson_interval(93, 100)]
+    [0.863, 0.966]
+    """
+    if n == 0:
+        return 0.0, 1.0
+    z, p = 1.959963984540054, right / n
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = ECE_BINS) -> float:
+    """Mean distance between confidence and accuracy over equal bins of the top probability, weighted by their images."""
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = [abs(confidence[place == b].mean() - right[place == b].mean()) * (place == b).sum() for b in set(place)]
+    return float(sum(gaps) / len(labels))
+
+
+def prediction_table(
+    paths: Sequence[str], probabilities: np.ndarray, class_names: Sequence[str], top: int = 3
+) -> pd.DataFrame:
+    """One row per image: path, prediction, probability, top2, top2_probability, ... up to `top`."""
+    import pandas as pd
+
+    ranked = np.argsort(-probabilities, axis=1, kind="stable")
+    columns: dict[str, Any] = {"path": list(paths)}
+    for place in range(min(top, len(class_names))):
+        name, value = (
+            ("prediction", "probability") if place == 0 else (f"top{place + 1}", f"top{place + 1}_probability")
+        )
+        columns[name] = [class_names[i] for i in ranked[:, place]]
+        columns[value] = [round(float(p), 6) for p in probabilities[np.arange(len(ranked)), ranked[:, place]]]
+    return pd.DataFrame(columns)

@@ -1,0 +1,185 @@
+"""The SavedModel: image bytes in, class names and probabilities out, and the proof that it equals the trained model.
+
+It holds the decoder that training used and the classifier in float32, needs TensorFlow alone, and holds each variable once. One
+bad image does not fail its batch: it comes back with `ok` false.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tlkit.decode import decode_and_resize, fit_to_square
+from tlkit.errors import ParityError, RunError
+from tlkit.files import temporary_beside
+
+DESCRIPTION = "tlkit.json"
+PARITY_LIMIT = 1e-5
+_WORKER = Path(__file__).with_name("_serve_files.py")
+
+
+def export(model: keras.Model, class_names: Sequence[str], folder: str | Path, *, fit: str = "squash") -> Path:
+    """Write a classifier as a SavedModel that answers encoded images.
+
+    model: float32, raw RGB 0-255 in, probabilities out. class_names: in class order.
+    folder: replaced if it holds an earlier export; written under another name first.
+
+    Signatures:
+      serving_default, serve_bytes: image_bytes string (n,) -> class string (n,), probability float32 (n,),
+        probabilities float32 (n, classes), classes string (classes,), ok bool (n,). Where `ok` is false the class is "" and the
+        probabilities are 0.
+      serve: image uint8 (n, height, width, 3), RGB -> the same without ok. serve_float: the same for float32 0-255.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not (folder / "saved_model.pb").is_file():
+        raise RunError(f"'{folder}' holds something that is no SavedModel. Give a new or empty folder.")
+    size = int(model.input_shape[1])
+    module = _Served(model, list(class_names), size, fit)
+    signatures = {
+        "serving_default": module.serve_bytes.get_concrete_function(),
+        "serve_bytes": module.serve_bytes.get_concrete_function(),
+        "serve": module.serve.get_concrete_function(tf.TensorSpec((None, None, None, 3), tf.uint8, name="image")),
+        "serve_float": module.serve.get_concrete_function(
+            tf.TensorSpec((None, None, None, 3), tf.float32, name="image")
+        ),
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_beside(folder) as temporary:
+        tf.saved_model.save(module, str(temporary), signatures=signatures)
+        description = {
+            "classes": list(class_names),
+            "image_size": size,
+            "fit": fit,
+            "input": "image_bytes: encoded JPEG, PNG, GIF, BMP or WebP files, string (n,)",
+        }
+        (temporary / DESCRIPTION).write_text(
+            json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+    return folder
+
+
+class _Served(tf.Module):
+    """What is saved. Holds the classifier's variables themselves, so each is stored once."""
+
+    def __init__(self, model: keras.Model, class_names: list[str], size: int, fit: str) -> None:
+        super().__init__()
+        self._variables = [variable.value for variable in model.variables]
+        self._call = lambda images: model(images, training=False)
+        self._names, self._count, self._size, self._fit = class_names, len(class_names), size, fit
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
+    def serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        ok, pixels = self._decode_each(image_bytes)
+        answers = self._answers(tf.cast(pixels, tf.float32))
+        answers["probabilities"] *= tf.cast(ok, tf.float32)[:, None]
+        answers["probability"] *= tf.cast(ok, tf.float32)
+        answers["class"] = tf.where(ok, answers["class"], "")
+        return {**answers, "ok": ok}
+
+    @tf.function
+    def serve(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
+        squares = tf.map_fn(
+            lambda one: fit_to_square(one, self._size, self._fit),
+            image,
+            fn_output_signature=tf.TensorSpec((self._size, self._size, 3), image.dtype),
+        )
+        return self._answers(tf.cast(squares, tf.float32))
+
+    def _answers(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        probabilities = self._call(images)
+        names = tf.constant(self._names)
+        return {
+            "class": tf.gather(names, tf.argmax(probabilities, axis=1)),
+            "probability": tf.reduce_max(probabilities, axis=1),
+            "probabilities": probabilities,
+            "classes": names,
+        }
+
+    def _decode_each(self, image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """(ok, pixels): items that do not decode are passed over by the data set and stay zero."""
+        count = tf.shape(image_bytes, out_type=tf.int64)[0]
+        size = self._size
+        items = tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
+        decoded = items.map(
+            lambda i, data: (i, decode_and_resize(data, size, self._fit)), num_parallel_calls=tf.data.AUTOTUNE
+        )
+        index, pixels = _collect(decoded.ignore_errors(), size)
+        ok = tf.scatter_nd(index[:, None], tf.ones_like(index, tf.int32), count[None]) > 0
+        shape = tf.stack([count, size, size, 3])
+        placed = tf.scatter_nd(index[:, None], tf.cast(pixels, tf.int32), tf.cast(shape, tf.int64))
+        return ok, tf.cast(placed, tf.uint8)
+
+
+def _collect(decoded: tf.data.Dataset, size: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """A data set's (index, pixels) items as two tensors."""
+    state = (tf.zeros((0,), tf.int64), tf.zeros((0, size, size, 3), tf.uint8))
+    grouped = decoded.batch(64)
+    return grouped.reduce(state, lambda old, new: (tf.concat([old[0], new[0]], 0), tf.concat([old[1], new[1]], 0)))
+
+
+# -- the proof --------------------------------------------------------------------------------------------
+
+
+def serve_files(saved_model: str | Path, files: Sequence[Path], batch_size: int = 16) -> dict[str, np.ndarray]:
+    """What a SavedModel answers to files, asked in a fresh process that has TensorFlow and nothing of Keras or tlkit.
+
+    Returns probabilities (n, classes), class (n,) and ok (n,).
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        listing, answers = Path(scratch) / "files.json", Path(scratch) / "answers.npz"
+        listing.write_text(json.dumps([str(Path(f).resolve()) for f in files]), encoding="utf-8")
+        command = [
+            sys.executable,
+            str(_WORKER),
+            str(saved_model),
+            str(listing),
+            str(answers),
+            str(batch_size),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise ParityError(f"The exported model '{saved_model}' failed in a fresh process:\n{done.stderr[-1500:]}")
+        with np.load(answers, allow_pickle=False) as loaded:
+            return {name: loaded[name] for name in loaded.files}
+
+
+def prove_parity(
+    saved_model: str | Path, files: Sequence[Path], probabilities: np.ndarray, class_names: Sequence[str]
+) -> dict[str, Any]:
+    """Compare a SavedModel on files with the Keras model's probabilities for their cached pixels.
+
+    Returns n, top1_agreement (share), max_difference (largest of any probability), and limit. Raises ParityError when one
+    class differs, one file is refused, or a difference exceeds 1e-3; the target is below 1e-5.
+    """
+    served = serve_files(saved_model, files)
+    if not served["ok"].all():
+        refused = [str(f) for f, ok in zip(files, served["ok"], strict=True) if not ok]
+        raise ParityError(
+            f"The exported model refuses {len(refused)} files that training read, such as '{refused[0]}'."
+        )
+    names = np.array(class_names)
+    expected = names[probabilities.argmax(axis=1)]
+    agreement = float((served["class"] == expected).mean())
+    difference = float(np.abs(served["probabilities"] - probabilities).max())
+    proof = {
+        "n": len(files),
+        "top1_agreement": agreement,
+        "max_difference": difference,
+        "limit": PARITY_LIMIT,
+        "within_limit": difference < PARITY_LIMIT,
+    }
+    if agreement < 1.0 or difference > 1e-3:
+        raise ParityError(
+            f"The exported model agrees with the trained one on {agreement:.2%} of {len(files)} files (expected 100 %), and its "
+            f"probabilities differ by up to {difference:.2g} (expected below {PARITY_LIMIT:g}). Do not deploy '{saved_model}'."
+        )
+    return proof

@@ -1,0 +1,220 @@
+"""What is done with a run afterwards, and with data before one: evaluate, predict, export again, inspect."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tlkit.errors import DataError, RunError, nearest
+from tlkit.images import ImageSet, image_format, looks_truncated, scan
+from tlkit.runs import Run, open_run
+
+if TYPE_CHECKING:
+    import keras
+    import pandas as pd
+
+PARITY_FILES = 256
+BATCH = 32
+MAX_FILE_BYTES = 512 * 1024 * 1024
+
+
+def load_model(run: Run | str | Path) -> keras.Model:
+    """A run's classifier: an ordinary Keras model, raw RGB 0-255 in, probabilities out."""
+    import keras
+
+    run = run if isinstance(run, Run) else open_run(run)
+    try:
+        return keras.saving.load_model(run.model_file, compile=False, safe_mode=True)
+    except (OSError, ValueError) as error:
+        raise RunError(f"'{run.model_file}' does not load: {str(error).splitlines()[0]}. Repeat the run.") from error
+
+
+def inspect(data: str | Path, *, group_by: str | None = None, strict: bool = False, size: int = 224) -> ImageSet:
+    """What is in the folder and what is wrong with it: scans and decodes every image, fits no network.
+
+    The decoded pixels are kept, so a run at this size that follows does not decode again.
+    """
+    from tlkit.images import raise_if_strict
+    from tlkit.pixels import decode_images
+
+    images = scan(data, group_by=group_by, strict=strict)
+    _, images = decode_images(images, size)
+    if strict:
+        raise_if_strict(images)
+    return images
+
+
+def evaluate_run(run: Run | str | Path, data: str | Path | None = None) -> dict[str, Any]:
+    """A run's classifier on other data, or on its own validation part: the numbers of `tlkit.evaluate`.
+
+    Raises DataError when the data holds a class that the run does not know, or the run's own images are gone or changed.
+    """
+    import numpy as np
+
+    from tlkit.evaluate import evaluate, predict_probabilities
+    from tlkit.pixels import decode_images
+
+    run = run if isinstance(run, Run) else open_run(run)
+    plan = run.plan
+    images = scan(data) if data is not None else own_part(run, "val")
+    strange = sorted(set(images.class_names) - set(plan["classes"]))
+    if strange:
+        close = nearest(strange[0], plan["classes"])
+        raise DataError(
+            f"'{images.root}' holds {len(strange)} classes that the run does not know, such as '{strange[0]}'"
+            + (f" (nearest: '{close}')" if close else "")
+            + f". Expected among: {', '.join(plan['classes'][:20])}."
+        )
+    pixels, images = decode_images(images, plan["image_size"], plan["settings"]["fit"])
+    number = {name: i for i, name in enumerate(plan["classes"])}
+    labels = np.array([number[label] for label in images.table["label"]], dtype="int64")
+    probabilities = predict_probabilities(load_model(run), pixels.of(images), batch_size=BATCH)
+    scores = evaluate(probabilities, labels, plan["classes"])
+    left_out = images.problems[images.problems["action"] == "left out"]
+    return {**scores, "left_out": len(left_out)}
+
+
+def own_part(run: Run, part: str) -> ImageSet:
+    """The images of one part of a run's own split. Raises DataError for files that are gone or have changed."""
+    import pandas as pd
+
+    from tlkit.images import PROBLEM_COLUMNS, TABLE_COLUMNS
+
+    table = pd.read_csv(run.folder / "split.csv", dtype=str, keep_default_na=False)
+    table = table[table["part"] == part].reset_index(drop=True)
+    data = Path(run.plan["settings"]["data"])
+    root = data if data.is_dir() else data.parent
+    for row in table.itertuples():
+        file = root / row.path
+        if not file.is_file():
+            raise DataError(
+                f"'{file}', an image of the run '{run.folder}', is gone. Give DATA, or run where the data is."
+            )
+        with file.open("rb") as stream:
+            if hashlib.file_digest(stream, "sha256").hexdigest() != row.sha256:
+                raise DataError(
+                    f"'{file}' has changed since the run '{run.folder}' was made. Give DATA, or repeat the run."
+                )
+    table = table.reindex(columns=list(TABLE_COLUMNS))
+    problems = pd.DataFrame(columns=list(PROBLEM_COLUMNS))
+    return ImageSet(root, table, tuple(sorted(set(table["label"]))), problems)
+
+
+def export_run(run: Run | str | Path, to: str | Path | None = None) -> tuple[Path, dict[str, Any] | None]:
+    """Write a run's SavedModel again, and prove it on the run's validation files.
+
+    to: default the run's own saved_model folder. Returns the folder and the proof; None instead of the proof when the
+    run's images are no longer there.
+    """
+    from tlkit.evaluate import predict_probabilities
+    from tlkit.export import export, prove_parity
+    from tlkit.pixels import decode_images
+
+    run = run if isinstance(run, Run) else open_run(run)
+    plan, model = run.plan, load_model(run)
+    folder = export(
+        model, plan["classes"], Path(to) if to is not None else run.saved_model, fit=plan["settings"]["fit"]
+    )
+    try:
+        images = own_part(run, "val")
+    except DataError:
+        return folder, None
+    images = dataclasses.replace(images, table=images.table[:PARITY_FILES])
+    pixels, images = decode_images(images, plan["image_size"], plan["settings"]["fit"])
+    probabilities = predict_probabilities(model, pixels.of(images), batch_size=BATCH)
+    return folder, prove_parity(folder, images.files(), probabilities, plan["classes"])
+
+
+# -- predicting -------------------------------------------------------------------------------------------
+
+
+def predict(model: str | Path, files: Sequence[str | Path], *, top: int = 3) -> pd.DataFrame:
+    """Classes and probabilities for image files, by the exported SavedModel.
+
+    model: a run's folder, or a folder that export wrote. files: files, and folders which are searched through.
+    top: how many classes to give, 1 or more.
+
+    Returns one row per file: path, prediction, probability, top2, top2_probability, ..., problem. A file that cannot be
+    read has its reason under problem and no prediction.
+    """
+    import numpy as np
+    import pandas as pd
+    import tensorflow as tf
+
+    if top < 1:
+        raise DataError(f"top is {top}. Expected 1 or more.")
+    folder = served_folder(model)
+    found = _expand(files)
+    if not found:
+        raise DataError(f"No files in {', '.join(repr(str(f)) for f in files)}. Expected image files.")
+    try:
+        serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"'{folder}' does not load as a SavedModel: {error}. Export the run again.") from error
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(found), BATCH):
+        chunk = found[start : start + BATCH]
+        data = [_read(file) for file in chunk]
+        reply = serve(image_bytes=tf.constant([one if isinstance(one, bytes) else b"" for one in data]))
+        names = [name.decode("utf-8") for name in reply["classes"].numpy()]
+        for file, one, ok, values in zip(chunk, data, reply["ok"].numpy(), reply["probabilities"].numpy(), strict=True):
+            row: dict[str, Any] = {"path": str(file)}
+            for place, best in enumerate(np.argsort(-values, kind="stable")[:top], start=1):
+                column = "prediction" if place == 1 else f"top{place}"
+                row[column] = names[best] if ok else None
+                row["probability" if place == 1 else f"{column}_probability"] = float(values[best]) if ok else None
+            row["problem"] = "" if ok else one if isinstance(one, str) else _why_not(one)
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def served_folder(model: str | Path) -> Path:
+    """The SavedModel folder of a run, or the folder itself if it is one. Raises RunError otherwise."""
+    folder = Path(model)
+    if (folder / "saved_model.pb").is_file():
+        return folder
+    run = open_run(folder)
+    if not (run.saved_model / "saved_model.pb").is_file():
+        raise RunError(f"The run '{folder}' has no saved_model. Write it with `tlkit export {folder}`.")
+    return run.saved_model
+
+
+def _expand(files: Sequence[str | Path]) -> list[Path]:
+    found: list[Path] = []
+    for one in map(Path, files):
+        if one.is_dir():
+            for here, folders, names in os.walk(one):
+                folders[:] = sorted(f for f in folders if not f.startswith("."))
+                found += [Path(here) / name for name in sorted(names) if not name.startswith(".")]
+        elif one.exists():
+            found.append(one)
+        else:
+            siblings = [p.name for p in one.parent.iterdir()] if one.parent.is_dir() else []
+            close = nearest(one.name, siblings)
+            raise DataError(f"No such file: '{one}'." + (f" Did you mean '{one.parent / close}'?" if close else ""))
+    return found
+
+
+def _read(file: Path) -> bytes | str:
+    """A file's bytes, or why not."""
+    try:
+        if not file.is_file():
+            return "not a regular file"
+        if file.stat().st_size > MAX_FILE_BYTES:
+            return f"larger than {MAX_FILE_BYTES // 1024**2} MiB"
+        return file.read_bytes()
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def _why_not(data: bytes) -> str:
+    kind = image_format(data[:16])
+    if not data:
+        return "empty-file"
+    if kind is None:
+        return "not-an-image: expected JPEG, PNG, GIF, BMP or WebP"
+    return "truncated: the end of the file is missing" if looks_truncated(data, kind) else "corrupt or too large"
