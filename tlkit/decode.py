@@ -38,18 +38,45 @@ def decode(data: tf.Tensor, size: int = 0) -> tf.Tensor:
 
     Returns uint8, shape (height, width, 3), RGB.
     """
-    kind = _format(data)
+    fault = header_fault(data)
+    with tf.control_dependencies([tf.debugging.Assert(fault == b"", [fault])]):
+        data = tf.identity(data)
     branches = [
         lambda: _decode_jpeg(data, size),
         lambda: _decode_png(data),
-        lambda: _decode_gif(data),
+        lambda: tf.io.decode_image(data, channels=3, expand_animations=False),
         lambda: _decode_bmp(data),
         lambda: _decode_webp(data),
-        lambda: _refuse("not a JPEG, PNG, GIF, BMP or WebP file"),
     ]
-    image = tf.switch_case(kind, branches)
+    image = tf.switch_case(_format(data), branches)
     image.set_shape((None, None, 3))
     return image
+
+
+def header_fault(data: tf.Tensor) -> tf.Tensor:
+    """What in a file's header forbids decoding it, as a scalar string; empty if nothing does. Never fails, decodes nothing."""
+    branches = [
+        lambda: _size_fault(*_jpeg_size(data), MAX_JPEG_PIXELS),
+        lambda: _size_fault(_number(data, 16, 4, big=True), _number(data, 20, 4, big=True)),
+        lambda: _size_fault(_number(data, 6, 2), _number(data, 8, 2)),
+        lambda: _bmp_fault(data),
+        lambda: _size_fault(*_webp_size(data)),
+        lambda: tf.constant("not a JPEG, PNG, GIF, BMP or WebP file"),
+    ]
+    return tf.switch_case(_format(data), branches)
+
+
+def attempt(data: tf.Tensor) -> tf.Tensor:
+    """Decode as cheaply as shows whether `decode` will succeed, after `header_fault` found none; fails if it will not.
+
+    A few operations only: a data set that holds the whole decoder costs a second to start, each time a request is served.
+    """
+    is_jpeg = tf.strings.substr(data, 0, 3) == b"\xff\xd8\xff"
+    return tf.cond(
+        is_jpeg,
+        lambda: tf.size(tf.io.decode_jpeg(data, ratio=8)),
+        lambda: tf.size(tf.io.decode_image(data, expand_animations=False)),
+    )
 
 
 def fit_to_square(image: tf.Tensor, size: int, fit: str) -> tf.Tensor:
@@ -98,15 +125,11 @@ def _format(data: tf.Tensor) -> tf.Tensor:
     return tf.argmax(tf.stack([*tests, True]), output_type=tf.int32)
 
 
-def _refuse(reason: str) -> tf.Tensor:
-    with tf.control_dependencies([tf.debugging.Assert(False, [reason])]):
-        return tf.zeros((1, 1, 3), tf.uint8)
-
-
-def _check_size(width: tf.Tensor, height: tf.Tensor, limit: int = MAX_PIXELS) -> tf.Operation:
+def _size_fault(width: tf.Tensor, height: tf.Tensor, limit: int = MAX_PIXELS) -> tf.Tensor:
     pixels = tf.cast(width, tf.int64) * tf.cast(height, tf.int64)
-    message = f"more than {limit // 1_000_000} megapixels, or none"
-    return tf.debugging.Assert(tf.logical_and(pixels > 0, pixels <= limit), [message, width, height])
+    shown = tf.strings.join([tf.as_string(width), " x ", tf.as_string(height), " pixels"])
+    too_many = tf.strings.join([shown, f"; at most {limit // 1_000_000} megapixels are decoded"])
+    return tf.where(pixels <= 0, "no picture size in the header", tf.where(pixels > limit, too_many, ""))
 
 
 def _number(data: tf.Tensor, at: int, length: int, *, big: bool = False) -> tf.Tensor:
@@ -118,9 +141,8 @@ def _number(data: tf.Tensor, at: int, length: int, *, big: bool = False) -> tf.T
 
 
 def _decode_jpeg(data: tf.Tensor, size: int) -> tf.Tensor:
-    shape = tf.image.extract_jpeg_shape(data)
-    with tf.control_dependencies([_check_size(shape[1], shape[0], MAX_JPEG_PIXELS)]):
-        shorter = tf.minimum(shape[0], shape[1])
+    width, height = _jpeg_size(data)
+    shorter = tf.minimum(width, height)
     which = tf.constant(0)
     if size:
         for place, ratio in enumerate(_RATIOS):
@@ -135,43 +157,40 @@ def _decode_jpeg(data: tf.Tensor, size: int) -> tf.Tensor:
 
 def _decode_png(data: tf.Tensor) -> tf.Tensor:
     """Where a file of 1, 2 or 4 bits has no alpha, TensorFlow fills in 1, 3 or 15 instead of 255: taken as opaque."""
-    with tf.control_dependencies([_check_size(_number(data, 16, 4, big=True), _number(data, 20, 4, big=True))]):
-        image = tf.io.decode_png(data, channels=4)
+    image = tf.io.decode_png(data, channels=4)
     bits = tf.cast(tf.minimum(_number(data, 24, 1), 8), tf.int32)
     filler = tf.cast(tf.bitwise.left_shift(1, bits) - 1, tf.uint8)
     opaque = tf.reduce_all(image[..., 3] == filler)
     return tf.cond(opaque, lambda: image[..., :3], lambda: _over_white(image))
 
 
-def _decode_gif(data: tf.Tensor) -> tf.Tensor:
-    with tf.control_dependencies([_check_size(_number(data, 6, 2), _number(data, 8, 2))]):
-        return tf.io.decode_image(data, channels=3, expand_animations=False)
+def _bmp_fault(data: tf.Tensor) -> tf.Tensor:
+    width, height = _number(data, 18, 4), _number(data, 22, 4)
+    height = tf.where(height >= 2**31, 2**32 - height, height)  # negative: stored from the top
+    bits, compression = _number(data, 28, 2), _number(data, 30, 4)
+    plain = tf.reduce_all(tf.stack([tf.reduce_any(bits == [8, 24, 32]), compression == 0, _number(data, 14, 4) >= 40]))
+    kind = tf.strings.join(
+        ["BMP of ", tf.as_string(bits), " bits, compression ", tf.as_string(compression), ", is not read"]
+    )
+    return tf.where(plain, _size_fault(width, height), kind)
 
 
 def _decode_bmp(data: tf.Tensor) -> tf.Tensor:
     """24 and 32 bits a pixel as they are (the fourth byte is padding), 8 bits through the palette."""
-    header, width, bits = _number(data, 14, 4), _number(data, 18, 4), _number(data, 28, 2)
-    height, compression, start = _number(data, 22, 4), _number(data, 30, 4), _number(data, 10, 4)
-    height = tf.where(height >= 2**31, 2**32 - height, height)  # negative: stored from the top
-    plain = tf.reduce_all(tf.stack([tf.reduce_any(bits == [8, 24, 32]), compression == 0, header >= 40]))
-    checks = [
-        _check_size(width, height),
-        tf.debugging.Assert(plain, ["BMP of a kind that is not read: bits, compression", bits, compression]),
-    ]
-    with tf.control_dependencies(checks):
-        image = tf.io.decode_bmp(data)
+    image = tf.io.decode_bmp(data)
 
     def through_palette() -> tf.Tensor:
-        at = tf.cast(14 + header, tf.int32)
-        entries = tf.io.decode_raw(tf.strings.substr(data, at, tf.cast(start, tf.int32) - at), tf.uint8)
+        begin, end = tf.cast(14 + _number(data, 14, 4), tf.int32), tf.cast(_number(data, 10, 4), tf.int32)
+        entries = tf.io.decode_raw(tf.strings.substr(data, begin, tf.maximum(end - begin, 0)), tf.uint8)
         colours = tf.reshape(entries[: tf.size(entries) // 4 * 4], (-1, 4))[:, 2::-1]
         colours = tf.concat([colours, tf.zeros((256, 3), tf.uint8)], 0)
         return tf.gather(colours, tf.cast(image[..., 0], tf.int32))
 
-    return tf.cond(bits == 8, through_palette, lambda: image[..., :3])
+    return tf.cond(_number(data, 28, 2) == 8, through_palette, lambda: image[..., :3])
 
 
-def _decode_webp(data: tf.Tensor) -> tf.Tensor:
+def _webp_size(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Width and height from a lossy, lossless or extended WebP header (RFC 9649)."""
     kind = tf.strings.substr(tf.strings.join([data, b"\x00" * 16]), 12, 4)
     lossy, lossless = _number(data, 26, 4), _number(data, 21, 4)
     low14 = lambda value, shift: tf.bitwise.bitwise_and(tf.bitwise.right_shift(value, shift), 0x3FFF)  # noqa: E731
@@ -180,9 +199,12 @@ def _decode_webp(data: tf.Tensor) -> tf.Tensor:
     height = tf.where(kind == b"VP8 ", low14(lossy, sixteen), low14(lossless, fourteen) + 1)
     width = tf.where(kind == b"VP8X", _number(data, 24, 3) + 1, width)
     height = tf.where(kind == b"VP8X", _number(data, 27, 3) + 1, height)
-    with tf.control_dependencies([_check_size(width, height)]):
-        image = tf.io.decode_webp(data)  # the first frame's channels, three or four
-    image = image[0] if image.shape.rank == 4 else image
+    return width, height
+
+
+def _decode_webp(data: tf.Tensor) -> tf.Tensor:
+    image = tf.io.decode_webp(data)  # three or four channels, as the file has
+    image = image[0] if image.shape.rank == 4 else image  # the first frame
     return tf.cond(tf.shape(image)[-1] == 4, lambda: _over_white(image), lambda: image[..., :3])
 
 
@@ -193,59 +215,67 @@ def _over_white(image: tf.Tensor) -> tf.Tensor:
     return tf.cast((colour * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)
 
 
-# -- EXIF -------------------------------------------------------------------------------------------------
+# -- JPEG segments ----------------------------------------------------------------------------------------
+
+
+def _walk_jpeg(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Walk a JPEG's segments (ITU-T T.81) up to its frame header.
+
+    Returns the file as uint8 with 64 zeros behind it, and the places of the first Exif segment and of the frame header; 0
+    where there is none.
+    """
+    raw = tf.concat([tf.io.decode_raw(data, tf.uint8), tf.zeros((64,), tf.uint8)], 0)
+    length = tf.size(raw) - 64
+
+    def keep_walking(at: tf.Tensor, exif: tf.Tensor, frame: tf.Tensor, turn: tf.Tensor) -> tf.Tensor:
+        inside = tf.logical_and(at >= 2, at + 9 < length)
+        here = tf.where(inside, at, 0)
+        marker = tf.logical_and(raw[here] == 0xFF, raw[here + 1] != 0xDA)
+        return tf.reduce_all(tf.stack([inside, marker, frame == 0, turn < 1024]))
+
+    def step(at: tf.Tensor, exif: tf.Tensor, frame: tf.Tensor, turn: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        code = _byte(raw, at + 1)
+        is_frame = tf.reduce_all(tf.stack([code >= 0xC0, code <= 0xCF, tf.reduce_all(code != [0xC4, 0xC8, 0xCC])]))
+        mark = tf.reduce_all(raw[at + 4 : at + 10] == tf.constant([0x45, 0x78, 0x69, 0x66, 0, 0], tf.uint8))
+        is_exif = tf.reduce_all(tf.stack([code == 0xE1, mark, exif == 0]))
+        after = tf.where(code == 0xFF, at + 1, at + 2 + _byte(raw, at + 2) * 256 + _byte(raw, at + 3))  # FF pads
+        return after, tf.where(is_exif, at, exif), tf.where(is_frame, at, frame), turn + 1
+
+    start = (tf.constant(2), tf.constant(0), tf.constant(0), tf.constant(0))
+    _, exif, frame, _ = tf.while_loop(keep_walking, step, start)
+    return raw, exif, frame
+
+
+def _byte(raw: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
+    return tf.cast(raw[at], tf.int32)
+
+
+def _jpeg_size(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    raw, _, frame = _walk_jpeg(data)
+    height = _byte(raw, frame + 5) * 256 + _byte(raw, frame + 6)
+    width = _byte(raw, frame + 7) * 256 + _byte(raw, frame + 8)
+    return tf.where(frame > 0, width, 0), tf.where(frame > 0, height, 0)
 
 
 def _exif_orientation(data: tf.Tensor) -> tf.Tensor:
-    """The orientation tag (1 to 8) of a JPEG's Exif segment; 1 when there is none or it makes no sense.
-
-    Walks the JPEG's segments to the first APP1 that begins "Exif", then the TIFF directory in it (Exif 2.32, CIPA
-    DC-008). EXIF comes within the first 64 KiB segments; the walk ends at the image data or after 64 segments.
-    """
-    raw = tf.io.decode_raw(tf.strings.substr(data, 0, 1 << 18), tf.uint8)
-    raw = tf.cast(tf.concat([raw, tf.zeros((64,), tf.uint8)], 0), tf.int32)
-    length = tf.size(raw) - 64
-
-    def big(at: tf.Tensor) -> tf.Tensor:
-        return raw[at] * 256 + raw[at + 1]
-
-    def is_exif(at: tf.Tensor) -> tf.Tensor:
-        mark = tf.reduce_all(raw[at + 4 : at + 10] == [0x45, 0x78, 0x69, 0x66, 0, 0])
-        return tf.logical_and(raw[at + 1] == 0xE1, mark)
-
-    def is_segment(at: tf.Tensor) -> tf.Tensor:
-        inside = tf.logical_and(at >= 0, at + 10 < length)
-        at = tf.where(inside, at, 0)
-        return tf.logical_and(inside, tf.logical_and(raw[at] == 0xFF, raw[at + 1] != 0xDA))
-
-    def keep_walking(at: tf.Tensor, turn: tf.Tensor) -> tf.Tensor:
-        safe = tf.where(is_segment(at), at, 0)
-        return tf.reduce_all(tf.stack([is_segment(at), tf.logical_not(is_exif(safe)), turn < 64]))
-
-    def step(at: tf.Tensor, turn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return at + 2 + big(at + 2), turn + 1
-
-    at, _ = tf.while_loop(keep_walking, step, (tf.constant(2), tf.constant(0)))
-    found = tf.logical_and(is_segment(at), is_exif(tf.where(is_segment(at), at, 0)))
-    return tf.cond(found, lambda: _tiff_orientation(raw, at + 10, length), lambda: tf.constant(1))
+    """The orientation tag (1 to 8) of a JPEG's Exif segment; 1 when there is none or it makes no sense (CIPA DC-008)."""
+    raw, exif, _ = _walk_jpeg(data)
+    return tf.cond(exif > 0, lambda: _tiff_orientation(raw, exif + 10), lambda: tf.constant(1))
 
 
-def _tiff_orientation(raw: tf.Tensor, start: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
+def _tiff_orientation(raw: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
+    last = tf.size(raw) - 2
     little = raw[start] == 0x49
 
     def two(at: tf.Tensor) -> tf.Tensor:
-        at = tf.clip_by_value(at, 0, length)
-        return tf.where(little, raw[at] + 256 * raw[at + 1], 256 * raw[at] + raw[at + 1])
+        at = tf.clip_by_value(at, 0, last)
+        first, second = _byte(raw, at), _byte(raw, at + 1)
+        return tf.where(little, first + 256 * second, 256 * first + second)
 
-    def four(at: tf.Tensor) -> tf.Tensor:
-        low, high = tf.where(little, two(at), two(at + 2)), tf.where(little, two(at + 2), two(at))
-        return tf.where(high > 0, length, low)  # a directory past 64 KiB cannot be in this segment
-
-    directory = start + four(start + 4)
-    count = tf.minimum(two(directory), 256)
-    entries = directory + 2 + 12 * tf.range(count)
-    tags = tf.map_fn(two, entries)
-    which = tf.where(tags == 0x0112)
+    low, high = tf.where(little, two(start + 4), two(start + 6)), tf.where(little, two(start + 6), two(start + 4))
+    directory = tf.where(high > 0, last, start + low)  # a directory past 64 KiB cannot be in this segment
+    entries = directory + 2 + 12 * tf.range(tf.minimum(two(directory), 256))
+    which = tf.where(tf.map_fn(two, entries) == 0x0112)
     value = tf.cond(
         tf.size(which) > 0, lambda: two(entries[tf.cast(which[0, 0], tf.int32)] + 8), lambda: tf.constant(1)
     )

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tlkit.decode import decode_and_resize, fit_to_square
+from tlkit.decode import attempt, decode_and_resize, fit_to_square, header_fault
 from tlkit.errors import ParityError, RunError
 from tlkit.files import temporary_beside
 
@@ -105,25 +105,32 @@ class _Served(tf.Module):
         }
 
     def _decode_each(self, image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """(ok, pixels): items that do not decode are passed over by the data set and stay zero."""
+        """(ok, pixels): what has a faulty header, or fails an attempt at decoding, is not ok, and its pixels are zero.
+
+        An operation that fails would fail the whole batch; a data set that ignores errors is the one place in a graph where
+        one item may fail alone.
+        """
+        sound = tf.map_fn(header_fault, image_bytes) == b""
+        safe = tf.where(sound, image_bytes, b"")
         count = tf.shape(image_bytes, out_type=tf.int64)[0]
-        size = self._size
-        items = tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
-        decoded = items.map(
-            lambda i, data: (i, decode_and_resize(data, size, self._fit)), num_parallel_calls=tf.data.AUTOTUNE
+        items = tf.data.Dataset.from_tensor_slices((tf.range(count), safe))
+        tried = items.map(lambda i, data: (i, attempt(data)), num_parallel_calls=4).ignore_errors()
+        options = tf.data.Options()
+        options.autotune.enabled = False  # tuning and rewriting the data set would cost most of a request's time
+        options.experimental_optimization.apply_default_optimizations = False
+        ok = tried.with_options(options).reduce(
+            tf.zeros((count,), tf.bool), lambda ok, item: tf.tensor_scatter_nd_update(ok, [[item[0]]], [True])
         )
-        index, pixels = _collect(decoded.ignore_errors(), size)
-        ok = tf.scatter_nd(index[:, None], tf.ones_like(index, tf.int32), count[None]) > 0
-        shape = tf.stack([count, size, size, 3])
-        placed = tf.scatter_nd(index[:, None], tf.cast(pixels, tf.int32), tf.cast(shape, tf.int64))
-        return ok, tf.cast(placed, tf.uint8)
-
-
-def _collect(decoded: tf.data.Dataset, size: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """A data set's (index, pixels) items as two tensors."""
-    state = (tf.zeros((0,), tf.int64), tf.zeros((0, size, size, 3), tf.uint8))
-    grouped = decoded.batch(64)
-    return grouped.reduce(state, lambda old, new: (tf.concat([old[0], new[0]], 0), tf.concat([old[1], new[1]], 0)))
+        shape = (self._size, self._size, 3)
+        pixels = tf.map_fn(
+            lambda one: tf.cond(
+                one[0], lambda: decode_and_resize(one[1], self._size, self._fit), lambda: tf.zeros(shape, tf.uint8)
+            ),
+            (ok, image_bytes),
+            fn_output_signature=tf.TensorSpec(shape, tf.uint8),
+            parallel_iterations=4,
+        )
+        return ok, pixels
 
 
 # -- the proof --------------------------------------------------------------------------------------------

@@ -94,7 +94,11 @@ def finetune(
     _check_numbers(settings, network, size, max_minutes)
     if not settings["from_run"]:
         find_weights(network, settings["weights"])
-    folder = Path(out) if out is not None else next_free(Path("runs"), f"{source.stem}-{Path(network.name).stem}")
+    folder = (
+        Path(out)
+        if out is not None
+        else next_free(Path("runs"), f"{_data_name(source)}-{Path(network.file).stem or network.name}")
+    )
     check_out(folder, force)
 
     seconds: dict[str, float] = {}
@@ -129,7 +133,7 @@ def finetune(
             examples_of(images, pixels, "train"),
             examples_of(images, pixels, "val"),
             seed=settings["seed"],
-            pixels_key=plan["pixels_key"],
+            pixels_key=pixels.key,
             deadline=_deadline(started, max_minutes, model, images),
             verbose=verbose,
             say=say,
@@ -227,6 +231,12 @@ def _check_numbers(settings: dict[str, Any], network: Backbone, size: int, max_m
         )
 
 
+def _data_name(source: Path) -> str:
+    """data/ gives data, birds/splits.csv gives birds-splits."""
+    source = source.absolute()
+    return source.name if source.is_dir() else f"{source.parent.name}-{source.stem}"
+
+
 # -- the plan ---------------------------------------------------------------------------------------------
 
 
@@ -258,8 +268,6 @@ def _plan(
     pixels: Pixels,
     max_minutes: float | None,
 ) -> dict[str, Any]:
-    from tlkit.pixels import DECODER_VERSION
-
     device = _device()
     precision = recipe.precision
     if precision == "auto":
@@ -290,7 +298,6 @@ def _plan(
             "licence_of_weights": network.licence if settings["weights"] == "imagenet" else "your own",
         },
         "image_size": size,
-        "pixels_key": f"{size}-{settings['fit']}-v{DECODER_VERSION}",
         "classes": list(images.class_names),
         "images": {part: int(parts.get(part, 0)) for part in ("train", "val", "test")},
         "problems": summary(images),

@@ -394,7 +394,7 @@ def _look(root: Path, found: _Found, findings: list[dict[str, str]]) -> dict[str
             head = stream.read(512)
             kind = image_format(head)
             if kind is None:
-                name(*_what_else(head))
+                name(*what_else(head))
                 return None
             stream.seek(0)
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -491,7 +491,8 @@ def _pillow_without_limit() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def _what_else(head: bytes) -> tuple[str, str]:
+def what_else(head: bytes) -> tuple[str, str]:
+    """(problem, detail) for the first bytes of a file that is no image of a supported format."""
     if not head:
         return "empty-file", "0 bytes"
     supported = "expected JPEG, PNG, GIF, BMP or WebP"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlkit.errors import DataError, RunError, nearest
-from tlkit.images import ImageSet, image_format, looks_truncated, scan
+from tlkit.images import ImageSet, scan
 from tlkit.runs import Run, open_run
 
 if TYPE_CHECKING:
@@ -145,6 +145,8 @@ def predict(model: str | Path, files: Sequence[str | Path], *, top: int = 3) -> 
     import pandas as pd
     import tensorflow as tf
 
+    from tlkit.pixels import why_not
+
     if top < 1:
         raise DataError(f"top is {top}. Expected 1 or more.")
     folder = served_folder(model)
@@ -167,7 +169,7 @@ def predict(model: str | Path, files: Sequence[str | Path], *, top: int = 3) -> 
                 column = "prediction" if place == 1 else f"top{place}"
                 row[column] = names[best] if ok else None
                 row["probability" if place == 1 else f"{column}_probability"] = float(values[best]) if ok else None
-            row["problem"] = "" if ok else one if isinstance(one, str) else _why_not(one)
+            row["problem"] = "" if ok else one if isinstance(one, str) else ": ".join(why_not(one))
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -209,12 +211,3 @@ def _read(file: Path) -> bytes | str:
         return file.read_bytes()
     except OSError as error:
         return error.strerror or str(error)
-
-
-def _why_not(data: bytes) -> str:
-    kind = image_format(data[:16])
-    if not data:
-        return "empty-file"
-    if kind is None:
-        return "not-an-image: expected JPEG, PNG, GIF, BMP or WebP"
-    return "truncated: the end of the file is missing" if looks_truncated(data, kind) else "corrupt or too large"

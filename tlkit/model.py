@@ -74,9 +74,23 @@ def build_classifier(
         else:
             inputs = keras.Input((size, size, 3), name="image")
             features = build_backbone(backbone, inputs)
+            network = keras.Model(inputs, features)
             if file is not None:
-                load_backbone_weights(backbone, keras.Model(inputs, features), file)
+                load_backbone_weights(backbone, network, file)
+            else:
+                _quicken_batch_norm(network)
         return keras.Model(inputs, _attach_head(features, head, classes), name="classifier")
+
+
+def _quicken_batch_norm(network: keras.Model) -> None:
+    """Random weights have no statistics worth keeping, and at a momentum of 0.99 to 0.999 new ones take thousands of steps.
+
+    Measured: mobilenetv2_0.35 from random weights on 960 digits, 20 epochs of 60 steps: training accuracy 99.8 %,
+    validation 10.0 % (chance), because the moving statistics had not arrived.
+    """
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.9
 
 
 def _attach_head(features: Any, head: Head, classes: int) -> Any:

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tlkit.decode import decode_and_resize
-from tlkit.images import ImageSet, image_format, looks_truncated, problem
+from tlkit.decode import decode_and_resize, header_fault
+from tlkit.images import ImageSet, image_format, looks_truncated, problem, what_else
 from tlkit.store import Rows, Store, budget, cache_folder
 
 # Raise it when `decode` changes a pixel: old caches are then not found.
@@ -37,6 +37,11 @@ class Pixels:
     @property
     def streamed(self) -> bool:
         return self.store is None
+
+    @property
+    def key(self) -> str:
+        """Names how files became pixels; what is computed from the pixels is cached under it."""
+        return f"{self.size}-{self.fit}-v{DECODER_VERSION}"
 
     def of(self, images: ImageSet) -> Rows | StreamedRows:
         """uint8 rows, shape (n, size, size, 3), RGB, in the order of `images`."""
@@ -86,7 +91,7 @@ def decode_images(images: ImageSet, size: int, fit: str = "squash") -> tuple[Pix
     Returns the pixels and the image set without the images that do not decode (its `problems` name them).
     """
     missing_bytes = len(images) * size * size * 3
-    store = Store(cache_folder() / "pixels" / f"{size}-{fit}-v{DECODER_VERSION}")
+    store = Store(cache_folder() / "pixels" / Pixels(size, fit, None).key)
     known = store.known(images.keys())
     cached = missing_bytes * (1 - known.mean()) <= budget() if len(images) else True
     files = images.files()
@@ -131,15 +136,28 @@ def _decoded(files: Sequence[Path], size: int, fit: str):  # type: ignore[no-unt
 
 
 def _diagnose(file: Path, path: str, label: str) -> dict[str, str]:
+    """Why a file did not decode, as a problem."""
     try:
         data = file.read_bytes()
-        decode_and_resize(tf.constant(data), 8)
     except OSError as error:
         return problem(path, label, "unreadable", error.strerror or str(error))
-    except (tf.errors.OpError, ValueError) as error:
-        kind = image_format(data[:16])
-        if kind and looks_truncated(data, kind):
-            return problem(path, label, "truncated", "the end of the file is missing")
-        reason = str(error).splitlines()[0].partition("}} ")[2] or str(error)
-        return problem(path, label, "unsupported-format" if "of a kind" in reason else "corrupt", reason[:200])
-    return problem(path, label, "corrupt", "it did not decode at first, and does now: was it being written?")
+    return problem(path, label, *why_not(data))
+
+
+def why_not(data: bytes) -> tuple[str, str]:
+    """(problem, detail) for the bytes of a file that does not decode."""
+    if not data:
+        return "empty-file", "0 bytes"
+    kind = image_format(data[:16])
+    if kind is None:
+        return what_else(data[:512])
+    fault = header_fault(tf.constant(data)).numpy().decode()
+    if looks_truncated(data, kind):
+        return "truncated", "the end of the file is missing"
+    if "megapixels" in fault:
+        return "too-large", fault
+    return (
+        ("unsupported-format", fault)
+        if "is not read" in fault
+        else ("corrupt", fault or f"the {kind} data do not decode")
+    )

@@ -1,0 +1,37 @@
+"""What `finetune` does, written out: each line is yours to change.
+
+python examples/own_loop.py DATA OUT [BACKBONE] [IMAGE_SIZE] [WEIGHTS]
+"""
+
+import sys
+from pathlib import Path
+
+import tlkit
+
+
+def main(data: str, out: Path, backbone: str = "mobilenetv2", size: int = 224, weights: str = "imagenet") -> list[dict]:
+    pixels, images = tlkit.decode_images(tlkit.scan(data), size)
+    images = tlkit.split(images, validation=0.2, seed=0)
+    training, validation = (tlkit.examples_of(images, pixels, part) for part in ("train", "val"))
+    recipe, decision = tlkit.choose_recipe(len(training))
+    print(decision["why"])
+
+    model = tlkit.build_classifier(
+        backbone, len(images.class_names), head=recipe.head, image_size=size, weights=weights, seed=0
+    )
+    history = tlkit.train(model, backbone, recipe, training, validation, seed=0, pixels_key=pixels.key, say=print)
+
+    probabilities = tlkit.predict_probabilities(model, validation.pixels)
+    scores = tlkit.evaluate(probabilities, validation.labels, images.class_names)
+    print(f"validation accuracy {scores['accuracy']:.3f}, 95 % interval {scores['accuracy_95']}")
+
+    model.save(out / "model.keras", include_optimizer=False)
+    served = tlkit.export(model, images.class_names, out / "saved_model")
+    print(tlkit.prove_parity(served, images.part("val").files(), probabilities, images.class_names))
+    return history.rows
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[2])
+    folder.mkdir(parents=True, exist_ok=True)
+    main(sys.argv[1], folder, *sys.argv[3:4], *map(int, sys.argv[4:5]), *sys.argv[5:6])
