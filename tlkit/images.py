@@ -6,6 +6,7 @@ silence: whatever is not used, or not used as it is, gets a row in `ImageSet.pro
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import hashlib
 import os
@@ -139,12 +140,13 @@ class ImageSet:
 
         gone = {f["path"] for f in findings if f["action"] == "left out"}
         table = self.table[~self.table["path"].isin(gone)].reset_index(drop=True)
+        before = self.problems[~(self.problems["path"].isin(gone) & (self.problems["action"] == "used"))]
         more = pd.DataFrame(findings, columns=list(PROBLEM_COLUMNS))
         return dataclasses.replace(
             self,
             table=table,
             class_names=tuple(sorted(set(table["label"]))),
-            problems=pd.concat([self.problems, more], ignore_index=True),
+            problems=pd.concat([before, more], ignore_index=True),
         )
 
 
@@ -338,8 +340,10 @@ def _read_csv(file: Path, group_by: str | None, findings: list[dict[str, str]]) 
     import pandas as pd
 
     try:
+        if not file.read_bytes().strip():
+            raise ValueError("it is empty")
         table = pd.read_csv(file, sep=None, engine="python", dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (ValueError, UnicodeError, pd.errors.ParserError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"Cannot read '{file}' as a CSV: {error}. Expected the columns path,label[,split].") from None
     columns = [str(c) for c in table.columns]
     for needed in ("path", "label"):
@@ -425,6 +429,9 @@ def _look(root: Path, found: _Found, findings: list[dict[str, str]]) -> dict[str
             )
         )
         return None
+    if kind == "webp" and head[12:16] == b"VP8X" and head[20] & 2:
+        name("unsupported-format", "animated WebP is not read; save its first frame")
+        return None
     limit = MAX_JPEG_PIXELS if kind == "jpeg" else MAX_PIXELS
     if width * height > limit:
         name("too-large", f"{width} x {height} pixels; at most {limit // 1_000_000} megapixels are decoded")
@@ -459,7 +466,7 @@ def _header(file: Path, kind: str, head: bytes) -> tuple[int, int, list[tuple[st
                 notes.append(("16-bit", "reduced to 8 bits a channel by dropping the lower byte"))
             if kind in ("png", "webp") and (image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info):
                 notes.append(("transparent", "laid over white"))
-            if kind in ("gif", "webp") and getattr(image, "is_animated", False):
+            if kind == "gif" and getattr(image, "is_animated", False):
                 notes.append(("animated", "only the first frame is used"))
             orientation = _orientation(image)
             if orientation > 1 and kind == "jpeg":

@@ -1,0 +1,101 @@
+"""Deliberately broken and odd image files, each with the problem that must be named for it."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tests.conftest import draw
+
+
+def encode(image: Image.Image, kind: str, **settings: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **settings)
+    return buffer.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG of any claimed size, with next to no data."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+def jpeg_of_size(width: int, height: int) -> bytes:
+    """A real JPEG whose frame header claims another size."""
+    data = bytearray(encode(draw((90, 90, 90), 5), "JPEG"))
+    at = data.index(b"\xff\xc0")
+    data[at + 5 : at + 9] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+def left_out(seed: int) -> Iterator[tuple[str, bytes, str]]:
+    """(file name, bytes, problem) of files that cannot be used."""
+    image = draw((200, 60, 50), seed, 64)
+    jpeg, png, gif = encode(image, "JPEG"), encode(image, "PNG"), encode(image, "GIF")
+    bmp, webp = encode(image, "BMP"), encode(image, "WEBP")
+    corrupt = bytearray(png)
+    corrupt[len(png) // 2] ^= 0xFF
+    yield "empty.jpg", b"", "empty-file"
+    yield "page.jpg", b"<!DOCTYPE html><html><body>404 not found</body></html>" + bytes([65 + seed % 20]), "not-an-image"
+    yield "words.png", b"just some words %d" % seed, "not-an-image"
+    yield "zeros.jpg", bytes(500 + seed), "not-an-image"
+    yield "half.jpg", jpeg[: len(jpeg) // 2], "truncated"
+    yield "nearly.jpg", jpeg[:-30], "truncated"
+    yield "half.png", png[: len(png) // 2], "truncated"
+    yield "half.gif", gif[: len(gif) // 2], "truncated"
+    yield "half.bmp", bmp[: len(bmp) // 2], "truncated"
+    yield "half.webp", webp[: len(webp) // 2], "truncated"
+    yield "header only.jpg", jpeg[:20], "truncated"
+    yield "flipped.png", bytes(corrupt), "corrupt"
+    yield "scan.tif", encode(image, "TIFF"), "unsupported-format"
+    yield "scan.jpg", encode(image.rotate(seed % 360), "TIFF"), "unsupported-format"
+    yield "drawing.svg", b'<svg xmlns="http://www.w3.org/2000/svg"><!-- %d --></svg>' % seed, "unsupported-format"
+    yield "moving.webp", encode(image, "WEBP", save_all=True, append_images=[image.rotate(90)]), "unsupported-format"
+    yield "two bits.bmp", encode(image.convert("1"), "BMP"), "unsupported-format"
+    yield "bomb.png", png_header(30_000 + seed, 30_000), "too-large"
+    yield "bomb.jpg", jpeg_of_size(60_000 + seed, 60_000), "too-large"
+    yield "phone.heic", b"\x00\x00\x00\x18ftypheic" + bytes([seed % 256]) * 40, "unsupported-format"
+    yield "\u732b \u00e9\u0308.jpg", jpeg[: len(jpeg) // 3], "truncated"
+
+
+def used_with_a_note(seed: int) -> Iterator[tuple[str, bytes, str]]:
+    """(file name, bytes, problem) of files that are used, and named because they are not used as they are."""
+    image = draw((40, 190, 60), seed, 64)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    deep = Image.fromarray((np.arange(64 * 64).reshape(64, 64) * 16 + seed).astype("uint16"))
+    glass = image.convert("RGBA")
+    glass.putalpha(128)
+    frames = [image, image.rotate(90)]
+    yield "cmyk.jpg", encode(image.convert("CMYK"), "JPEG"), "cmyk"
+    yield "grey.jpg", encode(image.convert("L"), "JPEG"), "grey"
+    yield "deep.png", encode(deep, "PNG"), "16-bit"
+    yield "glass.png", encode(glass, "PNG"), "transparent"
+    yield "turned.jpg", encode(image, "JPEG", exif=exif), "exif-rotated"
+    yield "moving.gif", encode(frames[0], "GIF", save_all=True, append_images=frames[1:]), "animated"
+
+
+def write_broken(folder: Path, count: int, start: int = 0) -> dict[str, str]:
+    """Write `count` unusable files; gives file name -> the problem that must be named."""
+    expected: dict[str, str] = {}
+    seed = start
+    while len(expected) < count:
+        for name, data, problem in left_out(seed):
+            if len(expected) < count:
+                stem, suffix = os.path.splitext(name)
+                file = f"{stem} {seed}{suffix}"
+                (folder / file).write_bytes(data)
+                expected[file] = problem
+        seed += 1
+    return expected

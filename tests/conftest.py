@@ -1,0 +1,93 @@
+"""Small drawn image folders, a cache of the tests' own, and the real weights and data where they are."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SHARED = Path(os.environ.get("TLKIT_SHARED", Path(__file__).parent.parent.parent / "shared"))
+COLOURS = {"blue": (30, 40, 220), "green": (30, 200, 40), "red": (220, 40, 30)}
+TINY = {"backbone": "mobilenet_0.25", "weights": "none", "image_size": 32}  # seconds, not accuracy
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test reads or writes the person's caches."""
+    os.environ["TLKIT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["KERAS_HOME"] = str(tmp_path_factory.mktemp("keras"))
+
+
+def draw(colour: tuple[int, int, int], seed: int, size: int = 40) -> Image.Image:
+    """A square of one colour with noise and a brighter disc somewhere: no two seeds alike."""
+    rng = np.random.default_rng(seed)
+    pixels = np.array(colour) + rng.integers(-25, 25, (size, size, 3))
+    y, x = np.mgrid[:size, :size]
+    disc = (x - rng.integers(10, size - 10)) ** 2 + (y - rng.integers(10, size - 10)) ** 2 < 40
+    pixels[disc] += 60
+    return Image.fromarray(pixels.clip(0, 255).astype("uint8"))
+
+
+def write_folder(root: Path, per_class: int = 8, classes: tuple[str, ...] = tuple(COLOURS), start: int = 0) -> Path:
+    for place, name in enumerate(classes):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for i in range(per_class):
+            draw(COLOURS[name], start + 1000 * place + i).save(root / name / f"{i:03d}.png")
+    return root
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """3 classes of 8 images, 40 x 40 pixels."""
+    return write_folder(tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"the real data sets are not at '{SHARED}' (set TLKIT_SHARED)")
+    return SHARED
+
+
+@pytest.fixture
+def imagenet(shared: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real ImageNet weights in a Keras cache of this test."""
+    home = tmp_path_factory.mktemp("keras-home")
+    shutil.copytree(shared / "weights" / "keras" / "models", home / "models")
+    for file in (home / "models").iterdir():
+        file.chmod(0o644)
+    monkeypatch.setenv("KERAS_HOME", str(home))
+    return home
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on drawn images, shared by the tests that only read one."""
+    from tlkit import Recipe, Stage, finetune
+
+    base = tmp_path_factory.mktemp("trained")
+    data = write_folder(base / "data", per_class=16)
+    stage = Stage(epochs=25, learning_rate=3e-3, unfreeze="all", batch_norm="moving")
+    finetune(data, **TINY, out=base / "run", recipe=Recipe("tiny", stages=(stage,), batch_size=12, monitor="val_accuracy"))
+    return base / "run"
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Callable[..., Path]:
+    """Save a drawn image in a format, and give its path."""
+
+    def _save(name: str, image: Image.Image | None = None, **settings: object) -> Path:
+        file = tmp_path / name
+        (image or draw(COLOURS["red"], 1, 60)).save(file, **settings)
+        return file
+
+    return _save
