@@ -156,7 +156,8 @@ def test_a_wrong_weights_word_offers_the_nearest() -> None:
 def test_real_weights_load_and_know_a_cat_from_noise(imagenet: Path) -> None:
     build_classifier("mobilenetv2_0.35", 2)
     model = build_classifier("mobilenetv2", 2)
-    reference = keras.applications.MobileNetV2(include_top=False, weights="imagenet", pooling="avg", input_shape=(224, 224, 3))
+    file = imagenet / "models" / BACKBONES["mobilenetv2"].weights_file
+    reference = keras.applications.MobileNetV2(include_top=False, weights=str(file), pooling="avg", input_shape=(224, 224, 3))
     from PIL import Image
 
     cat = next((SHARED / "data" / "cats_dogs" / "images" / "cat").iterdir())

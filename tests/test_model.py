@@ -159,7 +159,7 @@ def test_the_head_is_configurable(head: Head, features: int) -> None:
     assert rates == ([head.dropout] * (len(head.hidden) + 1) if head.dropout else [])
     assert np.allclose(model.predict(pictures(model), verbose=0).sum(axis=1), 1, atol=1e-5)
     prefix, _ = cut(model, BACKBONES["mobilenet_0.25"], 0)
-    assert prefix is not None and prefix.output_shape[0][-1] == features
+    assert prefix is not None and prefix.outputs[0].shape[-1] == features
 
 
 def test_under_mixed_precision_the_softmax_is_float32_and_the_copy_is_float32_throughout() -> None:

@@ -77,15 +77,13 @@ class Batches(keras.utils.PyDataset):
         shuffle: bool = False,
         weights: np.ndarray | None = None,
         transform: Callable[[list[np.ndarray], np.ndarray, int], list[np.ndarray]] | None = None,
-        first_epoch: int = 0,
     ) -> None:
         super().__init__(workers=1)
         self._views, self._labels, self._classes = views, labels, classes
         self._size, self._seed, self._shuffle = batch_size, seed, shuffle
         self._weights, self._transform = weights, transform
         self._start = np.random.default_rng((seed, 0)).integers(len(views), size=len(labels))
-        self.epoch = first_epoch
-        self._order = self._order_of(first_epoch)
+        self.set_epoch(0)
 
     def __len__(self) -> int:
         return math.ceil(len(self._labels) / self._size)
@@ -102,10 +100,12 @@ class Batches(keras.utils.PyDataset):
             return packed, one_hot
         return packed, one_hot, self._weights[labels]
 
-    def on_epoch_end(self) -> None:
-        """Move to the next epoch's order and views."""
-        self.epoch += 1
-        self._order = self._order_of(self.epoch)
+    def set_epoch(self, epoch: int) -> None:
+        """Take an epoch's order and views. `fit` must be told by a `FollowEpochs` callback: Keras' own `on_epoch_end`
+        is also called once before the first epoch, after it fetched batches to learn their shape.
+        """
+        self.epoch = epoch
+        self._order = self._order_of(epoch)
 
     def _order_of(self, epoch: int) -> np.ndarray:
         if not self._shuffle:
@@ -128,6 +128,17 @@ class Batches(keras.utils.PyDataset):
                 merged[places] = values
             result.append(merged)
         return result
+
+
+class FollowEpochs(keras.callbacks.Callback):
+    """Tells `Batches` which epoch begins."""
+
+    def __init__(self, batches: Batches) -> None:
+        super().__init__()
+        self._batches = batches
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._batches.set_epoch(epoch)
 
 
 def augmenting(

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from tlkit.backbones import Backbone, find_backbone
-from tlkit.batches import Batches, Examples, augmenting, class_weights
+from tlkit.batches import Batches, Examples, FollowEpochs, augmenting, class_weights
 from tlkit.errors import TrainingError
 from tlkit.features import Features, extract_features, run_prefix
 from tlkit.model import block_count, blocks, cut, set_trainable
@@ -109,11 +109,9 @@ class _StageJob:
                 )
                 self.say(history.notes[-1])
             first_epoch = len(history.rows)
-            batches.epoch = first_epoch - 1
-            batches.on_epoch_end()
             self._compile(suffix, steps=len(batches))
             keeper = _KeepBest(recipe.monitor, stage, self.number, history, self.deadline, self.say)
-            callbacks = [keeper]
+            callbacks = [FollowEpochs(batches), keeper]
             if stage.schedule == "plateau":
                 callbacks.append(keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.2, patience=2))
             suffix.fit(

@@ -28,6 +28,8 @@ def own_backbone(file: str) -> Backbone:
     fixed = shape[1] if shape[1] and shape[1] == shape[2] else None
     if shape[1] and not fixed:
         raise WeightsError(f"'{file}' takes {shape[1]} x {shape[2]} pixels. Expected a square input.")
+    if not fixed:
+        model = _resized(model, 224)  # without a size, no layer's resolution is known
     boundaries, end, _ = _boundaries(model)
     return Backbone(
         name=str(file),
@@ -47,8 +49,6 @@ def own_backbone(file: str) -> Backbone:
 
 def own_graph(backbone: Backbone, size: int) -> tuple[Any, Any]:
     """The own model's input tensor and the tensor its head is attached to, at the given image size."""
-    import keras
-
     model = _load(backbone.file)
     fixed = model.input_shape[1]
     if fixed and size != fixed:
@@ -56,12 +56,18 @@ def own_graph(backbone: Backbone, size: int) -> tuple[Any, Any]:
             f"'{backbone.file}' takes {fixed} x {fixed} pixels only. Leave --image-size out, or give {fixed}."
         )
     if not fixed:
-        inputs = keras.Input((size, size, 3), name="image")
-        resized = keras.models.clone_model(model, input_tensors=inputs)
-        resized.set_weights(model.get_weights())
-        model = resized
+        model = _resized(model, size)
     _, _, features = _boundaries(model)
     return model.input, features
+
+
+def _resized(model: Any, size: int) -> Any:
+    """A copy of a model of any size that takes one size."""
+    import keras
+
+    copy = keras.models.clone_model(model, input_tensors=keras.Input((size, size, 3), name="image"))
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def _load(file: str) -> Any:

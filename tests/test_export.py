@@ -1,0 +1,146 @@
+"""The served model: what it answers, what it refuses, and that it equals the trained one."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from tests.broken import encode, left_out, used_with_a_note
+from tests.conftest import draw
+from tlkit import build_classifier, export, prove_parity
+from tlkit.decode import decode_and_resize
+from tlkit.errors import ParityError, RunError
+from tlkit.export import serve_files
+
+CLASSES = ["apple", "pear", "qu\u00ednce"]
+
+
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    from tlkit import Head
+
+    return build_classifier("mobilenet_0.25", 3, image_size=32, weights="none", head=Head(batch_norm=True), seed=1)
+
+
+@pytest.fixture(scope="module")
+def served(model: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    for layer in model.layers:  # statistics that let random features differ
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.name != "head_bn":
+            layer.moving_variance.assign(np.full(layer.moving_variance.shape, 1e-3))
+    return export(model, CLASSES, tmp_path_factory.mktemp("served") / "model")
+
+
+def good_files(folder: Path) -> list[Path]:
+    """JPEG, PNG, grey, EXIF-rotated, odd-sized, GIF, BMP, WebP."""
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    image = draw((180, 90, 40), 3, 70)
+    made: dict[str, bytes] = {
+        "a.jpg": encode(image, "JPEG"),
+        "b.png": encode(image, "PNG"),
+        "grey.jpg": encode(image.convert("L"), "JPEG"),
+        "turned.jpg": encode(image.resize((91, 37)), "JPEG", exif=exif),
+        "odd.png": encode(image.resize((333, 17)), "PNG"),
+        "dot.png": encode(image.resize((1, 1)), "PNG"),
+        "photo.jpg": encode(image.resize((1600, 1100)), "JPEG"),
+        "c.gif": encode(image, "GIF"),
+        "d.bmp": encode(image, "BMP"),
+        "e.webp": encode(image, "WEBP"),
+        **{name: data for name, data, _ in used_with_a_note(3)},
+    }
+    for name, data in made.items():
+        (folder / name).write_bytes(data)
+    return [folder / name for name in made]
+
+
+def test_a_process_without_keras_answers_what_the_model_answers(model: keras.Model, served: Path, tmp_path: Path) -> None:
+    files = good_files(tmp_path)
+    pixels = np.stack([decode_and_resize(tf.constant(f.read_bytes()), 32).numpy() for f in files])
+    probabilities = model.predict(pixels, verbose=0)
+    assert np.ptp(probabilities, axis=0).max() > 1e-3, "the answers differ from file to file"
+    proof = prove_parity(served, files, probabilities, CLASSES)
+    assert proof["top1_agreement"] == 1.0 and proof["max_difference"] < 1e-5 and proof["n"] == len(files)
+
+
+def test_a_model_that_disagrees_fails_the_proof(served: Path, tmp_path: Path) -> None:
+    files = good_files(tmp_path)
+    with pytest.raises(ParityError, match="Do not deploy"):
+        prove_parity(served, files, np.tile([0.0, 0.5, 0.5], (len(files), 1)).astype("float32"), CLASSES)
+
+
+def test_one_bad_item_does_not_fail_its_batch(served: Path) -> None:
+    serve = tf.saved_model.load(str(served)).signatures["serving_default"]
+    good = encode(draw((180, 90, 40), 3, 70), "JPEG")
+    alone = serve(image_bytes=tf.constant([good]))
+    bad = [data for _, data, _ in left_out(7)]
+    answer = serve(image_bytes=tf.constant([good, *bad, good]))
+    assert answer["ok"].numpy().tolist() == [True, *[False] * len(bad), True]
+    assert np.allclose(answer["probabilities"][0], alone["probabilities"][0], atol=1e-6)
+    assert np.allclose(answer["probabilities"][-1], alone["probabilities"][0], atol=1e-6)
+    assert answer["class"].numpy()[1] == b"" and answer["probability"].numpy()[1] == 0
+    assert not answer["probabilities"].numpy()[1:-1].any()
+    assert [c.decode() for c in answer["classes"].numpy()] == CLASSES
+
+
+def test_shapes_and_types_of_the_answers(served: Path) -> None:
+    signatures = tf.saved_model.load(str(served)).signatures
+    assert {"serving_default", "serve_bytes", "serve", "serve_float"} <= set(signatures)
+    answer = signatures["serve_bytes"](image_bytes=tf.constant([encode(draw((1, 2, 3), 1), "PNG")] * 2))
+    assert {k: (v.dtype.name, v.shape.as_list()) for k, v in answer.items()} == {
+        "class": ("string", [2]),
+        "probability": ("float32", [2]),
+        "probabilities": ("float32", [2, 3]),
+        "classes": ("string", [3]),
+        "ok": ("bool", [2]),
+    }
+    assert signatures["serve_bytes"](image_bytes=tf.constant([], tf.string))["probabilities"].shape == (0, 3)
+
+
+def test_pixels_are_answered_as_bytes_are(served: Path) -> None:
+    signatures = tf.saved_model.load(str(served)).signatures
+    image = draw((180, 90, 40), 9, 50)
+    by_bytes = signatures["serve_bytes"](image_bytes=tf.constant([encode(image, "PNG")]))["probabilities"].numpy()
+    pixels = np.asarray(image)[None]
+    assert np.allclose(signatures["serve"](image=tf.constant(pixels))["probabilities"], by_bytes, atol=1e-6)
+    floats = signatures["serve_float"](image=tf.constant(pixels, tf.float32))["probabilities"]
+    assert np.allclose(floats, by_bytes, atol=1e-2)
+
+
+def test_each_variable_is_held_once(model: keras.Model, served: Path) -> None:
+    stored = sum(f.stat().st_size for f in (served / "variables").iterdir())
+    assert stored < 1.3 * 4 * model.count_params()
+
+
+def test_the_folder_describes_itself(served: Path) -> None:
+    described = json.loads((served / "tlkit.json").read_text(encoding="utf-8"))
+    assert described["classes"] == CLASSES and described["image_size"] == 32 and described["fit"] == "squash"
+
+
+def test_only_an_export_is_replaced(model: keras.Model, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="no SavedModel"):
+        export(model, CLASSES, tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_model_that_does_not_load_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(ParityError, match="fresh process"):
+        serve_files(tmp_path, [tmp_path / "x"])
+
+
+def test_the_fit_is_part_of_the_export(model: keras.Model, tmp_path: Path) -> None:
+    wide = Image.new("RGB", (200, 40), (250, 10, 10))
+    wide.paste((10, 10, 250), (80, 0, 120, 40))
+    data = io.BytesIO()
+    wide.save(data, "PNG")
+    folder = export(model, CLASSES, tmp_path / "m", fit="crop")
+    (tmp_path / "w.png").write_bytes(data.getvalue())
+    blue = np.full((1, 32, 32, 3), (10, 10, 250), "uint8")
+    prove_parity(folder, [tmp_path / "w.png"], model.predict(blue, verbose=0), CLASSES)
