@@ -63,7 +63,10 @@ def main() -> None:
             print(rows[-1], flush=True)
             _append(rows[-1])
     missed = [row["set"] for row in rows if row["test_accuracy"] < row["floor"]]
-    print(f"{len(rows) - len(missed)} of {len(rows)} sets at or above their floor" + (f"; below: {missed}" if missed else ""))
+    print(
+        f"{len(rows) - len(missed)} of {len(rows)} sets at or above their floor"
+        + (f"; below: {missed}" if missed else "")
+    )
     sys.exit(bool(missed))
 
 

@@ -5,6 +5,7 @@ When not: a few hundred images; natural photographs, where two blocks give nearl
 Why: the further from ImageNet, the earlier the layers that should change; gradual unfreezing and rates that fall with depth keep
     what is still of use (Howard and Ruder 2018, arXiv:1801.06146).
 Command: tlkit finetune data/ --recipe large_different
+Measured: not measured; it has not yet been shown to beat `large_similar` on its own kind of data.
 """
 
 from tlkit.spec import Recipe, Stage

@@ -5,6 +5,9 @@ When not: a few hundred images (the blocks overfit); pictures of another kind (m
 Why: enough data to adapt the most specialised features, while the early ones serve as they are (Yosinski et al. 2014,
     arXiv:1411.1792). The frozen blocks run once; only what is above them is trained.
 Command: tlkit finetune data/ --recipe large_similar
+Measured: MobileNetV2 at 224, given splits, seed 0, 2026-11-21, TensorFlow 2.21, Keras 3.15.1, test accuracy with its 95 %
+    interval: clothing 91.5 (89.3 to 93.2, n = 761), against 88.3 (85.8 to 90.4) for a linear head alone; chest_xray 98.0 (96.9 to
+    98.7, n = 1,039), against 95.2 (93.7 to 96.3). One seed; see benchmarks/main_job.csv.
 """
 
 from tlkit.spec import Recipe, Stage

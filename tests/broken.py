@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -47,7 +46,11 @@ def left_out(seed: int) -> Iterator[tuple[str, bytes, str]]:
     corrupt = bytearray(png)
     corrupt[len(png) // 2] ^= 0xFF
     yield "empty.jpg", b"", "empty-file"
-    yield "page.jpg", b"<!DOCTYPE html><html><body>404 not found</body></html>" + bytes([65 + seed % 20]), "not-an-image"
+    yield (
+        "page.jpg",
+        b"<!DOCTYPE html><html><body>404 not found</body></html>" + bytes([65 + seed % 20]),
+        "not-an-image",
+    )
     yield "words.png", b"just some words %d" % seed, "not-an-image"
     yield "zeros.jpg", bytes(500 + seed), "not-an-image"
     yield "half.jpg", jpeg[: len(jpeg) // 2], "truncated"
@@ -93,8 +96,7 @@ def write_broken(folder: Path, count: int, start: int = 0) -> dict[str, str]:
     while len(expected) < count:
         for name, data, problem in left_out(seed):
             if len(expected) < count:
-                stem, suffix = os.path.splitext(name)
-                file = f"{stem} {seed}{suffix}"
+                file = f"{Path(name).stem} {seed}{Path(name).suffix}"
                 (folder / file).write_bytes(data)
                 expected[file] = problem
         seed += 1

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,6 @@ from PIL import Image
 
 SHARED = Path(os.environ.get("TLKIT_SHARED", Path(__file__).parent.parent.parent / "shared"))
 COLOURS = {"blue": (30, 40, 220), "green": (30, 200, 40), "red": (220, 40, 30)}
-TINY = {"backbone": "mobilenet_0.25", "weights": "none", "image_size": 32}  # seconds, not accuracy
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -52,6 +52,35 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Settings for `finetune` with a backbone of four small layers, so that a run takes seconds."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
+    for filters in (8, 16, 24, 32):
+        x = keras.layers.Conv2D(filters, 3, strides=2, padding="same", activation="relu", name=f"conv_{filters}")(x)
+    file = tmp_path_factory.mktemp("tiny") / "tiny.keras"
+    keras.Model(inputs, x).save(file)
+    return {"backbone": str(file), "image_size": 32}
+
+
+@pytest.fixture
+def unserved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves the export and its proof out of `finetune`, for tests of something else: they take most of a short run."""
+    module = importlib.import_module("tlkit.export")
+
+    def export(model: object, class_names: object, folder: Path, fit: str) -> Path:
+        folder.mkdir()
+        return folder
+
+    proof = {"n": 0, "top1_agreement": 1.0, "max_difference": 0.0, "limit": 1e-5, "within_limit": True}
+    monkeypatch.setattr(module, "export", export)
+    monkeypatch.setattr(module, "prove_parity", lambda *a: proof)
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip(f"the real data sets are not at '{SHARED}' (set TLKIT_SHARED)")
@@ -70,24 +99,12 @@ def imagenet(shared: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: py
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any]) -> Path:
     """A finished run on drawn images, shared by the tests that only read one."""
     from tlkit import Recipe, Stage, finetune
 
     base = tmp_path_factory.mktemp("trained")
     data = write_folder(base / "data", per_class=16)
-    stage = Stage(epochs=25, learning_rate=3e-3, unfreeze="all", batch_norm="moving")
-    finetune(data, **TINY, out=base / "run", recipe=Recipe("tiny", stages=(stage,), batch_size=12, monitor="val_accuracy"))
+    stages = (Stage(epochs=15, learning_rate=1e-2), Stage(epochs=3, learning_rate=1e-3, unfreeze=1))
+    finetune(data, **tiny, out=base / "run", recipe=Recipe("tiny", stages=stages, batch_size=12))
     return base / "run"
-
-
-@pytest.fixture
-def save(tmp_path: Path) -> Callable[..., Path]:
-    """Save a drawn image in a format, and give its path."""
-
-    def _save(name: str, image: Image.Image | None = None, **settings: object) -> Path:
-        file = tmp_path / name
-        (image or draw(COLOURS["red"], 1, 60)).save(file, **settings)
-        return file
-
-    return _save

@@ -77,7 +77,10 @@ def test_brightness_is_a_share_of_255() -> None:
 
 def test_colour_cast_shifts_each_channel_by_itself_within_its_range() -> None:
     grey = np.full((4, 4, 3), 100, "uint8")
-    shifts = np.array([augment(grey, Augmentation(colour_cast=(-0.1, 0.1)), (i,))[0, 0] for i in range(60)]).astype(int) - 100
+    shifts = (
+        np.array([augment(grey, Augmentation(colour_cast=(-0.1, 0.1)), (i,))[0, 0] for i in range(60)]).astype(int)
+        - 100
+    )
     assert np.abs(shifts).max() <= 26 and (np.ptp(shifts, axis=1) > 5).any()
     assert (shifts.min(axis=0) < -10).all() and (shifts.max(axis=0) > 10).all()
 

@@ -54,7 +54,10 @@ def test_normalisation_is_keras_applications_own(name: str) -> None:
     assert np.abs(model.predict(pixels, verbose=0) - expected).max() < 1e-4
 
 
-def test_efficientnet_gives_what_keras_gives_with_its_imagenet_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_efficientnet_gives_what_keras_gives_with_its_imagenet_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Keras adds a division only when it loads by the name "imagenet"; loading the same file must give the same features."""
     from keras.src.utils import file_utils
 
@@ -80,6 +83,7 @@ def _save_legacy(model: keras.Model, file: Path) -> None:
         legacy_h5_format.save_weights_to_hdf5_group(stream, model)
 
 
+@pytest.mark.slow
 def test_weights_files_are_those_that_keras_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
     from keras.src.utils import file_utils
 
@@ -94,12 +98,14 @@ def test_weights_files_are_those_that_keras_asks_for(monkeypatch: pytest.MonkeyP
         one = BACKBONES[name]
         width = {"alpha": one.alpha} if one.alpha else {}
         with pytest.raises(Asked) as asked:
-            getattr(keras.applications, one.application)(weights="imagenet", include_top=False, input_shape=(224, 224, 3), **width)
+            getattr(keras.applications, one.application)(
+                weights="imagenet", include_top=False, input_shape=(224, 224, 3), **width
+            )
         assert asked.value.args == (one.weights_file, one.weights_url, one.weights_hash)
 
 
 def test_an_unknown_name_offers_the_nearest() -> None:
-    with pytest.raises(NameUnknown, match="Unknown backbone 'vgg61'. Did you mean 'vgg16'?"):
+    with pytest.raises(NameUnknown, match=r"Unknown backbone 'vgg61'. Did you mean 'vgg16'?"):
         find_backbone("vgg61")
 
 
@@ -113,7 +119,9 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "models"
 
 
-def test_with_no_network_the_message_says_what_where_and_what_else(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_no_network_the_message_says_what_where_and_what_else(
+    empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def unreachable(*a: object, **k: object) -> str:
         raise Exception("URL fetch failure")
 
@@ -136,7 +144,9 @@ def test_a_damaged_file_is_refused_with_both_hashes(empty_cache: Path) -> None:
 
 def test_a_truncated_file_is_refused_by_name_and_hash(tmp_path: Path) -> None:
     (tmp_path / "cut.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
-    with pytest.raises(WeightsError, match=r"cut\.h5' \(108 bytes, SHA-256 [0-9a-f]{64}\) does not load into mobilenet_0.25"):
+    with pytest.raises(
+        WeightsError, match=r"cut\.h5' \(108 bytes, SHA-256 [0-9a-f]{64}\) does not load into mobilenet_0.25"
+    ):
         build_classifier("mobilenet_0.25", 2, image_size=32, weights=str(tmp_path / "cut.h5"))
 
 
@@ -157,7 +167,9 @@ def test_real_weights_load_and_know_a_cat_from_noise(imagenet: Path) -> None:
     build_classifier("mobilenetv2_0.35", 2)
     model = build_classifier("mobilenetv2", 2)
     file = imagenet / "models" / BACKBONES["mobilenetv2"].weights_file
-    reference = keras.applications.MobileNetV2(include_top=False, weights=str(file), pooling="avg", input_shape=(224, 224, 3))
+    reference = keras.applications.MobileNetV2(
+        include_top=False, weights=str(file), pooling="avg", input_shape=(224, 224, 3)
+    )
     from PIL import Image
 
     cat = next((SHARED / "data" / "cats_dogs" / "images" / "cat").iterdir())

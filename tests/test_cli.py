@@ -6,21 +6,24 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from tlkit.recipes import RECIPES
 
 from tests.conftest import COLOURS, draw
 from tlkit.backbones import BACKBONES
 from tlkit.cli import main
-from tlkit.recipes import RECIPES
 
 COMMANDS = sorted(main.commands)
 
 
 def tlkit(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "tlkit", *map(str, words)], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "tlkit", *map(str, words)], capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
@@ -50,7 +53,9 @@ def test_help_is_quick() -> None:
         (["finetune", "x", "--fit", "crp"], "Did you mean 'crop'?", 1),
     ],
 )
-def test_a_wrong_word_names_the_nearest_right_one_without_starting_tensorflow(words: list[str], message: str, code: int) -> None:
+def test_a_wrong_word_names_the_nearest_right_one_without_starting_tensorflow(
+    words: list[str], message: str, code: int
+) -> None:
     started = time.perf_counter()
     done = tlkit(*words)
     assert message in done.stderr and done.returncode == code
@@ -62,9 +67,10 @@ def test_a_wrong_path_names_the_nearest(folder: Path) -> None:
     assert done.returncode == 1 and f"Did you mean '{folder}'?" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_the_whole_way_and_nothing_on_stderr(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_whole_way_and_nothing_on_stderr(folder: Path, tmp_path: Path, tiny: dict[str, Any]) -> None:
     run = tmp_path / "run"
-    settings = ["--backbone", "mobilenet_0.25", "--weights", "none", "--image-size", 32, "--epochs", 2]
+    settings = ["--backbone", tiny["backbone"], "--epochs", 2]
     done = tlkit("finetune", folder, *settings, "--out", run)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     for word in ("recipe", "stage 1 of 1", "validation", "served", "next"):
@@ -74,7 +80,9 @@ def test_the_whole_way_and_nothing_on_stderr(folder: Path, tmp_path: Path) -> No
 
     draw(COLOURS["red"], 77).save(tmp_path / "new.png")
     (tmp_path / "junk.png").write_bytes(b"junk")
-    answer = tlkit("predict", run, tmp_path / "new.png", tmp_path / "junk.png", "--csv", tmp_path / "out.csv", "--top", 2)
+    answer = tlkit(
+        "predict", run, tmp_path / "new.png", tmp_path / "junk.png", "--csv", tmp_path / "out.csv", "--top", 2
+    )
     assert answer.returncode == 0 and "2 files, 1 with a problem" in answer.stdout, answer.stderr
     table = pd.read_csv(tmp_path / "out.csv")
     assert list(table.columns) == ["path", "prediction", "probability", "top2", "top2_probability", "problem"]

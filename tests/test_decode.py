@@ -12,7 +12,7 @@ from tests.conftest import draw
 from tlkit.decode import attempt, decode, decode_and_resize, header_fault
 
 PICTURE = draw((120, 90, 60), 3, 90).resize((120, 80))
-in_graph = tf.function(lambda data: decode_and_resize(data, 48))
+in_graph = tf.function(lambda data: decode_and_resize(data, 48), autograph=False)
 
 
 def pixels(data: bytes) -> np.ndarray:
@@ -38,7 +38,9 @@ def test_exif_orientation_is_honoured(orientation: int, order: str) -> None:
     assert np.abs(pixels(data) - by_pillow(data)).max() <= 3
 
 
-@pytest.mark.parametrize("exif", [b"Exif\x00\x00", b"Exif\x00\x00II*\x00\xff\xff\xff\x7f", b"Exif\x00\x00MM\x00*" + b"\xff" * 30])
+@pytest.mark.parametrize(
+    "exif", [b"Exif\x00\x00", b"Exif\x00\x00II*\x00\xff\xff\xff\x7f", b"Exif\x00\x00MM\x00*" + b"\xff" * 30]
+)
 def test_broken_exif_turns_nothing(exif: bytes) -> None:
     plain = encode(PICTURE, "JPEG")
     assert (pixels(encode(PICTURE, "JPEG", exif=exif)) == pixels(plain)).all()
@@ -79,7 +81,7 @@ def test_pixels_are_those_that_pillow_sees(kind: str, mode: str, settings: dict[
 def test_the_same_bits_eagerly_in_a_function_and_from_a_saved_model(tmp_path) -> None:  # type: ignore[no-untyped-def]
     module = tf.Module()
     module.decode = tf.function(
-        lambda data: decode_and_resize(data, 48), input_signature=[tf.TensorSpec((), tf.string)]
+        lambda data: decode_and_resize(data, 48), input_signature=[tf.TensorSpec((), tf.string)], autograph=False
     )
     tf.saved_model.save(module, str(tmp_path / "m"))
     loaded = tf.saved_model.load(str(tmp_path / "m"))

@@ -25,7 +25,9 @@ def test_a_class_without_images_does_not_lower_macro_f1() -> None:
     assert found["macro_f1"] == 1.0 and found["per_class"]["c"]["support"] == 0
 
 
-@pytest.mark.parametrize(("right", "n", "low", "high"), [(93, 100, 0.8625, 0.9657), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0)])
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"), [(93, 100, 0.8625, 0.9657), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0)]
+)
 def test_wilsons_interval_as_published_tables_give_it(right: int, n: int, low: float, high: float) -> None:
     assert wilson_interval(right, n) == pytest.approx((low, high), abs=1e-4)
 
@@ -38,5 +40,13 @@ def test_perfect_calibration_has_no_error() -> None:
 
 def test_the_prediction_table_ranks_classes() -> None:
     table = prediction_table(["x"], np.array([[0.2, 0.5, 0.3]]), ["a", "b", "c"], top=5)
-    assert list(table.columns) == ["path", "prediction", "probability", "top2", "top2_probability", "top3", "top3_probability"]
+    assert list(table.columns) == [
+        "path",
+        "prediction",
+        "probability",
+        "top2",
+        "top2_probability",
+        "top3",
+        "top3_probability",
+    ]
     assert table.iloc[0][["prediction", "top2", "top3"]].tolist() == ["b", "c", "a"]

@@ -12,13 +12,25 @@ import time
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
 
 from tests.broken import write_broken
-from tests.conftest import COLOURS, TINY, draw, write_folder
-from tlkit import Augmentation, Recipe, Stage, evaluate_run, export_run, finetune, inspect, load_model, open_run, predict
+from tests.conftest import COLOURS, draw, write_folder
+from tlkit import (
+    Augmentation,
+    Recipe,
+    Stage,
+    evaluate_run,
+    export_run,
+    finetune,
+    inspect,
+    load_model,
+    open_run,
+    predict,
+)
 from tlkit.errors import DataError, NameUnknown, RunError, SpecError, WeightsError
 from tlkit.runs import FILES
 
@@ -34,7 +46,7 @@ def test_a_run_leaves_every_file_and_learns(trained: Path) -> None:
     assert metrics["parity"]["top1_agreement"] == 1.0 and metrics["parity"]["max_difference"] < 1e-5
     assert metrics["seconds"]["total"] > 0
     history = pd.read_csv(trained / "history.csv")
-    assert {"stage", "epoch", "loss", "val_accuracy", "best"} <= set(history) and len(history) == 25
+    assert {"stage", "epoch", "loss", "val_accuracy", "best"} <= set(history) and set(history["stage"]) == {1, 2}
     predictions = pd.read_csv(trained / "predictions.csv")
     assert list(predictions.columns[:5]) == ["path", "part", "label", "prediction", "probability"]
     assert set(pd.read_csv(trained / "split.csv")["part"]) == {"train", "val"}
@@ -48,17 +60,19 @@ def test_the_plan_says_what_and_why(trained: Path) -> None:
     assert {"tensorflow", "keras", "python"} <= set(plan["versions"])
 
 
-def test_the_default_recipe_is_chosen_by_size_and_says_what_it_assumed(folder: Path, tmp_path: Path) -> None:
+def test_the_default_recipe_is_chosen_by_size_and_says_what_it_assumed(
+    folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None
+) -> None:
     said: list[str] = []
-    finetune(folder, **TINY, out=tmp_path / "run", dry_run=True, say=said.append)
+    finetune(folder, **tiny, out=tmp_path / "run", dry_run=True, say=said.append)
     assert any("small_similar" in line and "assumed" in line for line in said)
     assert not (tmp_path / "run").exists()
-    finetune(folder, **TINY, out=tmp_path / "run", dry_run=True, similar=False, say=said.append)
+    finetune(folder, **tiny, out=tmp_path / "run", dry_run=True, similar=False, say=said.append)
     assert "small_different" in said[-2]
 
 
-def test_a_plan_repeats_its_run(folder: Path, tmp_path: Path) -> None:
-    first = finetune(folder, **TINY, recipe=QUICK, seed=3, out=tmp_path / "one")
+def test_a_plan_repeats_its_run(folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None) -> None:
+    first = finetune(folder, **tiny, recipe=QUICK, seed=3, out=tmp_path / "one")
     again = finetune(first.folder / "plan.json", out=tmp_path / "two")
     one, two = (pd.read_csv(run.folder / "history.csv").drop(columns="seconds") for run in (first, again))
     pd.testing.assert_frame_equal(one, two)
@@ -67,27 +81,32 @@ def test_a_plan_repeats_its_run(folder: Path, tmp_path: Path) -> None:
     assert other.plan["settings"]["seed"] == 4
 
 
-def test_a_second_run_decodes_nothing_and_computes_nothing_frozen(folder: Path, tmp_path: Path) -> None:
-    first = finetune(folder, **TINY, recipe=QUICK, out=tmp_path / "one")
-    again = finetune(folder, **TINY, recipe=QUICK, epochs=3, out=tmp_path / "two")
+def test_a_second_run_decodes_nothing_and_computes_nothing_frozen(
+    folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None
+) -> None:
+    write_folder(folder, start=7000)  # pictures that no other test has cached
+    first = finetune(folder, **tiny, recipe=QUICK, out=tmp_path / "one")
+    again = finetune(folder, **tiny, recipe=QUICK, epochs=3, out=tmp_path / "two")
     assert (first.metrics["images_decoded"], first.metrics["images_computed"]) == (24, 24)
     assert (again.metrics["images_decoded"], again.metrics["images_computed"]) == (0, 0)
 
 
-def test_200_broken_files_among_200_good_ones_are_all_named(tmp_path: Path) -> None:
+def test_200_broken_files_among_200_good_ones_are_all_named(
+    tmp_path: Path, tiny: dict[str, Any], unserved: None
+) -> None:
     data = write_folder(tmp_path / "data", per_class=100, classes=("red", "blue"))
     expected = {}
     for name, start in (("red", 0), ("blue", 1000)):
         found = write_broken(data / name, 100, start)
         expected |= {f"{name}/{file}": problem for file, problem in found.items()}
-    run = finetune(data, **TINY, recipe=QUICK, out=tmp_path / "run")
+    run = finetune(data, **tiny, recipe=QUICK, out=tmp_path / "run")
     problems = pd.read_csv(run.folder / "problems.csv", keep_default_na=False)
     named = dict(zip(problems["path"], problems["problem"], strict=True))
     assert len(expected) == 200 and named == expected
     assert set(problems["action"]) == {"left out"}
     assert len(pd.read_csv(run.folder / "split.csv")) == 200
     with pytest.raises(DataError, match="--strict"):
-        finetune(data, **TINY, recipe=QUICK, out=tmp_path / "strict", strict=True)
+        finetune(data, **tiny, recipe=QUICK, out=tmp_path / "strict", strict=True)
     assert not (tmp_path / "strict").exists()
 
 
@@ -99,65 +118,85 @@ def test_200_broken_files_among_200_good_ones_are_all_named(tmp_path: Path) -> N
         ({"recipe": "mine.py"}, NameUnknown),
         ({"fit": "sqash"}, NameUnknown),
         ({"image_size": 8}, SpecError),
-        ({"weights": "nothere.h5"}, WeightsError),
+        ({"backbone": "vgg16", "weights": "nothere.h5"}, WeightsError),
         ({"validation": 2.0}, SpecError),
         ({"max_minutes": -1.0}, SpecError),
         ({"from_run": "nothere"}, RunError),
     ],
 )
 def test_wrong_names_and_numbers_fail_before_any_image_is_read(
-    folder: Path, tmp_path: Path, settings: dict[str, Any], error: type[Exception], monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    tmp_path: Path,
+    settings: dict[str, Any],
+    error: type[Exception],
+    monkeypatch: pytest.MonkeyPatch,
+    tiny: dict[str, Any],
 ) -> None:
     import importlib
 
     module = importlib.import_module("tlkit.finetune")
     monkeypatch.setattr(module, "scan", lambda *a, **k: pytest.fail("images were read"))
     with pytest.raises(error):
-        finetune(folder, **{**TINY, **settings}, out=tmp_path / "run")
+        finetune(folder, **{**tiny, **settings}, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_an_earlier_run_is_kept_unless_forced_and_even_then_until_names_are_checked(folder: Path, tmp_path: Path) -> None:
+def test_an_earlier_run_is_kept_unless_forced_and_even_then_until_names_are_checked(
+    folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None
+) -> None:
     out = tmp_path / "run"
-    finetune(folder, **TINY, recipe=QUICK, out=out)
+    finetune(folder, **tiny, recipe=QUICK, out=out)
     with pytest.raises(RunError, match="--force"):
-        finetune(folder, **TINY, recipe=QUICK, out=out)
+        finetune(folder, **tiny, recipe=QUICK, out=out)
     with pytest.raises(DataError):
-        finetune(tmp_path / "dta", **TINY, recipe=QUICK, out=out, force=True)
+        finetune(tmp_path / "dta", **tiny, recipe=QUICK, out=out, force=True)
     assert open_run(out).finished
     with pytest.raises(RunError, match="is a run, not data"):
         finetune(out, out=tmp_path / "other")
 
 
-def test_starting_from_an_earlier_run_takes_its_backbone(trained: Path, tmp_path: Path) -> None:
+def test_starting_from_an_earlier_run_takes_its_backbone(
+    trained: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None
+) -> None:
     data = write_folder(tmp_path / "data", per_class=4, classes=("red", "blue"), start=500)
     frozen = Recipe("frozen", stages=(Stage(1, 1e-9),), batch_size=4)
     run = finetune(data, from_run=trained, recipe=frozen, image_size=32, out=tmp_path / "run")
     mine, theirs = load_model(run), load_model(trained)
-    assert np.array_equal(mine.get_layer("conv1").kernel, theirs.get_layer("conv1").kernel)
-    assert mine.output_shape[-1] == 2 and run.plan["settings"]["backbone"] == TINY["backbone"]
+    assert np.array_equal(mine.get_layer("conv_32").kernel, theirs.get_layer("conv_32").kernel)
+    assert not np.array_equal(
+        mine.get_layer("conv_32").kernel, keras.saving.load_model(tiny["backbone"]).get_layer("conv_32").kernel
+    )
+    assert mine.output_shape[-1] == 2 and run.plan["settings"]["backbone"] == tiny["backbone"]
     with pytest.raises(SpecError, match="Leave --backbone out"):
         finetune(data, from_run=trained, backbone="vgg16", out=tmp_path / "other")
 
 
-def test_a_recipe_with_augmentation_and_stages_ends_in_a_proven_export(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_recipe_with_augmentation_and_stages_ends_in_a_proven_export(
+    folder: Path, tmp_path: Path, tiny: dict[str, Any]
+) -> None:
     recipe = Recipe(
         "full",
-        stages=(Stage(1, 1e-3), Stage(1, 1e-3, unfreeze=1, layer_decay=0.5), Stage(1, 1e-3, unfreeze="all", batch_norm="moving")),
+        stages=(
+            Stage(1, 1e-3),
+            Stage(1, 1e-3, unfreeze=1, layer_decay=0.5),
+            Stage(1, 1e-3, unfreeze="all", batch_norm="moving"),
+        ),
         augmentation=Augmentation(rotate=(-10, 10), flip_horizontal=0.5),
         views=2,
         batch_size=8,
         class_weights=True,
     )
-    run = finetune(folder, **TINY, recipe=recipe, fit="pad", out=tmp_path / "run")
+    run = finetune(folder, **tiny, recipe=recipe, fit="pad", out=tmp_path / "run")
     assert run.metrics["parity"]["top1_agreement"] == 1.0
     assert pd.read_csv(run.folder / "history.csv")["stage"].tolist() == [1, 2, 3]
 
 
-def test_the_time_limit_ends_training_early_and_says_so(folder: Path, tmp_path: Path) -> None:
-    recipe = Recipe("long", stages=(Stage(100_000, 1e-6, unfreeze="all"),), batch_size=8)
+@pytest.mark.slow
+def test_the_time_limit_ends_training_early_and_says_so(folder: Path, tmp_path: Path, tiny: dict[str, Any]) -> None:
+    recipe = Recipe("long", stages=(Stage(1_000_000, 1e-6, unfreeze="all"),), batch_size=8)
     started = time.monotonic()
-    run = finetune(folder, **TINY, recipe=recipe, max_minutes=0.75, out=tmp_path / "run")
+    run = finetune(folder, **tiny, recipe=recipe, max_minutes=0.75, out=tmp_path / "run")
     assert time.monotonic() - started < 0.75 * 60 * 1.1
     assert any("time limit" in note for note in run.metrics["notes"])
     assert run.metrics["parity"]["top1_agreement"] == 1.0
@@ -168,9 +207,11 @@ def test_the_time_limit_ends_training_early_and_says_so(folder: Path, tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["plan.json", "history.csv", "model.keras", "predictions.csv", "saved_model"])
-def test_a_killed_run_is_reported_as_unfinished_and_can_be_replaced(folder: Path, tmp_path: Path, moment: str) -> None:
+def test_a_killed_run_is_reported_as_unfinished_and_can_be_replaced(
+    folder: Path, tmp_path: Path, moment: str, tiny: dict[str, Any]
+) -> None:
     out = tmp_path / "run"
-    code = f"from tlkit import *; finetune({str(folder)!r}, backbone='mobilenet_0.25', weights='none', image_size=32, epochs=2, out={str(out)!r})"
+    code = f"from tlkit import *; finetune({str(folder)!r}, backbone={tiny['backbone']!r}, epochs=2, out={str(out)!r})"
     process = subprocess.Popen([sys.executable, "-c", code], env=os.environ)
     try:
         while not (out / moment).exists():
@@ -182,14 +223,12 @@ def test_a_killed_run_is_reported_as_unfinished_and_can_be_replaced(folder: Path
     for name in ("plan.json",):
         json.loads((out / name).read_text())
     if (out / "model.keras").exists():
-        import keras
-
         keras.saving.load_model(out / "model.keras", compile=False)
     with pytest.raises(RunError, match="did not finish"):
         open_run(out)
     with pytest.raises(RunError, match="unfinished run"):
-        finetune(folder, **TINY, recipe=QUICK, out=out)
-    assert finetune(folder, **TINY, recipe=QUICK, out=out, force=True).finished
+        finetune(folder, **tiny, recipe=QUICK, out=out)
+    assert finetune(folder, **tiny, recipe=QUICK, out=out, force=True).finished
     assert {p.name for p in out.iterdir()} == set(FILES)
 
 
@@ -227,11 +266,18 @@ def test_changed_or_missing_images_are_not_evaluated_as_if_they_were_the_same(tr
     victim.unlink()
     with pytest.raises(DataError, match="is gone"):
         evaluate_run(copy)
-    folder, proof = export_run(copy, tmp_path / "served")
-    assert proof is None and (folder / "saved_model.pb").exists()
 
 
-def test_predicting_files_and_folders_by_a_run_or_an_export(trained: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_exporting_a_run_again_proves_it_again_and_predicts_the_same(trained: Path, tmp_path: Path) -> None:
+    folder, proof = export_run(trained, tmp_path / "served")
+    assert proof is not None and proof["top1_agreement"] == 1.0
+    draw(COLOURS["blue"], 4322).save(tmp_path / "b.jpg")
+    again, first = (predict(model, [tmp_path / "b.jpg"])["probability"][0] for model in (folder, trained))
+    assert again == pytest.approx(first, abs=1e-6)
+
+
+def test_predicting_files_and_folders(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     draw(COLOURS["red"], 4321).save(tmp_path / "deep" / "r.png")
     draw(COLOURS["blue"], 4322).save(tmp_path / "b.jpg")
@@ -242,14 +288,11 @@ def test_predicting_files_and_folders_by_a_run_or_an_export(trained: Path, tmp_p
     assert [Path(p).name for p in table["path"]] == ["page.jpg", "r.png", "b.jpg"]
     assert table["prediction"].tolist()[1:] == ["red", "blue"] and pd.isna(table["prediction"][0])
     assert table["problem"].tolist() == ["not-an-image: it is an HTML or XML page", "", ""]
-    folder, proof = export_run(trained, tmp_path / "served")
-    assert proof is not None and proof["top1_agreement"] == 1.0
-    assert predict(folder, [tmp_path / "b.jpg"])["probability"][0] == pytest.approx(table["probability"][2], abs=1e-6)
 
 
 def test_predicting_says_what_is_missing(trained: Path, tmp_path: Path) -> None:
     draw(COLOURS["red"], 1).save(tmp_path / "photo.png")
-    with pytest.raises(DataError, match="Did you mean '.*photo.png'"):
+    with pytest.raises(DataError, match=r"Did you mean '.*photo.png'"):
         predict(trained, [tmp_path / "foto.png"])
     with pytest.raises(RunError, match="not a run"):
         predict(tmp_path, [tmp_path / "photo.png"])

@@ -174,7 +174,7 @@ def test_strict_makes_a_problem_an_error_but_not_a_note(folder: Path) -> None:
 
 
 def test_messages_for_data_that_is_not_there(tmp_path: Path, folder: Path) -> None:
-    with pytest.raises(DataError, match="Did you mean '.*data'"):
+    with pytest.raises(DataError, match=r"Did you mean '.*data'"):
         scan(tmp_path / "dta")
     (tmp_path / "flat").mkdir()
     draw((1, 1, 1), 1).save(tmp_path / "flat" / "a.png")
@@ -182,7 +182,7 @@ def test_messages_for_data_that_is_not_there(tmp_path: Path, folder: Path) -> No
         scan(tmp_path / "flat")
     (tmp_path / "one" / "a").mkdir(parents=True)
     (tmp_path / "one" / "a" / "b.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match="No usable images in .*1 empty-file"):
+    with pytest.raises(DataError, match=r"No usable images in .*1 empty-file"):
         scan(tmp_path / "one")
     with pytest.raises(DataError, match="needs a CSV"):
         scan(folder, group_by="patient")
@@ -235,7 +235,7 @@ def test_groups_of_several_classes_stay_whole(folder: Path, seed: int) -> None:
     assert (table.groupby("group")["part"].nunique() == 1).all()
     assert (table.groupby("label")["part"].nunique() == 2).all()
     assert (table["part"] == "val").sum() == 6
-    with pytest.raises(NameUnknown, match="Did you mean 'patient'"):
+    with pytest.raises(NameUnknown, match=r"Did you mean 'patient'"):
         scan(file, group_by="pateint")
 
 

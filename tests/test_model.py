@@ -53,7 +53,9 @@ def check_structure(name: str) -> None:
     parts = blocks(model, backbone)
     covered = [id(layer) for block in parts for layer in block.layers]
     assert len(covered) == len(set(covered)), "a layer is in two blocks"
-    weighted = [layer for layer in model.layers if layer.weights and not layer.name.startswith(("head_", "predictions"))]
+    weighted = [
+        layer for layer in model.layers if layer.weights and not layer.name.startswith(("head_", "predictions"))
+    ]
     assert [layer.name for layer in weighted if id(layer) not in set(covered)] == []
     assert sum(layer.count_params() for layer in weighted) == backbone.parameters
     counts = [set_trainable(model, backbone, unfreeze=k) for k in range(len(parts) + 1)]
@@ -109,6 +111,7 @@ def test_blocks_cover_the_backbone_of_every_row(name: str) -> None:
     check_structure(name)
 
 
+@pytest.mark.slow
 def test_fit_obeys_the_blocks_and_the_batch_norm_mode(tmp_path: Path) -> None:
     check_behaviour("mobilenet_0.25", tmp_path)
 

@@ -21,7 +21,7 @@ def test_a_run_without_metrics_is_unfinished_and_can_be_replaced(tmp_path: Path)
     assert not run.finished
     with pytest.raises(RunError, match=r"did not finish.*--force"):
         open_run(run.folder)
-    with pytest.raises(RunError, match="unfinished run.*--force"):
+    with pytest.raises(RunError, match=r"unfinished run.*--force"):
         check_out(run.folder, force=False)
     assert list(start_run(run.folder, force=True).folder.iterdir()) == []
 
@@ -53,7 +53,7 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
 def test_messages_for_what_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="No such run"):
         open_run(tmp_path / "none")
-    with pytest.raises(RunError, match="no plan.json"):
+    with pytest.raises(RunError, match=r"no plan\.json"):
         open_run(tmp_path)
     (tmp_path / "plan.json").write_text("{")
     with pytest.raises(RunError, match="not JSON"):

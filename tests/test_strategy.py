@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from tlkit.recipes import RECIPES
 
 from tlkit.errors import NameUnknown, SpecError
-from tlkit.recipes import RECIPES
 from tlkit.spec import to_dict
 from tlkit.strategy import choose_recipe, find_recipe
 

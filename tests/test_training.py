@@ -157,6 +157,7 @@ def test_extraction_stops_at_its_deadline_with_what_it_has() -> None:
     assert found is not None and found.count == 4 and len(found.views[0][0]) == 4
 
 
+@pytest.mark.slow
 def test_two_tensor_boundaries_are_cached_too() -> None:
     nasnet = BACKBONES["nasnetmobile"]
     model = build_classifier(nasnet, 3, image_size=32, weights="none")
@@ -185,7 +186,7 @@ def test_a_head_stage_moves_the_head_alone_and_computes_each_image_once() -> Non
 
 
 def test_the_same_seed_gives_the_same_history() -> None:
-    plan = recipe(Stage(2, 1e-3), Stage(2, 1e-3, unfreeze=1), augmentation=SHIFT, views=2)
+    plan = recipe(Stage(2, 1e-3, unfreeze=1), augmentation=SHIFT, views=2)
     runs = []
     for seed in (0, 0, 1):
         history = train(tiny(seed=0), NAME, plan, examples(24, 107), examples(9, 108), seed=seed)
@@ -255,7 +256,9 @@ def rates(stage: Stage, steps: int, at: Sequence[int]) -> list[float]:
 
 
 def test_schedules_warm_up_and_come_down() -> None:
-    assert rates(Stage(2, 1.0, schedule="cosine", warmup=1), 10, [0, 5, 10, 15, 20]) == pytest.approx([0, 0.5, 1, 0.5, 0], abs=1e-6)
+    assert rates(Stage(2, 1.0, schedule="cosine", warmup=1), 10, [0, 5, 10, 15, 20]) == pytest.approx(
+        [0, 0.5, 1, 0.5, 0], abs=1e-6
+    )
     assert rates(Stage(2, 1.0, schedule="cosine"), 10, [0, 20]) == pytest.approx([1, 0], abs=1e-6)
     warm = rates(Stage(2, 1.0, warmup=1), 10, [0, 10, 19])
     assert warm[0] < 0.2 and warm[1:] == pytest.approx([1, 1])

@@ -65,7 +65,7 @@ def main() -> None:
 @click.option("--force", is_flag=True, help="replace an earlier run in RUN")
 def finetune(data: str, **settings: Any) -> None:
     """Fine-tune a backbone on DATA: a folder, a CSV, or an earlier plan.json."""
-    _check_names(settings)
+    _check_names(data, settings)
     with _tensorflow_quietly():
         from tlkit.finetune import finetune as run_finetune
     run_finetune(data, verbose=sys.stdout.isatty(), say=click.echo, **settings)
@@ -208,9 +208,10 @@ def recipes() -> None:
 # -- helpers ----------------------------------------------------------------------------------------------
 
 
-def _check_names(settings: dict[str, Any]) -> None:
+def _check_names(data: str, settings: dict[str, Any]) -> None:
     """Wrong names fail in a tenth of a second, before TensorFlow is imported."""
     from tlkit.errors import unknown
+    from tlkit.images import check_exists
     from tlkit.spec import FITS
 
     if settings["backbone"] and not settings["backbone"].endswith(".keras"):
@@ -223,6 +224,7 @@ def _check_names(settings: dict[str, Any]) -> None:
         find_recipe(settings["recipe"])
     if settings["fit"] and settings["fit"] not in FITS:
         raise unknown("fit", settings["fit"], FITS)
+    check_exists(data)
 
 
 def _print_problems(problems: Any) -> None:

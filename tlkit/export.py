@@ -74,9 +74,9 @@ class _Served(tf.Module):
         super().__init__()
         self._variables = [variable.value for variable in model.variables]
         self._call = lambda images: model(images, training=False)
-        self._names, self._count, self._size, self._fit = class_names, len(class_names), size, fit
+        self._names, self._size, self._fit = class_names, size, fit
 
-    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")], autograph=False)
     def serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         ok, pixels = self._decode_each(image_bytes)
         answers = self._answers(tf.cast(pixels, tf.float32))
@@ -85,7 +85,7 @@ class _Served(tf.Module):
         answers["class"] = tf.where(ok, answers["class"], "")
         return {**answers, "ok": ok}
 
-    @tf.function
+    @tf.function(autograph=False)  # there is nothing to convert, and converting takes seconds
     def serve(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
         squares = tf.map_fn(
             lambda one: fit_to_square(one, self._size, self._fit),
@@ -95,7 +95,9 @@ class _Served(tf.Module):
         return self._answers(tf.cast(squares, tf.float32))
 
     def _answers(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        probabilities = self._call(images)
+        count = tf.shape(images)[0]
+        blank = tf.zeros((tf.cast(count == 0, tf.int32), self._size, self._size, 3))  # layers refuse an empty batch
+        probabilities = self._call(tf.concat([images, blank], 0))[:count]
         names = tf.constant(self._names)
         return {
             "class": tf.gather(names, tf.argmax(probabilities, axis=1)),
@@ -114,13 +116,11 @@ class _Served(tf.Module):
         safe = tf.where(sound, image_bytes, b"")
         count = tf.shape(image_bytes, out_type=tf.int64)[0]
         items = tf.data.Dataset.from_tensor_slices((tf.range(count), safe))
-        tried = items.map(lambda i, data: (i, attempt(data)), num_parallel_calls=4).ignore_errors()
+        tried = items.map(_attempt_item, num_parallel_calls=4).ignore_errors()
         options = tf.data.Options()
         options.autotune.enabled = False  # tuning and rewriting the data set would cost most of a request's time
         options.experimental_optimization.apply_default_optimizations = False
-        ok = tried.with_options(options).reduce(
-            tf.zeros((count,), tf.bool), lambda ok, item: tf.tensor_scatter_nd_update(ok, [[item[0]]], [True])
-        )
+        ok = tried.with_options(options).reduce(tf.zeros((count,), tf.bool), _mark_item)
         shape = (self._size, self._size, 3)
         pixels = tf.map_fn(
             lambda one: tf.cond(
@@ -131,6 +131,16 @@ class _Served(tf.Module):
             parallel_iterations=4,
         )
         return ok, pixels
+
+
+@tf.autograph.experimental.do_not_convert
+def _attempt_item(index: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    return index, attempt(data)
+
+
+@tf.autograph.experimental.do_not_convert
+def _mark_item(ok: tf.Tensor, item: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+    return tf.tensor_scatter_nd_update(ok, [[item[0]]], [True])
 
 
 # -- the proof --------------------------------------------------------------------------------------------

@@ -180,8 +180,7 @@ def scan(data: str | Path, *, group_by: str | None = None, strict: bool = False)
     import pandas as pd
 
     data = Path(data)
-    if not data.exists():
-        raise DataError(_no_such_path(data))
+    check_exists(data)
     findings: list[dict[str, str]] = []
     if data.is_dir():
         if group_by:
@@ -208,6 +207,12 @@ def scan(data: str | Path, *, group_by: str | None = None, strict: bool = False)
     if strict:
         raise_if_strict(images)
     return images
+
+
+def check_exists(data: str | Path) -> None:
+    """Raise DataError, with the nearest path, if there is no such folder or file."""
+    if not Path(data).exists():
+        raise DataError(_no_such_path(Path(data)))
 
 
 def raise_if_strict(images: ImageSet) -> None:

@@ -127,7 +127,9 @@ def _decoded(files: Sequence[Path], size: int, fit: str):  # type: ignore[no-unt
     with tf.device("cpu"):
         paths = tf.data.Dataset.from_tensor_slices([str(f) for f in files]).enumerate()
         decoded = paths.map(
-            lambda i, path: (i, decode_and_resize(tf.io.read_file(path), size, fit)),
+            tf.autograph.experimental.do_not_convert(
+                lambda i, path: (i, decode_and_resize(tf.io.read_file(path), size, fit))
+            ),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=False,
         )
