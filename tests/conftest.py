@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.tiny import tiny_file
+
 SHARED = Path(os.environ.get("TLKIT_SHARED", Path(__file__).parent.parent.parent / "shared"))
 COLOURS = {"blue": (30, 40, 220), "green": (30, 200, 40), "red": (220, 40, 30)}
 
@@ -52,18 +54,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Settings for `finetune` with a backbone of four small layers, so that a run takes seconds."""
-    import keras
-
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input((32, 32, 3))
-    x = keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
-    for filters in (8, 16, 24, 32):
-        x = keras.layers.Conv2D(filters, 3, strides=2, padding="same", activation="relu", name=f"conv_{filters}")(x)
-    file = tmp_path_factory.mktemp("tiny") / "tiny.keras"
-    keras.Model(inputs, x).save(file)
-    return {"backbone": str(file), "image_size": 32}
+def tiny() -> dict[str, Any]:
+    """Settings for `finetune` with a backbone so small that a run takes seconds."""
+    return {"backbone": tiny_file(), "image_size": 32}
 
 
 @pytest.fixture

@@ -163,6 +163,7 @@ def test_a_wrong_weights_word_offers_the_nearest() -> None:
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_real_weights_load_and_know_a_cat_from_noise(imagenet: Path) -> None:
     build_classifier("mobilenetv2_0.35", 2)
     model = build_classifier("mobilenetv2", 2)

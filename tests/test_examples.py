@@ -1,0 +1,98 @@
+"""Examples, the README's commands and the docstrings' examples: all of them run."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tests.conftest import COLOURS, draw, write_folder
+from tests.test_walls import modules
+from tests.tiny import tiny_file
+from tlkit import finetune
+
+ROOT = Path(__file__).parent.parent
+
+
+def example(name: str, *words: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), *map(str, words)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+
+
+def test_own_loop_is_finetune_written_out(folder: Path, tmp_path: Path, unserved: None) -> None:
+    spec = importlib.util.spec_from_file_location("own_loop", ROOT / "examples" / "own_loop.py")
+    assert spec and spec.loader
+    own_loop = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(own_loop)
+    (tmp_path / "own").mkdir()
+    mine = own_loop.main(str(folder), tmp_path / "own", tiny_file(), 32)
+    run = finetune(folder, backbone=tiny_file(), out=tmp_path / "run")
+    theirs = pd.read_csv(run.folder / "history.csv")
+    columns = ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "best"]
+    pd.testing.assert_frame_equal(pd.DataFrame(mine)[columns], theirs[columns])
+
+
+@pytest.mark.slow
+def test_one_call_learns_the_digits_with_no_network(tmp_path: Path) -> None:
+    done = example("one_call", folder=tmp_path)
+    found = re.search(r"validation accuracy (0\.\d+|1\.0+)", done.stdout)
+    assert found and float(found[1]) > 0.7, done.stdout
+
+
+@pytest.mark.slow
+def test_serving_needs_tensorflow_alone(trained: Path, tmp_path: Path) -> None:
+    draw(COLOURS["green"], 4444).save(tmp_path / "new.png")
+    (tmp_path / "junk.png").write_bytes(b"junk")
+    done = example("serve_alone", trained / "saved_model", "new.png", "junk.png", folder=tmp_path)
+    assert done.stdout.startswith("new.png: green ") and "junk.png: not a readable image" in done.stdout
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_own_recipe_runs_as_a_script_and_by_its_path(imagenet: Path, tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "data", per_class=6)
+    assert "validation accuracy" in example("own_recipe", data, folder=tmp_path).stdout
+    command = [
+        sys.executable,
+        "-m",
+        "tlkit",
+        "finetune",
+        str(data),
+        "--recipe",
+        str(ROOT / "examples" / "own_recipe.py"),
+    ]
+    done = subprocess.run(
+        [*command, "--epochs", "1", "--out", str(tmp_path / "r")], capture_output=True, text=True, env=os.environ
+    )
+    assert done.returncode == 0 and "own: it was asked for" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", [name for name, _ in modules() if name != "cli"])
+def test_the_examples_in_docstrings_are_true(name: str) -> None:
+    module = importlib.import_module(f"tlkit.{name}")
+    names: dict[str, Any] = {}
+    assert doctest.testmod(module, extraglobs=names).failed == 0
+
+
+def test_the_readme_names_only_commands_and_options_that_exist() -> None:
+    from tlkit.cli import main
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^tlkit (\w+)(.*)$", text, flags=re.MULTILINE)
+    assert commands
+    for command, rest in commands:
+        options = {
+            option
+            for parameter in main.commands[command].params
+            for option in (*parameter.opts, *parameter.secondary_opts)
+        }
+        assert set(re.findall(r"--[\w-]+", rest.split("#")[0])) <= options, (command, rest)
