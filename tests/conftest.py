@@ -64,7 +64,7 @@ def unserved(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves the export and its proof out of `finetune`, for tests of something else: they take most of a short run."""
     module = importlib.import_module("tlkit.export")
 
-    def export(model: object, class_names: object, folder: Path, fit: str) -> Path:
+    def export(model: object, class_names: object, folder: Path, fit: str = "squash") -> Path:
         folder.mkdir()
         return folder
 

@@ -87,7 +87,8 @@ def test_the_readme_names_only_commands_and_options_that_exist() -> None:
     from tlkit.cli import main
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    commands = re.findall(r"^tlkit (\w+)(.*)$", text, flags=re.MULTILINE)
+    blocks = "\n".join(re.findall(r"^```\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL))
+    commands = re.findall(r"^tlkit (\w+)(.*)$", blocks, flags=re.MULTILINE)
     assert commands
     for command, rest in commands:
         options = {

@@ -97,9 +97,7 @@ class _Package(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name not in _HOME:
             raise AttributeError(f"module 'tlkit' has no attribute '{name}'")
-        value = getattr(importlib.import_module(f"tlkit.{_HOME[name]}"), name)
-        super().__setattr__(name, value)
-        return value
+        return getattr(importlib.import_module(f"tlkit.{_HOME[name]}"), name)
 
     def __setattr__(self, name: str, value: object) -> None:
         if not (name in _HOME and isinstance(value, ModuleType)):  # importing tlkit.train must not hide train()

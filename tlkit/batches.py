@@ -158,7 +158,7 @@ def augmenting(
 def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
     """n / (classes * n_class) for each class: float32, shape (classes,). A class without images weighs 1.
 
-    >>> class_weights(np.array([0, 0, 0, 1]), 2).round(2).tolist()
+    >>> class_weights(np.array([0, 0, 0, 1]), 2).astype(float).round(2).tolist()
     [0.67, 2.0]
     """
     counts = np.bincount(labels, minlength=classes)
