@@ -122,6 +122,7 @@ def test_200_broken_files_among_200_good_ones_are_all_named(
         ({"validation": 2.0}, SpecError),
         ({"max_minutes": -1.0}, SpecError),
         ({"from_run": "nothere"}, RunError),
+        ({"recipe": Recipe("deep", stages=(Stage(1, 1e-3, unfreeze=9),))}, SpecError),
     ],
 )
 def test_wrong_names_and_numbers_fail_before_any_image_is_read(

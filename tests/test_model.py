@@ -170,7 +170,9 @@ def test_under_mixed_precision_the_softmax_is_float32_and_the_copy_is_float32_th
     assert model.get_layer("conv1").compute_dtype == "bfloat16"
     assert model.get_layer("predictions").compute_dtype == "float32" == model.get_layer("normalise").compute_dtype
     assert keras.config.dtype_policy().name == "float32"
+    model.get_layer("conv1_bn").momentum = 0.123
     plain = as_float32(model, BACKBONES["mobilenet_0.25"], Head())
+    assert plain.get_layer("conv1_bn").momentum == 0.123
     assert {layer.compute_dtype for layer in plain.layers} == {"float32"}
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), plain.get_weights(), strict=True))
 
@@ -179,6 +181,11 @@ def test_the_seed_decides_the_initial_weights() -> None:
     first, same, other = (tiny("mobilenet_0.25", seed=s).get_weights() for s in (1, 1, 2))
     assert all(np.array_equal(a, b) for a, b in zip(first, same, strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_random_weights_get_statistics_that_arrive_in_time() -> None:
+    """At Keras' own momentum a network trained from nothing validated at chance; see `_quicken_batch_norm`."""
+    assert {layer.momentum for layer in batch_norms(tiny("mobilenet_0.25"))} == {0.9}
 
 
 def test_weights_are_copied_with_or_without_the_head() -> None:

@@ -244,6 +244,18 @@ def test_a_passed_deadline_still_gives_one_epoch_and_says_so() -> None:
     assert any("time limit" in note for note in history.notes)
 
 
+def test_what_a_time_limit_leaves_is_of_every_class() -> None:
+    """Folders are read class by class; the first few images must not be of one class alone."""
+    data = examples(60, 130)
+    data = data.take(np.argsort(data.labels, kind="stable"))
+    plan = replace(recipe(Stage(3, 1e-2)), batch_size=20)
+    history = train(tiny(), BACKBONE, plan, data, examples(9, 131), deadline=time.monotonic() - 1)
+    assert "trained on 20 of 60 images" in history.notes[0]
+    mixed = TRAIN._mixed(data, 0)
+    assert set(mixed.labels[:20].tolist()) == {0, 1, 2}
+    assert mixed.keys[0] == data.keys[int(np.random.default_rng((0, 2)).permutation(60)[0])]
+
+
 def test_too_many_blocks_fail_before_anything_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TRAIN, "extract_features", lambda *a, **k: pytest.fail("something was computed"))
     with pytest.raises(SpecError, match="has 4 blocks"):

@@ -182,9 +182,8 @@ def backbones() -> None:
     for name, one in BACKBONES.items():
         megabytes = f"{one.parameters * 4 / 1e6:,.0f} MB"
         here = "yes" if cached_file(one) else "no"
-        count = len(one.boundaries) + 1
         click.echo(
-            f"{name:<22} {one.parameters / 1e6:>8.1f} M {one.size:>5} {count:>7} {megabytes:>8}  {one.licence:<13} {here}"
+            f"{name:<22} {one.parameters / 1e6:>8.1f} M {one.size:>5} {one.blocks:>7} {megabytes:>8}  {one.licence:<13} {here}"
         )
     click.echo(
         "All are trained on ImageNet, whose images are for research and education. here: cached on this machine."

@@ -90,6 +90,8 @@ def finetune(
     source = Path(settings["data"])
     network = _backbone_of(settings)
     own = find_recipe(recipe) if isinstance(recipe, str) else recipe or planned_recipe
+    for stage in own.stages if own else ():
+        network.block_count(stage.unfreeze)
     size = settings["image_size"] or network.size
     _check_numbers(settings, network, size, max_minutes)
     if not settings["from_run"]:

@@ -142,7 +142,15 @@ def as_float32(model: keras.Model, backbone: Backbone, head: Head) -> keras.Mode
     size, classes = model.input_shape[1], model.output_shape[-1]
     plain = build_classifier(backbone, classes, head=head, image_size=size, weights="none")
     plain.set_weights(model.get_weights())
+    _copy_momentum(model, plain)
     return plain
+
+
+def _copy_momentum(source: keras.Model, target: keras.Model) -> None:
+    """BatchNormalization's momentum is no weight, and depends on whether a network began with random ones."""
+    kinds = [[x for x in m.layers if isinstance(x, keras.layers.BatchNormalization)] for m in (source, target)]
+    for theirs, mine in zip(*kinds, strict=False):  # heads may differ, and come last
+        mine.momentum = theirs.momentum
 
 
 def copy_weights(source: keras.Model, target: keras.Model, *, with_head: bool) -> None:
@@ -157,6 +165,7 @@ def copy_weights(source: keras.Model, target: keras.Model, *, with_head: bool) -
         )
     for mine, other in zip(ours, theirs, strict=True):
         mine.assign(other)
+    _copy_momentum(source, target)
     if with_head:
         heads = [[w for layer in _head_layers(m) for w in layer.weights] for m in (source, target)]
         if [tuple(w.shape) for w in heads[0]] == [tuple(w.shape) for w in heads[1]]:
@@ -205,7 +214,7 @@ def set_trainable(
         raise SpecError(f"batch_norm is '{batch_norm}'. Expected one of {', '.join(BATCH_NORMS)}.")
     backbone = find_backbone(backbone) if isinstance(backbone, str) else backbone
     parts = blocks(model, backbone)
-    count = block_count(unfreeze, backbone, len(parts))
+    count = backbone.block_count(unfreeze)
     of_backbone = {id(layer) for block in parts for layer in block.layers}
     for layer in model.layers:
         layer.trainable = id(layer) not in of_backbone
@@ -219,16 +228,6 @@ def set_trainable(
     return sum(math.prod(weight.shape) for weight in model.trainable_weights)
 
 
-def block_count(unfreeze: int | str, backbone: Backbone, available: int) -> int:
-    """`unfreeze` as a number of blocks. Raises SpecError when there are not that many."""
-    count = available if unfreeze == "all" else int(unfreeze)
-    if count > available:
-        raise SpecError(
-            f"unfreeze is {unfreeze}, and {backbone.name} has {available} blocks. Use at most {available}, or 'all'."
-        )
-    return count
-
-
 def cut(model: keras.Model, backbone: Backbone, unfreeze: int | str) -> tuple[keras.Model | None, keras.Model]:
     """Two models that share the classifier's weights: the frozen prefix, and what trains on its outputs.
 
@@ -236,7 +235,7 @@ def cut(model: keras.Model, backbone: Backbone, unfreeze: int | str) -> tuple[ke
     there is no prefix, and the second is the classifier itself.
     """
     parts = blocks(model, backbone)
-    count = block_count(unfreeze, backbone, len(parts))
+    count = backbone.block_count(unfreeze)
     if count == len(parts):
         return None, model
     end = (model.get_layer(FEATURES).output,) if count == 0 else parts[len(parts) - count - 1].end

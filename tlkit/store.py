@@ -137,6 +137,9 @@ class Writer:
         self._array = np.lib.format.open_memmap(
             self._temporary, mode="w+", dtype=np.dtype(dtype), shape=(count, *row_shape)
         )
+        if hasattr(os, "posix_fallocate"):  # a full disk is then an OSError now, not a crash at some later write
+            with self._temporary.open("r+b") as stream:
+                os.posix_fallocate(stream.fileno(), 0, self._temporary.stat().st_size)
 
     def add(self, keys: Sequence[str], rows: np.ndarray) -> None:
         """Append rows, shape (len(keys), *row_shape)."""

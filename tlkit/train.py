@@ -20,7 +20,7 @@ from tlkit.backbones import Backbone, find_backbone
 from tlkit.batches import Batches, Examples, FollowEpochs, augmenting, class_weights
 from tlkit.errors import TrainingError
 from tlkit.features import Features, extract_features, run_prefix
-from tlkit.model import block_count, blocks, cut, set_trainable
+from tlkit.model import blocks, cut, set_trainable
 from tlkit.spec import Recipe, Stage
 
 SECONDS_BETWEEN_LINES = 2.0
@@ -63,9 +63,9 @@ def train(
     Raises SpecError when a stage asks for more blocks than there are, TrainingError when the loss is not a number.
     """
     backbone = find_backbone(backbone) if isinstance(backbone, str) else backbone
-    available = len(blocks(model, backbone))
     for stage in recipe.stages:
-        block_count(stage.unfreeze, backbone, available)
+        backbone.block_count(stage.unfreeze)
+    training, validation = _mixed(training, seed), _mixed(validation, seed)
     history = History()
     for number, stage in enumerate(recipe.stages, start=1):
         if history.rows and deadline is not None and time.monotonic() > deadline:
@@ -75,6 +75,11 @@ def train(
         job = _StageJob(model, backbone, recipe, stage, number, seed, pixels_key, deadline, verbose, say)
         job.run(training, validation, history)
     return history
+
+
+def _mixed(examples: Examples, seed: int) -> Examples:
+    """The examples in a random order, so that the first of them, all that a time limit may leave, are of every class."""
+    return examples.take(np.random.default_rng((seed, 2)).permutation(len(examples)))
 
 
 @dataclass
@@ -101,7 +106,13 @@ class _StageJob:
             f"stage {self.number} of {len(recipe.stages)}: {what}, {weights:,} weights train, up to {stage.epochs} epochs"
         )
         with ThreadPoolExecutor() as pool:
-            val_batches, _ = self._batches(prefix, validation, history, pool, train=False)
+            val_batches, held_out = self._batches(prefix, validation, history, pool, train=False)
+            if held_out < len(validation) and self.number > 1:
+                history.notes.append(
+                    f"stage {self.number} was not begun: the time limit left too few validation images"
+                )
+                self.say(history.notes[-1])
+                return
             batches, used = self._batches(prefix, training, history, pool, train=True)
             if used < len(training):
                 history.notes.append(
@@ -110,7 +121,8 @@ class _StageJob:
                 self.say(history.notes[-1])
             first_epoch = len(history.rows)
             self._compile(suffix, steps=len(batches))
-            keeper = _KeepBest(recipe.monitor, stage, self.number, history, self.deadline, self.say)
+            bar = self.verbose and stage.unfreeze != 0  # a head's epochs are over in a blink
+            keeper = _KeepBest(recipe.monitor, stage, self.number, history, self.deadline, self.say, lines=not bar)
             callbacks = [FollowEpochs(batches), keeper]
             if stage.schedule == "plateau":
                 callbacks.append(keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.2, patience=2))
@@ -121,7 +133,7 @@ class _StageJob:
                 epochs=first_epoch + stage.epochs,
                 callbacks=callbacks,
                 shuffle=False,  # Batches shuffles; Keras would only permute whole batches
-                verbose=0,
+                verbose=1 if bar else 0,
             )
             keeper.restore()
 
@@ -190,7 +202,6 @@ class _StageJob:
             optimizer=make_optimizer(self.stage, steps, factors),
             loss=keras.losses.CategoricalCrossentropy(label_smoothing=self.recipe.head.label_smoothing),
             metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
-            jit_compile=False if keras.backend.backend() == "tensorflow" else "auto",
         )
 
 
@@ -279,8 +290,11 @@ class _KeepBest(keras.callbacks.Callback):
         history: History,
         deadline: float | None,
         say: Callable[[str], None],
+        *,
+        lines: bool,
     ) -> None:
         super().__init__()
+        self._lines = lines
         self._monitor, self._stage, self._number = monitor, stage, number
         self._history, self._deadline, self._say = history, deadline, say
         self._stage_best: tuple[float, float] | None = None
@@ -331,7 +345,7 @@ class _KeepBest(keras.callbacks.Callback):
             "best": better,
         }
         self._history.rows.append(row)
-        if time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
+        if self._lines and time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
             self._say("  " + epoch_line(row))
         if self._stage.patience is not None and self._without >= self._stage.patience:

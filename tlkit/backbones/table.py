@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tlkit.errors import SpecError
+
 if TYPE_CHECKING:
     import keras
 
@@ -44,6 +46,20 @@ class Backbone:
     licence: str
     alpha: float | None = None
     file: str = ""
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks there are to unfreeze."""
+        return len(self.boundaries) + 1
+
+    def block_count(self, unfreeze: int | str) -> int:
+        """`Stage.unfreeze` as a number of blocks. Raises SpecError when there are not that many."""
+        count = self.blocks if unfreeze == "all" else int(unfreeze)
+        if count > self.blocks:
+            raise SpecError(
+                f"unfreeze is {unfreeze}, and {self.name} has {self.blocks} blocks. Use at most {self.blocks}, or 'all'."
+            )
+        return count
 
 
 @dataclass(frozen=True)
