@@ -74,7 +74,7 @@ def _append(row: dict[str, object]) -> None:
     file = HERE / "main_job.csv"
     new = not file.exists()
     with file.open("a", newline="") as stream:
-        writer = csv.DictWriter(stream, list(row))
+        writer = csv.DictWriter(stream, list(row), lineterminator="\n")
         if new:
             writer.writeheader()
         writer.writerow(row)

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from tests.conftest import draw
-from tlkit.augment import augment, augment_all
+from tlkit.augment import _build, augment, augment_all
 from tlkit.spec import Augmentation
 
 EVERYTHING = Augmentation(
@@ -98,3 +100,30 @@ def test_importing_it_asks_nothing_of_the_network() -> None:
         "augment(np.zeros((8, 8, 3), 'uint8'), Augmentation(rotate=(-9, 9)), (0,))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PATH": "/usr/bin", "HOME": "/nonexistent"})
+
+
+def test_albumentations_knows_every_argument_it_is_given() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _build(EVERYTHING)
+
+
+def test_building_on_a_thread_changes_no_warning_filter_of_others() -> None:
+    """Filters are shared by all threads: one that is changed on a worker makes other threads' warnings errors."""
+    before = list(warnings.filters)
+    seen = []
+
+    def look() -> None:
+        while not done.is_set():
+            seen.append(list(warnings.filters) == before)
+
+    done = threading.Event()
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        for degrees in range(40):
+            augment(PICTURE, Augmentation(rotate=(-degrees, degrees), brightness=(-0.1, 0.1)), (0,))
+    finally:
+        done.set()
+        watcher.join()
+    assert len(seen) > 10 and all(seen)

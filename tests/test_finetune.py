@@ -194,6 +194,15 @@ def test_a_recipe_with_augmentation_and_stages_ends_in_a_proven_export(
 
 
 @pytest.mark.slow
+def test_a_run_in_mixed_precision_ends_in_a_float32_export(folder: Path, tmp_path: Path, tiny: dict[str, Any]) -> None:
+    stages = (Stage(2, 1e-2), Stage(2, 1e-3, unfreeze=1))
+    recipe = Recipe("mixed", stages=stages, batch_size=8, precision="mixed_bfloat16")
+    run = finetune(folder, **tiny, recipe=recipe, out=tmp_path / "run")
+    assert run.plan["precision"] == "mixed_bfloat16" and run.metrics["parity"]["max_difference"] < 1e-5
+    assert {layer.compute_dtype for layer in load_model(run).layers} == {"float32"}
+
+
+@pytest.mark.slow
 def test_the_time_limit_ends_training_early_and_says_so(folder: Path, tmp_path: Path, tiny: dict[str, Any]) -> None:
     recipe = Recipe("long", stages=(Stage(1_000_000, 1e-6, unfreeze="all"),), batch_size=8)
     started = time.monotonic()

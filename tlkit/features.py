@@ -73,7 +73,7 @@ def extract_features(
     augmented = augmentation is not None and not augmentation.is_identity()
     views = views if augmented else 1
     shapes = [tuple(int(d) for d in tensor.shape[1:]) for tensor in prefix.outputs]
-    dtypes = [keras.backend.standardize_dtype(tensor.dtype) for tensor in prefix.outputs]
+    dtypes = [_stored_as(keras.backend.standardize_dtype(tensor.dtype)) for tensor in prefix.outputs]
     folder = cache_folder() / "features" / f"{prefix_key(prefix)}-{pixels_key}"
     stores = [Store(folder / str(place)) for place in range(len(shapes))]
     keys = [_view_keys(examples.keys, augmentation if augmented else None, view, seed) for view in range(views)]
@@ -103,6 +103,11 @@ def extract_features(
         count = min(i for _, i in todo[done:])
     rows = [[store.rows(view_keys[:count]) for store in stores] for view_keys in keys]
     return Features([list(view) for view in rows], count, done)
+
+
+def _stored_as(dtype: str) -> str:
+    """NumPy's files know no bfloat16: what comes as that is kept as float32."""
+    return "float32" if dtype == "bfloat16" else dtype
 
 
 def _view_keys(keys: Sequence[str], augmentation: Augmentation | None, view: int, seed: int) -> list[str]:

@@ -1,0 +1,70 @@
+"""The backbone contract on every row of the table: blocks, `fit`, BatchNormalization, `.keras` and SavedModel round trips.
+
+    python benchmarks/contract_all.py [NAME ...]
+
+Random weights, smallest size each takes. One process per row, so that memory is given back. Appends a dated row per backbone to
+benchmarks/contract_all.csv, passes over rows that are there for this Keras version, and exits 1 if any row failed.
+"""
+
+import csv
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+from tlkit.backbones import BACKBONES
+
+ROOT = Path(__file__).parent.parent
+FILE = Path(__file__).with_suffix(".csv")
+CHECK = """
+import sys
+from pathlib import Path
+from tests.test_model import check_behaviour, check_structure
+check_structure(sys.argv[1])
+check_behaviour(sys.argv[1], Path(sys.argv[2]))
+"""
+
+
+def main() -> None:
+    done = set()
+    if FILE.exists():
+        with FILE.open(newline="") as stream:
+            done = {row["backbone"] for row in csv.DictReader(stream) if row["keras"] == version("keras")}
+    failed = []
+    for name in sys.argv[1:] or sorted(BACKBONES, key=lambda n: BACKBONES[n].parameters):
+        if name in done:
+            continue
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory() as scratch:
+            command = [sys.executable, "-c", CHECK, name, scratch]
+            result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        outcome = "passed" if result.returncode == 0 else result.stderr.strip().splitlines()[-1][:200]
+        if result.returncode:
+            failed.append(name)
+        row = {
+            "date": date.today().isoformat(),
+            "backbone": name,
+            "parameters": BACKBONES[name].parameters,
+            "blocks": BACKBONES[name].blocks,
+            "outcome": outcome,
+            "seconds": round(time.monotonic() - started),
+            "cores": os.cpu_count(),
+            "keras": version("keras"),
+            "tensorflow": version("tensorflow"),
+        }
+        print(row, flush=True)
+        new = not FILE.exists()
+        with FILE.open("a", newline="") as stream:
+            writer = csv.DictWriter(stream, list(row), lineterminator="\n")
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()
