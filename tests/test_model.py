@@ -9,7 +9,8 @@ import keras
 import numpy as np
 import pytest
 
-from tlkit.backbones import BACKBONES
+from tests.tiny import tiny_file
+from tlkit.backbones import BACKBONES, find_backbone
 from tlkit.errors import SpecError
 from tlkit.model import FEATURES, as_float32, blocks, build_classifier, copy_weights, cut, set_trainable
 from tlkit.spec import Head
@@ -146,14 +147,14 @@ def test_cuts_share_their_weights_with_the_classifier() -> None:
 @pytest.mark.parametrize(
     ("head", "features"),
     [
-        (Head(), 256),
-        (Head(pooling="max"), 256),
-        (Head(pooling="avg+max", batch_norm=True, dropout=0.2), 512),
-        (Head(pooling="flatten", hidden=(8, 4), l2=1e-3), 256 * 4),
+        (Head(), 32),
+        (Head(pooling="max"), 32),
+        (Head(pooling="avg+max", batch_norm=True, dropout=0.2), 64),
+        (Head(pooling="flatten", hidden=(8, 4), l2=1e-3), 32 * 4),
     ],
 )
 def test_the_head_is_configurable(head: Head, features: int) -> None:
-    model = build_classifier("mobilenet_0.25", 4, head=head, image_size=64, weights="none")
+    model = build_classifier(tiny_file(), 4, head=head)
     assert model.get_layer(FEATURES).output.shape[-1] == features
     dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
     assert [layer.units for layer in dense] == [*head.hidden, 4]
@@ -161,7 +162,7 @@ def test_the_head_is_configurable(head: Head, features: int) -> None:
     rates = [layer.rate for layer in model.layers if layer.name.startswith("head_dropout")]
     assert rates == ([head.dropout] * (len(head.hidden) + 1) if head.dropout else [])
     assert np.allclose(model.predict(pictures(model), verbose=0).sum(axis=1), 1, atol=1e-5)
-    prefix, _ = cut(model, BACKBONES["mobilenet_0.25"], 0)
+    prefix, _ = cut(model, find_backbone(tiny_file()), 0)
     assert prefix is not None and prefix.outputs[0].shape[-1] == features
 
 
@@ -178,7 +179,7 @@ def test_under_mixed_precision_the_softmax_is_float32_and_the_copy_is_float32_th
 
 
 def test_the_seed_decides_the_initial_weights() -> None:
-    first, same, other = (tiny("mobilenet_0.25", seed=s).get_weights() for s in (1, 1, 2))
+    first, same, other = (build_classifier(tiny_file(), 3, seed=s).get_weights() for s in (1, 1, 2))
     assert all(np.array_equal(a, b) for a, b in zip(first, same, strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
 

@@ -566,6 +566,7 @@ def split(images: ImageSet, *, validation: float = 0.2, seed: int = 0, strict: b
         raise DataError(
             f"{len(images.class_names)} usable class in '{images.root}' ({', '.join(images.class_names) or 'none'}). "
             f"Expected at least two classes with two images each. Problems: {summary(images) or 'none'}."
+            + _elsewhere(images)
         )
     if strict:
         raise_if_strict(images)
@@ -704,6 +705,15 @@ def _no_such_path(data: Path) -> str:
     close = nearest(data.name, siblings)
     hint = f"Did you mean '{data.parent / close}'?" if close else "Expected a folder of class folders, or a CSV."
     return f"No such file or folder: '{data}'. {hint}"
+
+
+def _elsewhere(images: ImageSet) -> str:
+    """A hint when the data are one step away: a CSV beside the folders, or class folders inside the only folder."""
+    tables = sorted(images.root.glob("*.csv"))
+    if tables:
+        return f" Did you mean '{tables[0]}'?"
+    deeper = {path.split("/")[0] for path in images.table["path"] if path.count("/") > 1}
+    return f" Did you mean '{images.root / deeper.pop()}'?" if len(deeper) == 1 else ""
 
 
 def _nothing_found(data: Path, problems: pd.DataFrame) -> str:
