@@ -17,6 +17,7 @@ from tlkit.backbones import Backbone, find_backbone, find_weights
 from tlkit.errors import RunError, SpecError, unknown
 from tlkit.files import temporary_beside
 from tlkit.images import ImageSet, scan, split, summary
+from tlkit.inference import parity_sample
 from tlkit.runs import Run, check_out, next_free, open_run, start_run
 from tlkit.spec import FITS, Recipe, recipe_from_dict, to_dict, with_epochs
 from tlkit.strategy import choose_recipe, find_recipe
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from tlkit.pixels import Pixels
 
 DEFAULT_BACKBONE = "mobilenetv2"
-PARITY_FILES = 256
 Say = Callable[[str], None]
 
 
@@ -112,7 +112,7 @@ def finetune(
 
         pixels, images = decode_images(images, size, settings["fit"])
     images = split(images, validation=settings["validation"], seed=settings["seed"], strict=strict)
-    plan_recipe, decisions = _decide(images, own, settings, epochs, batch_size)
+    plan_recipe, decisions = _decide(images, own, network, settings, epochs, batch_size)
     plan = _plan(settings, plan_recipe, decisions, images, network, size, pixels, max_minutes)
     for line in plan_lines(plan):
         say(line)
@@ -147,8 +147,9 @@ def finetune(
         from tlkit.export import export, prove_parity
 
         export(model, images.class_names, run.saved_model, fit=settings["fit"])
-        files = images.part("val").files()[:PARITY_FILES]
-        parity = prove_parity(run.saved_model, files, probabilities["val"][: len(files)], images.class_names)
+        chosen = parity_sample(len(probabilities["val"]))
+        files = [images.part("val").files()[i] for i in chosen]
+        parity = prove_parity(run.saved_model, files, probabilities["val"][chosen], images.class_names)
     seconds["total"] = time.monotonic() - started
     metrics = {
         "validation": scores["val"],
@@ -202,8 +203,11 @@ def _settings(data: str | Path, given: dict[str, Any]) -> tuple[dict[str, Any], 
         earlier, recipe = plan["settings"], recipe_from_dict(plan["recipe"])
         path = Path(earlier["data"])
     settings = {**_DEFAULTS, **earlier, **{name: value for name, value in given.items() if value is not None}}
-    if settings["from_run"] and given["backbone"] is None and not earlier:
-        settings["backbone"] = open_run(settings["from_run"]).plan["settings"]["backbone"]
+    if settings["from_run"] and not earlier:
+        if given["backbone"] is None:
+            settings["backbone"] = open_run(settings["from_run"]).plan["settings"]["backbone"]
+        if settings["image_size"] is None:
+            settings["image_size"] = open_run(settings["from_run"]).plan["image_size"]
     settings["data"] = str(path.absolute())
     if settings["fit"] not in FITS:
         raise unknown("fit", settings["fit"], FITS)
@@ -243,7 +247,12 @@ def _data_name(source: Path) -> str:
 
 
 def _decide(
-    images: ImageSet, own: Recipe | None, settings: dict[str, Any], epochs: int | None, batch_size: int | None
+    images: ImageSet,
+    own: Recipe | None,
+    network: Backbone,
+    settings: dict[str, Any],
+    epochs: int | None,
+    batch_size: int | None,
 ) -> tuple[Recipe, list[dict[str, Any]]]:
     training = int((images.table["part"] == "train").sum())
     if own is not None:
@@ -253,11 +262,23 @@ def _decide(
         )
     else:
         recipe, decision = choose_recipe(training, settings["similar"])
+        recipe = _within(recipe, network)
     if epochs is not None:
         recipe = with_epochs(recipe, epochs)
     if batch_size is not None:
         recipe = dataclasses.replace(recipe, batch_size=batch_size)
     return recipe, [decision]
+
+
+def _within(recipe: Recipe, network: Backbone) -> Recipe:
+    """A recipe that was chosen, not asked for, unfreezes no more blocks than one's own small network has."""
+    stages = [
+        dataclasses.replace(
+            stage, unfreeze=stage.unfreeze if stage.unfreeze == "all" else min(stage.unfreeze, network.blocks)
+        )
+        for stage in recipe.stages
+    ]
+    return dataclasses.replace(recipe, stages=tuple(stages))
 
 
 def _plan(
@@ -389,9 +410,10 @@ def _deadline(started: float, max_minutes: float | None, model: keras.Model, ima
     before = time.monotonic()
     run_prefix(model, batch, 16)
     per_image = (time.monotonic() - before) / 16
-    held_out = int((images.table["part"] != "train").sum())
-    proof = min(PARITY_FILES, int((images.table["part"] == "val").sum()))
-    reserve = 25 + 1.3 * per_image * (held_out + proof)
+    parts = images.table["part"].value_counts()
+    val, test = int(parts.get("val", 0)), int(parts.get("test", 0))
+    # the last epoch's validation, the evaluation of both parts, and the proof
+    reserve = 25 + 1.3 * per_image * (val + val + test + len(parity_sample(val)))
     return started + 60 * max_minutes - reserve
 
 

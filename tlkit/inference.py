@@ -123,10 +123,16 @@ def export_run(run: Run | str | Path, to: str | Path | None = None) -> tuple[Pat
         images = own_part(run, "val")
     except DataError:
         return folder, None
-    images = dataclasses.replace(images, table=images.table[:PARITY_FILES])
+    images = dataclasses.replace(images, table=images.table.iloc[parity_sample(len(images))].reset_index(drop=True))
     pixels, images = decode_images(images, plan["image_size"], plan["settings"]["fit"])
     probabilities = predict_probabilities(model, pixels.of(images), batch_size=BATCH)
     return folder, prove_parity(folder, images.files(), probabilities, plan["classes"])
+
+
+def parity_sample(count: int) -> list[int]:
+    """Up to 256 places among `count` images, spread evenly, so that every class takes part in the proof."""
+    picked = min(count, PARITY_FILES)
+    return [i * count // picked for i in range(picked)]
 
 
 # -- predicting -------------------------------------------------------------------------------------------
