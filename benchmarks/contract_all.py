@@ -16,6 +16,8 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
+from rows import append_row
+
 from tlkit.backbones import BACKBONES
 
 ROOT = Path(__file__).parent.parent
@@ -56,13 +58,7 @@ def main() -> None:
             "keras": version("keras"),
             "tensorflow": version("tensorflow"),
         }
-        print(row, flush=True)
-        new = not FILE.exists()
-        with FILE.open("a", newline="") as stream:
-            writer = csv.DictWriter(stream, list(row), lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        append_row(FILE, row)
     sys.exit(bool(failed))
 
 

@@ -6,7 +6,6 @@ Needs the data sets in $TLKIT_SHARED/data and the weights in Keras' cache (KERAS
 row per set to benchmarks/main_job.csv; the floors are those that the project set itself.
 """
 
-import csv
 import os
 import subprocess
 import sys
@@ -16,10 +15,12 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
+from rows import append_row
+
 from tlkit import open_run
 
 FLOORS = {"cats_dogs": 95.8, "clothing": 89.0, "blood_cells": 98.3, "chest_xray": 95.0, "latin_letters": 80.0}
-HERE = Path(__file__).parent
+FILE = Path(__file__).with_suffix(".csv")
 
 
 def main() -> None:
@@ -60,24 +61,13 @@ def main() -> None:
                     "keras": version("keras"),
                 }
             )
-            print(rows[-1], flush=True)
-            _append(rows[-1])
+            append_row(FILE, rows[-1])
     missed = [row["set"] for row in rows if row["test_accuracy"] < row["floor"]]
     print(
         f"{len(rows) - len(missed)} of {len(rows)} sets at or above their floor"
         + (f"; below: {missed}" if missed else "")
     )
     sys.exit(bool(missed))
-
-
-def _append(row: dict[str, object]) -> None:
-    file = HERE / "main_job.csv"
-    new = not file.exists()
-    with file.open("a", newline="") as stream:
-        writer = csv.DictWriter(stream, list(row), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 if __name__ == "__main__":
