@@ -65,6 +65,13 @@ def test_a_csv_with_labels_that_look_like_nothing(folder: Path) -> None:
     assert scan(csv_of(folder, rows)).class_names == ("1", "NA", "null")
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_csv_as_spreadsheets_write_it(folder: Path, separator: str) -> None:
+    lines = [separator.join(["path", "label"]), *[separator.join(row.values()) for row in rows_of(folder)]]
+    (folder / "x.csv").write_text("\r\n".join(lines), encoding="utf-8-sig")
+    assert len(scan(folder / "x.csv")) == 24
+
+
 def test_two_labels_for_one_path_is_an_error(folder: Path) -> None:
     rows = [*rows_of(folder), {"path": "red/000.png", "label": "green"}]
     with pytest.raises(DataError, match=r"red/000.png' has two labels.*single-label"):

@@ -6,7 +6,6 @@ silence: whatever is not used, or not used as it is, gets a row in `ImageSet.pro
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
 import os
@@ -345,10 +344,11 @@ def _read_csv(file: Path, group_by: str | None, findings: list[dict[str, str]]) 
     import pandas as pd
 
     try:
-        if not file.read_bytes().strip():
-            raise ValueError("it is empty")
-        table = pd.read_csv(file, sep=None, engine="python", dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError, csv.Error) as error:
+        with file.open(encoding="utf-8-sig") as stream:
+            header = stream.readline()
+        separator = max(",;\t", key=header.count)
+        table = pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (OSError, ValueError) as error:  # pandas' errors are ValueErrors
         raise DataError(f"Cannot read '{file}' as a CSV: {error}. Expected the columns path,label[,split].") from None
     columns = [str(c) for c in table.columns]
     for needed in ("path", "label"):
