@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from tlkit.recipes import RECIPES
 
 from tests.broken import write_broken
 from tests.conftest import COLOURS, draw, write_folder
@@ -31,7 +34,9 @@ from tlkit import (
     open_run,
     predict,
 )
+from tlkit.backbones import BACKBONES
 from tlkit.errors import DataError, NameUnknown, RunError, SpecError, WeightsError
+from tlkit.inference import parity_sample
 from tlkit.runs import FILES
 
 QUICK = Recipe("quick", stages=(Stage(2, 1e-3),), batch_size=8)
@@ -133,8 +138,6 @@ def test_wrong_names_and_numbers_fail_before_any_image_is_read(
     monkeypatch: pytest.MonkeyPatch,
     tiny: dict[str, Any],
 ) -> None:
-    import importlib
-
     module = importlib.import_module("tlkit.finetune")
     monkeypatch.setattr(module, "scan", lambda *a, **k: pytest.fail("images were read"))
     with pytest.raises(error):
@@ -191,6 +194,20 @@ def test_a_recipe_with_augmentation_and_stages_ends_in_a_proven_export(
     run = finetune(folder, **tiny, recipe=recipe, fit="pad", out=tmp_path / "run")
     assert run.metrics["parity"]["top1_agreement"] == 1.0
     assert pd.read_csv(run.folder / "history.csv")["stage"].tolist() == [1, 2, 3]
+
+
+def test_the_proof_is_spread_over_all_images() -> None:
+    """Tables are in the order of classes: the first 256 would be of the first classes alone."""
+    assert parity_sample(0) == [] and parity_sample(3) == [0, 1, 2]
+    sample = parity_sample(1000)
+    assert len(set(sample)) == 256 and sample[0] == 0 and sample[-1] > 990
+
+
+def test_a_chosen_recipe_unfreezes_no_more_than_there_is() -> None:
+    module = importlib.import_module("tlkit.finetune")
+    one_block = replace(BACKBONES["vgg16"], boundaries=())
+    assert [s.unfreeze for s in module._within(RECIPES["large_different"], one_block).stages] == [0, 1, "all"]
+    assert module._within(RECIPES["large_different"], BACKBONES["vgg16"]) == RECIPES["large_different"]
 
 
 @pytest.mark.slow
