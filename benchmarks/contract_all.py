@@ -3,7 +3,7 @@
     python benchmarks/contract_all.py [NAME ...]
 
 Random weights, smallest size each takes. One process per row, so that memory is given back. Appends a dated row per backbone to
-benchmarks/contract_all.csv, passes over rows that are there for this Keras version, and exits 1 if any row failed.
+benchmarks/contract_all.csv, passes over rows that passed with this Keras version, and exits 1 if any row failed.
 """
 
 import csv
@@ -35,7 +35,7 @@ def main() -> None:
     done = set()
     if FILE.exists():
         with FILE.open(newline="") as stream:
-            done = {row["backbone"] for row in csv.DictReader(stream) if row["keras"] == version("keras")}
+            done = {row["backbone"] for row in csv.DictReader(stream) if (row["keras"], row["outcome"]) == (version("keras"), "passed")}
     failed = []
     for name in sys.argv[1:] or sorted(BACKBONES, key=lambda n: BACKBONES[n].parameters):
         if name in done:
