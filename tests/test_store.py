@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import os
+import shutil
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tlkit.errors import NameUnknown
 from tlkit.files import temporary_beside, write_atomically
-from tlkit.store import Store, in_memory
+from tlkit.store import Store, caches, clear_caches, describe, in_memory, make_room
 
 
 def fill(folder: Path, keys: list[str], value: int) -> None:
@@ -64,3 +68,62 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
             temporary.mkdir()
             (temporary / name).write_text(name)
     assert [p.name for p in target.iterdir()] == ["second"] and list(tmp_path.iterdir()) == [target]
+
+
+@pytest.fixture
+def two_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A megabyte of pixels last opened two hours ago, and one of features opened three hours ago."""
+    monkeypatch.setenv("TLKIT_CACHE", str(tmp_path))
+    for hours, name in ((2, "pixels/224-squash-v1"), (3, "features/abc")):
+        with Store(tmp_path / name).writer(1, (1000, 1000), "uint8") as writer:
+            writer.add(["a"], np.zeros((1, 1000, 1000), "uint8"))
+        describe(tmp_path / name, f"about {name}")
+        for path in (tmp_path / name, *(tmp_path / name).iterdir()):
+            os.utime(path, (time.time() - 3600 * hours,) * 2)
+    return tmp_path
+
+
+def test_caches_are_listed_longest_unused_first_with_what_they_hold(two_caches: Path) -> None:
+    there = caches()
+    assert [one.kind for one in there] == ["features", "pixels"] and there[0].about == "about features/abc"
+    assert all(1_000_000 < one.bytes < 1_010_000 for one in there)
+
+
+def test_room_is_made_by_clearing_the_longest_unused_and_no_more(two_caches: Path) -> None:
+    assert make_room(1_500_000, limit_gb=0.003)
+    assert [one.kind for one in caches()] == ["pixels"]
+
+
+def test_what_was_opened_within_the_hour_is_not_cleared(two_caches: Path) -> None:
+    Store(two_caches / "features" / "abc")  # opens it
+    assert not make_room(2_500_000, limit_gb=0.003)
+    assert [one.kind for one in caches()] == ["features"]
+
+
+def test_what_exceeds_the_limit_by_itself_clears_nothing(two_caches: Path) -> None:
+    assert not make_room(4_000_000, limit_gb=0.003)
+    assert not make_room(1, limit_gb=0.0)
+    assert not make_room(10**18)
+    assert len(caches()) == 2
+
+
+def test_a_cleared_cache_stays_readable_to_who_reads_it(two_caches: Path) -> None:
+    rows = Store(two_caches / "features" / "abc").rows(["a"])
+    assert clear_caches("features") == (1, pytest.approx(1_000_000, rel=0.01))
+    assert rows.gather([0]).shape == (1, 1000, 1000)
+    assert not Store(two_caches / "features" / "abc").known(["a"]).any()
+
+
+def test_only_caches_unused_for_long_enough_are_cleared(two_caches: Path) -> None:
+    assert clear_caches("all", unused_days=2.5 / 24)[0] == 1 and [one.kind for one in caches()] == ["pixels"]
+    with pytest.raises(NameUnknown, match="Did you mean 'pixels'"):
+        clear_caches("pixel")
+
+
+def test_a_cache_folder_that_cannot_be_written_has_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TLKIT_CACHE", str(tmp_path / "file"))
+    assert not make_room(1)
+    monkeypatch.setenv("TLKIT_CACHE", str(tmp_path / "none"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda *a: (_ for _ in ()).throw(OSError))
+    assert not make_room(1)

@@ -18,6 +18,7 @@ from tlkit import Augmentation, Examples, Head, Recipe, Stage, build_classifier
 from tlkit.backbones import BACKBONES, find_backbone
 from tlkit.batches import Batches, FollowEpochs, augmenting, class_weights
 from tlkit.errors import SpecError, TrainingError
+from tlkit.evaluate import predict_from_cache, predict_probabilities
 from tlkit.features import extract_features, prefix_key
 from tlkit.model import cut
 from tlkit.store import in_memory
@@ -200,13 +201,53 @@ def test_the_same_seed_gives_the_same_history() -> None:
 def test_streaming_the_frozen_part_gives_what_caching_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     plan, data, val = recipe(Stage(2, 1e-2, unfreeze=1)), examples(24, 109), examples(9, 110)
     cached, streamed = tiny(seed=0), tiny(seed=0)
-    monkeypatch.setattr(FEATURES, "budget", lambda: 0)
+    monkeypatch.setattr(FEATURES, "make_room", lambda *a: False)
     history = train(streamed, BACKBONE, plan, data, val)
-    assert any("exceed the cache's budget" in note for note in history.notes) and history.images_computed == 0
+    assert any("exceed the caches' limit" in note for note in history.notes) and history.images_computed == 0
     monkeypatch.undo()
     assert train(cached, BACKBONE, plan, data, val).images_computed == 24 + 9
     for one, other in zip(cached.get_weights(), streamed.get_weights(), strict=True):
         assert np.allclose(one, other, atol=1e-4)
+
+
+def test_when_memory_runs_out_the_batch_is_halved_and_the_stage_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, data, val = recipe(Stage(2, 1e-2)), examples(24, 117), examples(9, 118)
+    asked: list[int] = []
+    fit = keras.Model.fit
+
+    def small_memory(self: keras.Model, batches: Any, **settings: Any) -> Any:
+        asked.append(len(batches[0][1]))
+        if asked[-1] > 3:
+            self.set_weights([w + 1 for w in self.get_weights()])  # whatever was trained until then
+            raise RuntimeError("RESOURCE_EXHAUSTED: OOM when allocating tensor")
+        return fit(self, batches, **settings)
+
+    monkeypatch.setattr(keras.Model, "fit", small_memory)
+    lines: list[str] = []
+    model, same = tiny(seed=0), tiny(seed=0)
+    history = train(model, BACKBONE, replace(plan, batch_size=12), data, val, say=lines.append)
+    assert asked == [12, 6, 3] and len(history.rows) == 2 and history.images_computed == 24 + 9
+    assert "out of memory: going on with batches of 3" in lines and "memory did not suffice" in history.notes[-1]
+    train(same, BACKBONE, replace(plan, batch_size=3), data, val)
+    for one, other in zip(model.get_weights(), same.get_weights(), strict=True):
+        assert np.allclose(one, other, atol=1e-6)
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keras.Model, "fit", lambda *a, **k: (_ for _ in ()).throw(RuntimeError("no room for doubt")))
+    with pytest.raises(RuntimeError, match="no room for doubt"):
+        train(tiny(), BACKBONE, recipe(Stage(1, 1e-2)), examples(12, 119), examples(6, 120))
+
+
+@pytest.mark.parametrize("unfreeze", [0, 2, "all"])
+def test_probabilities_from_cached_features_are_the_whole_models(unfreeze: int | str) -> None:
+    model, data = tiny(seed=3), examples(21, 121)
+    whole = predict_probabilities(model, data.pixels, batch_size=8)
+    settings: dict[str, Any] = {"pixels_key": f"parity-{unfreeze}", "batch_size": 8}
+    first, computed = predict_from_cache(model, BACKBONE, unfreeze, data, **settings)
+    again, computed_again = predict_from_cache(model, BACKBONE, unfreeze, data, **settings)
+    assert np.allclose(first, whole, atol=1e-6) and np.array_equal(first, again)
+    assert (computed, computed_again) == ((21, 21) if unfreeze == "all" else (21, 0))
 
 
 def test_a_stage_that_makes_it_worse_leaves_the_model_as_it_was() -> None:

@@ -1,6 +1,7 @@
 """Asks a SavedModel about files. Run as a program in a process of its own, where Keras and tlkit cannot be imported.
 
-Usage: python _serve_files.py SAVED_MODEL FILES.json ANSWERS.npz BATCH_SIZE
+Usage: python _serve_files.py, with {"saved_model": FOLDER, "files": [...], "answers": FILE.npz, "batch_size": N} on standard input,
+which may come long after the start: by then TensorFlow is imported.
 """
 
 import json
@@ -16,10 +17,9 @@ import tensorflow as tf  # noqa: E402
 
 
 def main() -> None:
-    saved_model, listing, answers, batch_size = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
-    with open(listing, encoding="utf-8") as stream:
-        files = json.load(stream)
-    serve = tf.saved_model.load(saved_model).signatures["serving_default"]
+    question = json.load(sys.stdin)
+    files, batch_size = question["files"], question["batch_size"]
+    serve = tf.saved_model.load(question["saved_model"]).signatures["serving_default"]
     found: dict[str, list[np.ndarray]] = {"probabilities": [], "class": [], "ok": []}
     for start in range(0, len(files), batch_size):
         data = []
@@ -31,7 +31,7 @@ def main() -> None:
             parts.append(reply[name].numpy())
     joined = {name: np.concatenate(parts) for name, parts in found.items()}
     joined["class"] = np.array([name.decode("utf-8") for name in joined["class"]])
-    np.savez(answers, allow_pickle=False, **joined)
+    np.savez(question["answers"], allow_pickle=False, **joined)
 
 
 main()

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from tlkit.batches import RowSource
-from tlkit.features import run_prefix
+from tlkit.backbones import Backbone
+from tlkit.batches import Examples, RowSource
+from tlkit.features import extract_features, run_prefix
+from tlkit.model import cut
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +31,39 @@ def predict_probabilities(
         result[start : start + len(images)] = run_prefix(model, images, batch_size)[0]
         bar.update(start + len(images))
     return result
+
+
+def predict_from_cache(
+    model: keras.Model,
+    backbone: Backbone,
+    unfreeze: int | str,
+    examples: Examples,
+    *,
+    pixels_key: str,
+    batch_size: int = 32,
+    cache_gb: float | None = None,
+    verbose: bool = False,
+) -> tuple[np.ndarray, int]:
+    """The classifier's probabilities, its frozen blocks' outputs taken from the cache or computed and kept.
+
+    unfreeze: as in the last stage: what lies below is what earlier stages and runs have computed already.
+    pixels_key, cache_gb: see `extract_features`. Returns float32, shape (n, classes), and how many images ran through the
+    frozen blocks (all n when nothing is frozen, or the cache has no room).
+    """
+    prefix, suffix = cut(model, backbone, unfreeze)
+    features = None
+    if prefix is not None:
+        features = extract_features(
+            prefix, examples, pixels_key=pixels_key, batch_size=batch_size, cache_gb=cache_gb, verbose=verbose
+        )
+    if features is None:
+        return predict_probabilities(model, examples.pixels, batch_size=batch_size, verbose=verbose), len(examples)
+    (sources,) = features.views
+    result = np.zeros((len(examples), model.output_shape[-1]), "float32")
+    for start in range(0, len(examples), batch_size):
+        places = np.arange(start, min(start + batch_size, len(examples)))
+        result[places] = run_prefix(suffix, [source.gather(places) for source in sources], batch_size)[0]
+    return result, features.computed
 
 
 def evaluate(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:

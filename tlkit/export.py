@@ -73,7 +73,9 @@ class _Served(tf.Module):
     def __init__(self, model: keras.Model, class_names: list[str], size: int, fit: str) -> None:
         super().__init__()
         self._variables = [variable.value for variable in model.variables]
-        self._call = lambda images: model(images, training=False)
+        shape = tf.TensorSpec((None, size, size, 3), tf.float32)
+        # one trace that all signatures call
+        self._call = tf.function(lambda images: model(images, training=False), input_signature=[shape], autograph=False)
         self._names, self._size, self._fit = class_names, size, fit
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")], autograph=False)
@@ -146,38 +148,63 @@ def _mark_item(ok: tf.Tensor, item: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
 # -- the proof --------------------------------------------------------------------------------------------
 
 
-def serve_files(saved_model: str | Path, files: Sequence[Path], batch_size: int = 16) -> dict[str, np.ndarray]:
-    """What a SavedModel answers to files, asked in a fresh process that has TensorFlow and nothing of Keras or tlkit.
+class FreshProcess:
+    """A process that has TensorFlow and nothing of Keras or tlkit, to ask a SavedModel in.
 
-    Returns probabilities (n, classes), class (n,) and ok (n,).
+    Importing TensorFlow takes it seconds, so it is made before it is needed. Answers once; a context ends it in any case.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        listing, answers = Path(scratch) / "files.json", Path(scratch) / "answers.npz"
-        listing.write_text(json.dumps([str(Path(f).resolve()) for f in files]), encoding="utf-8")
-        command = [
-            sys.executable,
-            str(_WORKER),
-            str(saved_model),
-            str(listing),
-            str(answers),
-            str(batch_size),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise ParityError(f"The exported model '{saved_model}' failed in a fresh process:\n{done.stderr[-1500:]}")
-        with np.load(answers, allow_pickle=False) as loaded:
-            return {name: loaded[name] for name in loaded.files}
+
+    def __init__(self) -> None:
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed in __exit__)
+        self._process = subprocess.Popen([sys.executable, str(_WORKER)], stdin=subprocess.PIPE, stderr=self._errors)
+
+    def __enter__(self) -> FreshProcess:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+    def ask(self, saved_model: str | Path, files: Sequence[Path], batch_size: int = 16) -> dict[str, np.ndarray]:
+        """What the SavedModel answers to files: probabilities (n, classes), class (n,) and ok (n,)."""
+        with tempfile.TemporaryDirectory() as scratch:
+            answers = Path(scratch) / "answers.npz"
+            question = {
+                "saved_model": str(saved_model),
+                "files": [str(Path(f).resolve()) for f in files],
+                "answers": str(answers),
+                "batch_size": batch_size,
+            }
+            self._process.communicate(json.dumps(question).encode())
+            if self._process.returncode != 0:
+                self._errors.seek(0)
+                said = self._errors.read().decode("utf-8", "replace")[-1500:]
+                raise ParityError(f"The exported model '{saved_model}' failed in a fresh process:\n{said}")
+            with np.load(answers, allow_pickle=False) as loaded:
+                return {name: loaded[name] for name in loaded.files}
+
+
+def serve_files(saved_model: str | Path, files: Sequence[Path]) -> dict[str, np.ndarray]:
+    """What a SavedModel answers to files, asked in a `FreshProcess`."""
+    with FreshProcess() as fresh:
+        return fresh.ask(saved_model, files)
 
 
 def prove_parity(
-    saved_model: str | Path, files: Sequence[Path], probabilities: np.ndarray, class_names: Sequence[str]
+    saved_model: str | Path,
+    files: Sequence[Path],
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+    fresh: FreshProcess | None = None,
 ) -> dict[str, Any]:
     """Compare a SavedModel on files with the Keras model's probabilities for their cached pixels.
 
+    fresh: a process made ahead; default one made now.
     Returns n, top1_agreement (share), max_difference (largest of any probability), and limit. Raises ParityError when one
     class differs, one file is refused, or a difference exceeds 1e-3; the target is below 1e-5.
     """
-    served = serve_files(saved_model, files)
+    served = fresh.ask(saved_model, files) if fresh else serve_files(saved_model, files)
     if not served["ok"].all():
         refused = [str(f) for f, ok in zip(files, served["ok"], strict=True) if not ok]
         raise ParityError(

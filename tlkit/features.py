@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -20,7 +20,9 @@ import numpy as np
 from tlkit.augment import augment
 from tlkit.batches import Examples, RowSource
 from tlkit.spec import Augmentation
-from tlkit.store import Store, budget, cache_folder
+from tlkit.store import Store, cache_folder, describe, make_room
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,33 @@ class Features:
     computed: int
 
 
+def while_memory_lasts(work: Callable[[int], T], batch_size: int, say: Callable[[str], None]) -> T:
+    """`work(batch_size)`; when memory runs out, again with half of it, down to 1, which `say` is told each time."""
+    while True:
+        try:
+            return work(batch_size)
+        except Exception as error:
+            if batch_size == 1 or not _out_of_memory(error):
+                raise
+        batch_size //= 2
+        say(f"out of memory: going on with batches of {batch_size}")
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """NumPy raises MemoryError; TensorFlow and JAX name it in the message, PyTorch in the error's name."""
+    text = f"{type(error).__name__} {error}".lower()
+    return isinstance(error, MemoryError) or any(
+        sign in text for sign in ("resource_exhausted", "resourceexhausted", "outofmemory", "out of memory")
+    )
+
+
 def prefix_key(prefix: keras.Model) -> str:
     """A hash of what a prefix computes: its layers' settings and weights, not its layers' names."""
     digest = hashlib.sha256()
     for layer in prefix.layers:
         settings = layer.get_config()
-        settings.pop("name", None)
+        for indifferent in ("name", "trainable"):  # a prefix only ever runs as inference
+            settings.pop(indifferent, None)
         digest.update(f"{type(layer).__name__} {json.dumps(settings, sort_keys=True, default=str)}\n".encode())
     for weight in prefix.get_weights():
         digest.update(np.ascontiguousarray(weight).tobytes())
@@ -59,6 +82,7 @@ def extract_features(
     seed: int = 0,
     batch_size: int = 32,
     deadline: float | None = None,
+    cache_gb: float | None = None,
     verbose: bool = False,
 ) -> Features | None:
     """The prefix's outputs for every example and view, from the cache or computed and kept.
@@ -66,9 +90,9 @@ def extract_features(
     pixels_key: names how pixels were made from files (size, fit, decoder version), as part of the cache's key.
     augmentation, views: with an augmentation, that many random versions of each image, seeded by (seed, view, content).
     deadline: a time of `time.monotonic()` at which to stop and return what is there.
-    verbose: show a progress bar.
+    cache_gb: see `tlkit.store.make_room`. verbose: show a progress bar.
 
-    Returns None when the outputs would exceed the cache's budget: the caller then runs the prefix batch by batch.
+    Returns None when the outputs would exceed the caches' limit: the caller then runs the prefix batch by batch.
     """
     augmented = augmentation is not None and not augmentation.is_identity()
     views = views if augmented else 1
@@ -80,10 +104,12 @@ def extract_features(
     known = [stores[-1].known(view_keys) for view_keys in keys]
     missing = sum(int((~k).sum()) for k in known)
     size = missing * sum(int(np.prod(s)) * np.dtype(d).itemsize for s, d in zip(shapes, dtypes, strict=True))
-    if size > budget():
+    if size and not make_room(size, cache_gb):
         return None
     todo = [(view, int(i)) for i in range(len(examples)) for view in range(views) if not known[view][i]]
     todo = list({keys[view][i]: (view, i) for view, i in todo}.values())
+    if todo:
+        describe(folder, f"outputs of frozen layers up to {prefix.layers[-1].name}, {shapes[0]}, {pixels_key}")
     done = _compute(
         prefix,
         examples,
@@ -167,12 +193,12 @@ def _compute(
     return done
 
 
-def run_prefix(prefix: keras.Model, images: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """The prefix's outputs for one batch, as a list of arrays; a short batch is padded so that nothing is re-traced."""
-    count = len(images)
+def run_prefix(prefix: keras.Model, inputs: np.ndarray | list[np.ndarray], batch_size: int) -> list[np.ndarray]:
+    """A model's outputs for one batch, as a list of arrays; a short batch is padded so that nothing is re-traced."""
+    arrays = inputs if isinstance(inputs, list) else [inputs]
+    count = len(arrays[0])
     if count < batch_size:
-        padding = np.zeros((batch_size - count, *images.shape[1:]), images.dtype)
-        images = np.concatenate([images, padding])
-    outputs: Any = prefix.predict_on_batch(images)
+        arrays = [np.concatenate([a, np.zeros((batch_size - count, *a.shape[1:]), a.dtype)]) for a in arrays]
+    outputs: Any = prefix.predict_on_batch(arrays if len(arrays) > 1 else arrays[0])
     outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
     return [np.asarray(values)[:count] for values in outputs]

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from tlkit.decode import decode_and_resize, header_fault
 from tlkit.images import ImageSet, image_format, looks_truncated, problem, what_else
-from tlkit.store import Rows, Store, budget, cache_folder
+from tlkit.store import Rows, Store, cache_folder, describe, make_room
 
 # Raise it when `decode` changes a pixel: old caches are then not found.
 DECODER_VERSION = 1
@@ -26,7 +26,7 @@ class Pixels:
     """Where decoded pixels are read: `of(images)` gives rows in the order of an image set's table.
 
     size, fit: as in `decode_and_resize`. decoded: how many images were decoded just now, the others being cached.
-    streamed: True if the set was larger than the cache's budget, so that pixels are decoded at each use.
+    streamed: True if the set was larger than the caches' limit, so that pixels are decoded at each use.
     """
 
     size: int
@@ -84,21 +84,23 @@ class StreamedRows:
         return StreamedRows(tuple(self.files[i] for i in np.asarray(indices)), self.size, self.fit)
 
 
-def decode_images(images: ImageSet, size: int, fit: str = "squash") -> tuple[Pixels, ImageSet]:
+def decode_images(
+    images: ImageSet, size: int, fit: str = "squash", cache_gb: float | None = None
+) -> tuple[Pixels, ImageSet]:
     """Decode what is not cached yet, and name the images that do not decode.
 
-    size: pixels of each side. fit: "squash", "crop" or "pad".
+    size: pixels of each side. fit: "squash", "crop" or "pad". cache_gb: see `tlkit.store.make_room`.
     Returns the pixels and the image set without the images that do not decode (its `problems` name them).
     """
-    missing_bytes = len(images) * size * size * 3
     store = Store(cache_folder() / "pixels" / Pixels(size, fit, None).key)
     known = store.known(images.keys())
-    cached = missing_bytes * (1 - known.mean()) <= budget() if len(images) else True
     files = images.files()
     todo = _first_of_each(images.keys(), known)
+    cached = not todo or make_room(len(todo) * size * size * 3, cache_gb)
     good: set[str] = set(np.array(images.keys(), dtype=object)[known])
     keys = images.keys()
     if cached and len(todo):
+        describe(store.folder, f"decoded pictures, {size} x {size} pixels, {fit}")
         with store.writer(len(todo), (size, size, 3), "uint8") as writer:
             for places, pixels in _decoded([files[i] for i in todo], size, fit):
                 writer.add([keys[todo[p]] for p in places], pixels)

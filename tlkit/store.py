@@ -3,13 +3,19 @@
 A store is a folder of shards, each a `.npy` file and a `.json` list of the keys of its rows. Shards are written under a
 temporary name, renamed, and never changed; so readers need no locks, a killed writer leaves nothing that is read, and a new
 picture in a folder costs one new row. Knows nothing of images or networks.
+
+Caches are the folders KIND/NAME of the cache folder, each a store or a few. `make_room` clears those unused for longest when a
+new one would exceed the limit; memory-mapped arrays that another run still reads stay readable to it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import stat
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +24,12 @@ from types import TracebackType
 
 import numpy as np
 
+from tlkit.errors import unknown
 from tlkit.files import write_atomically
 
-DEFAULT_SHARE_OF_FREE_DISK = 0.2
+SHARE_OF_FREE_DISK = 0.2
+IN_USE_SECONDS = 3600  # what was opened within the last hour is never cleared to make room
+ABOUT = "about.txt"
 
 
 def cache_folder() -> Path:
@@ -32,16 +41,82 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "tlkit"
 
 
-def budget() -> int:
-    """Bytes that one new cache may take: a fifth of the free disk, 0 if the cache folder cannot be written."""
+@dataclass(frozen=True)
+class Cache:
+    """One cache on disk. kind: "pixels" or "features". about: what it holds. used: when it was last opened, in Unix seconds."""
+
+    folder: Path
+    kind: str
+    about: str
+    bytes: int
+    used: float
+
+
+def caches() -> list[Cache]:
+    """What is in the cache folder, the longest unused first."""
+    found = []
+    for folder in cache_folder().glob("*/*"):
+        try:
+            files = [path.stat() for path in (folder, *folder.rglob("*"))]
+            about = (folder / ABOUT).read_text(encoding="utf-8") if (folder / ABOUT).is_file() else folder.name
+        except OSError:
+            continue  # another run is writing or clearing it
+        size = sum(one.st_size for one in files if stat.S_ISREG(one.st_mode))
+        found.append(Cache(folder, folder.parent.name, about.strip(), size, max(one.st_mtime for one in files)))
+    return sorted(found, key=lambda one: one.used)
+
+
+def make_room(needed: int, limit_gb: float | None = None) -> bool:
+    """Whether `needed` more bytes may be kept, the longest unused caches being cleared if that makes room for them.
+
+    limit_gb: gigabytes (10^9 bytes) that all caches together may take; default a fifth of what is free or taken by caches.
+    """
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            return 0
-        return int(shutil.disk_usage(folder).free * DEFAULT_SHARE_OF_FREE_DISK)
+        free = shutil.disk_usage(folder).free
     except OSError:
-        return 0
+        return False
+    there = caches()
+    taken = sum(one.bytes for one in there)
+    limit = SHARE_OF_FREE_DISK * (free + taken) if limit_gb is None else limit_gb * 1e9
+    if needed > min(limit, free + taken) or not os.access(folder, os.W_OK):
+        return False
+    for one in there:
+        if taken + needed <= limit and needed <= free:
+            break
+        if time.time() - one.used > IN_USE_SECONDS:
+            clear(one)
+            taken, free = taken - one.bytes, free + one.bytes
+    return taken + needed <= limit and needed <= free
+
+
+def clear(cache: Cache) -> None:
+    """Remove one cache. It is renamed first, so that no reader finds half of it."""
+    doomed = cache.folder.with_name(f".cleared-{uuid.uuid4().hex[:8]}")
+    try:
+        cache.folder.rename(doomed)
+    except FileNotFoundError:
+        return  # another run has cleared it
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def clear_caches(which: str, unused_days: float = 0.0) -> tuple[int, int]:
+    """Remove caches of one kind ("pixels", "features") or "all", if unused for that many days. Returns how many, and their bytes."""
+    if which not in ("pixels", "features", "all"):
+        raise unknown("cache", which, ("pixels", "features", "all"))
+    before = time.time() - unused_days * 86400
+    chosen = [one for one in caches() if which in (one.kind, "all") and one.used <= before]
+    for one in chosen:
+        clear(one)
+    return len(chosen), sum(one.bytes for one in chosen)
+
+
+def describe(folder: Path, about: str) -> None:
+    """Say in a cache's folder what it holds, for `tlkit cache`."""
+    if not (folder / ABOUT).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / ABOUT, about + "\n")
 
 
 @dataclass(frozen=True)
@@ -93,6 +168,8 @@ class Store:
         self._shards: list[np.ndarray] = []
         self._at: dict[str, tuple[int, int]] = {}
         self._read: set[str] = set()
+        with contextlib.suppress(OSError):
+            os.utime(folder)  # opened now: it is not the first to be cleared
         self.refresh()
 
     def refresh(self) -> None:

@@ -7,6 +7,8 @@ was.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +21,12 @@ import numpy as np
 from tlkit.backbones import Backbone, find_backbone
 from tlkit.batches import Batches, Examples, FollowEpochs, augmenting, class_weights
 from tlkit.errors import TrainingError
-from tlkit.features import Features, extract_features, run_prefix
+from tlkit.features import Features, extract_features, run_prefix, while_memory_lasts
 from tlkit.model import blocks, cut, set_trainable
 from tlkit.spec import Recipe, Stage
 
 SECONDS_BETWEEN_LINES = 2.0
+STEPS_AT_ONCE = 16  # of a head's steps, which are so short that calling each from Python takes longer than the step
 
 
 @dataclass
@@ -50,6 +53,7 @@ def train(
     seed: int = 0,
     pixels_key: str = "",
     deadline: float | None = None,
+    cache_gb: float | None = None,
     verbose: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> History:
@@ -58,6 +62,7 @@ def train(
     training, validation: decoded images with labels, raw RGB 0-255.
     seed: gives order, views and augmentation. pixels_key: see `extract_features`.
     deadline: a time of `time.monotonic()` by which training ends; at least one epoch of the first stage is done.
+    cache_gb: see `tlkit.store.make_room`.
     verbose: progress bars. say: called with a line per stage and epoch, for a person to read.
 
     Raises SpecError when a stage asks for more blocks than there are, TrainingError when the loss is not a number.
@@ -72,8 +77,8 @@ def train(
             history.notes.append(f"stage {number} of {len(recipe.stages)} was not begun: the time limit was reached")
             say(history.notes[-1])
             continue
-        job = _StageJob(model, backbone, recipe, stage, number, seed, pixels_key, deadline, verbose, say)
-        job.run(training, validation, history)
+        job = _StageJob(model, backbone, recipe, stage, number, seed, pixels_key, deadline, cache_gb, verbose, say)
+        history = job.run(training, validation, history)
     return history
 
 
@@ -94,10 +99,31 @@ class _StageJob:
     seed: int
     pixels_key: str
     deadline: float | None
+    cache_gb: float | None
     verbose: bool
     say: Callable[[str], None]
 
-    def run(self, training: Examples, validation: Examples, history: History) -> None:
+    def run(self, training: Examples, validation: Examples, history: History) -> History:
+        """The history with this stage added. When memory runs out, the stage begins anew with half the batch."""
+        weights, asked = self.model.get_weights(), self.recipe.batch_size
+
+        def attempt(batch_size: int) -> History:
+            after = copy.deepcopy(history)
+            if batch_size < asked:
+                self.model.set_weights(weights)
+                after.notes.append(
+                    f"stage {self.number} ran with batches of {batch_size}: memory did not suffice for {asked}"
+                )
+            job = dataclasses.replace(self, recipe=dataclasses.replace(self.recipe, batch_size=batch_size))
+            try:
+                job._attempt(training, validation, after)
+            finally:
+                history.images_computed = after.images_computed
+            return after
+
+        return while_memory_lasts(attempt, asked, self.say)
+
+    def _attempt(self, training: Examples, validation: Examples, history: History) -> None:
         stage, recipe = self.stage, self.recipe
         weights = set_trainable(self.model, self.backbone, unfreeze=stage.unfreeze, batch_norm=stage.batch_norm)
         prefix, suffix = cut(self.model, self.backbone, stage.unfreeze)
@@ -106,6 +132,8 @@ class _StageJob:
             f"stage {self.number} of {len(recipe.stages)}: {what}, {weights:,} weights train, up to {stage.epochs} epochs"
         )
         with ThreadPoolExecutor() as pool:
+            if prefix is None:
+                self.say("  no layer is frozen, so nothing is cached")
             val_batches, held_out = self._batches(prefix, validation, history, pool, train=False)
             if held_out < len(validation) and self.number > 1:
                 history.notes.append(
@@ -178,13 +206,14 @@ class _StageJob:
             seed=self.seed,
             batch_size=self.recipe.batch_size,
             deadline=deadline,
+            cache_gb=self.cache_gb,
             verbose=self.verbose,
         )
         part = "training" if train else "validation"
         if found is None:
             history.notes.append(
-                f"stage {self.number}: the frozen layers' outputs for {len(examples)} {part} images exceed the cache's "
-                "budget, so they are computed in every epoch"
+                f"stage {self.number}: the frozen layers' outputs for {len(examples)} {part} images exceed the caches' "
+                "limit, so they are computed in every epoch"
             )
             self.say(history.notes[-1])
             return None
@@ -202,6 +231,7 @@ class _StageJob:
             optimizer=make_optimizer(self.stage, steps, factors),
             loss=keras.losses.CategoricalCrossentropy(label_smoothing=self.recipe.head.label_smoothing),
             metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+            steps_per_execution=min(STEPS_AT_ONCE, steps) if self.stage.unfreeze == 0 else 1,
         )
 
 
