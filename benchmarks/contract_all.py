@@ -35,7 +35,11 @@ def main() -> None:
     done = set()
     if FILE.exists():
         with FILE.open(newline="") as stream:
-            done = {row["backbone"] for row in csv.DictReader(stream) if (row["keras"], row["outcome"]) == (version("keras"), "passed")}
+            done = {
+                row["backbone"]
+                for row in csv.DictReader(stream)
+                if (row["keras"], row["outcome"]) == (version("keras"), "passed")
+            }
     failed = []
     for name in sys.argv[1:] or sorted(BACKBONES, key=lambda n: BACKBONES[n].parameters):
         if name in done:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 
@@ -71,6 +72,7 @@ def unserved(monkeypatch: pytest.MonkeyPatch) -> None:
     proof = {"n": 0, "top1_agreement": 1.0, "max_difference": 0.0, "limit": 1e-5, "within_limit": True}
     monkeypatch.setattr(module, "export", export)
     monkeypatch.setattr(module, "prove_parity", lambda *a: proof)
+    monkeypatch.setattr(module, "FreshProcess", contextlib.nullcontext)
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ from tests.broken import write_broken
 from tests.conftest import COLOURS, draw, write_folder
 from tlkit import (
     Augmentation,
+    Head,
     Recipe,
     Stage,
     evaluate_run,
@@ -91,8 +92,9 @@ def test_a_second_run_decodes_nothing_and_computes_nothing_frozen(
 ) -> None:
     write_folder(folder, start=7000)  # pictures that no other test has cached
     first = finetune(folder, **tiny, recipe=QUICK, out=tmp_path / "one")
-    again = finetune(folder, **tiny, recipe=QUICK, epochs=3, out=tmp_path / "two")
     assert (first.metrics["images_decoded"], first.metrics["images_computed"]) == (24, 24)
+    other = Recipe("other", head=Head(hidden=(8,)), stages=(Stage(3, 1e-3),), batch_size=5)
+    again = finetune(folder, **tiny, recipe=other, out=tmp_path / "two")
     assert (again.metrics["images_decoded"], again.metrics["images_computed"]) == (0, 0)
 
 

@@ -38,7 +38,8 @@ FLOORS = {
     "report": 6,
     "serve": 6,
     "finetune": 7,
-    "cli": 8,
+    "demo": 8,
+    "cli": 9,
 }
 FENCES = {  # package -> the only modules that may import it
     "click": {"cli"},
@@ -55,6 +56,7 @@ WITHOUT_KERAS = {
     "recipes",
     "strategy",
     "finetune",
+    "demo",
     "cli",
     "runs",
     "inference",

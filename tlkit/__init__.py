@@ -58,6 +58,8 @@ _HOME = {
     "predict": "inference",
     "finetune": "finetune",
     "examples_of": "finetune",
+    "demo": "demo",
+    "write_digits": "demo",
 }
 
 __all__ = [*_HOME]
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
     from tlkit.backbones import Backbone, find_backbone
     from tlkit.batches import Examples
     from tlkit.decode import decode_and_resize
+    from tlkit.demo import demo, write_digits
     from tlkit.errors import (
         DataError,
         NameUnknown,

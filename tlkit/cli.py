@@ -9,6 +9,7 @@ import contextlib
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,15 @@ def main() -> None:
 
 
 @main.command()
+@click.option("--out", metavar="FOLDER", default="tlkit-demo", help="default tlkit-demo")
+def demo(out: str) -> None:
+    """Fine-tune `nano` on scikit-learn's digits. Needs no download."""
+    with _tensorflow_quietly():
+        from tlkit.demo import demo as run_demo
+    run_demo(out, verbose=sys.stdout.isatty(), say=click.echo)
+
+
+@main.command()
 @click.argument("data")
 @click.option("--backbone", metavar="NAME", help="see `tlkit backbones`, or your own .keras file")
 @click.option("--recipe", metavar="NAME|PATH", help="see `tlkit recipes`; default by size")
@@ -60,6 +70,7 @@ def main() -> None:
 @click.option("--fit", metavar="HOW", help="squash (default), crop or pad to the square")
 @click.option("--from", "from_run", metavar="RUN", help="start from an earlier run's weights")
 @click.option("--max-minutes", type=float, metavar="M", help="for the whole command")
+@click.option("--cache-gb", type=float, metavar="G", help="limit of all caches on disk")
 @click.option("--strict", is_flag=True, help="any problem in the data is an error")
 @click.option("--dry-run", is_flag=True, help="print the plan and stop")
 @click.option("--force", is_flag=True, help="replace an earlier run in RUN")
@@ -178,15 +189,16 @@ def backbones() -> None:
     """List the pretrained backbones."""
     from tlkit.backbones import BACKBONES, cached_file
 
-    click.echo(f"{'name':<22} parameters  size  blocks  weights  licence       here")
+    click.echo(f"{'name':<22} parameters  size  blocks  weights  {'licence of weights':<22} here")
     for name, one in BACKBONES.items():
-        megabytes = f"{one.parameters * 4 / 1e6:,.0f} MB"
+        megabytes = f"{one.parameters * (2 if one.shipped else 4) / 1e6:,.0f} MB"
         here = "yes" if cached_file(one) else "no"
         click.echo(
-            f"{name:<22} {one.parameters / 1e6:>8.1f} M {one.size:>5} {one.blocks:>7} {megabytes:>8}  {one.licence:<13} {here}"
+            f"{name:<22} {one.parameters / 1e6:>8.1f} M {one.size:>5} {one.blocks:>7} {megabytes:>8}  {one.licence:<22} {here}"
         )
     click.echo(
-        "All are trained on ImageNet, whose images are for research and education. here: cached on this machine."
+        "All are trained on ImageNet's images, which are for research and education; nano, which comes with tlkit, on a small part "
+        "of them (see tlkit/backbones/NANO.md). here: on this machine."
     )
 
 
@@ -202,6 +214,24 @@ def recipes() -> None:
             for stage in recipe.stages
         )
         click.echo(f"{name:<16} {stages}\n{'':<16} {recipe.why}")
+
+
+@main.command()
+@click.option("--clear", metavar="WHICH", help="pixels, features, or all")
+@click.option("--unused-days", type=float, default=0.0, metavar="D", help="only what was not opened for D days")
+def cache(clear: str | None, unused_days: float) -> None:
+    """Show what earlier runs keep on disk so that nothing is computed twice, or clear it."""
+    from tlkit.store import cache_folder, caches, clear_caches
+
+    if clear is not None:
+        count, freed = clear_caches(clear, unused_days)
+        click.echo(f"cleared {count} caches, {freed / 1e9:.2f} GB")
+        return
+    there = caches()
+    for one in there:
+        days = max(0.0, time.time() - one.used) / 86400
+        click.echo(f"{one.kind:<9} {one.bytes / 1e9:>8.2f} GB  unused for {days:>5.1f} days  {one.about}")
+    click.echo(f"{len(there)} caches, {sum(one.bytes for one in there) / 1e9:.2f} GB in {cache_folder()}")
 
 
 # -- helpers ----------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tlkit.backbones import Backbone, find_backbone, find_weights
+from tlkit.backbones import BACKBONES, Backbone, cached_file, find_backbone, find_weights
 from tlkit.errors import RunError, SpecError, unknown
 from tlkit.files import temporary_beside
 from tlkit.images import ImageSet, scan, split, summary
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from tlkit.batches import Examples
     from tlkit.pixels import Pixels
 
-DEFAULT_BACKBONE = "mobilenetv2"
 Say = Callable[[str], None]
 
 
@@ -49,6 +48,7 @@ def finetune(
     fit: str | None = None,
     from_run: str | Path | None = None,
     max_minutes: float | None = None,
+    cache_gb: float | None = None,
     strict: bool = False,
     dry_run: bool = False,
     force: bool = False,
@@ -59,7 +59,8 @@ def finetune(
 
     data: a folder of class folders, a folder of train/ val/ test/ folders, a CSV (see `tlkit.scan`), or the plan.json of an
         earlier run, which is then repeated; what is given here beside it takes precedence.
-    backbone: a name of `tlkit backbones` or one's own `.keras` file; default mobilenetv2.
+    backbone: a name of `tlkit backbones` or one's own `.keras` file; default mobilenetv2 if its ImageNet weights are on this
+        machine, else nano, whose weights come with tlkit.
     recipe: a Recipe, a name of `tlkit recipes`, or a file; default by size and similarity.
     out: the run folder; default the first free runs/DATA-BACKBONE-N.
     seed: default 0. epochs: replaces the epochs of every stage. image_size: pixels, default the backbone's native size.
@@ -68,6 +69,8 @@ def finetune(
     group_by: CSV column whose equal values stay in one part. similar: whether the pictures are like ImageNet's.
     fit: "squash" (default), "crop" or "pad": how a picture becomes a square.
     from_run: start from an earlier run's backbone weights. max_minutes: for the whole call.
+    cache_gb: gigabytes that decoded images and outputs of frozen layers may take on disk, all runs together; default a fifth of
+        what is free or taken by them.
     strict: any problem in the data is an error. dry_run: stop after the plan, write nothing, and return a Run whose folder
         was not made. force: replace an earlier run in `out`.
     verbose: progress bars. say: called with each line for a person to read.
@@ -88,12 +91,15 @@ def finetune(
     }
     settings, planned_recipe = _settings(data, given)
     source = Path(settings["data"])
+    named = settings["backbone"] is not None
+    if not named:
+        settings["backbone"], why = default_backbone()
     network = _backbone_of(settings)
     own = find_recipe(recipe) if isinstance(recipe, str) else recipe or planned_recipe
     for stage in own.stages if own else ():
         network.block_count(stage.unfreeze)
     size = settings["image_size"] or network.size
-    _check_numbers(settings, network, size, max_minutes)
+    _check_numbers(settings, network, size, max_minutes, cache_gb)
     if not settings["from_run"]:
         find_weights(network, settings["weights"])
     folder = (
@@ -110,9 +116,11 @@ def finetune(
     with _timed(seconds, "decode"):
         from tlkit.pixels import decode_images
 
-        pixels, images = decode_images(images, size, settings["fit"])
+        pixels, images = decode_images(images, size, settings["fit"], cache_gb)
     images = split(images, validation=settings["validation"], seed=settings["seed"], strict=strict)
     plan_recipe, decisions = _decide(images, own, network, settings, epochs, batch_size)
+    if not named:
+        decisions.insert(0, {"what": "backbone", "chosen": network.name, "why": why, "evidence": {}})
     plan = _plan(settings, plan_recipe, decisions, images, network, size, pixels, max_minutes)
     for line in plan_lines(plan):
         say(line)
@@ -137,19 +145,24 @@ def finetune(
             seed=settings["seed"],
             pixels_key=pixels.key,
             deadline=_deadline(started, max_minutes, model, images),
+            cache_gb=cache_gb,
             verbose=verbose,
             say=say,
         )
-    model = _save(run, model, network, plan_recipe, history, plan["precision"])
-    with _timed(seconds, "evaluate"):
-        scores, probabilities = _evaluate(run, model, images, pixels, plan_recipe.batch_size, verbose)
-    with _timed(seconds, "export"):
-        from tlkit.export import export, prove_parity
+    from tlkit.export import FreshProcess, export, prove_parity
 
-        export(model, images.class_names, run.saved_model, fit=settings["fit"])
-        chosen = parity_sample(len(probabilities["val"]))
-        files = [images.part("val").files()[i] for i in chosen]
-        parity = prove_parity(run.saved_model, files, probabilities["val"][chosen], images.class_names)
+    with FreshProcess() as fresh:
+        model = _save(run, model, network, plan_recipe, history, plan["precision"])
+        with _timed(seconds, "evaluate"):
+            scores, probabilities, computed = _evaluate(
+                run, model, network, plan_recipe, images, pixels, cache_gb, verbose
+            )
+        with _timed(seconds, "export"):
+            export(model, images.class_names, run.saved_model, fit=settings["fit"])
+        with _timed(seconds, "prove"):
+            chosen = parity_sample(len(probabilities["val"]))
+            files = [images.part("val").files()[i] for i in chosen]
+            parity = prove_parity(run.saved_model, files, probabilities["val"][chosen], images.class_names, fresh)
     seconds["total"] = time.monotonic() - started
     metrics = {
         "validation": scores["val"],
@@ -157,7 +170,7 @@ def finetune(
         "parity": parity,
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "images_decoded": pixels.decoded,
-        "images_computed": history.images_computed,
+        "images_computed": history.images_computed + computed,
         "notes": history.notes,
     }
     run.write_json("metrics.json", metrics)  # last: from here on the run counts as finished
@@ -177,7 +190,7 @@ def examples_of(images: ImageSet, pixels: Pixels, part: str) -> Examples:
 # -- before anything is read ------------------------------------------------------------------------------
 
 _DEFAULTS: dict[str, Any] = {
-    "backbone": DEFAULT_BACKBONE,
+    "backbone": None,
     "seed": 0,
     "image_size": None,
     "weights": "imagenet",
@@ -214,6 +227,16 @@ def _settings(data: str | Path, given: dict[str, Any]) -> tuple[dict[str, Any], 
     return settings, recipe
 
 
+def default_backbone() -> tuple[str, str]:
+    """The backbone for a person who named none, and why: nothing is downloaded that nobody asked for."""
+    if cached_file(BACKBONES["mobilenetv2"]):
+        return "mobilenetv2", "none was named, and its ImageNet weights are on this machine"
+    return "nano", (
+        "none was named, and no ImageNet weights of mobilenetv2 are on this machine; nano comes with tlkit. "
+        "--backbone mobilenetv2 downloads them and is more accurate on photographs"
+    )
+
+
 def _backbone_of(settings: dict[str, Any]) -> Backbone:
     network = find_backbone(settings["backbone"])
     if settings["from_run"]:
@@ -226,9 +249,13 @@ def _backbone_of(settings: dict[str, Any]) -> Backbone:
     return network
 
 
-def _check_numbers(settings: dict[str, Any], network: Backbone, size: int, max_minutes: float | None) -> None:
+def _check_numbers(
+    settings: dict[str, Any], network: Backbone, size: int, max_minutes: float | None, cache_gb: float | None
+) -> None:
     if size < network.smallest:
         raise SpecError(f"--image-size is {size}, and {network.name} takes {network.smallest} or more pixels.")
+    if cache_gb is not None and cache_gb < 0:
+        raise SpecError(f"--cache-gb is {cache_gb:g}. Expected 0 or more.")
     if max_minutes is not None and max_minutes <= 0:
         raise SpecError(f"--max-minutes is {max_minutes:g}. Expected a number above 0.")
     if not 0 < settings["validation"] < 1:
@@ -301,7 +328,7 @@ def _plan(
             {"what": "precision", "chosen": precision, "why": why, "evidence": {"device": device}},
         ]
     if pixels.streamed:
-        why = "the decoded images exceed the cache's budget, a fifth of the free disk"
+        why = "the decoded images exceed the caches' limit (--cache-gb)"
         decisions = [
             *decisions,
             {"what": "pixels", "chosen": "decoded in every epoch", "why": why, "evidence": {}},
@@ -339,8 +366,10 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
     lines = [f"data      {settings['data']}: {len(plan['classes'])} classes, {parts}"]
     if plan["problems"]:
         lines.append(f"problems  {plan['problems']} (named in problems.csv)")
+    backbone = plan["backbone"]
     weights = f"from {settings['from_run']}" if settings["from_run"] else settings["weights"]
-    lines.append(f"backbone  {plan['backbone']['name']} at {plan['image_size']} px, weights: {weights}")
+    terms = f" ({backbone['licence_of_weights']})" if settings["weights"] == "imagenet" else ""
+    lines.append(f"backbone  {backbone['name']} at {plan['image_size']} px, weights: {weights}{terms}")
     for decision in plan["decisions"]:
         lines.append(f"{decision['what']:<9} {decision['chosen']}: {decision['why']}")
     return lines
@@ -433,18 +462,36 @@ def _save(run: Run, model: keras.Model, network: Backbone, recipe: Recipe, histo
 
 
 def _evaluate(
-    run: Run, model: keras.Model, images: ImageSet, pixels: Pixels, batch_size: int, verbose: bool
-) -> tuple[dict[str, Any], dict[str, Any]]:
+    run: Run,
+    model: keras.Model,
+    network: Backbone,
+    recipe: Recipe,
+    images: ImageSet,
+    pixels: Pixels,
+    cache_gb: float | None,
+    verbose: bool,
+) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """Scores and probabilities by part, and how many images ran through the frozen blocks."""
     import pandas as pd
 
-    from tlkit.evaluate import evaluate, predict_probabilities, prediction_table
+    from tlkit.evaluate import evaluate, predict_from_cache, prediction_table
 
-    scores, probabilities, tables = {}, {}, []
+    scores, probabilities, tables, computed = {}, {}, [], 0
     for part in ("val", "test"):
-        chosen = images.part(part)
+        chosen, examples = images.part(part), examples_of(images, pixels, part)
         if not len(chosen):
             continue
-        found = predict_probabilities(model, pixels.of(chosen), batch_size=batch_size, verbose=verbose)
+        found, ran = predict_from_cache(
+            model,
+            network,
+            recipe.stages[-1].unfreeze,
+            examples,
+            pixels_key=pixels.key,
+            batch_size=recipe.batch_size,
+            cache_gb=cache_gb,
+            verbose=verbose,
+        )
+        computed += ran
         probabilities[part] = found
         scores[part] = evaluate(found, chosen.labels(), images.class_names)
         table = prediction_table(list(chosen.table["path"]), found, images.class_names)
@@ -452,7 +499,7 @@ def _evaluate(
         table.insert(2, "label", list(chosen.table["label"]))
         tables.append(table)
     run.write_table("predictions.csv", pd.concat(tables, ignore_index=True))
-    return scores, probabilities
+    return scores, probabilities, computed
 
 
 # -- the machine ------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tlkit.backbones.nano import nano
 from tlkit.errors import SpecError
 
 if TYPE_CHECKING:
@@ -24,13 +25,13 @@ _EFFICIENTNET_STORAGE = "https://storage.googleapis.com/keras-applications/"
 class Backbone:
     """A pretrained network without its top.
 
-    name: as on the command line. application: the function in `keras.applications`, "" for one's own file.
+    name: as on the command line. application: the function in `keras.applications`, "" for nano and one's own file.
     preprocessing: "caffe" (BGR, means subtracted), "tf" (-1 to 1), "torch" (0 to 1, mean and deviation), "efficientnet", or
         "included" when the network normalises by itself. The classifier holds it; its input is raw RGB 0-255.
     size: native image size in pixels. smallest: the least it takes.
     boundaries: "after LAYER" or "before LAYER", bottom first; the last block ends at the network's output.
     parameters: numbers without the top. weights_file, weights_url, weights_hash: the ImageNet weights without the top.
-    alpha: width of a MobileNet. file: one's own `.keras` file, else "".
+    alpha: width of a MobileNet. file: one's own `.keras` file, else "". shipped: the weights come with tlkit.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Backbone:
     licence: str
     alpha: float | None = None
     file: str = ""
+    shipped: bool = False
 
     @property
     def blocks(self) -> int:
@@ -230,8 +232,24 @@ def _row(
     )
 
 
+_NANO = Backbone(
+    name="nano",
+    application="",
+    preprocessing="tf",
+    size=96,
+    smallest=64,
+    boundaries=_before("block2_down", "block3_down", "block4_down", "block5_1_reduce"),
+    parameters=1_364_944,
+    weights_file="nano.npz",
+    weights_url="",
+    weights_hash=None,
+    licence="research and education",
+    shipped=True,
+)
+
 # fmt: off
 BACKBONES: dict[str, Backbone] = {
+    "nano": _NANO,
     "vgg16": _row("VGG16", "vgg", 224, 14_714_688, "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5", "6d6bbae143d832006294945121d1f1fc"),
     "vgg19": _row("VGG19", "vgg", 224, 20_024_384, "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5", "253f8cb515780f3b799900260a226db6"),
     "resnet50": _row("ResNet50", "resnet", 224, 23_587_712, "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5", "4d473c1dd8becc155b73f8504c6f6626"),
@@ -300,6 +318,8 @@ def build_backbone(backbone: Backbone, inputs: keras.KerasTensor) -> keras.Keras
     """
     import keras
 
+    if backbone.name == "nano":
+        return nano(normalise(backbone.preprocessing, inputs))
     function = getattr(keras.applications, backbone.application)
     width = {} if backbone.alpha is None else {"alpha": backbone.alpha}
     network = function(

@@ -1,7 +1,7 @@
 """Finds, checks and loads a backbone's pretrained weights. Never falls back to random ones.
 
 "imagenet" is looked for in Keras' own cache ($KERAS_HOME/models, else ~/.keras/models), where `keras.applications` puts it too,
-and downloaded there when it is absent.
+and downloaded there when it is absent. The weights of `nano` lie beside this file.
 """
 
 from __future__ import annotations
@@ -9,13 +9,16 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tlkit.backbones.table import BACKBONES, Backbone
 from tlkit.errors import WeightsError, nearest
+from tlkit.files import temporary_beside
 
 if TYPE_CHECKING:
     import keras
+
+_SHIPPED = Path(__file__).parent
 
 
 def find_weights(backbone: Backbone, weights: str) -> Path | None:
@@ -31,6 +34,11 @@ def find_weights(backbone: Backbone, weights: str) -> Path | None:
     if weights != "imagenet":
         return _given_file(weights)
     file = cached_file(backbone)
+    if file is None and backbone.shipped:
+        raise WeightsError(
+            f"The weights of {backbone.name} are missing: expected '{_SHIPPED / backbone.weights_file}'. "
+            "They come with tlkit; install it again."
+        )
     if file is None:
         return _download(backbone)
     _check_hash(backbone, file)
@@ -38,9 +46,11 @@ def find_weights(backbone: Backbone, weights: str) -> Path | None:
 
 
 def cached_file(backbone: Backbone) -> Path | None:
-    """Where the ImageNet weights lie on this machine, or None."""
-    file = models_folder() / backbone.weights_file
-    return file if backbone.weights_url and file.is_file() else None
+    """Where the pretrained weights lie on this machine, or None."""
+    if not backbone.weights_file or backbone.file:
+        return None
+    file = (_SHIPPED if backbone.shipped else models_folder()) / backbone.weights_file
+    return file if file.is_file() else None
 
 
 def models_folder() -> Path:
@@ -52,7 +62,10 @@ def models_folder() -> Path:
 def load_backbone_weights(backbone: Backbone, model: keras.Model, file: Path) -> None:
     """Load a weights file into a backbone without top. Raises WeightsError with both shapes, or the file's hash."""
     try:
-        model.load_weights(str(file))
+        if file.suffix == ".npz":
+            _load_arrays(model, file)
+        else:
+            model.load_weights(str(file))
     except Exception as error:  # Keras and h5py raise OSError, ValueError, KeyError and others here
         reason = str(error).splitlines()[0][:240] if str(error) else type(error).__name__
         raise WeightsError(
@@ -60,6 +73,33 @@ def load_backbone_weights(backbone: Backbone, model: keras.Model, file: Path) ->
             f"{reason}. Expected the weights of {backbone.name} without its top, {backbone.parameters:,} parameters, such "
             f"as {backbone.weights_file}. If the file was cut short, delete it and fetch it again."
         ) from error
+
+
+def save_arrays(model: keras.Model, file: Path) -> str:
+    """Write a network's variables by their paths to a compressed `.npz`, in float16. Returns the file's SHA-256.
+
+    Moving variances stay float32: below 6e-8 they would become 0.
+    """
+    import numpy as np
+
+    values: dict[str, Any] = {}
+    for variable in model.variables:
+        kind = "float32" if variable.path.endswith("moving_variance") else "float16"
+        values[variable.path] = np.asarray(variable).astype(kind)
+    with temporary_beside(file) as temporary:
+        np.savez_compressed(temporary, **values)
+    return _digest(file, "sha256")
+
+
+def _load_arrays(model: keras.Model, file: Path) -> None:
+    import numpy as np
+
+    with np.load(file, allow_pickle=False) as arrays:
+        missing = {variable.path for variable in model.variables} ^ set(arrays.files)
+        if missing:
+            raise ValueError(f"{len(missing)} names differ, such as {sorted(missing)[0]}")
+        for variable in model.variables:
+            variable.assign(arrays[variable.path].astype("float32"))
 
 
 def _given_file(weights: str) -> Path:

@@ -1,0 +1,114 @@
+"""What `nano` is worth: a linear probe on five real data sets beside two baselines, and images a second.
+
+    TLKIT_SHARED=folder python benchmarks/nano.py [--weights FILE.npz] [--no-store]
+
+Probe: average-pooled features at 96 pixels, standardised; scikit-learn's logistic regression on the train part, its C chosen by
+the validation part; accuracy on the test part. Baselines: MobileNetV2 0.35 at the same 96 pixels (weights from Keras' cache),
+and nano's network with random weights. Speed: forward passes of batches of 64 in one `tf.function`, nano at 96 and
+MobileNetV2 0.35 at 224 in turn, medians. Appends dated rows to benchmarks/nano.csv.
+"""
+
+import argparse
+import os
+import time
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from rows import append_row
+
+SETS = ("cats_dogs", "clothing", "blood_cells", "chest_xray", "latin_letters")
+FILE = Path(__file__).with_suffix(".csv")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--weights", default="imagenet", help="another .npz file for nano")
+    parser.add_argument("--no-store", action="store_true", help="print only")
+    parser.add_argument("--nano-alone", action="store_true", help="leave out the baselines and the speed")
+    arguments = parser.parse_args()
+    networks = [("nano", arguments.weights)]
+    if not arguments.nano_alone:
+        networks += [("mobilenetv2_0.35", "imagenet"), ("nano", "none")]
+    for name, weights in networks:
+        scores = {one: probe(name, weights, one) for one in SETS}
+        row = {
+            "date": date.today().isoformat(),
+            "measured": "probe, test accuracy",
+            "backbone": name,
+            "weights": weights,
+            **{one: round(100 * score, 1) for one, (score, _) in scores.items()},
+            "mean": round(100 * float(np.mean([score for score, _ in scores.values()])), 1),
+            "images_per_second": "",
+            **versions(),
+        }
+        print({f"C for {one}": c for one, (_, c) in scores.items()})
+        keep(row, arguments.no_store)
+    if not arguments.nano_alone:
+        for name, speed in images_per_second().items():
+            row = dict.fromkeys(row, "") | {"date": row["date"], "measured": "speed", "backbone": name}
+            keep(row | {"images_per_second": round(speed)} | versions(), arguments.no_store)
+
+
+def keep(row: dict, print_only: bool) -> None:
+    if print_only:
+        print(row, flush=True)
+    else:
+        append_row(FILE, row)
+
+
+def versions() -> dict:
+    return {"cores": os.cpu_count(), "tensorflow": version("tensorflow"), "keras": version("keras")}
+
+
+def probe(name: str, weights: str, dataset: str, size: int = 96) -> tuple[float, float]:
+    """Test accuracy from 0 to 1, and the C that validation chose."""
+    import keras
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    import tlkit
+    from tlkit.model import FEATURES
+
+    shared = Path(os.environ.get("TLKIT_SHARED", "../shared"))
+    pixels, images = tlkit.decode_images(tlkit.scan(shared / "data" / dataset / "splits.csv"), size)
+    model = tlkit.build_classifier(name, 2, image_size=size, weights=weights, seed=0)
+    features = keras.Model(model.input, model.get_layer(FEATURES).output)
+    parts = {part: tlkit.examples_of(images, pixels, part) for part in ("train", "val", "test")}
+    x = {part: features.predict(np.asarray(one.pixels[:]), batch_size=64, verbose=0) for part, one in parts.items()}
+    scaler = StandardScaler().fit(x["train"])
+    x = {part: scaler.transform(one) for part, one in x.items()}
+
+    def score(c: float, part: str) -> float:
+        solver = LogisticRegression(C=c, max_iter=1000).fit(x["train"], parts["train"].labels)
+        return float(solver.score(x[part], parts[part].labels))
+
+    best = max((1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 1.0), key=lambda c: score(c, "val"))
+    return score(best, "test"), best
+
+
+def images_per_second(rounds: int = 15, batch: int = 64) -> dict[str, float]:
+    import tensorflow as tf
+
+    import tlkit
+
+    random = np.random.default_rng(0)
+    calls = {}
+    for name, size in (("nano", 96), ("mobilenetv2_0.35", 224)):
+        model = tlkit.build_classifier(name, 2, weights="none")
+        pixels = tf.constant(random.integers(0, 256, (batch, size, size, 3)).astype("float32"))
+        step = tf.function(lambda x, model=model: model(x, training=False))
+        step(pixels)
+        calls[name] = (step, pixels)
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, (step, pixels) in calls.items():
+            started = time.perf_counter()
+            step(pixels)
+            seconds[name].append(time.perf_counter() - started)
+    return {name: batch / float(np.median(one)) for name, one in seconds.items()}
+
+
+if __name__ == "__main__":
+    main()
