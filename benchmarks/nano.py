@@ -76,7 +76,10 @@ def probe(name: str, weights: str, dataset: str, size: int = 96) -> tuple[float,
     model = tlkit.build_classifier(name, 2, image_size=size, weights=weights, seed=0)
     features = keras.Model(model.input, model.get_layer(FEATURES).output)
     parts = {part: tlkit.examples_of(images, pixels, part) for part in ("train", "val", "test")}
-    x = {part: features.predict(np.asarray(one.pixels[:]), batch_size=64, verbose=0) for part, one in parts.items()}
+    x = {
+        part: features.predict(one.pixels.gather(np.arange(len(one))), batch_size=64, verbose=0)
+        for part, one in parts.items()
+    }
     scaler = StandardScaler().fit(x["train"])
     x = {part: scaler.transform(one) for part, one in x.items()}
 

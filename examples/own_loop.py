@@ -9,7 +9,7 @@ from pathlib import Path
 import tlkit
 
 
-def main(data: str, out: Path, backbone: str = "mobilenetv2", size: int = 224, weights: str = "imagenet") -> list[dict]:
+def main(data: str, out: Path, backbone: str = "nano", size: int = 96, weights: str = "imagenet") -> list[dict]:
     pixels, images = tlkit.decode_images(tlkit.scan(data), size)
     images = tlkit.split(images, validation=0.2, seed=0)
     training, validation = (tlkit.examples_of(images, pixels, part) for part in ("train", "val"))

@@ -94,12 +94,14 @@ def imagenet(shared: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: py
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory, tiny: dict[str, Any]) -> Path:
-    """A finished run on drawn images, shared by the tests that only read one."""
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of `nano` on drawn images, shared by the tests that only read one."""
     from tlkit import Recipe, Stage, finetune
 
     base = tmp_path_factory.mktemp("trained")
     data = write_folder(base / "data", per_class=16)
-    stages = (Stage(epochs=15, learning_rate=1e-2), Stage(epochs=3, learning_rate=1e-3, unfreeze=1))
-    finetune(data, **tiny, out=base / "run", recipe=Recipe("tiny", stages=stages, batch_size=12))
+    stages = (Stage(epochs=8, learning_rate=1e-2), Stage(epochs=2, learning_rate=1e-3, unfreeze=1))
+    finetune(
+        data, backbone="nano", image_size=64, out=base / "run", recipe=Recipe("test", stages=stages, batch_size=12)
+    )
     return base / "run"

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
@@ -16,6 +17,7 @@ from tlkit.recipes import RECIPES
 from tests.conftest import COLOURS, draw
 from tlkit.backbones import BACKBONES
 from tlkit.cli import main
+from tlkit.store import Store, describe
 
 COMMANDS = sorted(main.commands)
 
@@ -105,3 +107,18 @@ def test_the_tables_list_every_row() -> None:
     shown = CliRunner().invoke(main, ["backbones"]).output
     assert all(f"{name} " in shown for name in BACKBONES)
     assert all(name in CliRunner().invoke(main, ["recipes"]).output for name in RECIPES)
+
+
+def test_the_cache_is_shown_and_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TLKIT_CACHE", str(tmp_path))
+    assert "0 caches, 0.00 GB" in CliRunner().invoke(main, ["cache"]).output
+    with Store(tmp_path / "pixels" / "8-squash-v1").writer(1, (8, 8, 3), "uint8") as writer:
+        writer.add(["a"], np.zeros((1, 8, 8, 3), "uint8"))
+    describe(tmp_path / "pixels" / "8-squash-v1", "decoded pictures, 8 x 8 pixels, squash")
+    shown = CliRunner().invoke(main, ["cache"]).output
+    assert "pixels" in shown and "decoded pictures, 8 x 8" in shown and "1 caches" in shown
+    wrong = CliRunner().invoke(main, ["cache", "--clear", "pixel"])
+    assert wrong.exit_code == 1 and "Did you mean 'pixels'" in wrong.output
+    assert "cleared 0 caches" in CliRunner().invoke(main, ["cache", "--clear", "all", "--unused-days", "1"]).output
+    assert "cleared 1 caches" in CliRunner().invoke(main, ["cache", "--clear", "pixels"]).output
+    assert not list(tmp_path.glob("pixels/*"))

@@ -17,7 +17,6 @@ import pytest
 
 from tests.conftest import COLOURS, draw, write_folder
 from tests.test_walls import modules
-from tests.tiny import tiny_file
 from tlkit import finetune
 
 ROOT = Path(__file__).parent.parent
@@ -34,8 +33,8 @@ def test_own_loop_is_finetune_written_out(folder: Path, tmp_path: Path, unserved
     own_loop = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(own_loop)
     (tmp_path / "own").mkdir()
-    mine = own_loop.main(str(folder), tmp_path / "own", tiny_file(), 32)
-    run = finetune(folder, backbone=tiny_file(), out=tmp_path / "run")
+    mine = own_loop.main(str(folder), tmp_path / "own", "nano", 64)
+    run = finetune(folder, backbone="nano", image_size=64, out=tmp_path / "run")
     theirs = pd.read_csv(run.folder / "history.csv")
     columns = ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "best"]
     pd.testing.assert_frame_equal(pd.DataFrame(mine)[columns], theirs[columns])

@@ -33,7 +33,8 @@ STEPS_AT_ONCE = 16  # of a head's steps, which are so short that calling each fr
 class History:
     """What happened: a row per epoch, and a sentence for whatever was not as planned.
 
-    rows: stage, epoch (counted through), loss, accuracy, val_loss, val_accuracy, learning_rate, seconds, best.
+    rows: stage, epoch (counted through), loss, accuracy, val_loss, val_accuracy, learning_rate, seconds, at_seconds (since
+        training began, the frozen layers' time included), best.
     images_computed: single-image forward passes of frozen layers that were run; the others came from the cache.
     """
 
@@ -41,6 +42,7 @@ class History:
     notes: list[str] = field(default_factory=list)
     images_computed: int = 0
     best: tuple[float, float] | None = None
+    started: float = field(default_factory=time.monotonic)
 
 
 def train(
@@ -372,6 +374,7 @@ class _KeepBest(keras.callbacks.Callback):
             **{name: float(logs[name]) for name in ("loss", "accuracy", "val_loss", "val_accuracy")},
             "learning_rate": float(self.model.optimizer.learning_rate),
             "seconds": round(time.monotonic() - self._started, 3),
+            "at_seconds": round(time.monotonic() - self._history.started, 3),
             "best": better,
         }
         self._history.rows.append(row)

@@ -1,0 +1,169 @@
+"""Images a second of each step of tlkit beside what this machine could do at most. Needs no data and no weights.
+
+    python benchmarks/pipeline.py [BACKBONE] [SIZE]
+
+Decoding: `decode_images` of generated 320 x 240 JPEG files, beside TensorFlow's JPEG decoder alone on as many threads. Batches:
+from the decode cache, plain and augmented in one warp, beside copying the same bytes. Frozen layers: `extract_features`
+beside a plain forward pass of the same batches. Training: a step of the whole network, as `fit` runs it, beside a forward
+pass. Random weights. On Keras' other backends the decoding is left out, and pixels are made up. Appends dated rows to
+benchmarks/pipeline.csv.
+"""
+
+import contextlib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import keras
+import numpy as np
+from rows import append_row
+
+import tlkit
+from tlkit.batches import Batches, augmenting
+from tlkit.features import extract_features
+from tlkit.model import FEATURES
+from tlkit.store import in_memory
+
+FILE = Path(__file__).with_suffix(".csv")
+COUNT, BATCH = 1024, 64
+WARP = tlkit.Augmentation(
+    shift_x=(-0.1, 0.1),
+    shift_y=(-0.1, 0.1),
+    zoom=(0.9, 1.1),
+    rotate=(-15, 15),
+    flip_horizontal=0.5,
+    brightness=(-0.2, 0.2),
+)
+
+
+def main() -> None:
+    name = sys.argv[1] if len(sys.argv) > 1 else "mobilenetv2"
+    size = int(sys.argv[2]) if len(sys.argv) > 2 else 224
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["TLKIT_CACHE"] = f"{scratch}/cache"
+        if keras.backend.backend() == "tensorflow":
+            decoding(Path(scratch), size)
+        random = np.random.default_rng(0)
+        pixels = in_memory(random.integers(0, 256, (COUNT, size, size, 3), dtype="uint8"))
+        labels = np.arange(COUNT) % 10
+        batching(pixels, labels, size)
+        computing(name, pixels, labels, size)
+
+
+def keep(step: str, speed: float, limit_of: str, limit: float) -> None:
+    row = {
+        "date": date.today().isoformat(),
+        "step": step,
+        "images_per_second": round(speed),
+        "limit": limit_of,
+        "limit_images_per_second": round(limit),
+        "share_of_limit": round(speed / limit, 2),
+        "cores": os.cpu_count(),
+        "device": device(),
+        "backend": keras.backend.backend(),
+        "keras": version("keras"),
+    }
+    append_row(FILE, row)
+
+
+def device() -> str:
+    with contextlib.suppress(ImportError):
+        import jax
+
+        if keras.backend.backend() == "jax":
+            return str(jax.devices()[0].device_kind)
+    return "CPU"
+
+
+def speed(work: Callable[[], object], images: int, repeats: int = 3) -> float:
+    """The best of a few, after one to warm up."""
+    work()
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return images / min(seconds)
+
+
+def decoding(scratch: Path, size: int) -> None:
+    import tensorflow as tf
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for i in range(COUNT):
+        file = scratch / "data" / f"class{i % 2}" / f"{i}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        small = Image.fromarray(random.integers(0, 256, (30, 40, 3), dtype="uint8"))
+        small.resize((320, 240), Image.Resampling.BICUBIC).save(file, quality=90)
+    images = tlkit.scan(scratch / "data")
+    files = [file.read_bytes() for file in images.files()]
+
+    def ours() -> None:
+        with tempfile.TemporaryDirectory() as empty:
+            os.environ["TLKIT_CACHE"] = empty
+            tlkit.decode_images(images, size)
+
+    def library() -> None:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(lambda data: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"), files))
+
+    keep(f"decode_images, {size} px", speed(ours, COUNT), "TensorFlow's JPEG decoder alone", speed(library, COUNT))
+
+
+def batching(pixels: object, labels: np.ndarray, size: int) -> None:
+    order = np.random.default_rng(0).permutation(COUNT)
+
+    def copy() -> None:
+        for start in range(0, COUNT, BATCH):
+            pixels.gather(order[start : start + BATCH]).copy()
+
+    limit = speed(copy, COUNT)
+    with ThreadPoolExecutor() as pool:
+        for name, transform in (
+            ("plain", None),
+            ("augmented", augmenting(WARP, list(range(COUNT)), 0, pool)),
+        ):
+            batches = Batches([[pixels]], labels, 10, batch_size=BATCH, shuffle=True, transform=transform)
+
+            def read(batches: Batches = batches) -> None:
+                for place in range(len(batches)):
+                    batches[place]
+
+            keep(f"Batches, {name}, {size} px", speed(read, COUNT), "copying the pixels", limit)
+
+
+def computing(name: str, pixels: object, labels: np.ndarray, size: int) -> None:
+    model = tlkit.build_classifier(name, 10, image_size=size, weights="none")
+    prefix = keras.Model(model.input, model.get_layer(FEATURES).output)
+    keys = [f"{i:064x}" for i in range(COUNT)]
+    examples = tlkit.Examples(pixels, labels, keys)
+    runs = iter(range(100))
+
+    def ours() -> None:
+        extract_features(prefix, examples, pixels_key=f"run{next(runs)}", batch_size=BATCH)
+
+    batches = [pixels.gather(np.arange(start, start + BATCH)) for start in range(0, COUNT, BATCH)]
+
+    def forward() -> None:
+        for batch in batches:
+            np.asarray(prefix.predict_on_batch(batch))
+
+    limit = speed(forward, COUNT)
+    keep(f"extract_features, {name}, {size} px", speed(ours, COUNT), "a plain forward pass", limit)
+
+    tlkit.set_trainable(model, name, unfreeze="all")
+    model.compile("adam", "categorical_crossentropy")
+    training = Batches([[pixels]], labels, 10, batch_size=BATCH, shuffle=True)
+    trained = speed(lambda: model.fit(training, epochs=1, verbose=0, shuffle=False), COUNT, repeats=1)
+    keep(f"a training epoch of everything, {name}, {size} px", trained, "a plain forward pass", limit)
+
+
+if __name__ == "__main__":
+    main()
