@@ -26,6 +26,7 @@ FLOORS = {
     "model": 2,
     "batches": 2,
     "pixels": 2,
+    "frozen": 2,
     "features": 3,
     "train": 4,
     "evaluate": 4,

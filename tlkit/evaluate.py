@@ -10,7 +10,8 @@ import numpy as np
 
 from tlkit.backbones import Backbone
 from tlkit.batches import Examples, RowSource
-from tlkit.features import extract_features, run_prefix
+from tlkit.features import extract_features
+from tlkit.frozen import frozen_call
 from tlkit.model import cut
 
 if TYPE_CHECKING:
@@ -25,10 +26,11 @@ def predict_probabilities(
     """The classifier's probabilities: float32, shape (n, classes), from pixels in uint8 RGB."""
     count = len(pixels)
     result = np.zeros((count, model.output_shape[-1]), "float32")
+    call = frozen_call(model, batch_size)
     bar = keras.utils.Progbar(count, unit_name="image", verbose=1 if verbose and count else 0)
     for start in range(0, count, batch_size):
         images = pixels.gather(np.arange(start, min(start + batch_size, count)))
-        result[start : start + len(images)] = run_prefix(model, images, batch_size)[0]
+        result[start : start + len(images)] = call(images)[0]
         bar.update(start + len(images))
     return result
 
@@ -59,10 +61,11 @@ def predict_from_cache(
     if features is None:
         return predict_probabilities(model, examples.pixels, batch_size=batch_size, verbose=verbose), len(examples)
     (sources,) = features.views
+    call = frozen_call(suffix, batch_size)
     result = np.zeros((len(examples), model.output_shape[-1]), "float32")
     for start in range(0, len(examples), batch_size):
         places = np.arange(start, min(start + batch_size, len(examples)))
-        result[places] = run_prefix(suffix, [source.gather(places) for source in sources], batch_size)[0]
+        result[places] = call([source.gather(places) for source in sources])[0]
     return result, features.computed
 
 

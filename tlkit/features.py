@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import keras
 import numpy as np
 
 from tlkit.augment import augment
 from tlkit.batches import Examples, RowSource
+from tlkit.frozen import frozen_call
 from tlkit.spec import Augmentation
 from tlkit.store import Store, cache_folder, describe, make_room
 
@@ -162,6 +163,7 @@ def _compute(
         return 0
     numbers = examples.numbers()
     bar = keras.utils.Progbar(len(todo), unit_name="image", verbose=1 if verbose else 0)
+    call = frozen_call(prefix, batch_size)
     writers = [s.writer(len(todo), shape, d) for s, shape, d in zip(stores, shapes, dtypes, strict=True)]
     done = 0
     with ThreadPoolExecutor() as pool:
@@ -180,7 +182,7 @@ def _compute(
                 images = waiting.result()
                 if place + 1 < len(chunks):
                     waiting = pool.submit(prepare, chunks[place + 1])
-                outputs = run_prefix(prefix, images, batch_size)
+                outputs = call(images)
                 for writer, values in zip(writers, outputs, strict=True):
                     writer.add([keys[view][i] for view, i in chunk], values)
                 done += len(chunk)
@@ -191,14 +193,3 @@ def _compute(
             for writer in writers:
                 writer.__exit__(None, None, None)
     return done
-
-
-def run_prefix(prefix: keras.Model, inputs: np.ndarray | list[np.ndarray], batch_size: int) -> list[np.ndarray]:
-    """A model's outputs for one batch, as a list of arrays; a short batch is padded so that nothing is re-traced."""
-    arrays = inputs if isinstance(inputs, list) else [inputs]
-    count = len(arrays[0])
-    if count < batch_size:
-        arrays = [np.concatenate([a, np.zeros((batch_size - count, *a.shape[1:]), a.dtype)]) for a in arrays]
-    outputs: Any = prefix.predict_on_batch(arrays if len(arrays) > 1 else arrays[0])
-    outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
-    return [np.asarray(values)[:count] for values in outputs]

@@ -432,12 +432,12 @@ def _deadline(started: float, max_minutes: float | None, model: keras.Model, ima
         return None
     import numpy as np
 
-    from tlkit.features import run_prefix
+    from tlkit.frozen import frozen_call
 
-    batch = np.zeros((16, *model.input_shape[1:]), "uint8")
-    run_prefix(model, batch, 16)  # the first call traces
+    call, batch = frozen_call(model, 16), np.zeros((16, *model.input_shape[1:]), "uint8")
+    call(batch)  # the first call traces
     before = time.monotonic()
-    run_prefix(model, batch, 16)
+    call(batch)
     per_image = (time.monotonic() - before) / 16
     parts = images.table["part"].value_counts()
     val, test = int(parts.get("val", 0)), int(parts.get("test", 0))

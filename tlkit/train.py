@@ -21,7 +21,8 @@ import numpy as np
 from tlkit.backbones import Backbone, find_backbone
 from tlkit.batches import Batches, Examples, FollowEpochs, augmenting, class_weights
 from tlkit.errors import TrainingError
-from tlkit.features import Features, extract_features, run_prefix, while_memory_lasts
+from tlkit.features import Features, extract_features, while_memory_lasts
+from tlkit.frozen import frozen_call
 from tlkit.model import blocks, cut, set_trainable
 from tlkit.spec import Recipe, Stage
 
@@ -238,9 +239,11 @@ class _StageJob:
 
 
 def _through(prefix: keras.Model, before: Any, batch_size: int) -> Any:
+    call = frozen_call(prefix, batch_size)
+
     def transform(inputs: list[np.ndarray], indices: np.ndarray, epoch: int) -> list[np.ndarray]:
         (images,) = before(inputs, indices, epoch) if before else inputs
-        return run_prefix(prefix, images, batch_size)
+        return call(images)
 
     return transform
 
