@@ -11,7 +11,8 @@ import pytest
 from tests.tiny import tiny_file
 from tlkit import build_classifier, cut, find_backbone
 from tlkit import frozen as module
-from tlkit.frozen import frozen_call
+from tlkit.features import while_memory_lasts
+from tlkit.frozen import frozen_call, inference_batch
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype="uint8")
 
@@ -52,3 +53,22 @@ def test_a_prefix_gives_its_boundary(model: keras.Model) -> None:
     assert prefix is not None
     (boundary,) = frozen_call(prefix, 8)(PICTURES)
     assert np.allclose(frozen_call(suffix, 8)(boundary)[0], model.predict(PICTURES, verbose=0), atol=1e-6)
+
+
+def test_on_a_gpu_more_images_run_at_once_until_memory_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["gpu:0"])
+    tried: list[int] = []
+
+    def work(batch: int) -> str:
+        tried.append(batch)
+        if batch > 64:
+            raise RuntimeError("Out of memory while trying to allocate 17179869184 bytes.")
+        return "done"
+
+    lines: list[str] = []
+    assert while_memory_lasts(work, inference_batch(32), lines.append) == "done"
+    assert tried == [256, 128, 64] and lines[-1] == "out of memory: going on with batches of 64"
+    monkeypatch.undo()
+    assert inference_batch(32) == 32
+    with pytest.raises(MemoryError):
+        while_memory_lasts(lambda batch: (_ for _ in ()).throw(MemoryError), 4, lines.append)

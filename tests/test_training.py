@@ -233,6 +233,18 @@ def test_when_memory_runs_out_the_batch_is_halved_and_the_stage_begins_anew(monk
         assert np.allclose(one, other, atol=1e-6)
 
 
+def test_more_epochs_trace_nothing_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    call, traced = keras.layers.Dense.call, []
+    monkeypatch.setattr(keras.layers.Dense, "call", lambda *a, **k: traced.append(1) or call(*a, **k))
+    counts = []
+    for epochs in (1, 5):
+        model, data, val = tiny(), examples(20, 122), examples(9, 123)
+        traced.clear()
+        train(model, BACKBONE, recipe(Stage(epochs, 1e-2), Stage(epochs, 1e-3, unfreeze=1)), data, val)
+        counts.append(len(traced))
+    assert counts[0] == counts[1] > 0
+
+
 def test_another_error_is_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keras.Model, "fit", lambda *a, **k: (_ for _ in ()).throw(RuntimeError("no room for doubt")))
     with pytest.raises(RuntimeError, match="no room for doubt"):

@@ -40,9 +40,9 @@ def predict_from_cache(
     backbone: Backbone,
     unfreeze: int | str,
     examples: Examples,
+    batch_size: int = 32,
     *,
     pixels_key: str,
-    batch_size: int = 32,
     cache_gb: float | None = None,
     verbose: bool = False,
 ) -> tuple[np.ndarray, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import platform
 import shlex
@@ -155,7 +156,7 @@ def finetune(
         model = _save(run, model, network, plan_recipe, history, plan["precision"])
         with _timed(seconds, "evaluate"):
             scores, probabilities, computed = _evaluate(
-                run, model, network, plan_recipe, images, pixels, cache_gb, verbose
+                run, model, network, plan_recipe, images, pixels, cache_gb, verbose, say
             )
         with _timed(seconds, "export"):
             export(model, images.class_names, run.saved_model, fit=settings["fit"])
@@ -470,26 +471,33 @@ def _evaluate(
     pixels: Pixels,
     cache_gb: float | None,
     verbose: bool,
+    say: Say,
 ) -> tuple[dict[str, Any], dict[str, Any], int]:
     """Scores and probabilities by part, and how many images ran through the frozen blocks."""
     import pandas as pd
 
     from tlkit.evaluate import evaluate, predict_from_cache, prediction_table
+    from tlkit.features import while_memory_lasts
+    from tlkit.frozen import inference_batch
 
     scores, probabilities, tables, computed = {}, {}, [], 0
     for part in ("val", "test"):
         chosen, examples = images.part(part), examples_of(images, pixels, part)
         if not len(chosen):
             continue
-        found, ran = predict_from_cache(
-            model,
-            network,
-            recipe.stages[-1].unfreeze,
-            examples,
-            pixels_key=pixels.key,
-            batch_size=recipe.batch_size,
-            cache_gb=cache_gb,
-            verbose=verbose,
+        found, ran = while_memory_lasts(
+            functools.partial(
+                predict_from_cache,
+                model,
+                network,
+                recipe.stages[-1].unfreeze,
+                examples,
+                pixels_key=pixels.key,
+                cache_gb=cache_gb,
+                verbose=verbose,
+            ),
+            inference_batch(recipe.batch_size),
+            say,
         )
         computed += ran
         probabilities[part] = found

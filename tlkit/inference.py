@@ -56,6 +56,8 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None) -> dict[
     import numpy as np
 
     from tlkit.evaluate import evaluate, predict_probabilities
+    from tlkit.features import while_memory_lasts
+    from tlkit.frozen import inference_batch
     from tlkit.pixels import decode_images
 
     run = run if isinstance(run, Run) else open_run(run)
@@ -72,7 +74,10 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None) -> dict[
     pixels, images = decode_images(images, plan["image_size"], plan["settings"]["fit"])
     number = {name: i for i, name in enumerate(plan["classes"])}
     labels = np.array([number[label] for label in images.table["label"]], dtype="int64")
-    probabilities = predict_probabilities(load_model(run), pixels.of(images), batch_size=BATCH)
+    model, rows = load_model(run), pixels.of(images)
+    probabilities = while_memory_lasts(
+        lambda batch: predict_probabilities(model, rows, batch_size=batch), inference_batch(BATCH), lambda line: None
+    )
     scores = evaluate(probabilities, labels, plan["classes"])
     left_out = images.problems[images.problems["action"] == "left out"]
     return {**scores, "left_out": len(left_out)}
