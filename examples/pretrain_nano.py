@@ -1,6 +1,6 @@
 """Train the backbone `nano` from random weights on a folder of images, as the shipped weights were.
 
-    python examples/pretrain_nano.py CORPUS --work WORK [--teacher mobilenetv2] [--views 8] [--epochs 80]
+    python examples/pretrain_nano.py CORPUS --work WORK [--teacher mobilenetv2] [--views 8] [--epochs 60]
 
 CORPUS is a folder with one folder per class, or one of zip shards with a labels.csv (columns shard, name, label).
 Two targets for each picture: its label, and what a larger network with ImageNet weights, the teacher, says of the same crop
@@ -54,7 +54,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--teacher", default="mobilenetv2")
     parser.add_argument("--teacher-size", type=int, default=160)
     parser.add_argument("--views", type=int, default=8)
-    parser.add_argument("--epochs", type=int, default=80)
+    parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--stop-after", type=int, metavar="N", help="stop after N epochs, to go on later")
     parser.add_argument("--sizes", type=int, nargs=2, default=(64, 96), help="pixels: most epochs, the last fifth")
     parser.add_argument("--learning-rate", type=float, default=2e-3)

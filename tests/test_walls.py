@@ -27,6 +27,7 @@ FLOORS = {
     "batches": 2,
     "pixels": 2,
     "frozen": 2,
+    "linear": 2,
     "features": 3,
     "train": 4,
     "evaluate": 4,

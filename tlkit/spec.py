@@ -20,6 +20,7 @@ POOLINGS = ("avg", "max", "avg+max", "flatten")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "plateau")
 BATCH_NORMS = ("frozen", "moving")
+SOLVERS = ("gradient", "logistic", "svm")
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 MONITORS = ("val_loss", "val_accuracy")
 FITS = ("squash", "crop", "pad")
@@ -123,6 +124,9 @@ class Stage:
     batch_norm: "frozen" keeps the unfrozen blocks' BatchNormalization layers as pretrained, "moving" trains
         them. Which is better depends on the learning rate and the data: measure it.
     patience: epochs without improvement on validation before the stage ends; None = never.
+    solver: "gradient" trains. "logistic" and "svm" solve a linear head outright on cached features, at 13 strengths of
+        regularisation among which validation chooses (see `tlkit.linear`); epochs and rates then play no part, unless the cache
+        has no room for the features.
 
     >>> Stage(epochs=5, learning_rate=1e-4, unfreeze=2).schedule
     'constant'
@@ -138,6 +142,7 @@ class Stage:
     layer_decay: float = 1.0
     batch_norm: str = "frozen"
     patience: int | None = None
+    solver: str = "gradient"
 
     def __post_init__(self) -> None:
         _whole("Stage.epochs", self.epochs, 1)
@@ -152,6 +157,9 @@ class Stage:
         _between("Stage.warmup", self.warmup, 0, None)
         _between("Stage.layer_decay", self.layer_decay, 0, 1, open_start=True)
         _one_of("Stage.batch_norm", self.batch_norm, BATCH_NORMS)
+        _one_of("Stage.solver", self.solver, SOLVERS)
+        if self.solver != "gradient" and self.unfreeze != 0:
+            raise SpecError(f"Stage.solver '{self.solver}' solves a head alone. Use unfreeze=0, or solver='gradient'.")
         if self.patience is not None:
             _whole("Stage.patience", self.patience, 1)
         if self.optimizer == "adam" and self.weight_decay:
@@ -194,6 +202,14 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.stages:
             raise SpecError(f"Recipe '{self.name}' has no stages. Give at least one Stage.")
+        head = self.head
+        if any(stage.solver != "gradient" for stage in self.stages) and (
+            head.hidden or head.batch_norm or head.dropout or head.label_smoothing or head.l2
+        ):
+            raise SpecError(
+                f"Recipe '{self.name}' solves its head, which must then be one dense layer: Head(pooling=...) and nothing more. "
+                "Regularisation is the solver's, chosen by validation."
+            )
         _whole("Recipe.batch_size", self.batch_size, 1)
         _whole("Recipe.views", self.views, 1)
         _one_of("Recipe.precision", self.precision, PRECISIONS)

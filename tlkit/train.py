@@ -23,6 +23,7 @@ from tlkit.batches import Batches, Examples, FollowEpochs, augmenting, class_wei
 from tlkit.errors import TrainingError
 from tlkit.features import Features, extract_features, while_memory_lasts
 from tlkit.frozen import frozen_call
+from tlkit.linear import solve
 from tlkit.model import blocks, cut, set_trainable
 from tlkit.spec import Recipe, Stage
 
@@ -34,8 +35,8 @@ STEPS_AT_ONCE = 16  # of a head's steps, which are so short that calling each fr
 class History:
     """What happened: a row per epoch, and a sentence for whatever was not as planned.
 
-    rows: stage, epoch (counted through), loss, accuracy, val_loss, val_accuracy, learning_rate, seconds, at_seconds (since
-        training began, the frozen layers' time included), best.
+    rows: stage, epoch (counted through), loss, accuracy, val_loss, val_accuracy, learning_rate, strength (C of a solved head; a
+        row for each), seconds, at_seconds (since training began, the frozen layers' time included), best.
     images_computed: single-image forward passes of frozen layers that were run; the others came from the cache.
     """
 
@@ -44,6 +45,40 @@ class History:
     images_computed: int = 0
     best: tuple[float, float] | None = None
     started: float = field(default_factory=time.monotonic)
+
+    def add(
+        self,
+        stage: int,
+        scores: dict[str, float],
+        monitor: str,
+        *,
+        seconds: float,
+        learning_rate: float | None = None,
+        strength: float | None = None,
+    ) -> bool:
+        """Append a row. Returns whether it is the best so far by the monitored number, ties going to the other."""
+        score = _score(scores, monitor)
+        best = self.best is None or score > self.best
+        if best:
+            self.best = score
+        row = {
+            "stage": stage,
+            "epoch": len(self.rows) + 1,
+            **{name: float(scores[name]) for name in ("loss", "accuracy", "val_loss", "val_accuracy")},
+            "learning_rate": learning_rate,
+            "strength": strength,
+            "seconds": round(seconds, 3),
+            "at_seconds": round(time.monotonic() - self.started, 3),
+            "best": best,
+        }
+        self.rows.append(row)
+        return best
+
+
+def _score(scores: dict[str, float], monitor: str) -> tuple[float, float]:
+    """Higher is better."""
+    loss, accuracy = -float(scores["val_loss"]), float(scores["val_accuracy"])
+    return (loss, accuracy) if monitor == "val_loss" else (accuracy, loss)
 
 
 def train(
@@ -134,6 +169,8 @@ class _StageJob:
         self.say(
             f"stage {self.number} of {len(recipe.stages)}: {what}, {weights:,} weights train, up to {stage.epochs} epochs"
         )
+        if stage.solver != "gradient" and prefix is not None and self._solve(prefix, training, validation, history):
+            return
         with ThreadPoolExecutor() as pool:
             if prefix is None:
                 self.say("  no layer is frozen, so nothing is cached")
@@ -145,11 +182,7 @@ class _StageJob:
                 self.say(history.notes[-1])
                 return
             batches, used = self._batches(prefix, training, history, pool, train=True)
-            if used < len(training):
-                history.notes.append(
-                    f"stage {self.number} trained on {used} of {len(training)} images: the time limit left no more"
-                )
-                self.say(history.notes[-1])
+            self._note_used(used, training, history)
             first_epoch = len(history.rows)
             self._compile(suffix, steps=len(batches))
             bar = self.verbose and stage.unfreeze != 0  # a head's epochs are over in a blink
@@ -167,6 +200,47 @@ class _StageJob:
                 verbose=1 if bar else 0,
             )
             keeper.restore()
+
+    def _solve(self, prefix: keras.Model, training: Examples, validation: Examples, history: History) -> bool:
+        """Put the best of several solved heads into the model; False if there was no room for the features."""
+        held_out = self._features(prefix, validation, history, train=False)
+        found = held_out and self._features(prefix, training, history, train=True)
+        if held_out is None or found is None:
+            return False
+        self._note_used(found.count, training, history)
+        (val,) = (source.gather(slice(None)) for source in held_out.views[0])
+        features = np.concatenate([source.gather(slice(None)) for view in found.views for source in view])
+        labels = np.tile(training.labels[: found.count], len(found.views))
+        val_labels, layer = validation.labels[: held_out.count], self.model.get_layer("predictions")
+        heads = solve(
+            features,
+            labels,
+            (val, val_labels),
+            self.model.output_shape[-1],
+            kind=self.stage.solver,
+            balanced=self.recipe.class_weights,
+        )
+        began, started = len(history.rows), time.monotonic()
+        for head in heads:
+            (loss, accuracy), (val_loss, val_accuracy) = head.scores(features, labels), head.scores(val, val_labels)
+            scores = {"loss": loss, "accuracy": accuracy, "val_loss": val_loss, "val_accuracy": val_accuracy}
+            seconds = time.monotonic() - started
+            if history.add(self.number, scores, self.recipe.monitor, seconds=seconds, strength=head.strength):
+                layer.set_weights([head.kernel, head.bias])
+            started = time.monotonic()
+            if self.deadline is not None and started > self.deadline:
+                break
+        best = [row for row in history.rows[began:] if row["best"]]
+        tried = f"  {len(history.rows) - began} heads solved; "
+        self.say(tried + (f"best: {epoch_line(best[-1])}" if best else "none better than the stage before"))
+        return True
+
+    def _note_used(self, used: int, training: Examples, history: History) -> None:
+        if used < len(training):
+            history.notes.append(
+                f"stage {self.number} trained on {used} of {len(training)} images: the time limit left no more"
+            )
+            self.say(history.notes[-1])
 
     def _batches(
         self,
@@ -362,25 +436,15 @@ class _KeepBest(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         logs = logs or {}
-        score = self._score(logs)
-        better = self._history.best is None or score > self._history.best
-        if better:
-            self._history.best = score
+        seconds = time.monotonic() - self._started
+        rate = float(self.model.optimizer.learning_rate)
+        if self._history.add(self._number, logs, self._monitor, seconds=seconds, learning_rate=rate):
             self._weights = self.model.get_weights()
+        row, score = self._history.rows[-1], _score(logs, self._monitor)
         if self._stage_best is None or score > self._stage_best:
             self._stage_best, self._without = score, 0
         else:
             self._without += 1
-        row = {
-            "stage": self._number,
-            "epoch": epoch + 1,
-            **{name: float(logs[name]) for name in ("loss", "accuracy", "val_loss", "val_accuracy")},
-            "learning_rate": float(self.model.optimizer.learning_rate),
-            "seconds": round(time.monotonic() - self._started, 3),
-            "at_seconds": round(time.monotonic() - self._history.started, 3),
-            "best": better,
-        }
-        self._history.rows.append(row)
         if self._lines and time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
             self._say("  " + epoch_line(row))
@@ -396,7 +460,3 @@ class _KeepBest(keras.callbacks.Callback):
     def restore(self) -> None:
         """Put the best weights back."""
         self.model.set_weights(self._weights)
-
-    def _score(self, logs: dict[str, float]) -> tuple[float, float]:
-        loss, accuracy = -float(logs["val_loss"]), float(logs["val_accuracy"])
-        return (loss, accuracy) if self._monitor == "val_loss" else (accuracy, loss)
