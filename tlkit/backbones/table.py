@@ -242,7 +242,7 @@ _NANO = Backbone(
     parameters=1_364_944,
     weights_file="nano.npz",
     weights_url="",
-    weights_hash=None,
+    weights_hash="947c1df6f978cc1a6cc66676a06aef8f7c3ebfd031c16f0540d9be3b0c424f8c",
     licence="research and education",
     shipped=True,
 )
