@@ -27,6 +27,7 @@ def example(name: str, *words: str | Path, folder: Path) -> subprocess.Completed
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
 
 
+@pytest.mark.slow
 def test_own_loop_is_finetune_written_out(folder: Path, tmp_path: Path, unserved: None) -> None:
     spec = importlib.util.spec_from_file_location("own_loop", ROOT / "examples" / "own_loop.py")
     assert spec and spec.loader

@@ -27,6 +27,7 @@ from tlkit import (
     Head,
     Recipe,
     Stage,
+    build_classifier,
     evaluate_run,
     export_run,
     finetune,
@@ -60,8 +61,8 @@ def test_a_run_leaves_every_file_and_learns(trained: Path) -> None:
 
 def test_the_plan_says_what_and_why(trained: Path) -> None:
     plan = open_run(trained).plan
-    assert plan["classes"] == sorted(COLOURS) and plan["image_size"] == 32
-    assert plan["decisions"][0] == {"what": "recipe", "chosen": "tiny", "why": "it was asked for", "evidence": {}}
+    assert plan["classes"] == sorted(COLOURS) and plan["image_size"] == 64
+    assert plan["decisions"][0] == {"what": "recipe", "chosen": "test", "why": "it was asked for", "evidence": {}}
     assert plan["precision"] == "float32" and plan["device"].startswith("CPU")
     assert {"tensorflow", "keras", "python"} <= set(plan["versions"])
 
@@ -163,18 +164,14 @@ def test_an_earlier_run_is_kept_unless_forced_and_even_then_until_names_are_chec
         finetune(out, out=tmp_path / "other")
 
 
-def test_starting_from_an_earlier_run_takes_its_backbone(
-    trained: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None
-) -> None:
+def test_starting_from_an_earlier_run_takes_its_backbone(trained: Path, tmp_path: Path, unserved: None) -> None:
     data = write_folder(tmp_path / "data", per_class=4, classes=("red", "blue"), start=500)
     frozen = Recipe("frozen", stages=(Stage(1, 1e-9),), batch_size=4)
-    run = finetune(data, from_run=trained, recipe=frozen, image_size=32, out=tmp_path / "run")
-    mine, theirs = load_model(run), load_model(trained)
-    assert np.array_equal(mine.get_layer("conv_32").kernel, theirs.get_layer("conv_32").kernel)
-    assert not np.array_equal(
-        mine.get_layer("conv_32").kernel, keras.saving.load_model(tiny["backbone"]).get_layer("conv_32").kernel
-    )
-    assert mine.output_shape[-1] == 2 and run.plan["settings"]["backbone"] == tiny["backbone"]
+    run = finetune(data, from_run=trained, recipe=frozen, out=tmp_path / "run")
+    mine, theirs, shipped = load_model(run), load_model(trained), build_classifier("nano", 2, image_size=64)
+    kernels = [one.get_layer("top").kernel for one in (mine, theirs, shipped)]
+    assert np.array_equal(kernels[0], kernels[1]) and not np.array_equal(kernels[0], kernels[2])
+    assert mine.output_shape[-1] == 2 and run.plan["settings"]["backbone"] == "nano"
     with pytest.raises(SpecError, match="Leave --backbone out"):
         finetune(data, from_run=trained, backbone="vgg16", out=tmp_path / "other")
 

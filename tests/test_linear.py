@@ -107,6 +107,7 @@ def test_solving_what_is_no_linear_head_is_refused() -> None:
         Stage(1, 1e-3, solver="sgd")
 
 
+@pytest.mark.slow
 def test_a_solved_head_is_exported_and_reloads(folder: Any, tmp_path: Any) -> None:
     plan = Recipe("solved", stages=(Stage(1, 1e-3, solver="logistic"),), batch_size=8)
     run = finetune(folder, backbone="nano", image_size=64, recipe=plan, out=tmp_path / "run")
