@@ -107,6 +107,19 @@ def test_what_exceeds_the_limit_by_itself_clears_nothing(two_caches: Path) -> No
     assert len(caches()) == 2
 
 
+def test_what_is_not_ours_is_neither_listed_nor_cleared(two_caches: Path) -> None:
+    theirs = [two_caches / "pixels" / "holiday" / "beach.jpg", two_caches / "letters" / "mum" / "one.txt"]
+    for file in theirs:
+        file.parent.mkdir(parents=True)
+        file.write_text("dear")
+        os.utime(file, (0, 0))
+        os.utime(file.parent, (0, 0))
+    assert len(caches()) == 2
+    make_room(2_999_990, limit_gb=0.003)
+    clear_caches("all")
+    assert caches() == [] and all(file.read_text() == "dear" for file in theirs)
+
+
 def test_a_cleared_cache_stays_readable_to_who_reads_it(two_caches: Path) -> None:
     rows = Store(two_caches / "features" / "abc").rows(["a"])
     assert clear_caches("features") == (1, pytest.approx(1_000_000, rel=0.01))

@@ -29,7 +29,9 @@ from tlkit.files import write_atomically
 
 SHARE_OF_FREE_DISK = 0.2
 IN_USE_SECONDS = 3600  # what was opened within the last hour is never cleared to make room
+KINDS = ("pixels", "features")
 ABOUT = "about.txt"
+CLEARED = ".cleared-"
 
 
 def cache_folder() -> Path:
@@ -55,7 +57,9 @@ class Cache:
 def caches() -> list[Cache]:
     """What is in the cache folder, the longest unused first."""
     found = []
-    for folder in cache_folder().glob("*/*"):
+    for folder in (one for kind in KINDS for one in cache_folder().glob(f"{kind}/*")):
+        if not (folder / ABOUT).is_file() and not folder.name.startswith(CLEARED):
+            continue  # not written by this module: whoever points TLKIT_CACHE at a folder of theirs loses nothing
         try:
             files = [path.stat() for path in (folder, *folder.rglob("*"))]
             about = (folder / ABOUT).read_text(encoding="utf-8") if (folder / ABOUT).is_file() else folder.name
@@ -93,7 +97,7 @@ def make_room(needed: int, limit_gb: float | None = None) -> bool:
 
 def clear(cache: Cache) -> None:
     """Remove one cache. It is renamed first, so that no reader finds half of it."""
-    doomed = cache.folder.with_name(f".cleared-{uuid.uuid4().hex[:8]}")
+    doomed = cache.folder.with_name(CLEARED + uuid.uuid4().hex[:8])
     try:
         cache.folder.rename(doomed)
     except FileNotFoundError:
@@ -103,8 +107,8 @@ def clear(cache: Cache) -> None:
 
 def clear_caches(which: str, unused_days: float = 0.0) -> tuple[int, int]:
     """Remove caches of one kind ("pixels", "features") or "all", if unused for that many days. Returns how many, and their bytes."""
-    if which not in ("pixels", "features", "all"):
-        raise unknown("cache", which, ("pixels", "features", "all"))
+    if which not in (*KINDS, "all"):
+        raise unknown("cache", which, (*KINDS, "all"))
     before = time.time() - unused_days * 86400
     chosen = [one for one in caches() if which in (one.kind, "all") and one.used <= before]
     for one in chosen:
