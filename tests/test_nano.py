@@ -114,7 +114,7 @@ def test_a_run_without_a_name_says_that_it_took_nano_and_on_what_terms(
     run = finetune(folder, out=tmp_path / "run", image_size=64, epochs=2)
     assert run.plan["settings"]["backbone"] == "nano"
     text = "\n".join(plan_lines(run.plan))
-    assert "nano: none was named" in text and "research and education" in text
+    assert "nano: none was named" in text and "come with tlkit (research and education)" in text
 
 
 def test_nano_never_stands_in_for_a_backbone_that_was_named(

@@ -370,6 +370,8 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
     backbone = plan["backbone"]
     weights = f"from {settings['from_run']}" if settings["from_run"] else settings["weights"]
     terms = f" ({backbone['licence_of_weights']})" if settings["weights"] == "imagenet" else ""
+    if backbone["name"] in BACKBONES and BACKBONES[backbone["name"]].shipped:
+        weights = weights.replace("imagenet", "those that come with tlkit")
     lines.append(f"backbone  {backbone['name']} at {plan['image_size']} px, weights: {weights}{terms}")
     for decision in plan["decisions"]:
         lines.append(f"{decision['what']:<9} {decision['chosen']}: {decision['why']}")
