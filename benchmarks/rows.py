@@ -6,11 +6,15 @@ from pathlib import Path
 
 
 def append_row(file: Path, row: Mapping[str, object]) -> None:
-    """Append a row to a CSV, with a header if the file is new; print it too."""
+    """Append a row to a CSV, with a header if the file is new; print it too. What an older header lacks is an error."""
     print(dict(row), flush=True)
+    columns = list(row)
+    if file.exists():
+        with file.open(newline="") as stream:
+            columns = next(csv.reader(stream))
     new = not file.exists()
     with file.open("a", newline="") as stream:
-        writer = csv.DictWriter(stream, list(row), lineterminator="\n")
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
         if new:
             writer.writeheader()
         writer.writerow(row)

@@ -1,12 +1,13 @@
 """tlkit beside the way of Keras' own guide, side by side in one run: same pictures, split, weights, epochs and machine.
 
-    TLKIT_SHARED=folder python benchmarks/speed.py [head] [augmented] [large] [floor] [kerashub] [--repeats 3]
+    TLKIT_SHARED=folder python benchmarks/speed.py [head] [augmented] [large] [floor] [kerashub] [startup] [--repeats 3]
 
 head: `cats_dogs`, MobileNetV2 at 224, a linear head, 10 epochs. augmented: the same with flips and rotations (tlkit: 4 views).
 large: `clothing`, MobileNetV2 0.35 at 224: the guide's 10 head epochs and 10 epochs of everything at 1e-5, against
 `large_similar`; how long each takes to the validation accuracy that the guide ends with. floor: features once and
 scikit-learn's logistic regression, the least work that gives a linear head. kerashub: `ImageClassifier.fit` with its backbone
-frozen, 10 epochs, ResNet50 at 128 with random weights on both sides, so its accuracy means nothing (needs keras-hub).
+frozen, 10 epochs, ResNet50 at 128 with random weights on both sides, so its accuracy means nothing (needs keras-hub). startup:
+from the command `tlkit finetune` with `nano` to the end of the first epoch of a head, so the first step came before.
 tlkit's caches are empty each time. Weights come from Keras' cache (KERAS_HOME). The ways take turns; medians are reported.
 Appends dated rows to benchmarks/speed.csv.
 """
@@ -34,7 +35,7 @@ VIEWS = {**HEAD, "name": "head_views", "views": 4, "augmentation": {"flip_horizo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", nargs="*", default=["head", "augmented", "large", "floor", "kerashub"])
+    parser.add_argument("what", nargs="*", default=["head", "augmented", "floor", "kerashub", "startup", "large"])
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     shared = Path(os.environ.get("TLKIT_SHARED", "../shared"))
@@ -48,7 +49,11 @@ def main() -> None:
 
 def keep(what: str, data: str, repeats: int, row: dict) -> None:
     names = {name: version(name) for name in ("tensorflow", "keras")}
-    append_row(FILE, {"date": date.today().isoformat(), "what": what, "data": data, "repeats": repeats, **row} | names)
+    numbers = dict.fromkeys(
+        ("way", "train_seconds", "whole_seconds", "test_accuracy", "train_ratio", "whole_ratio"), ""
+    )
+    first = {"date": date.today().isoformat(), "what": what, "data": data, "repeats": repeats, "cores": os.cpu_count()}
+    append_row(FILE, first | numbers | row | names)
 
 
 def folders(source: Path, target: Path) -> Path:
@@ -123,7 +128,6 @@ def rows_of(found: dict[str, list[dict]]) -> list[dict]:
             "test_accuracy": round(100 * one["test_accuracy"], 1),
             "train_ratio": round(middle["guide"]["train_seconds"] / one["train_seconds"], 2),
             "whole_ratio": round(middle["guide"]["whole_seconds"] / one["whole_seconds"], 2),
-            "cores": os.cpu_count(),
         }
         for name, one in middle.items()
     ]
@@ -219,6 +223,28 @@ def compare_kerashub(data: Path, repeats: int) -> list[dict]:
     }
     rows = rows_of(compare(repeats, ways))
     return [{**row, "way": f"{row['way'].replace('guide', 'KerasHub')}, random weights"} for row in rows]
+
+
+def compare_startup(data: Path, repeats: int) -> list[dict]:
+    found = [until_first_epoch(data) for _ in range(repeats)]
+    return [{"way": "tlkit", "train_seconds": round(statistics.median(found), 1)}]
+
+
+def until_first_epoch(data: Path) -> float:
+    with tempfile.TemporaryDirectory() as scratch:
+        command = [sys.executable, "-m", "tlkit", "finetune", str(data), "--backbone", "nano", "--epochs", "1"]
+        environment = {**os.environ, "TLKIT_CACHE": f"{scratch}/cache"}
+        started = time.monotonic()
+        with subprocess.Popen(
+            [*command, "--out", f"{scratch}/run"], env=environment, stdout=subprocess.PIPE, text=True
+        ) as process:
+            for line in process.stdout:
+                if line.startswith("  1 epochs in"):
+                    seconds = time.monotonic() - started
+            if process.wait():
+                raise SystemExit(f"tlkit finetune ended with {process.returncode}")
+    print("startup", round(seconds, 2), flush=True)
+    return seconds
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from tlkit.spec import FITS, MAX_JPEG_PIXELS, MAX_PIXELS
 
 _FORMATS = ("jpeg", "png", "gif", "bmp", "webp")
 _RATIOS = (1, 2, 4, 8)
+_NO_FORMAT = "not a JPEG, PNG, GIF, BMP or WebP file"
 
 
 def decode_and_resize(data: tf.Tensor, size: int, fit: str = "squash") -> tf.Tensor:
@@ -38,15 +39,13 @@ def decode(data: tf.Tensor, size: int = 0) -> tf.Tensor:
 
     Returns uint8, shape (height, width, 3), RGB.
     """
-    fault = header_fault(data)
-    with tf.control_dependencies([tf.debugging.Assert(fault == b"", [fault])]):
-        data = tf.identity(data)
     branches = [
         lambda: _decode_jpeg(data, size),
-        lambda: _decode_png(data),
-        lambda: tf.io.decode_image(data, channels=3, expand_animations=False),
-        lambda: _decode_bmp(data),
-        lambda: _decode_webp(data),
+        lambda: _decode_png(_sound(data, _png_fault(data))),
+        lambda: tf.io.decode_image(_sound(data, _gif_fault(data)), channels=3, expand_animations=False),
+        lambda: _decode_bmp(_sound(data, _bmp_fault(data))),
+        lambda: _decode_webp(_sound(data, _webp_fault(data))),
+        lambda: tf.zeros((1, 1, 3), tf.uint8) * tf.cast(tf.strings.length(_sound(data, _NO_FORMAT)), tf.uint8),
     ]
     image = tf.switch_case(_format(data), branches)
     image.set_shape((None, None, 3))
@@ -56,14 +55,20 @@ def decode(data: tf.Tensor, size: int = 0) -> tf.Tensor:
 def header_fault(data: tf.Tensor) -> tf.Tensor:
     """What in a file's header forbids decoding it, as a scalar string; empty if nothing does. Never fails, decodes nothing."""
     branches = [
-        lambda: _size_fault(*_jpeg_size(data), MAX_JPEG_PIXELS),
-        lambda: _size_fault(_number(data, 16, 4, big=True), _number(data, 20, 4, big=True)),
-        lambda: _size_fault(_number(data, 6, 2), _number(data, 8, 2)),
+        lambda: _jpeg_fault(*_walk_jpeg(data)[::2]),
+        lambda: _png_fault(data),
+        lambda: _gif_fault(data),
         lambda: _bmp_fault(data),
         lambda: _webp_fault(data),
-        lambda: tf.constant("not a JPEG, PNG, GIF, BMP or WebP file"),
+        lambda: tf.constant(_NO_FORMAT),
     ]
     return tf.switch_case(_format(data), branches)
+
+
+def _sound(data: tf.Tensor, fault: tf.Tensor | str) -> tf.Tensor:
+    """The same bytes, after a check that fails with the fault if there is one."""
+    with tf.control_dependencies([tf.debugging.Assert(fault == b"", [fault])]):
+        return tf.identity(data)
 
 
 def attempt(data: tf.Tensor) -> tf.Tensor:
@@ -140,8 +145,19 @@ def _number(data: tf.Tensor, at: int, length: int, *, big: bool = False) -> tf.T
     return tf.reduce_sum(digits * tf.constant(powers[::-1] if big else powers, tf.int64))
 
 
+def _png_fault(data: tf.Tensor) -> tf.Tensor:
+    return _size_fault(_number(data, 16, 4, big=True), _number(data, 20, 4, big=True))
+
+
+def _gif_fault(data: tf.Tensor) -> tf.Tensor:
+    return _size_fault(_number(data, 6, 2), _number(data, 8, 2))
+
+
 def _decode_jpeg(data: tf.Tensor, size: int) -> tf.Tensor:
-    width, height = _jpeg_size(data)
+    """The segments are walked once, for the fault, the size and the orientation: that takes as long as decoding."""
+    raw, exif, frame = _walk_jpeg(data)
+    data = _sound(data, _jpeg_fault(raw, frame))
+    width, height = _jpeg_size(raw, frame)
     shorter = tf.minimum(width, height)
     which = tf.constant(0)
     if size:
@@ -152,7 +168,7 @@ def _decode_jpeg(data: tf.Tensor, size: int) -> tf.Tensor:
         return tf.io.decode_jpeg(data, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
 
     image = tf.switch_case(which, [lambda r=r: at(r) for r in _RATIOS])
-    return _turn_upright(image, _exif_orientation(data))
+    return _turn_upright(image, _exif_orientation(raw, exif))
 
 
 def _decode_png(data: tf.Tensor) -> tf.Tensor:
@@ -233,23 +249,23 @@ def _walk_jpeg(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """
     raw = tf.concat([tf.io.decode_raw(data, tf.uint8), tf.zeros((64,), tf.uint8)], 0)
     length = tf.size(raw) - 64
+    frames = tf.constant([0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC) for code in range(256)])
+    exif_mark = tf.constant([0x45, 0x78, 0x69, 0x66, 0, 0], tf.uint8)
 
-    def keep_walking(at: tf.Tensor, exif: tf.Tensor, frame: tf.Tensor, turn: tf.Tensor) -> tf.Tensor:
-        inside = tf.logical_and(at >= 2, at + 9 < length)
-        here = tf.where(inside, at, 0)
-        marker = tf.logical_and(raw[here] == 0xFF, raw[here + 1] != 0xDA)
-        return tf.reduce_all(tf.stack([inside, marker, frame == 0, turn < 1024]))
+    def keep_walking(at: tf.Tensor, exif: tf.Tensor, frame: tf.Tensor) -> tf.Tensor:
+        inside = (at >= 2) & (at + 9 < length)
+        marker = raw[tf.where(inside, at, 0) : tf.where(inside, at, 0) + 2]
+        return inside & (marker[0] == 0xFF) & (marker[1] != 0xDA) & (frame == 0)
 
-    def step(at: tf.Tensor, exif: tf.Tensor, frame: tf.Tensor, turn: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        code = _byte(raw, at + 1)
-        is_frame = tf.reduce_all(tf.stack([code >= 0xC0, code <= 0xCF, tf.reduce_all(code != [0xC4, 0xC8, 0xCC])]))
-        mark = tf.reduce_all(raw[at + 4 : at + 10] == tf.constant([0x45, 0x78, 0x69, 0x66, 0, 0], tf.uint8))
-        is_exif = tf.reduce_all(tf.stack([code == 0xE1, mark, exif == 0]))
-        after = tf.where(code == 0xFF, at + 1, at + 2 + _byte(raw, at + 2) * 256 + _byte(raw, at + 3))  # FF pads
-        return after, tf.where(is_exif, at, exif), tf.where(is_frame, at, frame), turn + 1
+    def step(at: tf.Tensor, exif: tf.Tensor, frame: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        window = raw[at : at + 10]
+        code, high, low = tf.unstack(tf.cast(window[1:4], tf.int32), 3)
+        is_exif = (code == 0xE1) & (exif == 0) & tf.reduce_all(window[4:] == exif_mark)
+        after = tf.where(code == 0xFF, at + 1, at + 2 + high * 256 + low)  # FF pads
+        return after, tf.where(is_exif, at, exif), tf.where(tf.gather(frames, code), at, frame)
 
-    start = (tf.constant(2), tf.constant(0), tf.constant(0), tf.constant(0))
-    _, exif, frame, _ = tf.while_loop(keep_walking, step, start)
+    start = (tf.constant(2), tf.constant(0), tf.constant(0))
+    _, exif, frame = tf.while_loop(keep_walking, step, start, maximum_iterations=1024)
     return raw, exif, frame
 
 
@@ -257,16 +273,17 @@ def _byte(raw: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
     return tf.cast(raw[at], tf.int32)
 
 
-def _jpeg_size(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    raw, _, frame = _walk_jpeg(data)
-    height = _byte(raw, frame + 5) * 256 + _byte(raw, frame + 6)
-    width = _byte(raw, frame + 7) * 256 + _byte(raw, frame + 8)
-    return tf.where(frame > 0, width, 0), tf.where(frame > 0, height, 0)
+def _jpeg_size(raw: tf.Tensor, frame: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    upper, lower, left, right = tf.unstack(tf.cast(raw[frame + 5 : frame + 9], tf.int32), 4)
+    return tf.where(frame > 0, left * 256 + right, 0), tf.where(frame > 0, upper * 256 + lower, 0)
 
 
-def _exif_orientation(data: tf.Tensor) -> tf.Tensor:
+def _jpeg_fault(raw: tf.Tensor, frame: tf.Tensor) -> tf.Tensor:
+    return _size_fault(*_jpeg_size(raw, frame), MAX_JPEG_PIXELS)
+
+
+def _exif_orientation(raw: tf.Tensor, exif: tf.Tensor) -> tf.Tensor:
     """The orientation tag (1 to 8) of a JPEG's Exif segment; 1 when there is none or it makes no sense (CIPA DC-008)."""
-    raw, exif, _ = _walk_jpeg(data)
     return tf.cond(exif > 0, lambda: _tiff_orientation(raw, exif + 10), lambda: tf.constant(1))
 
 
