@@ -5,14 +5,10 @@ tlkit finetune DATA --recipe examples/own_recipe.py      # the same from the com
 """
 
 import sys
-from dataclasses import replace
-
-from tlkit.recipes import small_different
 
 from tlkit import Augmentation, Head, Recipe, Stage, finetune
 
-recipe: Recipe = replace(
-    small_different,
+recipe = Recipe(
     name="own",
     head=Head(pooling="avg+max", dropout=0.2),
     augmentation=Augmentation(shift_x=(-0.1, 0.1), shift_y=(-0.1, 0.1), rotate=(-10, 10), brightness=(-0.1, 0.1)),

@@ -35,7 +35,7 @@ def test_own_loop_is_finetune_written_out(folder: Path, tmp_path: Path, unserved
     spec.loader.exec_module(own_loop)
     (tmp_path / "own").mkdir()
     mine = own_loop.main(str(folder), tmp_path / "own", "nano", 64)
-    run = finetune(folder, backbone="nano", image_size=64, out=tmp_path / "run")
+    run = finetune(folder, backbone="nano", image_size=64, recipe="small_similar", out=tmp_path / "run")
     theirs = pd.read_csv(run.folder / "history.csv")
     columns = ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "best"]
     pd.testing.assert_frame_equal(pd.DataFrame(mine)[columns], theirs[columns])

@@ -67,12 +67,12 @@ def test_the_plan_says_what_and_why(trained: Path) -> None:
     assert {"tensorflow", "keras", "python"} <= set(plan["versions"])
 
 
-def test_the_default_recipe_is_chosen_by_size_and_says_what_it_assumed(
+def test_without_a_recipe_a_tournament_will_decide_unless_similarity_was_said(
     folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None
 ) -> None:
     said: list[str] = []
     finetune(folder, **tiny, out=tmp_path / "run", dry_run=True, say=said.append)
-    assert any("small_similar" in line and "assumed" in line for line in said)
+    assert any("auto: a tournament decides" in line for line in said)
     assert not (tmp_path / "run").exists()
     finetune(folder, **tiny, out=tmp_path / "run", dry_run=True, similar=False, say=said.append)
     assert "small_different" in said[-2]
@@ -210,7 +210,7 @@ def test_the_proof_is_spread_over_all_images() -> None:
 def test_a_chosen_recipe_unfreezes_no_more_than_there_is() -> None:
     module = importlib.import_module("tlkit.finetune")
     one_block = replace(BACKBONES["vgg16"], boundaries=())
-    assert [s.unfreeze for s in module._within(RECIPES["large_different"], one_block).stages] == [0, 1, "all"]
+    assert [s.unfreeze for s in module._within(RECIPES["large_similar"], one_block).stages] == [0, 1]
     assert module._within(RECIPES["large_different"], BACKBONES["vgg16"]) == RECIPES["large_different"]
 
 

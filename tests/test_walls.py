@@ -32,16 +32,19 @@ FLOORS = {
     "train": 4,
     "evaluate": 4,
     "export": 4,
+    "profile": 5,
+    "lr_find": 5,
+    "tournament": 6,
     "safety": 5,
     "doctor": 5,
-    "ensemble": 5,
-    "strategy": 6,
+    "ensemble": 7,
+    "strategy": 7,
     "inference": 6,
     "report": 6,
     "serve": 6,
-    "finetune": 7,
-    "demo": 8,
-    "cli": 9,
+    "finetune": 8,
+    "demo": 9,
+    "cli": 10,
 }
 FENCES = {  # package -> the only modules that may import it
     "click": {"cli"},
@@ -57,13 +60,14 @@ WITHOUT_KERAS = {
     "images",
     "recipes",
     "strategy",
+    "ensemble",
     "finetune",
     "demo",
     "cli",
     "runs",
     "inference",
 }
-KERAS_AND_NUMPY_ONLY = {"model", "batches", "features", "train"}
+KERAS_AND_NUMPY_ONLY = {"model", "batches", "features", "train", "profile", "tournament", "lr_find"}
 
 
 def modules() -> list[tuple[str, Path]]:

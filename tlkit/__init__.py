@@ -51,13 +51,17 @@ _HOME = {
     "export": "export",
     "prove_parity": "export",
     "choose_recipe": "strategy",
+    "compare_backbones": "strategy",
+    "ensemble": "ensemble",
+    "lr_find": "lr_find",
+    "measure_axes": "strategy",
     "evaluate_run": "inference",
     "export_run": "inference",
     "inspect": "inference",
     "load_model": "inference",
     "predict": "inference",
     "finetune": "finetune",
-    "examples_of": "finetune",
+    "examples_of": "inference",
     "demo": "demo",
     "write_digits": "demo",
 }
@@ -70,6 +74,7 @@ if TYPE_CHECKING:
     from tlkit.batches import Examples
     from tlkit.decode import decode_and_resize
     from tlkit.demo import demo, write_digits
+    from tlkit.ensemble import ensemble
     from tlkit.errors import (
         DataError,
         NameUnknown,
@@ -83,14 +88,15 @@ if TYPE_CHECKING:
     from tlkit.evaluate import evaluate, predict_probabilities
     from tlkit.export import export, prove_parity
     from tlkit.features import extract_features
-    from tlkit.finetune import examples_of, finetune
+    from tlkit.finetune import finetune
     from tlkit.images import ImageSet, scan, split
-    from tlkit.inference import evaluate_run, export_run, inspect, load_model, predict
+    from tlkit.inference import evaluate_run, examples_of, export_run, inspect, load_model, predict
+    from tlkit.lr_find import lr_find
     from tlkit.model import blocks, build_classifier, cut, set_trainable
     from tlkit.pixels import decode_images
     from tlkit.runs import Run, open_run
     from tlkit.spec import Augmentation, Head, Recipe, Stage
-    from tlkit.strategy import choose_recipe
+    from tlkit.strategy import choose_recipe, compare_backbones, measure_axes
     from tlkit.train import train
 
 

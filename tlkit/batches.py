@@ -37,19 +37,22 @@ class Examples:
     """Decoded images with their labels.
 
     pixels: uint8 rows, shape (n, size, size, 3), RGB 0-255. labels: int64, shape (n,). keys: content hashes, by which
-    whatever is computed from a picture is cached and its augmentation is seeded.
+    whatever is computed from a picture is cached and its augmentation is seeded. groups: int64, shape (n,): what belongs together (a
+    patient, a camera), which cross-validation does not tear apart; None = every image for itself.
     """
 
     pixels: RowSource
     labels: np.ndarray
     keys: Sequence[str]
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: np.ndarray) -> Examples:
         """Some of the examples, nothing copied."""
-        return Examples(self.pixels.take(indices), self.labels[indices], [self.keys[i] for i in indices])
+        groups = self.groups[indices] if self.groups is not None else None
+        return Examples(self.pixels.take(indices), self.labels[indices], [self.keys[i] for i in indices], groups)
 
     def numbers(self) -> list[int]:
         """A whole number per image that stays with its content; seeds its augmentation."""
@@ -63,6 +66,7 @@ class Batches(keras.utils.PyDataset):
         read from view (its own random start + e) modulo the number of views, so every view is used equally often.
     labels: int64, shape (n,). weights: float32, shape (classes,), each class's weight in the loss, or None.
     transform: applied to the gathered inputs with (inputs, indices, epoch); None hands them on.
+    mixup, cutmix: see `tlkit.Stage`. cutmix cuts the first input that is a picture (or a feature map) and every other alike.
     shuffle: a new order each epoch, from (seed, epoch). The last batch may be smaller.
     """
 
@@ -77,11 +81,14 @@ class Batches(keras.utils.PyDataset):
         shuffle: bool = False,
         weights: np.ndarray | None = None,
         transform: Callable[[list[np.ndarray], np.ndarray, int], list[np.ndarray]] | None = None,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
     ) -> None:
         super().__init__(workers=1)
         self._views, self._labels, self._classes = views, labels, classes
         self._size, self._seed, self._shuffle = batch_size, seed, shuffle
         self._weights, self._transform = weights, transform
+        self._mixup, self._cutmix = mixup, cutmix
         self._start = np.random.default_rng((seed, 0)).integers(len(views), size=len(labels))
         self.set_epoch(0)
 
@@ -95,10 +102,37 @@ class Batches(keras.utils.PyDataset):
             inputs = self._transform(inputs, indices, self.epoch)
         labels = self._labels[indices]
         one_hot = np.eye(self._classes, dtype="float32")[labels]
+        weights = None if self._weights is None else self._weights[labels]
+        if self._mixup or self._cutmix:
+            random = np.random.default_rng((self._seed, 3, self.epoch, number))
+            inputs, share, partner = self._mix(inputs, random)
+            one_hot = share * one_hot + (1 - share) * one_hot[partner]
+            weights = None if weights is None else share * weights + (1 - share) * weights[partner]
         packed = inputs[0] if len(inputs) == 1 else tuple(inputs)
-        if self._weights is None:
-            return packed, one_hot
-        return packed, one_hot, self._weights[labels]
+        return (packed, one_hot) if weights is None else (packed, one_hot, weights)
+
+    def _mix(self, inputs: list[np.ndarray], random: np.random.Generator) -> tuple[list[np.ndarray], Any, np.ndarray]:
+        """Every image with a partner of the same batch: the inputs, what is left of the first, and the partners' places."""
+        partner = random.permutation(len(inputs[0]))
+        cut_out = self._cutmix and (not self._mixup or random.random() < 0.5)
+        alpha = self._cutmix if cut_out else self._mixup
+        share = np.float32(random.beta(alpha, alpha))
+        if not cut_out:
+            return [share * values + (1 - share) * values[partner] for values in inputs], share, partner
+        side, (middle_y, middle_x) = (1 - share) ** 0.5, random.random(2)
+        mixed, left = [], share
+        for values in inputs:
+            if values.ndim < 4:  # a pooled tap of a block below: no picture to cut, so it is blended
+                mixed.append(left * values + (1 - left) * values[partner])
+                continue
+            height, width = values.shape[1:3]
+            top, bottom = (round(float(np.clip(middle_y + d * side / 2, 0, 1)) * height) for d in (-1, 1))
+            start, end = (round(float(np.clip(middle_x + d * side / 2, 0, 1)) * width) for d in (-1, 1))
+            values = values.copy()
+            values[:, top:bottom, start:end] = values[partner, top:bottom, start:end]
+            mixed.append(values)
+            left = np.float32(1 - (bottom - top) * (end - start) / (height * width))
+        return mixed, left, partner
 
     def set_epoch(self, epoch: int) -> None:
         """Take an epoch's order and views. `fit` must be told by a `FollowEpochs` callback: Keras' own `on_epoch_end`

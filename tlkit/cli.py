@@ -56,8 +56,8 @@ def demo(out: str) -> None:
 
 @main.command()
 @click.argument("data")
-@click.option("--backbone", metavar="NAME", help="see `tlkit backbones`, or your own .keras file")
-@click.option("--recipe", metavar="NAME|PATH", help="see `tlkit recipes`; default by size")
+@click.option("--backbone", metavar="NAME", help="see `tlkit backbones`; own .keras file; a,b,c; auto")
+@click.option("--recipe", metavar="NAME|PATH", help="see `tlkit recipes`; default auto")
 @click.option("--similar/--different", default=None, help="are the pictures like ImageNet's?")
 @click.option("--out", metavar="RUN", help="run folder; default runs/DATA-BACKBONE-N")
 @click.option("--seed", type=int, help="default 0")
@@ -87,11 +87,19 @@ def finetune(data: str, **settings: Any) -> None:
 @click.option("--group-by", metavar="COLUMN", help="CSV column whose values stay together")
 @click.option("--csv", "csv_file", metavar="FILE", help="write every problem to a CSV")
 @click.option("--strict", is_flag=True, help="any problem is an error")
-def inspect(data: str, group_by: str | None, csv_file: str | None, strict: bool) -> None:
-    """Say what is in DATA and what is wrong with it. Fits no network."""
+@click.option("--backbone", metavar="NAME", help="measure size and similarity by its features")
+@click.option("--image-size", type=click.IntRange(1), metavar="N", help="pixels; default native")
+def inspect(
+    data: str, group_by: str | None, csv_file: str | None, strict: bool, backbone: str | None, image_size: int | None
+) -> None:
+    """Say what is in DATA and what is wrong with it; with a backbone, how much there is for it to learn from."""
+    from tlkit.backbones import find_backbone
+
+    size = image_size or (find_backbone(backbone).size if backbone else 224)
     with _tensorflow_quietly():
         from tlkit.inference import inspect as look
-    images = look(data, group_by=group_by, strict=strict)
+        from tlkit.strategy import measure_axes
+    images = look(data, group_by=group_by, strict=strict, size=size)
     table, problems = images.table, images.problems
     click.echo(f"{data}: {len(table):,} usable images in {len(images.class_names)} classes")
     parts = [part for part in ("train", "val", "test") if (table["part"] == part).any()]
@@ -108,19 +116,64 @@ def inspect(data: str, group_by: str | None, csv_file: str | None, strict: bool)
         from tlkit.files import write_atomically
 
         write_atomically(Path(csv_file), problems.to_csv(index=False))
+    if backbone:
+        axes = measure_axes(images, backbone, image_size=image_size, verbose=sys.stdout.isatty())
+        click.echo("")
+        for one in axes["blocks"]:
+            low, high = one["accuracy_95"]
+            click.echo(
+                f"block {one['block']:>2}  {one['features']:>5} features  linear probe {one['accuracy']:>6.1%}  "
+                f"({low:.1%} to {high:.1%}, n = {axes['n']:,})"
+            )
+        for line in axes["sentences"]:
+            click.echo(f"- {line}")
+
+
+@main.command("lr-find")
+@click.argument("data")
+@click.option("--backbone", metavar="NAME", default="nano", help="see `tlkit backbones`; default nano")
+@click.option("--unfreeze", metavar="N|all", default="0", help="top blocks that train; default 0, the head alone")
+@click.option("--optimizer", metavar="NAME", default="adam", help="adam (default), adamw or sgd")
+@click.option("--batch-size", type=click.IntRange(1), metavar="N", default=32, help="default 32")
+@click.option("--image-size", type=click.IntRange(1), metavar="N", help="pixels; default native")
+@click.option("--weights", metavar="NAME|FILE", default="imagenet", help="imagenet (default), none, or a file")
+@click.option("--csv", "csv_file", metavar="FILE", help="write rate and loss of each step")
+def lr_find(data: str, csv_file: str | None, unfreeze: str, **settings: Any) -> None:
+    """Suggest a learning rate for DATA by training while it rises."""
+    from tlkit.images import check_exists
+    from tlkit.spec import Stage
+
+    blocks = int(unfreeze) if unfreeze.isdecimal() else unfreeze
+    Stage(1, 1e-3, unfreeze=blocks, optimizer=settings["optimizer"])  # says what is wrong with the words
+    check_exists(data)
+    with _tensorflow_quietly():
+        from tlkit.images import scan
+        from tlkit.strategy import suggest_learning_rate
+    found = suggest_learning_rate(scan(data), unfreeze=blocks, **settings)
+    highest, lowest = max(found.losses), min(found.losses)
+    for rate, loss in list(zip(found.rates, found.losses, strict=True))[:: max(1, len(found.losses) // 20)]:
+        bar = "#" * (1 + round(40 * (loss - lowest) / max(highest - lowest, 1e-9)))
+        click.echo(f"{rate:>9.1e}  {loss:>8.4f}  {bar}")
+    click.echo(f"suggestion: {found.suggestion:.1e} (where the loss falls fastest; for a constant rate)")
+    if csv_file:
+        from tlkit.files import write_atomically
+
+        rows = [f"{rate:.6e},{loss:.6f}" for rate, loss in zip(found.rates, found.losses, strict=True)]
+        write_atomically(Path(csv_file), "\n".join(["learning_rate,loss", *rows]) + "\n")
 
 
 @main.command()
 @click.argument("run")
 @click.argument("data", required=False)
+@click.option("--views", metavar="HOW", help="also average over views: flip or ten-crop")
 @click.option("--json", "as_json", is_flag=True, help="print all numbers as JSON")
-def evaluate(run: str, data: str | None, as_json: bool) -> None:
+def evaluate(run: str, data: str | None, views: str | None, as_json: bool) -> None:
     """Evaluate RUN on DATA, or on its own validation part."""
     import json
 
     with _tensorflow_quietly():
         from tlkit.inference import evaluate_run
-    scores = evaluate_run(run, data)
+    scores = evaluate_run(run, data, views=views)
     if as_json:
         click.echo(json.dumps(scores, indent=2))
         return
@@ -132,6 +185,12 @@ def evaluate(run: str, data: str | None, as_json: bool) -> None:
     click.echo(f"{'class':<24} precision  recall      F1  images")
     for name, one in scores["per_class"].items():
         click.echo(f"{name:<24} {one['precision']:>9.3f} {one['recall']:>7.3f} {one['f1']:>7.3f} {one['support']:>7}")
+    if views:
+        found = scores["views"]
+        click.echo(
+            f"averaged over {views}: accuracy {found['accuracy']:.1%}, {100 * found['gain']:+.1f} points "
+            f"(±{196 * found['gain_error']:.1f}), {found['times_as_long']:.1f} times as long"
+        )
     if scores["left_out"]:
         click.echo(f"{scores['left_out']} files were left out; `tlkit inspect` names them")
 
@@ -185,6 +244,30 @@ def export(run: str, to: str | None) -> None:
 
 
 @main.command()
+@click.argument("runs", nargs=-1, required=True)
+@click.option("--out", metavar="RUN", required=True, help="folder of the new run")
+@click.option("--force", is_flag=True, help="replace an earlier run in RUN")
+def ensemble(runs: Sequence[str], out: str, force: bool) -> None:
+    """Average RUNS in one exportable model, and say what that gains."""
+    from tlkit.ensemble import check_members
+    from tlkit.ensemble import ensemble as average
+
+    check_members(runs)
+    with _tensorflow_quietly():
+        import keras  # noqa: F401
+    run = average(runs, out, force=force, say=click.echo)
+    for part in ("validation", "test"):
+        score = run.metrics[part]
+        if score:
+            low, high = score["accuracy_95"]
+            click.echo(
+                f"{part:<11} accuracy {score['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}, n = {score['n']:,}), "
+                f"log loss {score['log_loss']:.3f}"
+            )
+    click.echo(f"run         {run.folder}")
+
+
+@main.command()
 def backbones() -> None:
     """List the pretrained backbones."""
     from tlkit.backbones import BACKBONES, cached_file
@@ -207,9 +290,12 @@ def recipes() -> None:
     """List the recipes."""
     from tlkit.recipes import RECIPES
 
+    click.echo(f"{'auto':<16} the default: a tournament of strategies, decided by held-out images of your own")
     for name, recipe in RECIPES.items():
         stages = " -> ".join(
-            ("head" if stage.unfreeze == 0 else f"{stage.unfreeze} blocks")
+            (f"{stage.solver} head" + (" on all blocks" if recipe.head.taps else ""))
+            if stage.solver != "gradient"
+            else ("head" if stage.unfreeze == 0 else f"{stage.unfreeze} blocks")
             + f" x{stage.epochs} @{stage.learning_rate:g}"
             for stage in recipe.stages
         )
@@ -243,14 +329,15 @@ def _check_names(data: str, settings: dict[str, Any]) -> None:
     from tlkit.images import check_exists
     from tlkit.spec import FITS
 
-    if settings["backbone"] and not settings["backbone"].endswith(".keras"):
-        from tlkit.backbones import find_backbone
+    if settings["backbone"] and ".keras" not in settings["backbone"]:
+        from tlkit.strategy import named_backbones
 
-        find_backbone(settings["backbone"])
+        named_backbones(settings["backbone"])
     if settings["recipe"] and not settings["recipe"].endswith(".py"):
-        from tlkit.strategy import find_recipe
+        from tlkit.strategy import AUTO, find_recipe
 
-        find_recipe(settings["recipe"])
+        if settings["recipe"] != AUTO:
+            find_recipe(settings["recipe"])
     if settings["fit"] and settings["fit"] not in FITS:
         raise unknown("fit", settings["fit"], FITS)
     check_exists(data)

@@ -41,7 +41,8 @@ def demo(folder: str | Path = "tlkit-demo", *, verbose: bool = False, say: Say =
     """
     data = write_digits(Path(folder) / "digits")
     say(f"wrote scikit-learn's 1,797 handwritten digits to {data}/0 to {data}/9\n")
-    run = finetune(data, backbone="nano", out=Path(folder) / "run", force=True, verbose=verbose, say=say)
+    recipe = "large_similar"  # the default's tournament would take a minute more
+    run = finetune(data, backbone="nano", recipe=recipe, out=Path(folder) / "run", force=True, verbose=verbose, say=say)
     say("\nYour own pictures, one folder per class:\n  tlkit inspect FOLDER\n  tlkit finetune FOLDER")
     say(f"What became of the digits:\n  tlkit predict {run.folder} {data}/7\n  tlkit evaluate {run.folder}")
     return run

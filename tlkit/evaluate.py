@@ -13,6 +13,7 @@ from tlkit.batches import Examples, RowSource
 from tlkit.features import extract_features
 from tlkit.frozen import frozen_call
 from tlkit.model import cut
+from tlkit.spec import Unfreeze
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,10 +36,38 @@ def predict_probabilities(
     return result
 
 
+VIEWS = ("flip", "ten-crop")
+CROP = 0.875  # of the side: 224 of 256, as in Krizhevsky, Sutskever and Hinton 2012
+
+
+def predict_averaged(model: keras.Model, pixels: RowSource, views: str, *, batch_size: int = 32) -> np.ndarray:
+    """Probabilities averaged over views of each picture: "flip" = it and its mirror image; "ten-crop" = the corners and the middle
+    at 7/8 of the side, enlarged to the whole, each with its mirror image. float32, shape (n, classes).
+
+    Costs 2 or 10 times the forward passes. Only for classes that a mirror image does not change.
+    """
+    call, result = frozen_call(model, batch_size), np.zeros((len(pixels), model.output_shape[-1]), "float32")
+    for start in range(0, len(pixels), batch_size):
+        images = pixels.gather(np.arange(start, min(start + batch_size, len(pixels))))
+        several = [images] if views == "flip" else _crops(images)
+        several = [view for one in several for view in (one, one[:, :, ::-1])]
+        result[start : start + len(images)] = sum(call(view)[0] for view in several) / len(several)
+    return result
+
+
+def _crops(images: np.ndarray) -> list[np.ndarray]:
+    side = images.shape[1]
+    inner = round(CROP * side)
+    margin = side - inner
+    places = [(0, 0), (0, margin), (margin, 0), (margin, margin), (margin // 2, margin // 2)]
+    crops = [images[:, top : top + inner, left : left + inner] for top, left in places]
+    return [np.asarray(keras.ops.image.resize(one.astype("float32"), (side, side))) for one in crops]
+
+
 def predict_from_cache(
     model: keras.Model,
     backbone: Backbone,
-    unfreeze: int | str,
+    unfreeze: Unfreeze,
     examples: Examples,
     batch_size: int = 32,
     *,

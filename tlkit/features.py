@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -40,6 +40,17 @@ class Features:
     computed: int
 
 
+def per_output(features: Features) -> list[np.ndarray]:
+    """The first view's rows in memory, an array for each of the prefix's outputs: float32, shape (count, ...)."""
+    return [source.gather(slice(None)).astype("float32", copy=False) for source in features.views[0]]
+
+
+def all_rows(features: Features) -> np.ndarray:
+    """Every row in memory, view after view, an example's outputs beside each other: float32, shape (views * count, numbers)."""
+    views = [[source.gather(slice(None)) for source in view] for view in features.views]
+    return np.concatenate([np.concatenate(view, axis=1) for view in views]).astype("float32", copy=False)
+
+
 def while_memory_lasts(work: Callable[[int], T], batch_size: int, say: Callable[[str], None]) -> T:
     """`work(batch_size)`; when memory runs out, again with half of it, down to 1, which `say` is told each time."""
     while True:
@@ -64,13 +75,18 @@ def prefix_key(prefix: keras.Model) -> str:
     """A hash of what a prefix computes: its layers' settings and weights, not its layers' names."""
     digest = hashlib.sha256()
     for layer in prefix.layers:
-        settings = layer.get_config()
-        for indifferent in ("name", "trainable"):  # a prefix only ever runs as inference
-            settings.pop(indifferent, None)
+        settings = _without_names(layer.get_config())
         digest.update(f"{type(layer).__name__} {json.dumps(settings, sort_keys=True, default=str)}\n".encode())
     for weight in prefix.get_weights():
         digest.update(np.ascontiguousarray(weight).tobytes())
     return digest.hexdigest()[:24]
+
+
+def _without_names(settings: Any) -> Any:
+    """A layer's settings less what does not change its outputs: a prefix only ever runs as inference."""
+    if isinstance(settings, dict):
+        return {key: _without_names(value) for key, value in settings.items() if key not in ("name", "trainable")}
+    return [_without_names(one) for one in settings] if isinstance(settings, list | tuple) else settings
 
 
 def extract_features(
@@ -97,34 +113,42 @@ def extract_features(
     """
     augmented = augmentation is not None and not augmentation.is_identity()
     views = views if augmented else 1
-    shapes = [tuple(int(d) for d in tensor.shape[1:]) for tensor in prefix.outputs]
-    dtypes = [_stored_as(keras.backend.standardize_dtype(tensor.dtype)) for tensor in prefix.outputs]
-    folder = cache_folder() / "features" / f"{prefix_key(prefix)}-{pixels_key}"
-    stores = [Store(folder / str(place)) for place in range(len(shapes))]
+    parts = [prefix] if len(prefix.outputs) == 1 else [keras.Model(prefix.input, one) for one in prefix.outputs]
+    folders = [cache_folder() / "features" / f"{prefix_key(part)}-{pixels_key}" for part in parts]
+    stores = [Store(folder) for folder in folders]
     keys = [_view_keys(examples.keys, augmentation if augmented else None, view, seed) for view in range(views)]
-    known = [stores[-1].known(view_keys) for view_keys in keys]
-    missing = sum(int((~k).sum()) for k in known)
-    size = missing * sum(int(np.prod(s)) * np.dtype(d).itemsize for s, d in zip(shapes, dtypes, strict=True))
+    known = [np.stack([store.known(view_keys) for store in stores]) for view_keys in keys]
+    lacking = [place for place in range(len(parts)) if not all(k[place].all() for k in known)]
+    shapes = [tuple(int(d) for d in prefix.outputs[place].shape[1:]) for place in lacking]
+    dtypes = [_stored_as(keras.backend.standardize_dtype(prefix.outputs[place].dtype)) for place in lacking]
+    todo = [(view, int(i)) for i in range(len(examples)) for view in range(views) if not known[view][:, i].all()]
+    todo = list({keys[view][i]: (view, i) for view, i in todo}.values())
+    size = len(todo) * sum(int(np.prod(s)) * np.dtype(d).itemsize for s, d in zip(shapes, dtypes, strict=True))
     if size and not make_room(size, cache_gb):
         return None
-    todo = [(view, int(i)) for i in range(len(examples)) for view in range(views) if not known[view][i]]
-    todo = list({keys[view][i]: (view, i) for view, i in todo}.values())
+    for place, shape in zip(lacking, shapes, strict=True):
+        describe(
+            folders[place], f"outputs of frozen layers up to {parts[place].layers[-1].name}, {shape}, {pixels_key}"
+        )
+    done = 0
     if todo:
-        describe(folder, f"outputs of frozen layers up to {prefix.layers[-1].name}, {shapes[0]}, {pixels_key}")
-    done = _compute(
-        prefix,
-        examples,
-        augmentation,
-        seed,
-        keys,
-        todo,
-        stores,
-        shapes,
-        dtypes,
-        batch_size,
-        deadline,
-        verbose,
-    )
+        needed = (
+            prefix if len(lacking) == len(parts) else keras.Model(prefix.input, [prefix.outputs[i] for i in lacking])
+        )
+        done = _compute(
+            needed,
+            examples,
+            augmentation,
+            seed,
+            keys,
+            todo,
+            [stores[place] for place in lacking],
+            shapes,
+            dtypes,
+            batch_size,
+            deadline,
+            verbose,
+        )
     count = len(examples)
     if done < len(todo):
         count = min(i for _, i in todo[done:])
@@ -159,8 +183,6 @@ def _compute(
     verbose: bool,
 ) -> int:
     """Run the prefix over the missing (view, example) pairs and keep its outputs; returns how many were done."""
-    if not todo:
-        return 0
     numbers = examples.numbers()
     bar = keras.utils.Progbar(len(todo), unit_name="image", verbose=1 if verbose else 0)
     call = frozen_call(prefix, batch_size)

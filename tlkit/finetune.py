@@ -14,19 +14,25 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tlkit.backbones import BACKBONES, Backbone, cached_file, find_backbone, find_weights
+from tlkit.backbones import BACKBONES, Backbone, cached_file, find_weights
 from tlkit.errors import RunError, SpecError, unknown
 from tlkit.files import temporary_beside
 from tlkit.images import ImageSet, scan, split, summary
-from tlkit.inference import parity_sample
+from tlkit.inference import examples_of, parity_sample
 from tlkit.runs import Run, check_out, next_free, open_run, start_run
-from tlkit.spec import FITS, Recipe, recipe_from_dict, to_dict, with_epochs
-from tlkit.strategy import choose_recipe, find_recipe
+from tlkit.spec import FITS, Head, Recipe, recipe_from_dict, to_dict, with_epochs
+from tlkit.strategy import (
+    AUTO,
+    choose_recipe,
+    compare_backbones,
+    decide_by_tournament,
+    find_recipe,
+    named_backbones,
+)
 
 if TYPE_CHECKING:
     import keras
 
-    from tlkit.batches import Examples
     from tlkit.pixels import Pixels
 
 Say = Callable[[str], None]
@@ -61,8 +67,10 @@ def finetune(
     data: a folder of class folders, a folder of train/ val/ test/ folders, a CSV (see `tlkit.scan`), or the plan.json of an
         earlier run, which is then repeated; what is given here beside it takes precedence.
     backbone: a name of `tlkit backbones` or one's own `.keras` file; default mobilenetv2 if its ImageNet weights are on this
-        machine, else nano, whose weights come with tlkit.
-    recipe: a Recipe, a name of `tlkit recipes`, or a file; default by size and similarity.
+        machine, else nano, whose weights come with tlkit. Several with commas between, or "auto" for all whose weights are here, are
+        compared by linear probes first.
+    recipe: a Recipe, a name of `tlkit recipes`, or a file; default "auto", a tournament of strategies on held-out images (see
+        `tlkit.tournament`), or by size and what was said of similarity, if it was.
     out: the run folder; default the first free runs/DATA-BACKBONE-N.
     seed: default 0. epochs: replaces the epochs of every stage. image_size: pixels, default the backbone's native size.
     batch_size: default the recipe's. weights: "imagenet" (default), "none" or a file.
@@ -95,61 +103,96 @@ def finetune(
     named = settings["backbone"] is not None
     if not named:
         settings["backbone"], why = default_backbone()
-    network = _backbone_of(settings)
-    own = find_recipe(recipe) if isinstance(recipe, str) else recipe or planned_recipe
-    for stage in own.stages if own else ():
-        network.block_count(stage.unfreeze)
-    size = settings["image_size"] or network.size
-    _check_numbers(settings, network, size, max_minutes, cache_gb)
-    if not settings["from_run"]:
-        find_weights(network, settings["weights"])
-    folder = (
-        Path(out)
-        if out is not None
-        else next_free(Path("runs"), f"{_data_name(source)}-{Path(network.file).stem or network.name}")
-    )
+    networks = _networks_of(settings)
+    network = networks[0]
+    own = find_recipe(recipe) if isinstance(recipe, str) and recipe != AUTO else recipe or planned_recipe
+    auto = own == AUTO or (own is None and settings["similar"] is None)
+    own = None if isinstance(own, str) else own
+    for one in networks:
+        for stage in own.stages if own else ():
+            one.block_count(stage.unfreeze)
+        _check_numbers(settings, one, settings["image_size"] or one.size, max_minutes, cache_gb)
+        if not settings["from_run"]:
+            find_weights(one, settings["weights"])
+    name = Path(network.file).stem or network.name if len(networks) == 1 else "compared"
+    folder = Path(out) if out is not None else next_free(Path("runs"), f"{_data_name(source)}-{name}")
     check_out(folder, force)
 
     seconds: dict[str, float] = {}
     with _timed(seconds, "scan"):
         images = scan(source, group_by=settings["group_by"], strict=strict)
     _use_devices()
+    compared: list[dict[str, Any]] = []
+    if len(networks) > 1:
+        with _timed(seconds, "compare"):
+            network, decision = compare_backbones(networks, images, settings, cache_gb, say)
+            settings["backbone"], compared = network.file or network.name, [decision]
+    size = settings["image_size"] or network.size
     with _timed(seconds, "decode"):
         from tlkit.pixels import decode_images
 
         pixels, images = decode_images(images, size, settings["fit"], cache_gb)
     images = split(images, validation=settings["validation"], seed=settings["seed"], strict=strict)
     plan_recipe, decisions = _decide(images, own, network, settings, epochs, batch_size)
+    run = Run(folder)
+    if not dry_run:
+        run = start_run(folder, force)
+        run.write_table("split.csv", images.table[["path", "label", "part", "group", "sha256"]])
+        run.write_table("problems.csv", images.problems)
+    model = history = None
+    computed_before = 0  # images that the tournament ran through frozen layers
+    if auto and dry_run:
+        decisions = [
+            {"what": "recipe", "chosen": AUTO, "why": "a tournament decides when the run begins", "evidence": {}}
+        ]
+    elif auto:
+        with _timed(seconds, "decide"):
+            outcome, decisions = decide_by_tournament(
+                functools.partial(_build, network, images, settings=settings, size=size, precision=_precision("auto")),
+                network,
+                examples_of(images, pixels, "train", "val"),
+                int((images.table["part"] == "train").sum()),
+                pixels_key=pixels.key,
+                seed=settings["seed"],
+                minutes=None if max_minutes is None else (max_minutes - (time.monotonic() - started) / 60) / 2,
+                cache_gb=cache_gb,
+                epochs=epochs,
+                batch_size=batch_size,
+                similar=settings["similar"],
+                verbose=verbose,
+                say=say,
+            )
+            plan_recipe, model, history = _within(outcome.recipe, network), outcome.model, outcome.history
+            computed_before = outcome.images_computed
     if not named:
         decisions.insert(0, {"what": "backbone", "chosen": network.name, "why": why, "evidence": {}})
+    decisions = compared + decisions
     plan = _plan(settings, plan_recipe, decisions, images, network, size, pixels, max_minutes)
     for line in plan_lines(plan):
         say(line)
     if dry_run:
-        return Run(folder)
+        return run
 
-    run = start_run(folder, force)
     run.write_json("plan.json", plan)
-    run.write_table("split.csv", images.table[["path", "label", "part", "group", "sha256"]])
-    run.write_table("problems.csv", images.problems)
-    with _timed(seconds, "build"):
-        model = _build(network, images, plan_recipe, settings, size, plan["precision"])
-    with _timed(seconds, "train"):
-        from tlkit.train import train
+    if model is None or history is None:  # else the tournament has carried out the plan already
+        with _timed(seconds, "build"):
+            model = _build(network, images, plan_recipe.head, settings, size, plan["precision"])
+        with _timed(seconds, "train"):
+            from tlkit.train import train
 
-        history = train(
-            model,
-            network,
-            plan_recipe,
-            examples_of(images, pixels, "train"),
-            examples_of(images, pixels, "val"),
-            seed=settings["seed"],
-            pixels_key=pixels.key,
-            deadline=_deadline(started, max_minutes, model, images),
-            cache_gb=cache_gb,
-            verbose=verbose,
-            say=say,
-        )
+            history = train(
+                model,
+                network,
+                plan_recipe,
+                examples_of(images, pixels, "train"),
+                examples_of(images, pixels, "val"),
+                seed=settings["seed"],
+                pixels_key=pixels.key,
+                deadline=_deadline(started, max_minutes, model, images),
+                cache_gb=cache_gb,
+                verbose=verbose,
+                say=say,
+            )
     from tlkit.export import FreshProcess, export, prove_parity
 
     with FreshProcess() as fresh:
@@ -171,21 +214,13 @@ def finetune(
         "parity": parity,
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "images_decoded": pixels.decoded,
-        "images_computed": history.images_computed + computed,
+        "images_computed": computed_before + history.images_computed + computed,
         "notes": history.notes,
     }
     run.write_json("metrics.json", metrics)  # last: from here on the run counts as finished
     for line in result_lines(run):
         say(line)
     return run
-
-
-def examples_of(images: ImageSet, pixels: Pixels, part: str) -> Examples:
-    """One part's decoded images with their labels, as `tlkit.train` takes them."""
-    from tlkit.batches import Examples
-
-    chosen = images.part(part)
-    return Examples(pixels.of(chosen), chosen.labels(), chosen.keys())
 
 
 # -- before anything is read ------------------------------------------------------------------------------
@@ -238,8 +273,9 @@ def default_backbone() -> tuple[str, str]:
     )
 
 
-def _backbone_of(settings: dict[str, Any]) -> Backbone:
-    network = find_backbone(settings["backbone"])
+def _networks_of(settings: dict[str, Any]) -> list[Backbone]:
+    """The backbone, or those to be compared."""
+    networks = named_backbones(settings["backbone"])
     if settings["from_run"]:
         earlier = open_run(settings["from_run"]).plan["settings"]
         if earlier["backbone"] != settings["backbone"]:
@@ -247,7 +283,7 @@ def _backbone_of(settings: dict[str, Any]) -> Backbone:
                 f"The run '{settings['from_run']}' has the backbone {earlier['backbone']}, and {settings['backbone']} was asked for. "
                 "Leave --backbone out, or start from another run."
             )
-    return network
+    return networks
 
 
 def _check_numbers(
@@ -301,9 +337,9 @@ def _decide(
 def _within(recipe: Recipe, network: Backbone) -> Recipe:
     """A recipe that was chosen, not asked for, unfreezes no more blocks than one's own small network has."""
     stages = [
-        dataclasses.replace(
-            stage, unfreeze=stage.unfreeze if stage.unfreeze == "all" else min(stage.unfreeze, network.blocks)
-        )
+        dataclasses.replace(stage, unfreeze=min(stage.unfreeze, network.blocks))
+        if isinstance(stage.unfreeze, int)
+        else stage
         for stage in recipe.stages
     ]
     return dataclasses.replace(recipe, stages=tuple(stages))
@@ -319,10 +355,8 @@ def _plan(
     pixels: Pixels,
     max_minutes: float | None,
 ) -> dict[str, Any]:
-    device = _device()
-    precision = recipe.precision
-    if precision == "auto":
-        precision = "mixed_float16" if device.startswith("GPU") else "float32"
+    device, precision = _device(), _precision(recipe.precision)
+    if recipe.precision == "auto":
         why = f"the recipe says auto, and the device is {device}"
         decisions = [
             *decisions,
@@ -405,7 +439,7 @@ def result_lines(run: Run) -> list[str]:
 
 
 def _build(
-    network: Backbone, images: ImageSet, recipe: Recipe, settings: dict[str, Any], size: int, precision: str
+    network: Backbone, images: ImageSet, head: Head, settings: dict[str, Any], size: int, precision: str
 ) -> keras.Model:
     from tlkit.inference import load_model
     from tlkit.model import build_classifier, copy_weights
@@ -414,7 +448,7 @@ def _build(
     model = build_classifier(
         network,
         len(images.class_names),
-        head=recipe.head,
+        head=head,
         image_size=size,
         weights="none" if start else settings["weights"],
         seed=settings["seed"],
@@ -450,6 +484,7 @@ def _deadline(started: float, max_minutes: float | None, model: keras.Model, ima
 
 
 def _save(run: Run, model: keras.Model, network: Backbone, recipe: Recipe, history: Any, precision: str) -> keras.Model:
+    import keras
     import pandas as pd
 
     from tlkit.model import as_float32
@@ -459,8 +494,9 @@ def _save(run: Run, model: keras.Model, network: Backbone, recipe: Recipe, histo
     run.write_table("history.csv", pd.DataFrame(history.rows))
     for layer in model.layers:
         layer.trainable = True  # which layers a stage froze is no property of the saved model
+    model = keras.Model(model.input, model.output, name=model.name)  # without what the last stage compiled into it
     with temporary_beside(run.model_file) as temporary:
-        model.save(temporary, include_optimizer=False)
+        model.save(temporary)
     return model
 
 
@@ -534,6 +570,13 @@ def _device() -> str:
         return f"CPU, {os.cpu_count()} cores"
     names = [tf.config.experimental.get_device_details(gpu).get("device_name", "unknown") for gpu in gpus]
     return f"GPU, {', '.join(names)}"
+
+
+def _precision(asked: str) -> str:
+    """A recipe's precision as a Keras dtype policy for the device there is."""
+    if asked != "auto":
+        return asked
+    return "mixed_float16" if _device().startswith("GPU") else "float32"
 
 
 def _version(name: str) -> str:

@@ -110,9 +110,11 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.table)
 
-    def part(self, name: str) -> ImageSet:
-        """Only the images of one part, with all class names kept."""
-        rows = self.table[self.table["part"] == name].reset_index(drop=True)
+    def part(self, *names: str) -> ImageSet:
+        """Only the images of one part, or of several behind each other, with all class names kept."""
+        import pandas as pd
+
+        rows = pd.concat([self.table[self.table["part"] == name] for name in names], ignore_index=True)
         return dataclasses.replace(self, table=rows)
 
     def labels(self) -> np.ndarray:
@@ -121,6 +123,13 @@ class ImageSet:
 
         number = {name: i for i, name in enumerate(self.class_names)}
         return np.array([number[label] for label in self.table["label"]], dtype="int64")
+
+    def groups(self) -> np.ndarray:
+        """A number for what belongs together: equal groups, else equal bytes. int64, shape (n,)."""
+        import pandas as pd
+
+        names = self.table["group"].where(self.table["group"] != "", self.table["sha256"])
+        return pd.factorize(names)[0].astype("int64")
 
     def files(self) -> list[Path]:
         """The images' paths, ready to open."""

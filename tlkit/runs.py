@@ -1,7 +1,7 @@
 """The run folder: what is in it, when it is whole, and when it may be replaced.
 
-`plan.json` is written first, before any gradient; `metrics.json` last, when everything else is there. So a folder
-with a plan and no metrics is a run that did not finish. Every file is written under a temporary name and renamed.
+`plan.json` is written before the run's first gradient (a tournament that decides the plan comes before it); `metrics.json` last, when
+everything else is there. So a folder without metrics is a run that did not finish. Every file is written under a temporary name and renamed.
 """
 
 from __future__ import annotations

@@ -1,17 +1,30 @@
-"""Which recipe, and why. For now by two plain facts: how many training images, and what the person says of similarity."""
+"""Which recipe, and why: by a tournament on the person's own images, or by their number and what the person says of similarity."""
 
 from __future__ import annotations
 
 import json
 import runpy
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tlkit.errors import NameUnknown, SpecError, nearest, unknown
+from tlkit.errors import DataError, NameUnknown, SpecError, nearest, unknown
 from tlkit.recipes import RECIPES
-from tlkit.spec import Recipe, recipe_from_dict
+from tlkit.spec import Head, Recipe, Stage, Unfreeze, recipe_from_dict
 
+if TYPE_CHECKING:
+    import keras
+
+    from tlkit.backbones import Backbone
+    from tlkit.batches import Examples
+    from tlkit.images import ImageSet
+    from tlkit.lr_find import LearningRates
+    from tlkit.tournament import Outcome
+
+AUTO = "auto"
 LARGE = 1000  # training images from which a set counts as large
+MINUTES, SECONDS_PER_IMAGE, MOST_MINUTES = 1.0, 0.2, 30.0  # what a tournament may take
 
 
 def choose_recipe(training_images: int, similar: bool | None = None) -> tuple[Recipe, dict[str, Any]]:
@@ -35,6 +48,243 @@ def choose_recipe(training_images: int, similar: bool | None = None) -> tuple[Re
     return recipe, {"what": "recipe", "chosen": recipe.name, "why": why, "evidence": evidence}
 
 
+def named_backbones(names: str) -> list[Backbone]:
+    """The backbones of `--backbone`: one, several with commas between, or "auto" for all whose weights are on this machine.
+
+    >>> [one.name for one in named_backbones("vgg16,nano")]
+    ['vgg16', 'nano']
+    """
+    from tlkit.backbones import BACKBONES, cached_file, find_backbone
+
+    if names == AUTO:
+        return [one for one in BACKBONES.values() if cached_file(one)]
+    return [find_backbone(name.strip()) for name in dict.fromkeys(names.split(","))]
+
+
+def compare_backbones(
+    networks: Sequence[Backbone],
+    images: ImageSet,
+    settings: Mapping[str, Any],
+    cache_gb: float | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[Backbone, dict[str, Any]]:
+    """Compare backbones by linear probes on their last block, by held-out images; the quicker wins where these cannot tell.
+
+    images: not split yet, or with parts; test images play no part. settings: seed, fit, weights, validation, image_size (None: each
+    backbone's own). Returns the backbone, and the decision with its evidence for the plan.
+    """
+    import numpy as np
+
+    from tlkit.evaluate import wilson_interval
+    from tlkit.frozen import frozen_call
+    from tlkit.images import split
+    from tlkit.inference import examples_of
+    from tlkit.linear import choose_strength
+    from tlkit.model import build_classifier
+    from tlkit.pixels import decode_images
+    from tlkit.profile import feature_table, paired_difference
+
+    rows: list[dict[str, Any]] = []
+    right: dict[str, np.ndarray] = {}
+    say(f"comparing {len(networks)} backbones by linear probes on held-out images")
+    for network in networks:
+        size = settings["image_size"] or network.size
+        pixels, usable = decode_images(images, size, settings["fit"], cache_gb)
+        usable = split(usable, validation=settings["validation"], seed=settings["seed"])
+        pool = examples_of(usable, pixels, "train", "val")
+        model = build_classifier(
+            network, len(usable.class_names), image_size=size, weights=settings["weights"], seed=settings["seed"]
+        )
+        training = int((usable.table["part"] == "train").sum())
+        table = feature_table(
+            model, network, pool, training, pixels_key=pixels.key, seed=settings["seed"], cache_gb=cache_gb
+        )
+        if table is None:
+            raise DataError(
+                f"The cache has no room for {network.name}'s features. Raise --cache-gb, or name one backbone."
+            )
+        found = choose_strength(table.blocks[0], table.labels, table.folds, table.classes)
+        right[network.name] = found.probabilities.argmax(1) == table.labels[table.held_out]
+        call, batch = frozen_call(model, 32), np.zeros((32, size, size, 3), "uint8")
+        call(batch)  # the first call traces
+        started = time.monotonic()
+        call(batch)
+        milliseconds = 1000 * (time.monotonic() - started) / 32
+        mine = right[network.name]
+        low, high = wilson_interval(int(mine.sum()), len(mine))
+        rows.append(
+            {
+                "backbone": network.name,
+                "image_size": size,
+                "accuracy": float(mine.mean()),
+                "accuracy_95": [low, high],
+                "n": len(mine),
+                "milliseconds_per_image": round(milliseconds, 2),
+            }
+        )
+        say(
+            f"  {network.name:<22} {mine.mean():.1%} ({low:.1%} to {high:.1%}, n = {len(mine):,}), {milliseconds:.1f} ms an image"
+        )
+    rows.sort(key=lambda row: row["milliseconds_per_image"])
+    leader = rows[0]
+    for row in rows[1:]:
+        ahead, error = paired_difference(right[row["backbone"]], right[leader["backbone"]])
+        if ahead > error:
+            leader = row
+    best = max(rows, key=lambda row: row["accuracy"])
+    why = f"{leader['accuracy']:.1%} by a linear probe (n = {leader['n']:,}), {leader['milliseconds_per_image']:.1f} ms an image"
+    if best is not leader:
+        ahead, error = paired_difference(right[best["backbone"]], right[leader["backbone"]])
+        why += (
+            f"; {best['backbone']} is {100 * ahead:.1f} points ahead (±{196 * error:.1f}), which these images cannot tell from "
+            f"chance, at {best['milliseconds_per_image']:.1f} ms"
+        )
+    chosen = next(network for network in networks if network.name == leader["backbone"])
+    return chosen, {"what": "backbone", "chosen": chosen.name, "why": why, "evidence": {"compared": rows}}
+
+
+def measure_axes(
+    images: ImageSet,
+    backbone: str,
+    *,
+    image_size: int | None = None,
+    weights: str = "imagenet",
+    seed: int = 0,
+    cache_gb: float | None = None,
+    verbose: bool = False,
+) -> dict[str, Any]:
+    """How much data there is and how like the pictures are to what the backbone knows: see `tlkit.profile.profile`.
+
+    images: from `tlkit.scan`; they are split if they are not yet, and their test part is left out. What is computed is kept for the
+    run that follows. Raises DataError when the cache has no room for the features, and the errors of `tlkit.build_classifier`.
+    """
+    from tlkit.backbones import find_backbone
+    from tlkit.images import split
+    from tlkit.inference import examples_of
+    from tlkit.model import build_classifier
+    from tlkit.pixels import decode_images
+    from tlkit.profile import feature_table, profile
+
+    network = find_backbone(backbone)
+    size = image_size or network.size
+    pixels, images = decode_images(images, size, cache_gb=cache_gb)
+    images = split(images, seed=seed)
+    pool = examples_of(images, pixels, "train", "val")
+    tapped = build_classifier(
+        network, len(images.class_names), head=Head(taps="all"), image_size=size, weights=weights, seed=seed
+    )
+    training = int((images.table["part"] == "train").sum())
+    table = feature_table(
+        tapped, network, pool, training, pixels_key=pixels.key, seed=seed, cache_gb=cache_gb, verbose=verbose
+    )
+    if table is None:
+        raise DataError(
+            f"The cache has no room for the features of {len(pool):,} images. Raise --cache-gb, or clear it."
+        )
+    return profile(tapped, network, table, pool, seed=seed)
+
+
+def suggest_learning_rate(
+    images: ImageSet,
+    backbone: str,
+    *,
+    unfreeze: Unfreeze = 0,
+    optimizer: str = "adam",
+    batch_size: int = 32,
+    image_size: int | None = None,
+    weights: str = "imagenet",
+    seed: int = 0,
+    cache_gb: float | None = None,
+) -> LearningRates:
+    """A learning rate for the training images of a set: see `tlkit.lr_find.lr_find`. The head is solved first if blocks train.
+
+    images: from `tlkit.scan`; they are split if they are not yet.
+    """
+    from tlkit.backbones import find_backbone
+    from tlkit.images import split
+    from tlkit.inference import examples_of
+    from tlkit.lr_find import lr_find
+    from tlkit.model import build_classifier
+    from tlkit.pixels import decode_images
+    from tlkit.train import train
+
+    network = find_backbone(backbone)
+    network.block_count(unfreeze)
+    size = image_size or network.size
+    pixels, images = decode_images(images, size, cache_gb=cache_gb)
+    images = split(images, seed=seed)
+    model = build_classifier(network, len(images.class_names), image_size=size, weights=weights, seed=seed)
+    training, validation = (examples_of(images, pixels, part) for part in ("train", "val"))
+    common: dict[str, Any] = {"seed": seed, "pixels_key": pixels.key, "cache_gb": cache_gb}
+    if unfreeze != 0:
+        solved = Recipe("head", stages=(Stage(1, 1e-3, solver="logistic"),), batch_size=batch_size)
+        train(model, network, solved, training, validation, **common)
+    return lr_find(model, network, training, unfreeze=unfreeze, optimizer=optimizer, batch_size=batch_size, **common)
+
+
+def decide_by_tournament(
+    build: Callable[[Head], keras.Model],
+    backbone: Backbone,
+    pool: Examples,
+    training: int,
+    *,
+    pixels_key: str,
+    seed: int = 0,
+    minutes: float | None = None,
+    cache_gb: float | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    similar: bool | None = None,
+    verbose: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[Outcome, list[dict[str, Any]]]:
+    """Measure the two axes, let the strategies compete, and give the winner with the decisions and their evidence for the plan.
+
+    build, pool, training: see `tlkit.profile.feature_table`; `build` gives a classifier for a head, its weights fresh.
+    minutes: for the whole; default 1 and a fifth of a second per image, at most 30. epochs, batch_size: of fine-tuning stages, default
+    by the number of images.
+    """
+    from tlkit.profile import feature_table, profile
+    from tlkit.tournament import Outcome, Tournament
+
+    limit = min(MINUTES + SECONDS_PER_IMAGE * len(pool) / 60, MOST_MINUTES) if minutes is None else max(minutes, 0.0)
+    deadline = time.monotonic() + 60 * limit
+    say(f"deciding  a tournament of strategies on held-out images, {limit:.1f} minutes at most")
+    tapped = build(Head(taps="all"))
+    table = feature_table(
+        tapped,
+        backbone,
+        pool,
+        training,
+        pixels_key=pixels_key,
+        seed=seed,
+        batch_size=batch_size or 32,
+        cache_gb=cache_gb,
+        verbose=verbose,
+    )
+    if table is None:
+        recipe, decision = choose_recipe(training, similar)
+        decision["why"] = (
+            f"the cache has no room for features (--cache-gb), so no tournament was held; {decision['why']}"
+        )
+        return Outcome(recipe, decision["why"], []), [decision]
+    axes = profile(tapped, backbone, table, pool, seed=seed)
+    outcome = Tournament(
+        build, backbone, table, pool, pixels_key, seed, deadline, cache_gb, epochs, batch_size, axes["similar"], say
+    ).run()
+    size = "large" if training >= LARGE else "small"
+    kind = {True: "similar", False: "different", None: "not known to be different"}[axes["similar"]]
+    return outcome, [
+        {"what": "data", "chosen": f"{size}, {kind}", "why": "; ".join(axes["sentences"]), "evidence": axes},
+        {
+            "what": "recipe",
+            "chosen": outcome.recipe.name,
+            "why": outcome.why,
+            "evidence": {"contenders": outcome.contenders, "minutes_at_most": round(limit, 2)},
+        },
+    ]
+
+
 def find_recipe(name: str) -> Recipe:
     """A recipe by name, or from one's own file: `.json` (as in plan.json), or a Python script that sets `recipe`.
 
@@ -44,7 +294,7 @@ def find_recipe(name: str) -> Recipe:
         return RECIPES[name]
     path = Path(name)
     if path.suffix not in (".py", ".json"):
-        raise unknown("recipe", name, RECIPES, see="A path to your own .py or .json file works too.")
+        raise unknown("recipe", name, [AUTO, *RECIPES], see="A path to your own .py or .json file works too.")
     if not path.is_file():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         close = nearest(path.name, siblings)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,13 +22,14 @@ import numpy as np
 from tlkit.backbones import Backbone, find_backbone
 from tlkit.batches import Batches, Examples, FollowEpochs, augmenting, class_weights
 from tlkit.errors import TrainingError
-from tlkit.features import Features, extract_features, while_memory_lasts
+from tlkit.features import Features, all_rows, extract_features, while_memory_lasts
 from tlkit.frozen import frozen_call
-from tlkit.linear import solve
-from tlkit.model import blocks, cut, set_trainable
-from tlkit.spec import Recipe, Stage
+from tlkit.linear import choose_strength, log_loss, solve, solving_folds
+from tlkit.model import batch_norms, blocks, cut, recalibrate, set_trainable
+from tlkit.spec import Recipe, Stage, Unfreeze
 
 SECONDS_BETWEEN_LINES = 2.0
+RECALIBRATION_BATCHES = 32
 STEPS_AT_ONCE = 16  # of a head's steps, which are so short that calling each from Python takes longer than the step
 
 
@@ -35,8 +37,8 @@ STEPS_AT_ONCE = 16  # of a head's steps, which are so short that calling each fr
 class History:
     """What happened: a row per epoch, and a sentence for whatever was not as planned.
 
-    rows: stage, epoch (counted through), loss, accuracy, val_loss, val_accuracy, learning_rate, strength (C of a solved head; a
-        row for each), seconds, at_seconds (since training began, the frozen layers' time included), best.
+    rows: stage, epoch (counted through), loss, accuracy, val_loss, val_accuracy, learning_rate, strength (C of a solved
+        head), seconds, at_seconds (since training began, the frozen layers' time included), best.
     images_computed: single-image forward passes of frozen layers that were run; the others came from the cache.
     """
 
@@ -58,7 +60,7 @@ class History:
     ) -> bool:
         """Append a row. Returns whether it is the best so far by the monitored number, ties going to the other."""
         score = _score(scores, monitor)
-        best = self.best is None or score > self.best
+        best = self.best is None or score > self.best or monitor == "last"
         if best:
             self.best = score
         row = {
@@ -76,7 +78,9 @@ class History:
 
 
 def _score(scores: dict[str, float], monitor: str) -> tuple[float, float]:
-    """Higher is better."""
+    """Higher is better; all are alike where the last epoch is kept."""
+    if monitor == "last":
+        return 0.0, 0.0
     loss, accuracy = -float(scores["val_loss"]), float(scores["val_accuracy"])
     return (loss, accuracy) if monitor == "val_loss" else (accuracy, loss)
 
@@ -165,7 +169,7 @@ class _StageJob:
         stage, recipe = self.stage, self.recipe
         weights = set_trainable(self.model, self.backbone, unfreeze=stage.unfreeze, batch_norm=stage.batch_norm)
         prefix, suffix = cut(self.model, self.backbone, stage.unfreeze)
-        what = "the head" if stage.unfreeze == 0 else f"the head and {stage.unfreeze} blocks"
+        what = unfrozen(stage.unfreeze)
         self.say(
             f"stage {self.number} of {len(recipe.stages)}: {what}, {weights:,} weights train, up to {stage.epochs} epochs"
         )
@@ -183,11 +187,16 @@ class _StageJob:
                 return
             batches, used = self._batches(prefix, training, history, pool, train=True)
             self._note_used(used, training, history)
+            if stage.batch_norm == "recalibrated" and stage.unfreeze != 0:
+                self._recalibrate(suffix, batches)
             first_epoch = len(history.rows)
             self._compile(suffix, steps=len(batches))
             bar = self.verbose and stage.unfreeze != 0  # a head's epochs are over in a blink
             keeper = _KeepBest(recipe.monitor, stage, self.number, history, self.deadline, self.say, lines=not bar)
+            began_with = suffix.get_weights()
             callbacks = [FollowEpochs(batches), keeper]
+            if stage.ema:
+                callbacks.insert(0, keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
             if stage.schedule == "plateau":
                 callbacks.append(keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.2, patience=2))
             suffix.fit(
@@ -200,39 +209,64 @@ class _StageJob:
                 verbose=1 if bar else 0,
             )
             keeper.restore()
+            if stage.interpolate < 1:
+                self._interpolate(suffix, began_with, val_batches, history)
+
+    def _recalibrate(self, suffix: keras.Model, batches: Batches) -> None:
+        layers = batch_norms(self.model, self.backbone, self.stage.unfreeze)
+        count = min(len(batches), RECALIBRATION_BATCHES)
+        recalibrate(suffix, layers, (batches[number][0] for number in range(count)))
+        self.say(f"  {len(layers)} BatchNormalization layers recalibrated on {count} batches")
+
+    def _interpolate(self, suffix: keras.Model, began_with: list[np.ndarray], val: Batches, history: History) -> None:
+        """Go back a part of the way; kept if it is the best so far, as an epoch would be."""
+        started, ended_with = time.monotonic(), suffix.get_weights()
+        share = self.stage.interpolate
+        suffix.set_weights([start + share * (end - start) for start, end in zip(began_with, ended_with, strict=True)])
+        found = suffix.evaluate(val, return_dict=True, verbose=0)
+        scores = {"loss": math.nan, "accuracy": math.nan, "val_loss": found["loss"], "val_accuracy": found["accuracy"]}
+        if not history.add(self.number, scores, self.recipe.monitor, seconds=time.monotonic() - started):
+            suffix.set_weights(ended_with)
+        row = history.rows[-1]
+        self.say(
+            f"  {share:g} of the way: val_loss {row['val_loss']:.4f}, val_accuracy {row['val_accuracy']:.4f}, "
+            + ("kept" if row["best"] else "not better, so the whole way is kept")
+        )
 
     def _solve(self, prefix: keras.Model, training: Examples, validation: Examples, history: History) -> bool:
-        """Put the best of several solved heads into the model; False if there was no room for the features."""
+        """Put a solved head into the model if it is the best so far; False if there was no room for the features."""
         held_out = self._features(prefix, validation, history, train=False)
         found = held_out and self._features(prefix, training, history, train=True)
         if held_out is None or found is None:
             return False
         self._note_used(found.count, training, history)
-        (val,) = (source.gather(slice(None)) for source in held_out.views[0])
-        features = np.concatenate([source.gather(slice(None)) for view in found.views for source in view])
-        labels = np.tile(training.labels[: found.count], len(found.views))
-        val_labels, layer = validation.labels[: held_out.count], self.model.get_layer("predictions")
-        heads = solve(
-            features,
-            labels,
-            (val, val_labels),
-            self.model.output_shape[-1],
-            kind=self.stage.solver,
-            balanced=self.recipe.class_weights,
-        )
-        began, started = len(history.rows), time.monotonic()
-        for head in heads:
-            (loss, accuracy), (val_loss, val_accuracy) = head.scores(features, labels), head.scores(val, val_labels)
-            scores = {"loss": loss, "accuracy": accuracy, "val_loss": val_loss, "val_accuracy": val_accuracy}
-            seconds = time.monotonic() - started
-            if history.add(self.number, scores, self.recipe.monitor, seconds=seconds, strength=head.strength):
-                layer.set_weights([head.kernel, head.bias])
-            started = time.monotonic()
-            if self.deadline is not None and started > self.deadline:
-                break
-        best = [row for row in history.rows[began:] if row["best"]]
-        tried = f"  {len(history.rows) - began} heads solved; "
-        self.say(tried + (f"best: {epoch_line(best[-1])}" if best else "none better than the stage before"))
+        started, stage, classes = time.monotonic(), self.stage, self.model.output_shape[-1]
+        val, val_labels = all_rows(held_out), validation.labels[: held_out.count]
+        features, labels = all_rows(found), np.tile(training.labels[: found.count], len(found.views))
+        sizes = [source.row_shape[-1] for source in found.views[0]]
+        how: dict[str, Any] = {"kind": stage.solver, "balanced": self.recipe.class_weights, "sizes": sizes}
+        strength, why = stage.strength, "given"
+        if strength is None:
+            used = training.take(np.arange(found.count)), validation.take(np.arange(held_out.count))
+            folds, why = solving_folds(*[(one.labels, one.groups) for one in used], seed=self.seed)
+            of_training = np.tile(folds[: found.count], len(found.views))
+            rows, true = np.concatenate([features, val]), np.concatenate([labels, val_labels])
+            strength = choose_strength(
+                rows, true, np.concatenate([of_training, folds[found.count :]]), classes, **how
+            ).strength
+        head = solve(features, labels, classes, strength=strength, validation=(val, val_labels), **how)
+        scores: dict[str, float] = {}
+        for prefix_of_name, rows, true in (("", features, labels), ("val_", val, val_labels)):
+            probabilities = head.probabilities(rows)
+            scores[f"{prefix_of_name}loss"] = log_loss(probabilities, true)
+            scores[f"{prefix_of_name}accuracy"] = float((probabilities.argmax(1) == true).mean())
+        seconds = time.monotonic() - started
+        line = f"  head solved in {seconds:.1f} s with C = {strength:.2g} ({why}); "
+        if history.add(self.number, scores, self.recipe.monitor, seconds=seconds, strength=strength):
+            self.model.get_layer("predictions").set_weights([head.kernel, head.bias])
+            self.say(line + epoch_line(history.rows[-1]))
+        else:
+            self.say(line + "not better than the stage before, whose weights are kept")
         return True
 
     def _note_used(self, used: int, training: Examples, history: History) -> None:
@@ -260,6 +294,8 @@ class _StageJob:
             "seed": self.seed,
             "shuffle": train,
             "weights": class_weights(examples.labels, classes) if train and recipe.class_weights else None,
+            "mixup": self.stage.mixup if train else 0.0,
+            "cutmix": self.stage.cutmix if train else 0.0,
         }
         if features is not None:
             labels = examples.labels[: features.count]
@@ -364,6 +400,8 @@ def make_optimizer(stage: Stage, steps: int, factors: dict[str, float]) -> keras
         "sgd": (keras.optimizers.SGD, {"momentum": 0.9, "weight_decay": stage.weight_decay or None}),
     }
     kind, settings = kinds[stage.optimizer]
+    if stage.ema:
+        settings |= {"use_ema": True, "ema_momentum": stage.ema}
 
     class WithFactors(kind):  # type: ignore[misc, valid-type]
         def build(self, variables: Any) -> None:
@@ -375,6 +413,21 @@ def make_optimizer(stage: Stage, steps: int, factors: dict[str, float]) -> keras
             super().update_step(gradient, variable, learning_rate * factor)
 
     return (WithFactors if factors else kind)(learning_rate=rate, **settings)
+
+
+def unfrozen(unfreeze: Unfreeze) -> str:
+    """What a stage trains, for a person.
+
+    >>> unfrozen(2), unfrozen((1,))
+    ('the head and the top 2 blocks', 'the head and block 1')
+    """
+    if unfreeze == 0:
+        return "the head"
+    if isinstance(unfreeze, tuple):
+        return f"the head and block{'s' if len(unfreeze) > 1 else ''} {', '.join(map(str, unfreeze))}"
+    if unfreeze == "all":
+        return "the head and all blocks"
+    return f"the head and the top {unfreeze} blocks" if unfreeze != 1 else "the head and the top block"
 
 
 def epoch_line(row: dict[str, Any]) -> str:
@@ -441,7 +494,7 @@ class _KeepBest(keras.callbacks.Callback):
         if self._history.add(self._number, logs, self._monitor, seconds=seconds, learning_rate=rate):
             self._weights = self.model.get_weights()
         row, score = self._history.rows[-1], _score(logs, self._monitor)
-        if self._stage_best is None or score > self._stage_best:
+        if self._stage_best is None or score > self._stage_best or self._monitor == "last":
             self._stage_best, self._without = score, 0
         else:
             self._without += 1

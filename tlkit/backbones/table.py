@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlkit.backbones.nano import nano
 from tlkit.errors import SpecError
+from tlkit.spec import Unfreeze
 
 if TYPE_CHECKING:
     import keras
@@ -54,8 +55,12 @@ class Backbone:
         """How many blocks there are to unfreeze."""
         return len(self.boundaries) + 1
 
-    def block_count(self, unfreeze: int | str) -> int:
-        """`Stage.unfreeze` as a number of blocks. Raises SpecError when there are not that many."""
+    def block_count(self, unfreeze: Unfreeze) -> int:
+        """How many blocks from the top `Stage.unfreeze` reaches down. Raises SpecError when there are not that many."""
+        if isinstance(unfreeze, tuple):
+            if max(unfreeze) > self.blocks:
+                raise SpecError(f"unfreeze names block {max(unfreeze)}, and {self.name} has {self.blocks} blocks.")
+            return self.blocks - min(unfreeze) + 1
         count = self.blocks if unfreeze == "all" else int(unfreeze)
         if count > self.blocks:
             raise SpecError(

@@ -1,0 +1,188 @@
+"""`--recipe auto` beside every fixed recipe, on five real data sets with 5, 20 and all images per class: what does choosing cost?
+
+    TLKIT_SHARED=folder python benchmarks/recipes.py [--sets cats_dogs ...] [--sizes 5 20 all] [--seeds 0 1 2] [--ways auto ...]
+    python benchmarks/recipes.py --report
+
+5 and 20 are drawn from the training and validation images with the seed, a fifth of them for validation (1 and 4); latin_letters has
+15 per class, so its 20 are 15. With all, the given split. The test part is the given one and is asked once per row. MobileNetV2 0.35 at
+224 pixels; clothing and chest_xray with all images at 128. Weights come from Keras' cache (KERAS_HOME). Appends a row per
+finished run to benchmarks/recipes.csv and leaves out what is there: stop it and start it again. A row holds which test images were
+right (hexadecimal, in the order of the paths), so that any two ways can be compared image by image.
+"""
+
+import argparse
+import csv
+import dataclasses
+import functools
+import os
+import time
+from collections import defaultdict
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from rows import append_row
+
+FILE = Path(__file__).with_suffix(".csv")
+SETS = ("cats_dogs", "clothing", "blood_cells", "chest_xray", "latin_letters")
+DIFFERENT = ("blood_cells", "chest_xray", "latin_letters")
+FIXED = ("small_similar", "small_different", "large_similar", "large_different")
+SIZES = ("5", "20", "all")
+BACKBONE = "mobilenetv2_0.35"
+LINEAR, EVERYTHING = "small_similar", "large_different"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS)
+    parser.add_argument("--sizes", nargs="+", default=SIZES, choices=SIZES)
+    parser.add_argument("--seeds", nargs="+", default=[0, 1, 2], type=int)
+    parser.add_argument("--ways", nargs="+", default=("auto", *FIXED))
+    parser.add_argument("--report", action="store_true")
+    arguments = parser.parse_args()
+    if not arguments.report:
+        there = {(row["data"], row["size"], int(row["seed"]), row["way"]) for row in read()}
+        for seed in arguments.seeds:
+            for data in arguments.sets:
+                for size in arguments.sizes:
+                    for way in arguments.ways:
+                        if (data, size, seed, way) not in there:
+                            append_row(FILE, run(data, size, seed, way))
+    report(read())
+
+
+# -- one run ----------------------------------------------------------------------------------------------
+
+
+def run(data: str, size: str, seed: int, way: str) -> dict[str, object]:
+    import tlkit
+    from tlkit.backbones import find_backbone
+    from tlkit.evaluate import predict_from_cache
+    from tlkit.frozen import inference_batch
+    from tlkit.strategy import decide_by_tournament, find_recipe
+
+    backbone = find_backbone(BACKBONE)
+    pixels, images = cell(data, size, seed)
+    build = functools.partial(build_classifier, backbone, len(images.class_names), pixels.size, seed)
+    started, chosen, model = time.monotonic(), way, None
+    if way == "auto":
+        pool = tlkit.examples_of(images, pixels, "train", "val")
+        training = int((images.table["part"] == "train").sum())
+        outcome, decisions = decide_by_tournament(build, backbone, pool, training, pixels_key=pixels.key, seed=seed)
+        recipe, model, chosen = outcome.recipe, outcome.model, decisions[-1]["chosen"]
+    else:
+        recipe = find_recipe(way)
+    if model is None:
+        model = build(recipe.head)
+        parts = [tlkit.examples_of(images, pixels, part) for part in ("train", "val")]
+        tlkit.train(model, backbone, recipe, *parts, seed=seed, pixels_key=pixels.key)
+    seconds = time.monotonic() - started
+    test = tlkit.examples_of(images, pixels, "test")
+    batch = inference_batch(recipe.batch_size)
+    unfreeze = recipe.stages[-1].unfreeze
+    probabilities, _ = predict_from_cache(model, backbone, unfreeze, test, batch, pixels_key=pixels.key)
+    right = probabilities.argmax(1) == test.labels
+    return {
+        "date": date.today().isoformat(),
+        "data": data,
+        "size": size,
+        "seed": seed,
+        "way": way,
+        "chosen": chosen,
+        "accuracy": round(float(right.mean()), 5),
+        "n": len(right),
+        "train": int((images.table["part"] == "train").sum()),
+        "val": int((images.table["part"] == "val").sum()),
+        "image_size": pixels.size,
+        "seconds": round(seconds, 1),
+        "backbone": BACKBONE,
+        "cores": os.cpu_count(),
+        "tensorflow": version("tensorflow"),
+        "keras": version("keras"),
+        "right": np.packbits(right).tobytes().hex(),
+    }
+
+
+def build_classifier(backbone, classes: int, size: int, seed: int, head):  # type: ignore[no-untyped-def]
+    import tlkit
+
+    return tlkit.build_classifier(backbone, classes, head=head, image_size=size, seed=seed)
+
+
+def cell(data: str, size: str, seed: int):  # type: ignore[no-untyped-def]
+    """The decoded pixels, and the images with their parts."""
+    import tlkit
+
+    images = tlkit.scan(Path(os.environ.get("TLKIT_SHARED", "../shared")) / "data" / data / "splits.csv")
+    side = 128 if size == "all" and data in ("clothing", "chest_xray") else 224
+    pixels, images = tlkit.decode_images(images, side)
+    if size == "all":
+        return pixels, images
+    table, random = images.table.copy(), np.random.default_rng((seed, int(size)))
+    pool = table["part"] != "test"
+    table.loc[pool, "part"] = ""
+    for _, mine in table[pool].groupby("label"):
+        drawn = random.permutation(mine.index.to_numpy())[: int(size)]
+        validation = max(1, round(0.2 * len(drawn)))
+        table.loc[drawn[:validation], "part"] = "val"
+        table.loc[drawn[validation:], "part"] = "train"
+    return pixels, dataclasses.replace(images, table=table[table["part"] != ""].reset_index(drop=True))
+
+
+# -- the report -------------------------------------------------------------------------------------------
+
+
+def read() -> list[dict[str, str]]:
+    if not FILE.exists():
+        return []
+    with FILE.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def report(rows: list[dict[str, str]]) -> None:
+    """Per cell the mean over seeds of every way, what auto lost against the best fixed recipe, and the means the issue asks for."""
+    cells: dict[tuple[str, str], dict[str, dict[int, np.ndarray]]] = defaultdict(lambda: defaultdict(dict))
+    for row in rows:
+        bits = np.unpackbits(np.frombuffer(bytes.fromhex(row["right"]), "uint8"))[: int(row["n"])]
+        cells[row["data"], row["size"]][row["way"]][int(row["seed"])] = bits.astype(float)
+    print(
+        f"{'cell':<20}{'seeds':>6}"
+        + "".join(f"{way:>16}" for way in ("auto", *FIXED))
+        + "   regret (95 % of best - auto)"
+    )
+    whole = []
+    for (data, size), ways in cells.items():
+        if not all(way in ways for way in ("auto", *FIXED)):
+            continue
+        seeds = sorted(set.intersection(*(set(found) for found in ways.values())))
+        if not seeds:
+            continue
+        right = {way: np.stack([found[seed] for seed in seeds]) for way, found in ways.items()}
+        means = {way: 100 * float(bits.mean()) for way, bits in right.items()}
+        best = max(FIXED, key=means.__getitem__)
+        difference = 100 * (right[best] - right["auto"]).mean(0)  # per image, over the seeds
+        half = 1.96 * difference.std(ddof=1) / len(difference) ** 0.5
+        regret = means[best] - means["auto"]
+        flag = " !" if regret > 2 and regret - half > 0 else ""
+        print(
+            f"{data + ' ' + size:<20}{len(seeds):>6}"
+            + "".join(f"{means[way]:>16.1f}" for way in ("auto", *FIXED))
+            + f"   {regret:+.1f} ({regret - half:+.1f} to {regret + half:+.1f}) against {best}{flag}"
+        )
+        whole.append({**means, "regret": regret, "different": data in DIFFERENT})
+    if not whole:
+        return
+    mean = {key: float(np.mean([one[key] for one in whole])) for key in ("auto", *FIXED, "regret")}
+    print(f"\nmean over {len(whole)} cells: " + ", ".join(f"{key} {value:.2f}" for key, value in mean.items()))
+    print(
+        f"auto above {LINEAR}: {mean['auto'] - mean[LINEAR]:+.2f}; above {EVERYTHING}: {mean['auto'] - mean[EVERYTHING]:+.2f}"
+    )
+    kinds = [one for one in whole if one["different"]]
+    if kinds:
+        gain = np.mean([one["small_different"] - one["small_similar"] for one in kinds])
+        print(f"several stages above the last, {len(kinds)} cells unlike ImageNet: {gain:+.2f}")
+
+
+if __name__ == "__main__":
+    main()

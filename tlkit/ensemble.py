@@ -1,0 +1,122 @@
+"""Several runs as one: a model that averages their probabilities, in a run folder like any other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tlkit.errors import SpecError
+from tlkit.files import temporary_beside
+from tlkit.inference import BATCH, load_model, own_part, parity_sample
+from tlkit.runs import Run, check_out, open_run, start_run
+
+
+def ensemble(
+    runs: Sequence[str | Path], out: str | Path, *, force: bool = False, say: Callable[[str], None] = lambda line: None
+) -> Run:
+    """Average the probabilities of several runs in one model, evaluate it, export it, and prove the export.
+
+    runs: two or more finished runs of the same classes, image size, fit and data. out: the new run's folder.
+    force: replace an earlier run in it.
+
+    An image counts as validation or test here if it is that in every run; what one of them has trained on is training. Returns the
+    run. Raises SpecError when the runs do not go together.
+    """
+    import keras
+    import numpy as np
+    import pandas as pd
+
+    from tlkit.evaluate import evaluate, predict_probabilities, prediction_table
+    from tlkit.export import FreshProcess, export, prove_parity
+    from tlkit.pixels import decode_images
+
+    started = time.monotonic()
+    members = check_members(runs)
+    check_out(Path(out), force)
+    plan = members[0].plan
+    models = [load_model(one) for one in members]
+    image = keras.Input(models[0].input_shape[1:], name="image")
+    for number, model in enumerate(models, start=1):
+        model.name = f"member_{number}"
+    model = keras.Model(
+        image, keras.layers.Average(name="predictions")([one(image) for one in models]), name="ensemble"
+    )
+
+    run = start_run(Path(out), force)
+    run.write_json("plan.json", {**plan, "ensemble_of": [str(one.folder.absolute()) for one in members]})
+    run.write_table("split.csv", _common_split(members))
+    run.write_table("problems.csv", pd.read_csv(members[0].folder / "problems.csv", keep_default_na=False))
+    with temporary_beside(run.model_file) as temporary:
+        model.save(temporary, include_optimizer=False)
+    metrics: dict[str, Any] = {"validation": None, "test": None, "members": [], "notes": []}
+    tables, proven = [], None
+    with FreshProcess() as fresh:
+        for part, name in (("val", "validation"), ("test", "test")):
+            images = own_part(run, part)
+            if not len(images):
+                continue
+            pixels, images = decode_images(images, plan["image_size"], plan["settings"]["fit"])
+            places = {label: i for i, label in enumerate(plan["classes"])}  # not every class need have an image here
+            labels = np.array([places[label] for label in images.table["label"]], dtype="int64")
+            found = [predict_probabilities(one, pixels.of(images), batch_size=BATCH) for one in (model, *models)]
+            scores = [evaluate(one, labels, plan["classes"]) for one in found]
+            metrics[name] = scores[0]
+            if part == "val":
+                metrics["members"] = [
+                    {"run": str(one.folder), "accuracy": score["accuracy"], "log_loss": score["log_loss"]}
+                    for one, score in zip(members, scores[1:], strict=True)
+                ]
+            table = prediction_table(list(images.table["path"]), found[0], plan["classes"])
+            table.insert(1, "part", part)
+            table.insert(2, "label", list(images.table["label"]))
+            tables.append(table)
+            proven = proven or (images, found[0])
+        if proven is None:
+            raise SpecError(
+                "No image is validation or test in every one of the runs, so the ensemble cannot be judged."
+            )
+        run.write_table("predictions.csv", pd.concat(tables, ignore_index=True))
+        export(model, plan["classes"], run.saved_model, fit=plan["settings"]["fit"])
+        chosen = parity_sample(len(proven[0]))
+        files = [proven[0].files()[i] for i in chosen]
+        metrics["parity"] = prove_parity(run.saved_model, files, proven[1][chosen], plan["classes"], fresh)
+    metrics["seconds"] = {"total": round(time.monotonic() - started, 2)}
+    run.write_json("metrics.json", metrics)
+    for one in metrics["members"]:
+        say(f"member      accuracy {one['accuracy']:.1%}, log loss {one['log_loss']:.3f}  {one['run']}")
+    return run
+
+
+def check_members(runs: Sequence[str | Path]) -> list[Run]:
+    """The runs, if they go together. Raises RunError for what is no run, SpecError for what differs."""
+    members = [open_run(one) for one in runs]
+    if len(members) < 2:
+        raise SpecError(f"An ensemble has {len(members)} run. Expected two or more.")
+    first = members[0].plan
+    for one in members[1:]:
+        for name, mine, theirs in (
+            ("classes", one.plan["classes"], first["classes"]),
+            ("image size", one.plan["image_size"], first["image_size"]),
+            ("fit", one.plan["settings"]["fit"], first["settings"]["fit"]),
+            ("data", one.plan["settings"]["data"], first["settings"]["data"]),
+        ):
+            if mine != theirs:
+                raise SpecError(
+                    f"The runs '{one.folder}' and '{members[0].folder}' differ in {name}: {mine} and {theirs}. "
+                    "An ensemble takes runs that share it."
+                )
+    return members
+
+
+def _common_split(members: Sequence[Run]) -> Any:
+    """The first run's images, each with the part that it has in every run, else train."""
+    import pandas as pd
+
+    tables = [pd.read_csv(one.folder / "split.csv", dtype=str, keep_default_na=False) for one in members]
+    first = tables[0].copy()
+    for other in tables[1:]:
+        part = first["path"].map(dict(zip(other["path"], other["part"], strict=True))).fillna("train")
+        first["part"] = first["part"].where(first["part"] == part, "train")
+    return first
