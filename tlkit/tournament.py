@@ -238,7 +238,7 @@ class Tournament:
         return leader
 
     def _why(self, winner: Contender) -> str:
-        compared = [one for one in self.contenders if one.asked.any()]
+        compared = [one for one in self.contenders if one.asked.any() and not one.outcome.startswith("dropped")]
         best = max(compared, key=lambda one: _ahead(one, winner)[0])
         n = int(winner.asked.sum())
         said = f"{winner.name}: {(winner.right > 0).sum() / n:.1%} of {n:,} held-out images ({self.table.how})"
