@@ -6,7 +6,9 @@ Why: enough data to adapt the most specialised features, while the early ones se
     arXiv:1411.1792). The blocks start below a solved head, because a random head's gradients would wreck them (Kumar et al. 2022,
     arXiv:2202.10054). The frozen blocks run once; only what is above them is trained.
 Command: tlkit finetune data/ --recipe large_similar
-Measured: not measured yet as it is now.
+Measured: MobileNetV2 0.35, test accuracy in % with so many images per class: cats_dogs 88.3 (5; 1 seed), 94.2 (20; 1 seed),
+    94.2 (all; 1 seed), n = 120; clothing 39.0 (5; 1 seed), 70.8 (20; 1 seed), 80.7 (all; 1 seed), n = 761; blood_cells 85.0 (5;
+    1 seed), 96.7 (20; 1 seed), n = 120. 2026-11-21; benchmarks/recipes.csv, where every seed's rows are.
 """
 
 from tlkit.spec import Recipe, Stage

@@ -7,7 +7,9 @@ Why: with little data every weight that may move can overfit, and the last layer
     classes (Kornblith, Shlens and Le 2019, arXiv:1805.08974). The head is solved, not trained: logistic regression, its penalty
     chosen by cross-validation, in seconds.
 Command: tlkit finetune data/ --recipe small_similar
-Measured: not measured yet as it is now.
+Measured: MobileNetV2 0.35, test accuracy in % with so many images per class: cats_dogs 89.2 (5; 1 seed), 94.2 (20; 1 seed),
+    95.8 (all; 1 seed), n = 120; clothing 48.6 (5; 1 seed), 69.6 (20; 1 seed), 77.9 (all; 1 seed), n = 761; blood_cells 88.3 (5;
+    1 seed), 98.3 (20; 1 seed), n = 120. 2026-11-21; benchmarks/recipes.csv, where every seed's rows are.
 """
 
 from tlkit.spec import Recipe, Stage
