@@ -205,7 +205,7 @@ def test_a_run_without_a_recipe_decides_by_tournament_and_a_repeat_does_not(
     said: list[str] = []
     run = finetune(folder, **tiny, out=tmp_path / "run", say=said.append)
     data, recipe = run.plan["decisions"][:2]
-    assert data["what"] == "data" and data["evidence"]["images"] == 24 and "per class" in data["why"]
+    assert data["what"] == "measured" and data["evidence"]["images"] == 24 and "per class" in data["why"]
     assert recipe["what"] == "recipe" and {row["strategy"] for row in recipe["evidence"]["contenders"]} >= {
         "linear, last block",
         "linear, all blocks",

@@ -408,7 +408,9 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
         weights = weights.replace("imagenet", "those that come with tlkit")
     lines.append(f"backbone  {backbone['name']} at {plan['image_size']} px, weights: {weights}{terms}")
     for decision in plan["decisions"]:
-        lines.append(f"{decision['what']:<9} {decision['chosen']}: {decision['why']}")
+        sentences = decision["evidence"].get("sentences")
+        lines.append(f"{decision['what']:<9} {decision['chosen']}" + ("" if sentences else f": {decision['why']}"))
+        lines += [f"{'':<9} - {sentence}" for sentence in sentences or ()]
     return lines
 
 

@@ -275,7 +275,7 @@ def decide_by_tournament(
     size = "large" if training >= LARGE else "small"
     kind = {True: "similar", False: "different", None: "not known to be different"}[axes["similar"]]
     return outcome, [
-        {"what": "data", "chosen": f"{size}, {kind}", "why": "; ".join(axes["sentences"]), "evidence": axes},
+        {"what": "measured", "chosen": f"{size}, {kind}", "why": "; ".join(axes["sentences"]), "evidence": axes},
         {
             "what": "recipe",
             "chosen": outcome.recipe.name,

@@ -241,7 +241,7 @@ class Tournament:
         compared = [one for one in self.contenders if one.asked.any() and not one.outcome.startswith("dropped")]
         best = max(compared, key=lambda one: _ahead(one, winner)[0])
         n = int(winner.asked.sum())
-        said = f"{winner.name}: {(winner.right > 0).sum() / n:.1%} of {n:,} held-out images ({self.table.how})"
+        said = f"right on {(winner.right > 0).sum() / n:.1%} of {n:,} held-out images ({self.table.how})"
         if best is not winner and _ahead(best, winner)[0] > 0:
             ahead, error = _ahead(best, winner)
             return (
