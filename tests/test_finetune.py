@@ -339,8 +339,18 @@ def test_inspecting_finds_what_does_not_decode(folder: Path) -> None:
 
 @pytest.mark.real
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "floor"), [("cats_dogs", 0.958), ("blood_cells", 0.983), ("latin_letters", 0.80)])
-def test_the_main_job_on_real_data(name: str, floor: float, shared: Path, imagenet: Path, tmp_path: Path) -> None:
-    run = finetune(shared / "data" / name / "splits.csv", backbone="mobilenetv2", out=tmp_path / "run")
+@pytest.mark.parametrize(
+    ("name", "recipe", "floor"),
+    [
+        ("cats_dogs", "auto", 0.958),
+        ("blood_cells", "small_different", 0.983),
+        ("latin_letters", "small_different", 0.80),
+    ],
+)
+def test_the_main_job_on_real_data(
+    name: str, recipe: str, floor: float, shared: Path, imagenet: Path, tmp_path: Path
+) -> None:
+    data = shared / "data" / name / "splits.csv"
+    run = finetune(data, backbone="mobilenetv2", recipe=recipe, out=tmp_path / "run")
     assert run.metrics["test"]["accuracy"] >= floor
     assert run.metrics["parity"]["max_difference"] < 1e-5
