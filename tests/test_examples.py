@@ -88,7 +88,7 @@ def test_the_readme_names_only_commands_and_options_that_exist() -> None:
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = "\n".join(re.findall(r"^```\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL))
-    commands = re.findall(r"^tlkit (\w+)(.*)$", blocks, flags=re.MULTILINE)
+    commands = re.findall(r"^tlkit ([\w-]+)(.*)$", blocks, flags=re.MULTILINE)
     assert commands
     for command, rest in commands:
         options = {
