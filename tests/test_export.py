@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,26 @@ def test_a_model_that_disagrees_fails_the_proof(
         return
     with pytest.raises(ParityError, match=message):
         prove_parity("m", files, trained, CLASSES)
+    with pytest.raises(ParityError, match=message):  # also where the model is asked again and says the same
+        prove_parity("m", files, trained, CLASSES, ask_again=lambda places: trained[places])
+
+
+def test_where_the_evaluation_rounds_otherwise_the_model_itself_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = np.array([[0.5, 0.4, 0.1], [0.1, 0.1, 0.8]], "float32")
+    reply = {"probabilities": own, "class": np.array(CLASSES)[own.argmax(1)], "ok": np.array([True, True])}
+    monkeypatch.setattr(importlib.import_module("tlkit.export"), "serve_files", lambda *a: reply)
+    evaluated = own + np.array([[2e-4, -2e-4, 0], [0, 0, 0]], "float32")
+    asked: list[int] = []
+
+    def again(places: Sequence[int]) -> np.ndarray:
+        asked.extend(places)
+        return own[places]
+
+    files = [Path("a.jpg"), Path("b.jpg")]
+    assert prove_parity("m", files, evaluated, CLASSES)["max_difference"] > 1e-4
+    proof = prove_parity("m", files, evaluated, CLASSES, ask_again=again)
+    assert asked == [0] and proof["asked_again"] == 1, "only where it matters"
+    assert proof["max_difference"] == 0 and proof["evaluated_difference"] == pytest.approx(2e-4, rel=1e-3)
 
 
 def test_one_bad_item_does_not_fail_its_batch(signatures: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ def ensemble(
     import numpy as np
     import pandas as pd
 
-    from tlkit.evaluate import evaluate, predict_probabilities, prediction_table
+    from tlkit.evaluate import evaluate, own_probabilities, predict_probabilities, prediction_table
     from tlkit.export import FreshProcess, export, prove_parity
     from tlkit.pixels import decode_images
 
@@ -72,7 +73,7 @@ def ensemble(
             table.insert(1, "part", part)
             table.insert(2, "label", list(images.table["label"]))
             tables.append(table)
-            proven = proven or (images, found[0])
+            proven = proven or (images, pixels, found[0])
         if proven is None:
             raise SpecError(
                 "No image is validation or test in every one of the runs, so the ensemble cannot be judged."
@@ -80,8 +81,9 @@ def ensemble(
         run.write_table("predictions.csv", pd.concat(tables, ignore_index=True))
         export(model, plan["classes"], run.saved_model, fit=plan["settings"]["fit"])
         chosen = parity_sample(len(proven[0]))
-        files = [proven[0].files()[i] for i in chosen]
-        metrics["parity"] = prove_parity(run.saved_model, files, proven[1][chosen], plan["classes"], fresh)
+        images, pixels, probabilities = proven[0].take(chosen), proven[1], proven[2][chosen]
+        own = functools.partial(own_probabilities, model, pixels.of(images))
+        metrics["parity"] = prove_parity(run.saved_model, images.files(), probabilities, plan["classes"], fresh, own)
     metrics["seconds"] = {"total": round(time.monotonic() - started, 2)}
     run.write_json("metrics.json", metrics)
     for one in metrics["members"]:

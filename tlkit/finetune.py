@@ -193,6 +193,7 @@ def finetune(
                 verbose=verbose,
                 say=say,
             )
+    from tlkit.evaluate import own_probabilities
     from tlkit.export import FreshProcess, export, prove_parity
 
     with FreshProcess() as fresh:
@@ -205,8 +206,11 @@ def finetune(
             export(model, images.class_names, run.saved_model, fit=settings["fit"])
         with _timed(seconds, "prove"):
             chosen = parity_sample(len(probabilities["val"]))
-            files = [images.part("val").files()[i] for i in chosen]
-            parity = prove_parity(run.saved_model, files, probabilities["val"][chosen], images.class_names, fresh)
+            part = images.part("val").take(chosen)
+            ask_again = functools.partial(own_probabilities, model, pixels.of(part))
+            parity = prove_parity(
+                run.saved_model, part.files(), probabilities["val"][chosen], images.class_names, fresh, ask_again
+            )
     seconds["total"] = time.monotonic() - started
     metrics = {
         "validation": scores["val"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import hashlib
 import os
 import time
@@ -156,7 +156,7 @@ def export_run(run: Run | str | Path, to: str | Path | None = None) -> tuple[Pat
     to: default the run's own saved_model folder. Returns the folder and the proof; None instead of the proof when the
     run's images are no longer there.
     """
-    from tlkit.evaluate import predict_probabilities
+    from tlkit.evaluate import own_probabilities, predict_probabilities
     from tlkit.export import export, prove_parity
     from tlkit.pixels import decode_images
 
@@ -169,10 +169,11 @@ def export_run(run: Run | str | Path, to: str | Path | None = None) -> tuple[Pat
         images = own_part(run, "val")
     except DataError:
         return folder, None
-    images = dataclasses.replace(images, table=images.table.iloc[parity_sample(len(images))].reset_index(drop=True))
+    images = images.take(parity_sample(len(images)))
     pixels, images = decode_images(images, plan["image_size"], plan["settings"]["fit"])
     probabilities = predict_probabilities(model, pixels.of(images), batch_size=BATCH)
-    return folder, prove_parity(folder, images.files(), probabilities, plan["classes"])
+    own = functools.partial(own_probabilities, model, pixels.of(images))
+    return folder, prove_parity(folder, images.files(), probabilities, plan["classes"], ask_again=own)
 
 
 def parity_sample(count: int) -> list[int]:
