@@ -11,18 +11,9 @@ import pytest
 
 from tests.conftest import draw
 from tlkit.augment import _build, augment, augment_all
-from tlkit.spec import Augmentation
+from tlkit.spec import AUGMENTATION_LIMITS, BORDERS, PRESETS, Augmentation
 
-EVERYTHING = Augmentation(
-    shift_x=(-0.2, 0.2),
-    shift_y=(-0.2, 0.2),
-    zoom=(0.8, 1.3),
-    rotate=(-30, 30),
-    flip_horizontal=0.5,
-    flip_vertical=0.5,
-    brightness=(-0.2, 0.2),
-    colour_cast=(-0.1, 0.1),
-)
+EVERYTHING = PRESETS["strong"]
 PICTURE = np.asarray(draw((120, 90, 60), 1, 64))
 
 
@@ -85,6 +76,82 @@ def test_colour_cast_shifts_each_channel_by_itself_within_its_range() -> None:
     )
     assert np.abs(shifts).max() <= 26 and (np.ptp(shifts, axis=1) > 5).any()
     assert (shifts.min(axis=0) < -10).all() and (shifts.max(axis=0) > 10).all()
+
+
+def test_a_half_turn_is_both_flips() -> None:
+    assert (augment(PICTURE, Augmentation(half_turn=1.0), (0,)) == PICTURE[::-1, ::-1]).all()
+
+
+def test_stretch_widens_and_lowers_by_the_same_factor() -> None:
+    wide = Augmentation(stretch=(2.25, 2.25))
+    assert abs(centre(augment(dot(32, 42), wide, (0,)))[1] - 47) < 1
+    assert abs(centre(augment(dot(41, 32), wide, (0,)))[0] - 38) < 1
+
+
+def test_a_crop_shows_its_share_of_the_area_and_nothing_from_beyond_the_edge() -> None:
+    ramp = np.stack(np.broadcast_arrays(np.arange(200)[:, None], np.arange(200), 0), axis=2).astype("uint8")
+    for number in range(40):
+        found = augment(ramp, Augmentation(crop=(0.25, 0.25), border="black"), (number,)).astype(int)
+        high, wide = found[-1, 0, 0] - found[0, 0, 0], found[0, -1, 1] - found[0, 0, 1]
+        assert abs(high * wide / 200**2 - 0.25) < 0.02 and 0.7 < wide / high < 1.4
+        assert (np.diff(found[:, 100, 0]) >= 0).all() and (np.diff(found[100, :, 1]) >= 0).all()
+
+
+def test_contrast_moves_values_away_from_mid_grey() -> None:
+    image = np.stack([np.full((4, 4), value, "uint8") for value in (100, 127, 150)], axis=2)
+    assert augment(image, Augmentation(contrast=(0.4, 0.4)), (0,))[0, 0].tolist() == [89, 127, 159]
+    assert np.ptp(augment(image, Augmentation(contrast=(-1, -1)), (0,))) == 0
+
+
+def test_pca_colour_moves_along_the_main_axis_of_colours_most() -> None:
+    grey, field = np.full((4, 4, 3), 128, "uint8"), Augmentation(pca_colour=0.5)
+    moved = np.array([augment(grey, field, (i,))[0, 0] for i in range(300)]).astype(float) - 128
+    assert 0.4 * 0.2175 * 255 < moved.mean(1).std() * 3**0.5 < 0.6 * 0.2175 * 255
+    assert np.corrcoef(moved.T).min() > 0.9, "red, green and blue go together"
+
+
+def test_a_vignette_darkens_the_corners_by_its_share_and_spares_the_middle() -> None:
+    found = augment(np.full((65, 65, 3), 200, "uint8"), Augmentation(vignette=(0.5, 0.5)), (0,))
+    assert found[32, 32].tolist() == [200] * 3
+    assert all(abs(int(found[row, column, 0]) - 100) <= 1 for row in (0, -1) for column in (0, -1))
+
+
+def test_borders_are_filled_as_asked() -> None:
+    image = np.full((20, 20, 3), 50, "uint8")
+    image[:, :2] = 200
+    found = {
+        border: augment(image, Augmentation(shift_x=(0.5, 0.5), border=border), (0,))[10, :10, 0] for border in BORDERS
+    }
+    assert (found["black"][:9] == 0).all() and (found["replicate"] == 200).all() and (found["wrap"] == 50).all()
+    assert (found["reflect"][:9] == 50).all() and found["reflect"][9] == 200
+
+
+def test_the_policy_of_one_changes_one_thing_at_a_time_or_nothing() -> None:
+    policy = Augmentation(flip_horizontal=1.0, brightness=(0.2, 0.2), policy="one")
+    flipped = PICTURE[:, ::-1]
+    lighter = augment(PICTURE, Augmentation(brightness=(0.2, 0.2)), (0,))
+    counts = [0, 0, 0]
+    for number in range(90):
+        found = augment(PICTURE, policy, (number,))
+        counts[[(found == one).all() for one in (PICTURE, flipped, lighter)].index(True)] += 1
+    assert min(counts) > 15
+
+
+@pytest.mark.parametrize("name", AUGMENTATION_LIMITS)
+def test_every_field_changes_pictures_alone_and_within_its_full_range(name: str) -> None:
+    low, high = AUGMENTATION_LIMITS[name]
+    field = Augmentation(**{name: (low, high) if isinstance(getattr(Augmentation, name), tuple) else high})
+    assert field.fields() == (name,)
+    found = [augment(PICTURE, field, (number,)) for number in range(8)]
+    assert all(image.shape == PICTURE.shape and image.dtype == "uint8" for image in found)
+    assert any((image != PICTURE).any() for image in found)
+
+
+def test_presets_grow_stronger() -> None:
+    ranges = {name: preset.rotate[1] for name, preset in PRESETS.items()}
+    assert PRESETS["none"].is_identity() and 0 < ranges["light"] < ranges["standard"] < ranges["strong"]
+    assert set(PRESETS["strong"].fields()) == set(AUGMENTATION_LIMITS), "strong leaves nothing out"
+    assert PRESETS["trivial"].policy == "one"
 
 
 def test_nothing_to_do_gives_the_very_picture() -> None:

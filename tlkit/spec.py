@@ -26,6 +26,8 @@ PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 MONITORS = ("val_loss", "val_accuracy", "last")
 FITS = ("squash", "crop", "pad")
 PARTS = ("train", "val", "test")
+BORDERS = ("reflect", "replicate", "wrap", "black")
+POLICIES = ("all", "one")
 
 # Larger images are refused by their header, in `scan` and in the exported graph alike. JPEG may be larger,
 # because it can be decoded at an eighth of its size.
@@ -85,14 +87,24 @@ class Head:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training images are varied. Every (low, high) range is drawn from uniformly; (0, 0) is off.
+    """How training images are varied. Every (low, high) range is drawn from uniformly.
 
     shift_x, shift_y: share of the width or height, right and down positive, within -1 to 1.
     zoom: factor, above 1 enlarges; within 0.1 to 10. (1, 1) is off.
     rotate: degrees, counter-clockwise positive, within -180 to 180.
-    flip_horizontal, flip_vertical: probability, 0 to 1.
+    stretch: width against height, the area kept: 2 is twice as wide as high; within 0.2 to 5. (1, 1) is off.
+    crop: share of the area that is cut out and enlarged to the whole, its sides at up to 3 : 4 (random resized crop, Szegedy et al.
+        2015, arXiv:1409.4842); within 0.01 to 1. (1, 1) is off.
+    flip_horizontal, flip_vertical, half_turn: probability, 0 to 1. A half turn is both flips together.
     brightness: added to every channel, as a share of 255, within -1 to 1.
+    contrast: 0.2 moves every value 20 % further from mid-grey, -1 makes all of it grey; within -1 to 1.
     colour_cast: added to red, green and blue, each drawn by itself, as a share of 255, within -1 to 1.
+    pca_colour: standard deviation of the shift along the principal axes of ImageNet's colours, in their variances; 0 to 1, 0.1 in its
+        source (Krizhevsky, Sutskever and Hinton 2012).
+    vignette: how much of their light the corners lose, growing with the square of the distance from the middle, within 0 to 1.
+    border: what is beyond the edge: "reflect", "replicate", "wrap" or "black".
+    policy: "all" = every field at once; "one" = each picture gets one field or none, drawn at random (TrivialAugment, Mueller and
+        Hutter 2021, arXiv:2103.10158).
 
     >>> Augmentation(rotate=(-10, 10)).is_identity()
     False
@@ -104,26 +116,55 @@ class Augmentation:
     rotate: Range = (0.0, 0.0)
     flip_horizontal: float = 0.0
     flip_vertical: float = 0.0
+    half_turn: float = 0.0
     brightness: Range = (0.0, 0.0)
+    contrast: Range = (0.0, 0.0)
     colour_cast: Range = (0.0, 0.0)
+    pca_colour: float = 0.0
+    stretch: Range = (1.0, 1.0)
+    vignette: Range = (0.0, 0.0)
+    crop: Range = (1.0, 1.0)
+    border: str = "reflect"
+    policy: str = "all"
 
     def __post_init__(self) -> None:
-        limits = {
-            "shift_x": (-1, 1),
-            "shift_y": (-1, 1),
-            "zoom": (0.1, 10),
-            "rotate": (-180, 180),
-            "brightness": (-1, 1),
-            "colour_cast": (-1, 1),
-        }
-        for name, (low, high) in limits.items():
-            _range(f"Augmentation.{name}", getattr(self, name), low, high)
-        for name in ("flip_horizontal", "flip_vertical"):
-            _between(f"Augmentation.{name}", getattr(self, name), 0, 1)
+        for name, (low, high) in AUGMENTATION_LIMITS.items():
+            if isinstance(getattr(Augmentation, name), tuple):
+                _range(f"Augmentation.{name}", getattr(self, name), low, high)
+            else:
+                _between(f"Augmentation.{name}", getattr(self, name), low, high)
+        _one_of("Augmentation.border", self.border, BORDERS)
+        _one_of("Augmentation.policy", self.policy, POLICIES)
+
+    def fields(self) -> tuple[str, ...]:
+        """The fields that are on."""
+        return tuple(name for name in AUGMENTATION_LIMITS if getattr(self, name) != getattr(Augmentation, name))
+
+    def only(self, *names: str) -> Augmentation:
+        """The same with no other field on."""
+        return Augmentation(**{name: getattr(self, name) for name in (*names, "border", "policy")})
 
     def is_identity(self) -> bool:
         """True when no field changes a picture."""
-        return self == Augmentation()
+        return not self.fields()
+
+
+AUGMENTATION_LIMITS: dict[str, Range] = {
+    "shift_x": (-1, 1),
+    "shift_y": (-1, 1),
+    "zoom": (0.1, 10),
+    "rotate": (-180, 180),
+    "flip_horizontal": (0, 1),
+    "flip_vertical": (0, 1),
+    "half_turn": (0, 1),
+    "brightness": (-1, 1),
+    "contrast": (-1, 1),
+    "colour_cast": (-1, 1),
+    "pca_colour": (0, 1),
+    "stretch": (0.2, 5),
+    "vignette": (0, 1),
+    "crop": (0.01, 1),
+}
 
 
 @dataclass(frozen=True)
@@ -356,3 +397,47 @@ def _range(name: str, value: object, low: float, high: float) -> None:
         _between(name, end, low, high)
     if value[0] > value[1]:
         raise SpecError(f"{name} is {value!r}. Expected low, then high.")
+
+
+# -- augmentations by name: see `Augmentation` for the units --------------------------------------------------
+
+_LIGHT = Augmentation(
+    shift_x=(-0.05, 0.05),
+    shift_y=(-0.05, 0.05),
+    zoom=(0.95, 1.05),
+    rotate=(-5, 5),
+    flip_horizontal=0.5,
+    brightness=(-0.1, 0.1),
+)
+_STANDARD = Augmentation(
+    shift_x=(-0.1, 0.1),
+    shift_y=(-0.1, 0.1),
+    zoom=(0.9, 1.1),
+    rotate=(-15, 15),
+    flip_horizontal=0.5,
+    brightness=(-0.2, 0.2),
+    colour_cast=(-0.1, 0.1),
+)
+_STRONG = Augmentation(
+    shift_x=(-0.2, 0.2),
+    shift_y=(-0.2, 0.2),
+    zoom=(0.7, 1.4),
+    rotate=(-45, 45),
+    flip_horizontal=0.5,
+    flip_vertical=0.5,
+    half_turn=0.25,
+    brightness=(-0.3, 0.3),
+    contrast=(-0.3, 0.3),
+    colour_cast=(-0.2, 0.2),
+    pca_colour=0.1,
+    stretch=(0.8, 1.25),
+    vignette=(0.0, 0.5),
+    crop=(0.5, 1.0),
+)
+PRESETS = {
+    "none": Augmentation(),
+    "light": _LIGHT,
+    "standard": _STANDARD,
+    "strong": _STRONG,
+    "trivial": dataclasses.replace(_STRONG, policy="one"),
+}
