@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import draw
-from tlkit.augment import _build, augment, augment_all
+from tlkit.augment import _build, augment, augment_all, augment_and_tell
 from tlkit.spec import AUGMENTATION_LIMITS, BORDERS, PRESETS, Augmentation
 
 EVERYTHING = PRESETS["strong"]
@@ -135,6 +135,19 @@ def test_the_policy_of_one_changes_one_thing_at_a_time_or_nothing() -> None:
         found = augment(PICTURE, policy, (number,))
         counts[[(found == one).all() for one in (PICTURE, flipped, lighter)].index(True)] += 1
     assert min(counts) > 15
+
+
+def test_telling_what_was_drawn_draws_the_same() -> None:
+    for number in range(30):
+        picture, drawn = augment_and_tell(PICTURE, EVERYTHING, (3, number))
+        assert (picture == augment(PICTURE, EVERYTHING, (3, number))).all()
+        for name, value in drawn.items():
+            asked = getattr(EVERYTHING, name)
+            if isinstance(asked, tuple):
+                assert asked[0] - 0.02 <= value <= asked[1] + 0.02, (name, value)
+        assert {"rotate", "zoom", "brightness", "vignette", "crop", "stretch"} <= set(drawn)
+    one = PRESETS["trivial"]
+    assert {len(augment_and_tell(PICTURE, one, (number,))[1]) for number in range(40)} == {0, 1}
 
 
 @pytest.mark.parametrize("name", AUGMENTATION_LIMITS)

@@ -32,6 +32,7 @@ FLOORS = {
     "train": 4,
     "evaluate": 4,
     "export": 4,
+    "evidence": 4,
     "profile": 5,
     "lr_find": 5,
     "tournament": 6,

@@ -10,7 +10,7 @@ import functools
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,29 +44,54 @@ def augment(image: np.ndarray, augmentation: Augmentation, seed: tuple[int, ...]
     return pipeline(image=np.ascontiguousarray(image))["image"]
 
 
-def augment_all(images: np.ndarray, augmentation: Augmentation, seeds: list[tuple[int, ...]]) -> np.ndarray:
+def augment_and_tell(
+    image: np.ndarray, augmentation: Augmentation, seed: tuple[int, ...]
+) -> tuple[np.ndarray, dict[str, float]]:
+    """`augment`, and what was drawn: field -> its value in the field's unit; colour casts and PCA colour as the largest channel's.
+
+    >>> augment_and_tell(np.zeros((8, 8, 3), "uint8"), Augmentation(brightness=(0.2, 0.2)), (0,))[1]
+    {'brightness': 0.2}
+    """
+    if augmentation.is_identity():
+        return image, {}
+    pipeline = _pipeline(augmentation, tell=True)
+    pipeline.set_random_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+    found = pipeline(image=np.ascontiguousarray(image))
+    drawn: dict[str, float] = {}
+    flips = {"HorizontalFlip": "flip_horizontal", "VerticalFlip": "flip_vertical", "HalfTurn": "half_turn"}
+    for name, values in found["applied_transforms"]:
+        drawn |= {flips[name]: 1.0} if name in flips else values.get("drawn", {})
+    return found["image"], {name: drawn[name] for name in augmentation.fields() if _changes(name, drawn.get(name))}
+
+
+def _changes(name: str, value: float | None) -> bool:
+    off = getattr(Augmentation, name)
+    return value is not None and abs(value - (off[0] if isinstance(off, tuple) else off)) > 1e-9
+
+
+def augment_all(images: np.ndarray, augmentation: Augmentation, seeds: Sequence[tuple[int, ...]]) -> np.ndarray:
     """`augment` over a batch: uint8, shape (n, height, width, 3), one seed each."""
     return np.stack([augment(image, augmentation, seed) for image, seed in zip(images, seeds, strict=True)])
 
 
-def _pipeline(augmentation: Augmentation) -> Any:
+def _pipeline(augmentation: Augmentation, tell: bool = False) -> Any:
     """This thread's own pipeline: a shared one under threads is not repeatable."""
     known = _of_thread.__dict__.setdefault("pipelines", {})
-    if augmentation not in known:
-        known[augmentation] = _build(augmentation)
-    return known[augmentation]
+    if (augmentation, tell) not in known:
+        known[augmentation, tell] = _build(augmentation, tell)
+    return known[augmentation, tell]
 
 
-def _build(augmentation: Augmentation) -> Any:
+def _build(augmentation: Augmentation, tell: bool = False) -> Any:
     """The pipeline. Albumentations only warns of an argument it does not know: a test makes those warnings errors.
 
     It is not done here, because this runs on threads, and Python's warning filters are one for all of them.
     """
     transforms = _transforms()
     if augmentation.policy == "all":
-        return transforms.compose(_steps(augmentation, transforms))
+        return transforms.compose(_steps(augmentation, transforms), save_applied_params=tell)
     alone = [_steps(augmentation.only(name), transforms) for name in augmentation.fields()]
-    return transforms.compose([transforms.one_of([*alone, []])])
+    return transforms.compose([transforms.one_of([*alone, []])], save_applied_params=tell)
 
 
 def _steps(a: Augmentation, transforms: _Transforms) -> list[Any]:
@@ -90,7 +115,7 @@ def _steps(a: Augmentation, transforms: _Transforms) -> list[Any]:
 class _Transforms:
     """What a pipeline is made of: albumentations' own transforms, and ours that put several fields into one."""
 
-    compose: Callable[[list[Any]], Any]
+    compose: Callable[..., Any]
     one_of: Callable[[list[list[Any]]], Any]
     flip_horizontal: Callable[..., Any]
     flip_vertical: Callable[..., Any]
@@ -132,17 +157,24 @@ def _transforms() -> _Transforms:
         def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
             found = super().get_params_dependent_on_data(params, data)
             height, width = params["shape"][:2]
+            drawn = {"zoom": found["scale"]["x"], "rotate": found["rotate"]}
+            middle = found["matrix"] @ [(width - 1) / 2, (height - 1) / 2, 1]
+            drawn |= {"shift_x": middle[0] / width - (width - 1) / width / 2}
+            drawn |= {"shift_y": middle[1] / height - (height - 1) / height / 2}
+            found["drawn"] = drawn
             if self.stretch != (1, 1):
-                factor = self.py_random.uniform(*self.stretch) ** 0.5
+                drawn["stretch"] = self.py_random.uniform(*self.stretch)
+                factor = drawn["stretch"] ** 0.5
                 found["matrix"] = found["matrix"] @ _about_centre(factor, 1 / factor, width, height)
             if self.crop != (1, 1):
-                found["matrix"] = found["matrix"] @ self._cut(width, height)
+                drawn["crop"] = self.py_random.uniform(*self.crop)
+                found["matrix"] = found["matrix"] @ self._cut(drawn["crop"], width, height)
             return found
 
-        def _cut(self, width: int, height: int) -> np.ndarray:
+        def _cut(self, area: float, width: int, height: int) -> np.ndarray:
             """Puts a part of the picture over all of it."""
             draw = self.py_random.uniform
-            area, ratio = draw(*self.crop), math.exp(draw(math.log(3 / 4), math.log(4 / 3)))
+            ratio = math.exp(draw(math.log(3 / 4), math.log(4 / 3)))
             across, down = min(1.0, (area * ratio) ** 0.5), min(1.0, (area / ratio) ** 0.5)
             left, top = draw(0, 1 - across) * width, draw(0, 1 - down) * height
             x, y = left + across * width / 2 - width / 2, top + down * height / 2 - height / 2
@@ -162,14 +194,17 @@ def _transforms() -> _Transforms:
 
         def get_params(self) -> dict[str, Any]:
             a, draw = self.of, self.py_random.uniform
-            added = np.full(3, draw(*a.brightness))
-            factor = 1 + draw(*a.contrast)
-            added += [draw(*a.colour_cast) for _ in range(3)]
+            drawn = {"brightness": draw(*a.brightness), "contrast": draw(*a.contrast)}
+            cast = np.array([draw(*a.colour_cast) for _ in range(3)])
+            shift = np.zeros(3)
             if a.pca_colour:
                 alphas = np.array([self.py_random.gauss(0, a.pca_colour) for _ in range(3)])
-                added += IMAGENET_COLOUR_AXES @ (alphas * IMAGENET_COLOUR_VARIANCES)
-            values = (_VALUES - 127.5) * factor + 127.5 + 255 * added
-            return {"table": np.rint(values).clip(0, 255).astype("uint8")}
+                shift = IMAGENET_COLOUR_AXES @ (alphas * IMAGENET_COLOUR_VARIANCES)
+            for name, one in (("colour_cast", cast), ("pca_colour", shift)):
+                drawn[name] = float(one[np.abs(one).argmax()])
+            added = 255 * (drawn["brightness"] + cast + shift)
+            values = (_VALUES - 127.5) * (1 + drawn["contrast"]) + 127.5 + added
+            return {"table": np.rint(values).clip(0, 255).astype("uint8"), "drawn": drawn}
 
         def apply(self, img: np.ndarray, table: np.ndarray, **params: Any) -> np.ndarray:
             return cv2.LUT(img, table[None])
@@ -180,10 +215,10 @@ def _transforms() -> _Transforms:
             self.range = a.vignette
 
         def get_params(self) -> dict[str, Any]:
-            return {"loss": self.py_random.uniform(*self.range)}
+            return {"drawn": {"vignette": self.py_random.uniform(*self.range)}}
 
-        def apply(self, img: np.ndarray, loss: float, **params: Any) -> np.ndarray:
-            light = 1 - loss * _square_of_distance(*img.shape[:2])
+        def apply(self, img: np.ndarray, drawn: dict[str, float], **params: Any) -> np.ndarray:
+            light = 1 - drawn["vignette"] * _square_of_distance(*img.shape[:2])
             return cv2.multiply(img, cv2.merge([light] * 3), dtype=cv2.CV_8U)
 
     return _Transforms(

@@ -303,7 +303,7 @@ def recipes() -> None:
 
 
 @main.command()
-@click.option("--clear", metavar="WHICH", help="pixels, features, or all")
+@click.option("--clear", metavar="WHICH", help="pixels, features, safety, or all")
 @click.option("--unused-days", type=float, default=0.0, metavar="D", help="only what was not opened for D days")
 def cache(clear: str | None, unused_days: float) -> None:
     """Show what earlier runs keep on disk so that nothing is computed twice, or clear it."""

@@ -337,6 +337,11 @@ def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
     return _from_dict(Recipe, given)
 
 
+def augmentation_from_dict(values: Mapping[str, Any]) -> Augmentation:
+    """An Augmentation from `to_dict`'s values. Raises NameUnknown for a field that does not exist, SpecError for a bad value."""
+    return _from_dict(Augmentation, values)
+
+
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
     """The same recipe with every stage of that many epochs."""
     return dataclasses.replace(

@@ -29,7 +29,7 @@ from tlkit.files import write_atomically
 
 SHARE_OF_FREE_DISK = 0.2
 IN_USE_SECONDS = 3600  # what was opened within the last hour is never cleared to make room
-KINDS = ("pixels", "features")
+KINDS = ("pixels", "features", "safety")
 ABOUT = "about.txt"
 CLEARED = ".cleared-"
 
@@ -106,7 +106,7 @@ def clear(cache: Cache) -> None:
 
 
 def clear_caches(which: str, unused_days: float = 0.0) -> tuple[int, int]:
-    """Remove caches of one kind ("pixels", "features") or "all", if unused for that many days. Returns how many, and their bytes."""
+    """Remove caches of one kind ("pixels", "features", "safety") or "all", if unused for that many days. Returns how many, and their bytes."""
     if which not in (*KINDS, "all"):
         raise unknown("cache", which, (*KINDS, "all"))
     before = time.time() - unused_days * 86400
