@@ -35,16 +35,18 @@ def main() -> None:
 
 
 def measure_cells(arguments: argparse.Namespace) -> None:
+    from tlkit import Augmentation
     from tlkit.evaluate import wilson_interval
-    from tlkit.safety import check_examples
+    from tlkit.safety import SafetyCheck, run_check
 
     with CELLS.open(newline="") as stream:
         cells = [row for row in csv.DictReader(stream) if row["data"] in arguments.sets]
     rows = []
     for data in arguments.sets:
         examples, names, eyes = looked_at(data, arguments.backbone)
+        check = SafetyCheck(examples, names, eyes, Augmentation())
         for augmentation, mine in rounds([cell for cell in cells if cell["data"] == data]):
-            safety = check_examples(examples, names, eyes, augmentation, thorough=False)
+            safety = run_check(check, augmentation, thorough=False)
             verdicts = {one.field: one for one in safety.verdicts}
             for cell in mine:
                 one = verdicts[cell["field"]]
@@ -71,13 +73,13 @@ def measure_cells(arguments: argparse.Namespace) -> None:
 
 
 def measure_time(arguments: argparse.Namespace) -> None:
-    from tlkit.safety import check_examples
+    from tlkit.safety import FULL, SafetyCheck, run_check
 
     for data in arguments.sets:
         started = time.monotonic()
         examples, names, eyes = looked_at(data, arguments.backbone)
         chosen = np.sort(np.random.default_rng(0).permutation(len(examples))[:300])
-        safety = check_examples(examples.take(chosen), names, eyes)
+        safety = run_check(SafetyCheck(examples.take(chosen), names, eyes, FULL), FULL)
         print(
             f"{data}: {time.monotonic() - started:.1f} s for {safety.n} pictures and {len(safety.verdicts)} fields",
             flush=True,

@@ -37,6 +37,8 @@ FLOORS = {
     "lr_find": 5,
     "tournament": 6,
     "safety": 5,
+    "sheet": 5,
+    "search": 6,
     "doctor": 5,
     "ensemble": 7,
     "strategy": 7,

@@ -35,6 +35,9 @@ _HOME = {
     "scan": "images",
     "split": "images",
     "augment": "augment",
+    "check_safety": "safety",
+    "draw_sheet": "sheet",
+    "explore_augmentation": "strategy",
     "decode_and_resize": "decode",
     "Run": "runs",
     "open_run": "runs",
@@ -95,8 +98,10 @@ if TYPE_CHECKING:
     from tlkit.model import blocks, build_classifier, cut, set_trainable
     from tlkit.pixels import decode_images
     from tlkit.runs import Run, open_run
+    from tlkit.safety import check_safety
+    from tlkit.sheet import draw_sheet
     from tlkit.spec import Augmentation, Head, Recipe, Stage
-    from tlkit.strategy import choose_recipe, compare_backbones, measure_axes
+    from tlkit.strategy import choose_recipe, compare_backbones, explore_augmentation, measure_axes
     from tlkit.train import train
 
 

@@ -69,6 +69,8 @@ def demo(out: str) -> None:
 @click.option("--group-by", metavar="COLUMN", help="CSV column whose values stay together")
 @click.option("--fit", metavar="HOW", help="squash (default), crop or pad to the square")
 @click.option("--from", "from_run", metavar="RUN", help="start from an earlier run's weights")
+@click.option("--augment", metavar="NAME|FILE", help="a preset or a file; checked on DATA first")
+@click.option("--allow", multiple=True, metavar="FIELD", help="keep it though it is unsafe; repeatable")
 @click.option("--max-minutes", type=float, metavar="M", help="for the whole command")
 @click.option("--cache-gb", type=float, metavar="G", help="limit of all caches on disk")
 @click.option("--strict", is_flag=True, help="any problem in the data is an error")
@@ -127,6 +129,35 @@ def inspect(
             )
         for line in axes["sentences"]:
             click.echo(f"- {line}")
+
+
+@main.command("augment")
+@click.argument("data")
+@click.option("--preset", metavar="NAME|FILE", help="none, light, standard, strong, trivial, or a file")
+@click.option("--out", metavar="FILE", help="draw what training will see into a picture file")
+@click.option("--check", is_flag=True, help="measure what it does to the classes")
+@click.option("--search", is_flag=True, help="choose the safe fields that help a probe")
+@click.option("--backbone", metavar="NAME", default="nano", help="whose features judge; default nano")
+@click.option("--allow", multiple=True, metavar="FIELD", help="keep it though it is unsafe; repeatable")
+@click.option("--json", "json_file", metavar="FILE", help="write the verdict on every field")
+@click.option("--write", metavar="FILE", help="write the augmentation for `finetune --augment FILE`")
+@click.option("--image-size", type=click.IntRange(16), metavar="N", default=224, help="of --out; 224")
+@click.option("--max-minutes", type=float, metavar="M", default=5.0, help="of --search; 5")
+@click.option("--seed", type=int, default=0, help="default 0")
+def augment_(data: str, **settings: Any) -> None:
+    """Show, check or choose augmentation for DATA. Without a preset, every field at its full range is checked."""
+    from tlkit.backbones import find_backbone
+    from tlkit.images import check_exists
+    from tlkit.spec import check_fields
+    from tlkit.strategy import find_augmentation
+
+    asked = find_augmentation(settings["preset"]) if settings["preset"] else None
+    check_fields(settings["allow"])
+    find_backbone(settings["backbone"])
+    check_exists(data)
+    with _tensorflow_quietly():
+        from tlkit.strategy import explore_augmentation
+    explore_augmentation(data, asked, say=click.echo, **{k: v for k, v in settings.items() if k != "preset"})
 
 
 @main.command("lr-find")
@@ -327,7 +358,7 @@ def _check_names(data: str, settings: dict[str, Any]) -> None:
     """Wrong names fail in a tenth of a second, before TensorFlow is imported."""
     from tlkit.errors import unknown
     from tlkit.images import check_exists
-    from tlkit.spec import FITS
+    from tlkit.spec import FITS, check_fields
 
     if settings["backbone"] and ".keras" not in settings["backbone"]:
         from tlkit.strategy import named_backbones
@@ -338,6 +369,11 @@ def _check_names(data: str, settings: dict[str, Any]) -> None:
 
         if settings["recipe"] != AUTO:
             find_recipe(settings["recipe"])
+    if settings["augment"]:
+        from tlkit.strategy import find_augmentation
+
+        find_augmentation(settings["augment"])
+    check_fields(settings["allow"])
     if settings["fit"] and settings["fit"] not in FITS:
         raise unknown("fit", settings["fit"], FITS)
     check_exists(data)

@@ -144,6 +144,19 @@ class Evidence:
         labels, folds = np.concatenate([self.labels, self.truth]), np.concatenate([self.folds, self.folds[self.judged]])
         return self._called(self.reference[self.judged], self._solve(rows, labels, folds))
 
+    def losses_with(self, versions: Sequence[np.ndarray]) -> np.ndarray:
+        """The log loss of each untouched judged picture by a probe that learns from all pictures and versions of the judged."""
+        mine = self.folds[self.judged]
+        rows = np.concatenate([self.reference, *map(self.project, versions)])
+        labels = np.concatenate([self.labels, np.tile(self.truth, len(versions))])
+        heads = self._solve(rows, labels, np.concatenate([self.folds, np.tile(mine, len(versions))]))
+        losses = np.zeros(len(self.judged))
+        for fold, head in enumerate(heads):
+            asked = self.judged[mine == fold]
+            right = head.probabilities(self.reference[asked])[np.arange(len(asked)), self.labels[asked]]
+            losses[mine == fold] = -np.log(np.maximum(right, 1e-7))
+        return losses
+
     def maps(self) -> np.ndarray:
         """Where the layout's evidence for each judged picture's own class lies: float (n, GRID, GRID), 0 or more, sum 1."""
         rows = self._basis @ self.reference[self.judged].T  # standardised features, as far as the directions hold them

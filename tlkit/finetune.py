@@ -20,12 +20,13 @@ from tlkit.files import temporary_beside
 from tlkit.images import ImageSet, scan, split, summary
 from tlkit.inference import examples_of, parity_sample
 from tlkit.runs import Run, check_out, next_free, open_run, start_run
-from tlkit.spec import FITS, Head, Recipe, recipe_from_dict, to_dict, with_epochs
+from tlkit.spec import FITS, Augmentation, Head, Recipe, check_fields, recipe_from_dict, to_dict, with_epochs
 from tlkit.strategy import (
     AUTO,
     choose_recipe,
     compare_backbones,
     decide_by_tournament,
+    find_augmentation,
     find_recipe,
     named_backbones,
 )
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from tlkit.pixels import Pixels
 
+CHECK_SECONDS = 15  # at most for the class-safety check
 Say = Callable[[str], None]
 
 
@@ -54,6 +56,8 @@ def finetune(
     similar: bool | None = None,
     fit: str | None = None,
     from_run: str | Path | None = None,
+    augment: str | Augmentation | None = None,
+    allow: Sequence[str] = (),
     max_minutes: float | None = None,
     cache_gb: float | None = None,
     strict: bool = False,
@@ -77,7 +81,11 @@ def finetune(
     validation: share of the training images, default 0.2; unused when the data brings its own validation part.
     group_by: CSV column whose equal values stay in one part. similar: whether the pictures are like ImageNet's.
     fit: "squash" (default), "crop" or "pad": how a picture becomes a square.
-    from_run: start from an earlier run's backbone weights. max_minutes: for the whole call.
+    from_run: start from an earlier run's backbone weights.
+    augment: an Augmentation, a preset ("none", "light", "standard", "strong", "trivial") or a JSON file of fields, in the place of the
+        recipe's. Whatever augmentation a recipe has is checked on these pictures and narrowed to what keeps their classes (see
+        `tlkit.safety`). allow: fields that stay as asked all the same.
+    max_minutes: for the whole call.
     cache_gb: gigabytes that decoded images and outputs of frozen layers may take on disk, all runs together; default a fifth of
         what is free or taken by them.
     strict: any problem in the data is an error. dry_run: stop after the plan, write nothing, and return a Run whose folder
@@ -108,6 +116,11 @@ def finetune(
     own = find_recipe(recipe) if isinstance(recipe, str) and recipe != AUTO else recipe or planned_recipe
     auto = own == AUTO or (own is None and settings["similar"] is None)
     own = None if isinstance(own, str) else own
+    asked = None if augment is None else find_augmentation(augment)
+    repeated = (
+        planned_recipe is not None and own is planned_recipe and asked is None
+    )  # its augmentation was checked then
+    check_fields(allow)
     for one in networks:
         for stage in own.stages if own else ():
             one.block_count(stage.unfreeze)
@@ -164,6 +177,12 @@ def finetune(
             )
             plan_recipe, model, history = _within(outcome.recipe, network), outcome.model, outcome.history
             computed_before = outcome.images_computed
+    if asked is not None:
+        plan_recipe, model, history = dataclasses.replace(plan_recipe, augmentation=asked), None, None
+    if not plan_recipe.augmentation.is_identity() and not repeated and not dry_run:
+        with _timed(seconds, "check"):
+            plan_recipe, decision = _narrow(plan_recipe, images, allow, settings, max_minutes, cache_gb, say)
+            decisions.append(decision)
     if not named:
         decisions.insert(0, {"what": "backbone", "chosen": network.name, "why": why, "evidence": {}})
     decisions = compared + decisions
@@ -225,6 +244,40 @@ def finetune(
     for line in result_lines(run):
         say(line)
     return run
+
+
+def _narrow(
+    recipe: Recipe,
+    images: ImageSet,
+    allow: Sequence[str],
+    settings: dict[str, Any],
+    max_minutes: float | None,
+    cache_gb: float | None,
+    say: Say,
+) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe with its augmentation narrowed to what is safe for these pictures, and the decision for the plan."""
+    from tlkit.safety import check_safety, sentence
+
+    seconds = CHECK_SECONDS if max_minutes is None else min(CHECK_SECONDS, 6 * max_minutes)
+    say("checking  what the augmentation does to the classes of these pictures")
+    safety = check_safety(
+        images,
+        recipe.augmentation,
+        allow=allow,
+        seed=settings["seed"],
+        deadline=time.monotonic() + seconds,
+        thorough=False,
+        cache_gb=cache_gb,
+        say=say,
+    )
+    on = safety.augmentation.fields()
+    decision = {
+        "what": "augmentation",
+        "chosen": ", ".join(on) or "none",
+        "why": sentence(safety),
+        "evidence": safety.to_dict(),
+    }
+    return dataclasses.replace(recipe, augmentation=safety.augmentation), decision
 
 
 # -- before anything is read ------------------------------------------------------------------------------

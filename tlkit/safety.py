@@ -24,7 +24,6 @@ import numpy as np
 from tlkit.augment import augment_all
 from tlkit.backbones import find_backbone
 from tlkit.batches import Examples
-from tlkit.errors import unknown
 from tlkit.evaluate import wilson_interval
 from tlkit.evidence import GRID, Answers, Evidence, Eyes
 from tlkit.files import write_atomically
@@ -32,7 +31,7 @@ from tlkit.images import ImageSet
 from tlkit.linear import solve, stratified_folds
 from tlkit.model import build_classifier
 from tlkit.pixels import decode_images
-from tlkit.spec import AUGMENTATION_LIMITS, Augmentation, augmentation_from_dict
+from tlkit.spec import AUGMENTATION_LIMITS, Augmentation, augmentation_from_dict, check_fields
 from tlkit.store import cache_folder, describe, make_room
 
 VERSION = 1  # of the rules: results of others are not taken from the cache
@@ -184,32 +183,27 @@ def _extremes(augmentation: Augmentation, names: Sequence[str], share: float) ->
 # -- the check --------------------------------------------------------------------------------------------
 
 
-def check_examples(
-    examples: Examples,
-    class_names: Sequence[str],
-    eyes: Eyes,
-    augmentation: Augmentation | None = None,
+def run_check(
+    check: SafetyCheck,
+    asked: Augmentation,
     *,
     allow: Sequence[str] = (),
-    seed: int = 0,
     deadline: float = math.inf,
     thorough: bool = True,
     say: Callable[[str], None] = lambda line: None,
 ) -> Safety:
-    """Judge every field that is on, by at most 300 pictures, and narrow the augmentation to what is safe.
+    """Judge every field of an augmentation that is on, and narrow it to what is safe.
 
-    examples: training pictures of the eyes' size. augmentation: default every field at its full documented range (`FULL`).
-    allow: fields that stay as asked whatever is found; it is noted. seed: of the sample, the folds and the colours drawn.
-    deadline: of `time.monotonic()`; a field not judged by then is treated as not measurable.
-    thorough: also measure how a field is told from untouched pictures, its effect on each class, and pairs of fields.
+    allow: fields that stay as asked whatever is found; it is noted. deadline: of `time.monotonic()`; a field not judged by then is
+    treated as not measurable. thorough: also measure how a field is told from untouched pictures, its effect on each class, and pairs of
+    fields.
 
     The limit of a field is that of its most sensitive class, and one for all classes: to vary only some of them would give the class
     away. Where no probe is good enough, or classes have too few pictures, fields are held to careful sizes and flips are dropped.
     """
     started = time.monotonic()
-    asked = FULL if augmentation is None else augmentation
-    check = _Check(examples, tuple(class_names), eyes, asked, seed)
-    hints = name_hints(class_names)
+    check.asked = asked
+    hints = name_hints(check.names)
     narrowed, verdicts = asked, []
     for name in asked.fields():
         verdict = check.judge(name, hints, thorough) if time.monotonic() < deadline else None
@@ -221,7 +215,7 @@ def check_examples(
             narrowed = _narrowed(narrowed, name, verdict)
         verdicts.append(verdict)
         say(line_of(verdict))
-    if thorough and check.able:
+    if check.able:
         narrowed, verdicts = _without_bad_pairs(check, narrowed, verdicts, allow, deadline, say)
     said = tuple(hint for hint, _ in hints)
     return Safety(asked, narrowed, tuple(verdicts), check.skill, len(check.judged), said, time.monotonic() - started)
@@ -240,46 +234,55 @@ def check_safety(
     cache_gb: float | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Safety:
-    """`check_examples` for images from `tlkit.scan`, seen by a backbone at its own size; test images play no part.
+    """Judge an augmentation by images from `tlkit.scan`, seen by a backbone at its own size; test images play no part.
 
-    What was found is kept in the cache, so that asking the same again costs nothing. Raises NameUnknown for a backbone or a field to
+    augmentation: default every field at its full documented range. seed: of the sample, the folds and what is drawn. The rest as in
+    `run_check`. What was found is kept in the cache, so that asking the same again costs nothing. Raises NameUnknown for a backbone or a field to
     allow that does not exist, WeightsError for absent weights.
     """
     network = find_backbone(backbone)
-    for name in allow:
-        if name not in AUGMENTATION_LIMITS:
-            raise unknown("augmentation field", name, list(AUGMENTATION_LIMITS))
+    check_fields(allow)
     asked = FULL if augmentation is None else augmentation
-    part = images.table["part"]
-    if (part == "train").any():
-        images = images.part("train")
-    elif (part == "test").any():
-        images = dataclasses.replace(images, table=images.table[part != "test"].reset_index(drop=True))
-    places = _sample(images.labels(), REFERENCE, np.random.default_rng(seed))
-    images = images.take([int(place) for place in places])
-    words = [
-        network.name,
-        weights,
-        list(allow),
-        seed,
-        thorough,
-        dataclasses.asdict(asked),
-        VERSION,
-        images.labels().tolist(),
-    ]
-    file = _kept_file(json.dumps([*words, images.keys(), images.groups().tolist()]))
+    images = _reference(images, seed)
+    words = [network.name, weights, list(allow), seed, thorough, dataclasses.asdict(asked), VERSION]
+    about = [images.labels().tolist(), images.keys(), images.groups().tolist()]
+    file = _kept_file(json.dumps([*words, *about]))
     if file.is_file():
-        return _from_json(file.read_text(encoding="utf-8"))
-    pixels, images = decode_images(images, network.size, cache_gb=cache_gb)
-    examples = Examples(pixels.of(images), images.labels(), images.keys(), images.groups())
-    eyes = Eyes(build_classifier(network, 2, weights=weights), network)
-    safety = check_examples(
-        examples, images.class_names, eyes, asked, allow=allow, seed=seed, deadline=deadline, thorough=thorough, say=say
-    )
+        known = _from_json(file.read_text(encoding="utf-8"))
+        for one in known.verdicts:
+            say(line_of(one))
+        return known
+    check = prepare_check(images, asked, backbone=backbone, weights=weights, seed=seed, cache_gb=cache_gb)
+    safety = run_check(check, asked, allow=allow, deadline=deadline, thorough=thorough, say=say)
     if time.monotonic() < deadline and make_room(100_000, cache_gb):
         describe(file.parent, f"what augmentation does to {len(images):,} pictures, seen by {network.name}")
         write_atomically(file, json.dumps(safety.to_dict()))
     return safety
+
+
+def _reference(images: ImageSet, seed: int) -> ImageSet:
+    """The training images, or all but test images where they are not split, at most so many as probes rest on."""
+    part = images.table["part"]
+    pool = np.flatnonzero(part == "train") if (part == "train").any() else np.flatnonzero(part != "test")
+    chosen = pool[_sample(images.labels()[pool], REFERENCE, np.random.default_rng(seed))]
+    return images.take([int(place) for place in chosen])
+
+
+def prepare_check(
+    images: ImageSet,
+    asked: Augmentation,
+    *,
+    backbone: str = "nano",
+    weights: str = "imagenet",
+    seed: int = 0,
+    cache_gb: float | None = None,
+) -> SafetyCheck:
+    """Decode a sample of the images at the backbone's size, and look at it: what `run_check` and `tlkit.search.search` take."""
+    network = find_backbone(backbone)
+    pixels, images = decode_images(_reference(images, seed), network.size, cache_gb=cache_gb)
+    examples = Examples(pixels.of(images), images.labels(), images.keys(), images.groups())
+    eyes = Eyes(build_classifier(network, 2, weights=weights), network)
+    return SafetyCheck(examples, images.class_names, eyes, asked, seed)
 
 
 def _kept_file(words: str) -> Path:
@@ -301,12 +304,16 @@ def _from_json(text: str) -> Safety:
     return Safety(asked, narrowed, tuple(verdicts), skill, found["n"], tuple(found["hints"]), found["seconds"])
 
 
-class _Check:
-    """The sample, both kinds of evidence, and what is known of each field so far."""
+class SafetyCheck:
+    """A sample of pictures, and what a frozen backbone's two kinds of evidence say of versions of them.
+
+    able: whether anything can be judged. judged: places of the transformed among `pictures`. skill: see `Safety`.
+    """
 
     def __init__(
-        self, examples: Examples, class_names: tuple[str, ...], eyes: Eyes, asked: Augmentation, seed: int
+        self, examples: Examples, class_names: Sequence[str], eyes: Eyes, asked: Augmentation, seed: int = 0
     ) -> None:
+        """examples: of the eyes' size; at most 800 are used, and of those 300 transformed. asked: see `judge`."""
         self.names, self.eyes, self.asked, self.seed = class_names, eyes, asked, seed
         self.random = np.random.default_rng(seed)
         reference = _sample(examples.labels, REFERENCE, self.random)
@@ -344,6 +351,15 @@ class _Check:
                 for kind, (middle, low, high) in self.skill.items()
             )
 
+    def judged_pictures(self) -> np.ndarray:
+        """uint8, shape (n, size, size, 3)."""
+        return self.pictures[self.judged]
+
+    def losses(self, versions: Sequence[np.ndarray]) -> np.ndarray:
+        """The log loss on each untouched judged picture of a probe that learns from all pictures and from versions of the judged."""
+        kind = max(self.evidence, key=lambda one: self.skill[one][0])
+        return self.evidence[kind].losses_with([self.eyes(one)[kind] for one in versions])
+
     # -- one field ----------------------------------------------------------------------------------------
 
     def judge(self, name: str, hints: Sequence[tuple[str, tuple[str, ...]]], thorough: bool) -> Verdict | None:
@@ -379,16 +395,12 @@ class _Check:
             kind=worst.kind,
             far=round(worst.far, 4),
             in_frame=None if worst.in_frame is None else round(worst.in_frame, 4),
+            examples=self._examples(worst),
         )
         if not thorough:
             return made
         safe_share = 1.0 if limit is None else limit
-        return dataclasses.replace(
-            made,
-            told_apart=self._told_apart(worst),
-            effect=self._effect(name, safe_share),
-            examples=self._examples(worst),
-        )
+        return dataclasses.replace(made, told_apart=self._told_apart(worst), effect=self._effect(name, safe_share))
 
     def unmeasured(self, name: str, hints: Sequence[tuple[str, tuple[str, ...]]], why: str = "") -> Verdict:
         """Held to a careful size; flips are dropped, for nothing speaks for them."""
@@ -418,7 +430,7 @@ class _Check:
 
     def _at(self, names: Sequence[str], version: Augmentation) -> _Finding:
         seeds: list[tuple[int, ...]] = [(self.seed, int(i)) for i in self.judged]
-        pictures = augment_all(self.pictures[self.judged], version, seeds)
+        pictures = augment_all(self.judged_pictures(), version, seeds)
         seen = self.eyes(pictures)
         answers = {kind: one.ask(seen[kind]) for kind, one in self.evidence.items()}
         kept = {kind: self._kept(self.evidence[kind], answer.called) for kind, answer in answers.items()}
@@ -478,7 +490,7 @@ class _Check:
 
     def _untouched_features(self, kind: str) -> np.ndarray:
         if not hasattr(self, "_own"):
-            self._own = self.eyes(self.pictures[self.judged])
+            self._own = self.eyes(self.judged_pictures())
         return self._own[kind]
 
     # -- more about it ------------------------------------------------------------------------------------
@@ -531,7 +543,7 @@ class _Check:
         value: Any = 1.0 if name in FLIPS else getattr(scaled(self.asked, name, share), name)
         version = dataclasses.replace(Augmentation(border=self.asked.border), **{name: value})
         seeds: list[tuple[int, ...]] = [(self.seed, 1, int(i)) for i in self.judged]
-        seen = self.eyes(augment_all(self.pictures[self.judged], version, seeds))
+        seen = self.eyes(augment_all(self.judged_pictures(), version, seeds))
         kind = max(self.evidence, key=lambda one: self.skill[one][0])
         evidence = self.evidence[kind]
         with_it = evidence.learned_with(seen[kind]) == evidence.truth
@@ -669,7 +681,7 @@ def held_to(augmentation: Augmentation, name: str, limit: float) -> Augmentation
 
 
 def _without_bad_pairs(
-    check: _Check,
+    check: SafetyCheck,
     narrowed: Augmentation,
     verdicts: list[Verdict],
     allow: Sequence[str],
@@ -750,9 +762,29 @@ def line_of(verdict: Verdict) -> str:
     size = (
         ""
         if verdict.limit is None or verdict.field in FLIPS
-        else f" to {verdict.limit:g}{units.get(verdict.field, '')}"
+        else f" to {verdict.limit:.3g}{units.get(verdict.field, '')}"
     )
     said = {"safe": "safe", "limited": "safe up to", "unsafe": "unsafe", "not_measurable": "not measurable"}
     shown = said[verdict.verdict].removesuffix(" to") + (size if verdict.verdict == "limited" else "")
     allowed = " (allowed all the same)" if verdict.allowed else ""
     return f"  {verdict.field:<16} {shown:<18}{allowed} {verdict.why}"
+
+
+def sentence(safety: Safety) -> str:
+    """What was decided, in a sentence for the plan."""
+    said = []
+    for verdict, words in (
+        ("safe", "as asked"),
+        ("limited", "narrowed"),
+        ("unsafe", "dropped"),
+        ("not_measurable", "held to careful sizes, not measurable"),
+    ):
+        mine = [one for one in safety.verdicts if one.verdict == verdict and not one.allowed]
+        if mine:
+            names = [one.field if verdict != "limited" else f"{one.field} to {one.limit:.3g}" for one in mine]
+            said.append(f"{words}: {', '.join(names)}")
+    allowed = [one.field for one in safety.verdicts if one.allowed]
+    if allowed:
+        said.append(f"allowed by you whatever was found: {', '.join(allowed)}")
+    probes = ", ".join(f"{kind} {middle:.2f}" for kind, (middle, _, _) in safety.skill.items())
+    return "; ".join(said) + f" (n = {safety.n}; skill of the probes: {probes or 'none'})"

@@ -8,7 +8,7 @@ can be carried out. To vary one, use `dataclasses.replace`. They turn into JSON 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -335,6 +335,13 @@ def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
     given["augmentation"] = _from_dict(Augmentation, given.get("augmentation", {}))
     given["stages"] = tuple(_from_dict(Stage, stage) for stage in given.get("stages", ()))
     return _from_dict(Recipe, given)
+
+
+def check_fields(names: Iterable[str]) -> None:
+    """Raises NameUnknown for what is no field of an Augmentation that changes pictures."""
+    for name in names:
+        if name not in AUGMENTATION_LIMITS:
+            raise unknown("augmentation field", name, list(AUGMENTATION_LIMITS))
 
 
 def augmentation_from_dict(values: Mapping[str, Any]) -> Augmentation:

@@ -10,8 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlkit.errors import DataError, NameUnknown, SpecError, nearest, unknown
+from tlkit.files import write_atomically
 from tlkit.recipes import RECIPES
-from tlkit.spec import Head, Recipe, Stage, Unfreeze, recipe_from_dict
+from tlkit.spec import (
+    PRESETS,
+    Augmentation,
+    Head,
+    Recipe,
+    Stage,
+    Unfreeze,
+    augmentation_from_dict,
+    recipe_from_dict,
+    to_dict,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -283,6 +294,90 @@ def decide_by_tournament(
             "evidence": {"contenders": outcome.contenders, "minutes_at_most": round(limit, 2)},
         },
     ]
+
+
+def explore_augmentation(
+    data: str | Path,
+    asked: Augmentation | None = None,
+    *,
+    out: str | Path | None = None,
+    check: bool = False,
+    search: bool = False,
+    backbone: str = "nano",
+    allow: Sequence[str] = (),
+    json_file: str | Path | None = None,
+    write: str | Path | None = None,
+    image_size: int = 224,
+    max_minutes: float = 5.0,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda line: None,
+) -> Augmentation:
+    """Check an augmentation on a person's pictures, choose among its safe fields, and draw it: what `tlkit augment` does.
+
+    data: see `tlkit.scan`. asked: default every field at its full range for the check, and the preset "strong" for the search and the
+    picture. out: a picture file of what training will see. check: measure what each field does (also where nothing else is asked).
+    search: choose the safe fields that help a probe. json_file: the verdicts, by field. write: the augmentation that comes of it.
+    max_minutes: of the search. Returns the augmentation, narrowed if it was checked.
+    """
+    from tlkit.images import scan
+    from tlkit.safety import FULL, check_safety, prepare_check, sentence
+
+    images = scan(data)
+    check = check or search or json_file is not None or (out is None and write is None)
+    augmentation = asked or (PRESETS["strong"] if search or not check else FULL)
+    if check:
+        say(f"checking  {', '.join(augmentation.fields()) or 'nothing'}, by {backbone}")
+        safety = check_safety(images, augmentation, backbone=backbone, allow=allow, seed=seed, say=say)
+        say(f"so        {sentence(safety)}")
+        for hint in safety.hints:
+            say(f"hint      {hint}")
+        augmentation = safety.augmentation
+        if json_file is not None:
+            fields = safety.to_dict()["fields"]
+            write_atomically(Path(json_file), json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
+    if search:
+        from tlkit.search import search as choose
+
+        able = prepare_check(images, augmentation, backbone=backbone, seed=seed)
+        if not able.able:
+            raise DataError(f"Nothing can be searched for: {able.why_not}.")
+        found = choose(able, augmentation, deadline=time.monotonic() + 60 * max_minutes, say=say)
+        say(f"found     {found.why}")
+        augmentation = found.augmentation
+    if write is not None:
+        write_atomically(Path(write), json.dumps(to_dict(augmentation), indent=2) + "\n")
+        say(f"written   {write}; use it with `tlkit finetune {data} --augment {write}`")
+    if out is not None:
+        from tlkit.sheet import draw_sheet
+
+        draw_sheet(images, augmentation, out, size=image_size, seed=seed)
+        say(f"drawn     {out}")
+    return augmentation
+
+
+def find_augmentation(name: str | Augmentation) -> Augmentation:
+    """An augmentation by a preset's name, or from a JSON file of its fields, such as `tlkit augment --write` makes.
+
+    Raises NameUnknown with the nearest name, SpecError for an unusable file.
+    """
+    if isinstance(name, Augmentation):
+        return name
+    if name in PRESETS:
+        return PRESETS[name]
+    path = Path(name)
+    if path.suffix != ".json":
+        raise unknown("augmentation", name, list(PRESETS), see="A path to a .json file works too.")
+    if not path.is_file():
+        raise NameUnknown(f"No such augmentation file: '{name}'.")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SpecError(f"'{name}' is not JSON: {error}.") from error
+    if not isinstance(values, dict):
+        raise SpecError(
+            f"'{name}' holds no fields of an augmentation. Expected an object such as {{\"rotate\": [-10, 10]}}."
+        )
+    return augmentation_from_dict(values)
 
 
 def find_recipe(name: str) -> Recipe:
