@@ -20,8 +20,20 @@ from tlkit import __version__
 from tlkit.errors import TlkitError, nearest
 
 
+class _Command(click.Command):
+    """A command whose help leaves out --help, which who reads it has found."""
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.hidden = True
+        return option
+
+
 class _Group(click.Group):
     """A group that offers the nearest command, and prints our errors as one paragraph."""
+
+    command_class = _Command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         name = args[0]

@@ -21,7 +21,7 @@ from tlkit.model import blocks
 
 GRID = 4  # averages along each side
 LAYOUT_BLOCKS = 3
-DIRECTIONS = 96  # principal directions in which pictures are compared
+DIRECTIONS = 192  # principal directions in which pictures are compared
 USUAL = 0.95  # the share of held-out pictures whose distances are called usual
 
 Seen = dict[str, np.ndarray]
@@ -44,6 +44,7 @@ class Eyes:
         self._call = frozen_call(keras.Model(model.input, [*grids, *content]), self._batch)
         of_cell = np.concatenate([np.full(grid.shape[-1], grid.shape[-1] ** -0.5) for grid in grids])
         content_numbers = sum(tensor.shape[-1] for tensor in content)
+        of_cell /= np.sqrt(np.square(of_cell).mean())
         self.weights = {"layout": np.tile(of_cell, GRID**2), "content": np.ones(content_numbers)}
 
     def __call__(self, pictures: np.ndarray) -> Seen:
@@ -106,12 +107,13 @@ class Evidence:
         _, _, right = np.linalg.svd((features - self._mean) / self._deviation, full_matrices=False)
         self._basis = right[:DIRECTIONS].T
         self.reference = self.project(features)
-        self.strength = choose_strength(self.reference, labels, folds, self.classes).strength
+        self.strength = choose_strength(self.reference, labels, folds, self.classes, standardise=False).strength
         self.heads = self._solve(self.reference, labels, folds)
         self._unit = np.ones(self.classes)
         own = self._distances(self.reference[judged])
         true = own[np.arange(len(judged)), self.truth]
         medians = np.array([np.median(true[self.truth == c]) if (self.truth == c).any() else 1 for c in self._each])
+        medians = np.maximum(medians, 1e-6)  # pictures that lie in the data twice
         self._unit = medians * np.quantile(true / medians[self.truth], USUAL)
         self.untouched = self.ask(features[judged])
 
@@ -177,7 +179,7 @@ class Evidence:
 
     def _solve(self, rows: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> list[LinearHead]:
         return [
-            solve(rows[folds != fold], labels[folds != fold], self.classes, strength=self.strength)
+            solve(rows[folds != fold], labels[folds != fold], self.classes, strength=self.strength, standardise=False)
             for fold in range(int(self.folds.max()) + 1)
         ]
 

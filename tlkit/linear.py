@@ -58,6 +58,7 @@ def solve(
     balanced: bool = False,
     sizes: Sequence[int] = (),
     validation: tuple[np.ndarray, np.ndarray] | None = None,
+    standardise: bool = True,
 ) -> LinearHead:
     """The head at one strength of regularisation.
 
@@ -68,11 +69,12 @@ def solve(
         default the training rows.
     balanced: weigh each class by n / (classes * n_class).
     sizes: how many of the features belong to each tapped block, where there are several.
+    standardise: False leaves the features' scales as they are, where these mean something (principal directions, say).
 
     Features are standardised for the solver, and where there are several blocks each one's are divided by the fourth root of their
     number: between outweighing a block of 24 with one of 1,280 and giving both the same say. The kernel undoes both.
     """
-    space = _Space(features, sizes)
+    space = _Space(features, sizes, standardise)
     head = _fit(_solver(kind, balanced), space.rows, labels, classes, strength)
     kernel = space.basis @ head.kernel if space.basis is not None else head.kernel
     kernel = kernel / space.deviation[:, None]
@@ -94,13 +96,14 @@ def choose_strength(
     balanced: bool = False,
     sizes: Sequence[int] = (),
     strengths: tuple[float, ...] = STRENGTHS,
+    standardise: bool = True,
 ) -> Validated:
     """Cross-validate the strengths, strongest penalty first, until weaker ones do not help any more.
 
     folds: int, shape (n,): the fold in which a row is held out, -1 = in none. With one fold this is a plain validation. The rest
     as in `solve`.
     """
-    space = _Space(features, sizes)
+    space = _Space(features, sizes, standardise)
     held_out = folds != ALWAYS_TRAINING
     numbers = np.unique(folds[held_out])
     solvers = {number: _solver(kind, balanced) for number in numbers}
@@ -190,8 +193,9 @@ class _Space:
     An L2 penalty does not change under rotation, so the solution is the same and the work is a fraction.
     """
 
-    def __init__(self, features: np.ndarray, sizes: Sequence[int] = ()) -> None:
-        self.mean, self.deviation = features.mean(0), features.std(0)
+    def __init__(self, features: np.ndarray, sizes: Sequence[int] = (), standardise: bool = True) -> None:
+        self.mean = features.mean(0)
+        self.deviation = features.std(0) if standardise else np.ones_like(self.mean)
         self.deviation[self.deviation < 1e-6] = 1.0
         if len(sizes) > 1:
             share = features.shape[1] / len(sizes)

@@ -205,8 +205,9 @@ def run_check(
     check.asked = asked
     hints = name_hints(check.names)
     narrowed, verdicts = asked, []
+    first = check.look_at(sorted(asked.fields(), key=lambda name: name not in FLIPS), deadline)
     for name in asked.fields():
-        verdict = check.judge(name, hints, thorough) if time.monotonic() < deadline else None
+        verdict = check.judge(name, first[name], hints, thorough, deadline) if name in first else None
         if verdict is None:
             verdict = check.unmeasured(name, hints, "the time for the check was over" if check.able else "")
         if name in allow:
@@ -254,10 +255,11 @@ def check_safety(
         return known
     check = prepare_check(images, asked, backbone=backbone, weights=weights, seed=seed, cache_gb=cache_gb)
     safety = run_check(check, asked, allow=allow, deadline=deadline, thorough=thorough, say=say)
-    if time.monotonic() < deadline and make_room(100_000, cache_gb):
+    text = json.dumps(safety.to_dict())
+    if time.monotonic() < deadline and make_room(len(text), cache_gb):
         describe(file.parent, f"what augmentation does to {len(images):,} pictures, seen by {network.name}")
-        write_atomically(file, json.dumps(safety.to_dict()))
-    return safety
+        write_atomically(file, text)
+    return _from_json(text)
 
 
 def _reference(images: ImageSet, seed: int) -> ImageSet:
@@ -362,21 +364,33 @@ class SafetyCheck:
 
     # -- one field ----------------------------------------------------------------------------------------
 
-    def judge(self, name: str, hints: Sequence[tuple[str, tuple[str, ...]]], thorough: bool) -> Verdict | None:
-        if not self.able:
-            return None
-        worst = self._finding((name,), 1.0)
-        shares = [1.0]
-        if name == "rotate" and worst.fine:
-            for share in WIDTHS:
-                found = self._finding((name,), share)
-                shares.append(share)
-                if not found.fine:
-                    worst = found
+    def look_at(self, names: Sequence[str], deadline: float) -> dict[str, tuple[_Finding, float]]:
+        """Each field as far as it goes, what is most telling first: what was found, and at which share of its range."""
+        first: dict[str, tuple[_Finding, float]] = {}
+        for name in names if self.able else ():
+            for share in (1.0, *WIDTHS) if name == "rotate" else (1.0,):
+                if time.monotonic() > deadline:
+                    return first
+                first[name] = self._finding((name,), share), share
+                if not first[name][0].fine:
                     break
+        return first
+
+    def judge(
+        self,
+        name: str,
+        first: tuple[_Finding, float],
+        hints: Sequence[tuple[str, tuple[str, ...]]],
+        thorough: bool,
+        deadline: float,
+    ) -> Verdict | None:
+        """The verdict on a field that was looked at; None if the time was over before it could be narrowed."""
+        worst, share = first
         limit: float | None = 1.0
         if not worst.fine:
-            limit = None if name in FLIPS else self._bisect(name, min(shares))
+            limit = None if name in FLIPS else self._bisect(name, share, deadline)
+            if limit is None and time.monotonic() > deadline and name not in FLIPS:
+                return None
         verdict = "safe" if limit == 1.0 else ("unsafe" if limit is None else "limited")
         size = None if limit is None else round(size_of(scaled(self.asked, name, limit), name), 4)
         why = self._why(worst) if not worst.fine else f"the {worst.kind} probe keeps {worst.kept[0]:.0%} of its skill"
@@ -412,10 +426,12 @@ class SafetyCheck:
         said.append("so it is dropped" if limit is None else f"so it is held to {limit:g}, a careful size")
         return Verdict(name, "not_measurable", round(asked, 4), limit, len(self.judged), "; ".join(said))
 
-    def _bisect(self, name: str, failing: float) -> float | None:
+    def _bisect(self, name: str, failing: float, deadline: float) -> float | None:
         """The largest share known to be fine, below one that is not."""
         fine, bad = 0.0, failing
         for _ in range(STEPS):
+            if time.monotonic() > deadline:
+                break
             middle = (fine + bad) / 2
             if self._finding((name,), middle).fine:
                 fine = middle
@@ -424,8 +440,12 @@ class SafetyCheck:
         return fine or None
 
     def _finding(self, names: Sequence[str], share: float) -> _Finding:
-        """The worst that the ends of the fields' ranges do."""
-        found = [self._at(names, end) for end in _extremes(self.asked, names, share)]
+        """The worst that the ends of the fields' ranges do; the first that is not fine will do."""
+        found = []
+        for end in _extremes(self.asked, names, share):
+            found.append(self._at(names, end))
+            if not found[-1].fine:
+                break
         return min(found, key=lambda one: (one.fine, one.kept[0]))
 
     def _at(self, names: Sequence[str], version: Augmentation) -> _Finding:
