@@ -3,7 +3,8 @@
     python benchmarks/pipeline.py [BACKBONE] [SIZE]
 
 Decoding: `decode_images` of generated 320 x 240 JPEG files, beside TensorFlow's JPEG decoder alone on as many threads. Batches:
-from the decode cache, plain and augmented in one warp, beside copying the same bytes. Frozen layers: `extract_features`
+from the decode cache, plain and augmented by the preset "standard", beside copying the same bytes; and what a seed for every picture
+costs beside none. Frozen layers: `extract_features`
 beside a plain forward pass of the same batches. Training: a step of the whole network, as `fit` runs it, beside a forward
 pass. Random weights. On Keras' other backends the decoding is left out, and pixels are made up. Appends dated rows to
 benchmarks/pipeline.csv.
@@ -11,6 +12,7 @@ benchmarks/pipeline.csv.
 
 import contextlib
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -25,21 +27,16 @@ import numpy as np
 from rows import append_row
 
 import tlkit
+from tlkit.augment import _pipeline, augment
 from tlkit.batches import Batches, augmenting
 from tlkit.features import extract_features
 from tlkit.model import FEATURES
+from tlkit.spec import PRESETS
 from tlkit.store import in_memory
 
 FILE = Path(__file__).with_suffix(".csv")
 COUNT, BATCH = 1024, 64
-WARP = tlkit.Augmentation(
-    shift_x=(-0.1, 0.1),
-    shift_y=(-0.1, 0.1),
-    zoom=(0.9, 1.1),
-    rotate=(-15, 15),
-    flip_horizontal=0.5,
-    brightness=(-0.2, 0.2),
-)
+STANDARD = PRESETS["standard"]  # affine, flip, brightness, colour cast
 
 
 def main() -> None:
@@ -53,6 +50,7 @@ def main() -> None:
         pixels = in_memory(random.integers(0, 256, (COUNT, size, size, 3), dtype="uint8"))
         labels = np.arange(COUNT) % 10
         batching(pixels, labels, size)
+        seeding(pixels, size)
         computing(name, pixels, labels, size)
 
 
@@ -128,7 +126,7 @@ def batching(pixels: object, labels: np.ndarray, size: int) -> None:
     with ThreadPoolExecutor() as pool:
         for name, transform in (
             ("plain", None),
-            ("augmented", augmenting(WARP, list(range(COUNT)), 0, pool)),
+            ("augmented (standard)", augmenting(STANDARD, list(range(COUNT)), 0, pool)),
         ):
             batches = Batches([[pixels]], labels, 10, batch_size=BATCH, shuffle=True, transform=transform)
 
@@ -137,6 +135,24 @@ def batching(pixels: object, labels: np.ndarray, size: int) -> None:
                     batches[place]
 
             keep(f"Batches, {name}, {size} px", speed(read, COUNT), "copying the pixels", limit)
+
+
+def seeding(pixels: object, size: int) -> None:
+    """What it costs that every picture has a seed of its own: medians of 9, alternated, of this process's CPU time."""
+    pictures = pixels.gather(np.arange(256))
+    pipeline = _pipeline(STANDARD)
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    for turn in range(20):
+        started = time.process_time()
+        for number, picture in enumerate(pictures):
+            if turn % 2:
+                augment(picture, STANDARD, (0, turn, number))
+            else:
+                pipeline(image=picture)
+        if turn > 1:
+            seconds[bool(turn % 2)].append(time.process_time() - started)
+    seeded, unseeded = (256 / statistics.median(seconds[which]) for which in (True, False))
+    keep(f"augment (standard), seeded, CPU time, {size} px", seeded, "the same pipeline unseeded", unseeded)
 
 
 def computing(name: str, pixels: object, labels: np.ndarray, size: int) -> None:

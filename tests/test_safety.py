@@ -248,13 +248,13 @@ def test_layout_keeps_positions_that_content_forgets(eyes: Eyes) -> None:
 def test_evidence_is_asked_out_of_fold(eyes: Eyes) -> None:
     """Pictures that lie in the data twice, in one group, do not vouch for each other."""
     random = np.random.default_rng(0)
-    noise = random.normal(size=(40, 30)).astype("float32")
+    noise = random.normal(size=(40, 100)).astype("float32")
     features, labels = np.concatenate([noise, noise]), np.tile(random.integers(0, 2, 40), 2)
     groups = np.tile(np.arange(40), 2)
     skills = []
     for known in (groups, None):  # the distance to a copy is nothing, and so is what is usual
         folds = stratified_folds(labels, known)
-        one = Evidence(features, np.ones(30), labels, folds, np.arange(80))
+        one = Evidence(features, np.ones(100), labels, folds, np.arange(80))
         skills.append(one.skill(one.untouched.called))
     assert skills[0] < 0.5 < skills[1]
 
