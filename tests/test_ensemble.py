@@ -109,6 +109,18 @@ def test_evaluation_says_what_views_gain_and_cost(trained: Path) -> None:
         evaluate_run(trained, views="flips")
 
 
+def test_views_leave_mirror_images_out_where_these_are_another_class(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tlkit.safety import Verdict
+
+    unsafe = Verdict("flip_horizontal", "unsafe", 1.0, None, 90, "92% of d become b")
+    monkeypatch.setattr("tlkit.inference._mirror_verdict", lambda images: unsafe)
+    with pytest.raises(SpecError, match=r"92% of d become b.*mix classes"):
+        evaluate_run(trained, views="flip")
+    assert evaluate_run(trained, views="ten-crop")["views"]["views"] == "five-crop"
+
+
 # -- which backbone ---------------------------------------------------------------------------------------
 
 

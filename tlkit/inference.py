@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import os
@@ -10,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tlkit.errors import DataError, RunError, nearest, unknown
+from tlkit.errors import DataError, RunError, SpecError, nearest, unknown
 from tlkit.images import ImageSet, scan
 from tlkit.runs import Run, open_run
+from tlkit.spec import Augmentation
 
 if TYPE_CHECKING:
     import keras
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from tlkit.batches import Examples
     from tlkit.pixels import Pixels
+    from tlkit.safety import Verdict
 
 PARITY_FILES = 256
 BATCH = 32
@@ -65,9 +68,10 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
     """A run's classifier on other data, or on its own validation part: the numbers of `tlkit.evaluate`.
 
     views: also average over views of each picture, "flip" or "ten-crop" (see `tlkit.evaluate.predict_averaged`), and give under "views"
-    its accuracy, the gain with its standard error, and how many times as long it took.
+    its accuracy, the gain with its standard error, and how many times as long it took. Where the safety check finds that mirror images
+    become another class, flip is refused, and ten crops are the five without them.
 
-    Raises DataError when the data holds a class that the run does not know, or the run's own images are gone or changed.
+    Raises SpecError for a flip that is not safe, DataError when the data holds a class that the run does not know, or the run's own images are gone or changed.
     """
     import numpy as np
 
@@ -99,7 +103,25 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
     scores = evaluate(probabilities, labels, plan["classes"])
     left_out = images.problems[images.problems["action"] == "left out"]
     scores = {**scores, "left_out": len(left_out)}
-    return scores if views is None else {**scores, "views": _gain(model, rows, labels, views)}
+    if views is None:
+        return scores
+    mirror = _mirror_verdict(images)
+    if mirror.verdict == "unsafe" or (mirror.verdict == "not_measurable" and mirror.hinted):
+        if views == "flip":
+            raise SpecError(
+                f"Mirror images are another class here ({mirror.why}), so that averaging over them would mix classes. "
+                "--views ten-crop leaves them out."
+            )
+        views = "five-crop"
+    return {**scores, "views": {**_gain(model, rows, labels, views), "mirror_images": mirror.verdict}}
+
+
+def _mirror_verdict(images: ImageSet) -> Verdict:
+    """Whether a mirror image keeps its class, by these very pictures."""
+    from tlkit.safety import check_safety
+
+    labelled = dataclasses.replace(images, table=images.table.assign(part=""))
+    return check_safety(labelled, Augmentation(flip_horizontal=1.0), thorough=False).verdicts[0]
 
 
 def _gain(model: keras.Model, rows: Any, labels: np.ndarray, views: str) -> dict[str, Any]:

@@ -46,6 +46,7 @@ SOME = 0.25  # of a class: what both kinds must surely see become another class
 FEWEST_CHANGED = 3  # pictures, net
 WEAKEST = 0.2  # skill that a probe must surely have to be asked
 STEPS = 4  # of bisection
+HURTS = 0.02  # share of a class's pictures that a probe loses, beyond two standard errors, for it to be said
 WIDTHS = (0.25, 0.5, 0.75)  # of the asked rotation, which may be harmless at its widest only
 FLIPS = ("flip_horizontal", "flip_vertical", "half_turn")
 FACTORS = ("zoom", "stretch", "crop")  # fields that multiply; the others add
@@ -72,7 +73,8 @@ class Verdict:
     far: share of the pictures further from every class than is usual. in_frame: share of the evidence map left in the picture, where
         parts of it leave. told_apart: AUC of telling the transformed from the untouched, 0.5 = cannot, with its interval.
     effect: by class, what learning from transformed pictures too adds to the share that is right, with its standard error.
-    n: pictures judged. why: in a sentence. examples: the most telling pictures, for the report. allowed: by the person.
+    n: pictures judged. why: in a sentence. examples: the most telling pictures, for the report. hinted: the classes' names speak
+    against it. allowed: by the person.
     """
 
     field: str
@@ -89,6 +91,7 @@ class Verdict:
     told_apart: tuple[float, float, float] | None = None
     effect: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     examples: tuple[dict[str, Any], ...] = ()
+    hinted: bool = False
     allowed: bool = False
 
 
@@ -410,21 +413,29 @@ class SafetyCheck:
             far=round(worst.far, 4),
             in_frame=None if worst.in_frame is None else round(worst.in_frame, 4),
             examples=self._examples(worst),
+            hinted=any(name in fields for _, fields in hints),
         )
         if not thorough:
             return made
         safe_share = 1.0 if limit is None else limit
-        return dataclasses.replace(made, told_apart=self._told_apart(worst), effect=self._effect(name, safe_share))
+        effect = self._effect(name, safe_share)
+        hurt = [
+            f"{name} ({100 * gain:+.0f} points)" for name, (gain, error) in effect.items() if gain < -2 * error - HURTS
+        ]
+        if hurt:
+            made = dataclasses.replace(made, why=f"{why}; a probe that learns with it gets worse on {', '.join(hurt)}")
+        return dataclasses.replace(made, told_apart=self._told_apart(worst), effect=effect)
 
     def unmeasured(self, name: str, hints: Sequence[tuple[str, tuple[str, ...]]], why: str = "") -> Verdict:
         """Held to a careful size; flips are dropped, for nothing speaks for them."""
         asked, careful = size_of(self.asked, name), CAREFUL.get(name)
-        limit = None
-        if careful is not None and not any(name in fields for _, fields in hints):
+        limit, hinted = None, any(name in fields for _, fields in hints)
+        if careful is not None and not hinted:
             limit = max(asked, careful) if name == "crop" else min(asked, careful)
         said = [why or self.why_not, *[hint for hint, fields in hints if name in fields]]
         said.append("so it is dropped" if limit is None else f"so it is held to {limit:g}, a careful size")
-        return Verdict(name, "not_measurable", round(asked, 4), limit, len(self.judged), "; ".join(said))
+        n = len(self.judged)
+        return Verdict(name, "not_measurable", round(asked, 4), limit, n, "; ".join(said), hinted=hinted)
 
     def _bisect(self, name: str, failing: float, deadline: float) -> float | None:
         """The largest share known to be fine, below one that is not."""
