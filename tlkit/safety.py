@@ -43,6 +43,7 @@ KEPT = 0.75  # of the better probe's skill: with less, meaning is lost ...
 SURELY = 0.9  # ... if 19 of 20 resamplings, too, keep less than this
 MOST = 0.5  # of a class: what one kind of evidence alone must surely see become another class
 SOME = 0.25  # of a class: what both kinds must surely see become another class
+EXPECTED = 0.1  # of a class: what one kind must surely see become the class that the names suggest
 FEWEST_CHANGED = 3  # pictures, net
 WEAKEST = 0.2  # skill that a probe must surely have to be asked
 STEPS = 4  # of bisection
@@ -467,7 +468,7 @@ class SafetyCheck:
         kept = {kind: self._kept(self.evidence[kind], answer.called) for kind, answer in answers.items()}
         kind = max(kept, key=lambda one: kept[one][0])
         lost = kept[kind][0] < KEPT and kept[kind][2] < SURELY
-        pairs = self._pairs(answers, seen, names, lost)
+        pairs = self._pairs(answers, seen, names)
         in_frame = self._in_frame(names[0], version) if len(names) == 1 and names[0] in LOSES_PARTS else None
         far = float(np.mean([answer.far().mean() for answer in answers.values()]))
         return _Finding(tuple(names), version, seen, pairs, kept[kind], kind, lost, far, in_frame)
@@ -492,7 +493,7 @@ class SafetyCheck:
         return [(share - 1 / k) / (1 - 1 / k) for share in shares]
 
     def _pairs(
-        self, answers: dict[str, Answers], seen: dict[str, np.ndarray], names: Sequence[str], lost: bool
+        self, answers: dict[str, Answers], seen: dict[str, np.ndarray], names: Sequence[str]
     ) -> tuple[tuple[int, int, float], ...]:
         """Classes whose pictures became another's, by the rule of this module's first lines."""
         shares: dict[str, np.ndarray] = {}
@@ -504,14 +505,19 @@ class SafetyCheck:
         by_one = np.maximum.reduce(list(surely.values())) > MOST
         by_all = np.minimum.reduce(list(surely.values())) > SOME
         suspected = by_one | (by_all if len(surely) > 1 else False)
-        if lost and set(names) <= set(FLIPS):  # a flip undoes itself: what goes both ways is no accident
-            for one in surely.values():
-                suspected |= (one > 0) & (one.T > 0)
+        for a, b in self._expected(names):  # what the names suggest needs less to be believed
+            suspected[a, b] |= any(one[a, b] > EXPECTED for one in surely.values())
         if not suspected.any() or not any(self._survives(kind, seen[kind]) for kind in shares):
             return ()
         share = np.maximum.reduce(list(shares.values()))
         found = [(int(a), int(b), float(share[a, b])) for a, b in np.argwhere(suspected)]
         return tuple(sorted(found, key=lambda one: -one[2]))
+
+    def _expected(self, names: Sequence[str]) -> list[tuple[int, int]]:
+        """Pairs of classes, both ways, that their names say a field exchanges."""
+        place = {self._name(number).casefold(): number for number in range(len(self.present))}
+        pairs = [pair for pair, fields in _EXCHANGED if set(fields) & set(names) and set(pair) <= set(place)]
+        return [(place[a], place[b]) for pair in pairs for a, b in (pair, pair[::-1])]
 
     def _survives(self, kind: str, features: np.ndarray) -> bool:
         """Whether classes can still be learned from the versions: a blank picture resembles some class, too, and has become none."""
@@ -743,6 +749,28 @@ def _without_bad_pairs(
 _MIRRORED = ("flip_horizontal", "half_turn")
 _TURNED = ("flip_vertical", "half_turn", "rotate")
 
+_OPPOSITES: list[tuple[tuple[str, str], tuple[str, ...]]] = [
+    (("left", "right"), _MIRRORED),
+    (("east", "west"), _MIRRORED),
+    (("clockwise", "counterclockwise"), ("flip_horizontal", "flip_vertical")),
+    (("up", "down"), _TURNED),
+    (("top", "bottom"), _TURNED),
+    (("north", "south"), _TURNED),
+]
+_EXCHANGED: list[tuple[tuple[str, str], tuple[str, ...]]] = [
+    (("6", "9"), ("half_turn", "rotate", "flip_vertical")),
+    (("six", "nine"), ("half_turn", "rotate", "flip_vertical")),
+    (("2", "5"), ("flip_vertical", "flip_horizontal")),
+    (("b", "d"), _MIRRORED[:1]),
+    (("p", "q"), _MIRRORED[:1]),
+    (("b", "p"), _TURNED[:1]),
+    (("d", "q"), _TURNED[:1]),
+    (("n", "u"), _TURNED),
+    (("m", "w"), _TURNED),
+    (("b", "q"), ("half_turn", "rotate")),
+    (("d", "p"), ("half_turn", "rotate")),
+]
+
 
 def name_hints(class_names: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
     """What the names of classes suggest, and about which fields: a hint, never a proof.
@@ -753,31 +781,10 @@ def name_hints(class_names: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
     names = {name.casefold() for name in class_names}
     words = {word for name in names for word in _words(name)}
     hints: list[tuple[str, tuple[str, ...]]] = []
-    of_words: list[tuple[tuple[str, str], tuple[str, ...]]] = [
-        (("left", "right"), _MIRRORED),
-        (("east", "west"), _MIRRORED),
-        (("clockwise", "counterclockwise"), ("flip_horizontal", "flip_vertical")),
-        (("up", "down"), _TURNED),
-        (("top", "bottom"), _TURNED),
-        (("north", "south"), _TURNED),
-    ]
-    of_names: list[tuple[tuple[str, str], tuple[str, ...]]] = [
-        (("6", "9"), ("half_turn", "rotate", "flip_vertical")),
-        (("six", "nine"), ("half_turn", "rotate", "flip_vertical")),
-        (("2", "5"), ("flip_vertical", "flip_horizontal")),
-        (("b", "d"), _MIRRORED[:1]),
-        (("p", "q"), _MIRRORED[:1]),
-        (("b", "p"), _TURNED[:1]),
-        (("d", "q"), _TURNED[:1]),
-        (("n", "u"), _TURNED),
-        (("m", "w"), _TURNED),
-        (("b", "q"), ("half_turn", "rotate")),
-        (("d", "p"), ("half_turn", "rotate")),
-    ]
-    for pair, fields in of_words:
+    for pair, fields in _OPPOSITES:
         if words >= set(pair):
             hints.append((f"class names hold '{pair[0]}' and '{pair[1]}'", fields))
-    for pair, fields in of_names:
+    for pair, fields in _EXCHANGED:
         if names >= set(pair):
             hints.append((f"classes are called '{pair[0]}' and '{pair[1]}'", fields))
     return hints
