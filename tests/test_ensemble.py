@@ -183,6 +183,7 @@ def test_the_rate_rises_and_the_weights_are_as_before() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
 
 
+@pytest.mark.slow
 def test_the_suggested_rate_trains_better_than_a_hundredth_of_it() -> None:
     from tests.test_training import recipe
     from tlkit.train import train
@@ -196,6 +197,7 @@ def test_the_suggested_rate_trains_better_than_a_hundredth_of_it() -> None:
     assert losses[0] < losses[1]
 
 
+@pytest.mark.slow
 def test_lr_find_on_the_command_line(folder: Path, tmp_path: Path) -> None:
     words = ["lr-find", str(folder), "--backbone", "nano", "--image-size", "64", "--csv", str(tmp_path / "rates.csv")]
     done = CliRunner().invoke(main, words)

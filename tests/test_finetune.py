@@ -78,6 +78,7 @@ def test_without_a_recipe_a_tournament_will_decide_unless_similarity_was_said(
     assert "small_different" in said[-2]
 
 
+@pytest.mark.slow
 def test_a_plan_repeats_its_run(folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None) -> None:
     first = finetune(folder, **tiny, recipe=QUICK, seed=3, out=tmp_path / "one")
     again = finetune(first.folder / "plan.json", out=tmp_path / "two")

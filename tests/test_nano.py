@@ -80,6 +80,7 @@ def test_nano_takes_64_to_224_pixels(size: int, places: int) -> None:
     assert np.isfinite(model.predict(np.full((1, size, size, 3), 255.0), verbose=0)).all()
 
 
+@pytest.mark.slow
 def test_its_features_tell_digits_apart_that_random_ones_do_not() -> None:
     """Transfer itself: five examples of each digit, linear probe, 300 others to judge it."""
     digits = load_digits()

@@ -110,6 +110,7 @@ def test_what_pictures_differ_by_anyway_is_safe(check: SafetyCheck) -> None:
     assert all(one.n == 72 and one.kept and one.kept[0] > 0.75 for one in safety.verdicts)
 
 
+@pytest.mark.slow
 def test_wide_turns_are_narrowed_to_what_keeps_the_class(check: SafetyCheck) -> None:
     safety = run_check(check, Augmentation(rotate=(-180, 180)), thorough=False)
     (verdict,) = safety.verdicts
@@ -132,6 +133,7 @@ def test_a_shift_out_of_the_picture_loses_the_object(check: SafetyCheck) -> None
     assert verdict.in_frame is not None and verdict.in_frame < 0.3
 
 
+@pytest.mark.slow
 def test_a_thorough_look_says_how_it_is_told_apart_and_what_it_does_to_each_class(check: SafetyCheck) -> None:
     safety = run_check(check, Augmentation(flip_vertical=0.5, colour_cast=(-0.8, 0.8)))
     by_field = {one.field: one for one in safety.verdicts}
@@ -141,6 +143,7 @@ def test_a_thorough_look_says_how_it_is_told_apart_and_what_it_does_to_each_clas
     assert set(by_field["flip_vertical"].effect) == set(ARROWS)
 
 
+@pytest.mark.slow
 def test_two_flips_that_are_safe_alone_are_judged_together(eyes: Eyes) -> None:
     """Each flip turns a quarter disc into one of a neighbouring class that is not there; both make the opposite one, which is."""
     random = np.random.default_rng(1)
@@ -275,6 +278,7 @@ def test_the_evidence_map_lies_where_the_object_is(eyes: Eyes) -> None:
 # -- through the front door -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_asking_again_takes_it_from_the_cache(arrow_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images, asked = scan(arrow_folder), Augmentation(flip_horizontal=0.5, rotate=(-180, 180))
     first = check_safety(images, asked)
@@ -342,6 +346,7 @@ def test_the_command_writes_verdicts_a_picture_and_an_augmentation_that_finetune
     assert refused.exit_code == 1 and "Did you mean 'strong'" in refused.output
 
 
+@pytest.mark.slow
 def test_the_search_takes_what_helps_and_leaves_what_does_not(eyes: Eyes) -> None:
     """Rings and dots that were all filmed on the left stand anywhere later: shifting helps, and mirroring left to right does."""
     check = SafetyCheck(arrows(), ARROWS, eyes, FULL)

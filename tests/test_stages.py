@@ -99,6 +99,7 @@ def test_only_the_unfrozen_blocks_are_recalibrated() -> None:
     assert len(batch_norms(tiny(), BACKBONE, "all")) == 4 and not batch_norms(tiny(), BACKBONE, 0)
 
 
+@pytest.mark.slow
 def test_the_moving_average_is_kept_and_lags_behind() -> None:
     def kernel(ema: float) -> np.ndarray:
         model = tiny(seed=2)
@@ -117,6 +118,7 @@ def test_the_moving_average_is_kept_and_lags_behind() -> None:
     assert 0 < np.abs(averaged - start).sum() < 0.8 * np.abs(plain - start).sum()
 
 
+@pytest.mark.slow
 def test_half_the_way_is_half_the_way() -> None:
     def trained(share: float) -> dict[str, np.ndarray]:
         model = tiny(seed=2)
@@ -132,6 +134,7 @@ def test_half_the_way_is_half_the_way() -> None:
         np.testing.assert_allclose(half[path], (value + whole[path]) / 2, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_dense_units_weights_stay_within_max_norm_and_l1_empties_them() -> None:
     data, val = examples(24, 512), examples(6, 513)
     kernels = []

@@ -173,6 +173,7 @@ def test_fine_tuning_that_is_ahead_wins_and_is_trained_already() -> None:
 
 
 @pytest.mark.usefixtures("blind_heads")
+@pytest.mark.slow
 def test_of_a_large_set_a_part_comes_first_and_half_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tlkit.tournament.MOST_AT_FIRST", 24)
     found = hold(examples(90, 607), 48, epochs=2)
@@ -219,6 +220,7 @@ def test_a_run_without_a_recipe_decides_by_tournament_and_a_repeat_does_not(
 
 
 @pytest.mark.usefixtures("unserved", "blind_heads")
+@pytest.mark.slow
 def test_a_run_takes_over_what_the_tournament_trained(
     tmp_path: Path, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

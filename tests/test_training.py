@@ -267,6 +267,7 @@ def test_probabilities_from_cached_features_are_the_whole_models(unfreeze: int |
     assert (computed, computed_again) == ((21, 21) if unfreeze == "all" else (21, 0))
 
 
+@pytest.mark.slow
 def test_a_stage_that_makes_it_worse_leaves_the_model_as_it_was() -> None:
     model = tiny(seed=0, head=Head(batch_norm=True))
     data, val = examples(24, 113), examples(9, 114)
