@@ -34,7 +34,7 @@ from tlkit.pixels import decode_images
 from tlkit.spec import AUGMENTATION_LIMITS, Augmentation, augmentation_from_dict, check_fields
 from tlkit.store import cache_folder, describe, make_room
 
-VERSION = 1  # of the rules: results of others are not taken from the cache
+VERSION = 2  # of the rules: results of others are not taken from the cache
 
 JUDGED = 300  # pictures that are transformed
 REFERENCE = 800  # pictures that probes and distances rest on
@@ -468,7 +468,7 @@ class SafetyCheck:
         kept = {kind: self._kept(self.evidence[kind], answer.called) for kind, answer in answers.items()}
         kind = max(kept, key=lambda one: kept[one][0])
         lost = kept[kind][0] < KEPT and kept[kind][2] < SURELY
-        pairs = self._pairs(answers, seen, names)
+        pairs = self._pairs(answers, seen, names, lost)
         in_frame = self._in_frame(names[0], version) if len(names) == 1 and names[0] in LOSES_PARTS else None
         far = float(np.mean([answer.far().mean() for answer in answers.values()]))
         return _Finding(tuple(names), version, seen, pairs, kept[kind], kind, lost, far, in_frame)
@@ -493,7 +493,7 @@ class SafetyCheck:
         return [(share - 1 / k) / (1 - 1 / k) for share in shares]
 
     def _pairs(
-        self, answers: dict[str, Answers], seen: dict[str, np.ndarray], names: Sequence[str]
+        self, answers: dict[str, Answers], seen: dict[str, np.ndarray], names: Sequence[str], lost: bool
     ) -> tuple[tuple[int, int, float], ...]:
         """Classes whose pictures became another's, by the rule of this module's first lines."""
         shares: dict[str, np.ndarray] = {}
@@ -505,7 +505,8 @@ class SafetyCheck:
         by_one = np.maximum.reduce(list(surely.values())) > MOST
         by_all = np.minimum.reduce(list(surely.values())) > SOME
         suspected = by_one | (by_all if len(surely) > 1 else False)
-        for a, b in self._expected(names):  # what the names suggest needs less to be believed
+        # where something is wrong, what the names suggest needs less to be believed
+        for a, b in self._expected(names) if lost or suspected.any() else ():
             suspected[a, b] |= any(one[a, b] > EXPECTED for one in surely.values())
         if not suspected.any() or not any(self._survives(kind, seen[kind]) for kind in shares):
             return ()
