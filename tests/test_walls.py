@@ -34,6 +34,7 @@ FLOORS = {
     "export": 4,
     "evidence": 4,
     "profile": 5,
+    "calibrate": 5,
     "lr_find": 5,
     "tournament": 6,
     "safety": 5,

@@ -20,7 +20,7 @@ def main() -> None:
     question = json.load(sys.stdin)
     files, batch_size = question["files"], question["batch_size"]
     serve = tf.saved_model.load(question["saved_model"]).signatures["serving_default"]
-    found: dict[str, list[np.ndarray]] = {"probabilities": [], "class": [], "ok": []}
+    found: dict[str, list[np.ndarray]] = {"probabilities": [], "class": [], "sure": [], "ok": []}
     for start in range(0, len(files), batch_size):
         data = []
         for file in files[start : start + batch_size]:

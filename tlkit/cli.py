@@ -83,6 +83,7 @@ def demo(out: str) -> None:
 @click.option("--from", "from_run", metavar="RUN", help="start from an earlier run's weights")
 @click.option("--augment", metavar="NAME|FILE", help="a preset or a file; checked on DATA first")
 @click.option("--allow", multiple=True, metavar="FIELD", help="keep it though it is unsafe; repeatable")
+@click.option("--max-error", type=float, metavar="SHARE", help='serve what is not so sure as "unsure"')
 @click.option("--max-minutes", type=float, metavar="M", help="for the whole command")
 @click.option("--cache-gb", type=float, metavar="G", help="limit of all caches on disk")
 @click.option("--strict", is_flag=True, help="any problem in the data is an error")
@@ -265,17 +266,21 @@ def predict(model: str, files: Sequence[str], csv_file: str | None, top: int) ->
             for name in names
             if name in row
         ]
-        click.echo(f"{row['path']}  {'  '.join(answers)}")
+        click.echo(f"{row['path']}  {'' if row['sure'] else 'unsure: '}{'  '.join(answers)}")
 
 
 @main.command()
 @click.argument("run")
 @click.option("--to", metavar="FOLDER", help="default RUN/saved_model")
-def export(run: str, to: str | None) -> None:
+@click.option("--max-error", type=float, metavar="SHARE", help='serve what is not so sure as "unsure"')
+def export(run: str, to: str | None, max_error: float | None) -> None:
     """Write RUN's SavedModel again and prove that it equals the trained model."""
+    from tlkit.spec import check_max_error
+
+    check_max_error(max_error)
     with _tensorflow_quietly():
         from tlkit.inference import export_run
-    folder, proof = export_run(run, to)
+    folder, proof = export_run(run, to, max_error=max_error)
     click.echo(f"written to {folder}")
     if proof is None:
         click.echo("parity not measured: the run's images are not where they were")
@@ -370,7 +375,7 @@ def _check_names(data: str, settings: dict[str, Any]) -> None:
     """Wrong names fail in a tenth of a second, before TensorFlow is imported."""
     from tlkit.errors import unknown
     from tlkit.images import check_exists
-    from tlkit.spec import FITS, check_fields
+    from tlkit.spec import FITS, check_fields, check_max_error
 
     if settings["backbone"] and ".keras" not in settings["backbone"]:
         from tlkit.strategy import named_backbones
@@ -386,6 +391,7 @@ def _check_names(data: str, settings: dict[str, Any]) -> None:
 
         find_augmentation(settings["augment"])
     check_fields(settings["allow"])
+    check_max_error(settings["max_error"])
     if settings["fit"] and settings["fit"] not in FITS:
         raise unknown("fit", settings["fit"], FITS)
     check_exists(data)

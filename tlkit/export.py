@@ -19,31 +19,44 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.decode import attempt, decode_and_resize, fit_to_square, header_fault
-from tlkit.errors import ParityError, RunError
+from tlkit.errors import ParityError, RunError, SpecError
 from tlkit.files import temporary_beside
 
 DESCRIPTION = "tlkit.json"
 PARITY_LIMIT = 1e-5
+UNSURE = "unsure"  # what is served in the place of a class
 _WORKER = Path(__file__).with_name("_serve_files.py")
 
 
-def export(model: keras.Model, class_names: Sequence[str], folder: str | Path, *, fit: str = "squash") -> Path:
+def export(
+    model: keras.Model,
+    class_names: Sequence[str],
+    folder: str | Path,
+    *,
+    fit: str = "squash",
+    unsure_below: float = 0.0,
+) -> Path:
     """Write a classifier as a SavedModel that answers encoded images.
 
     model: float32, raw RGB 0-255 in, probabilities out. class_names: in class order.
+    unsure_below: where the highest probability is lower, the class is "unsure" (see `tlkit.calibrate.refusal_threshold`); 0 = never.
     folder: replaced if it holds an earlier export; written under another name first.
 
     Signatures:
       serving_default, serve_bytes: image_bytes string (n,) -> class string (n,), probability float32 (n,),
-        probabilities float32 (n, classes), classes string (classes,), ok bool (n,). Where `ok` is false the class is "" and the
-        probabilities are 0.
+        probabilities float32 (n, classes), classes string (classes,), sure bool (n,), ok bool (n,). Where `ok` is false the class is ""
+        and the probabilities are 0; where only `sure` is, the class is "unsure".
       serve: image uint8 (n, height, width, 3), RGB -> the same without ok. serve_float: the same for float32 0-255.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not (folder / "saved_model.pb").is_file():
         raise RunError(f"'{folder}' holds something that is no SavedModel. Give a new or empty folder.")
+    if unsure_below and UNSURE in class_names:
+        raise SpecError(
+            f"A class is called '{UNSURE}', which is what is served in the place of a class that is not sure. Rename it."
+        )
     size = int(model.input_shape[1])
-    module = _Served(model, list(class_names), size, fit)
+    module = _Served(model, list(class_names), size, fit, unsure_below)
     signatures = {
         "serving_default": module.serve_bytes.get_concrete_function(),
         "serve_bytes": module.serve_bytes.get_concrete_function(),
@@ -59,6 +72,7 @@ def export(model: keras.Model, class_names: Sequence[str], folder: str | Path, *
             "classes": list(class_names),
             "image_size": size,
             "fit": fit,
+            "unsure_below": unsure_below,
             "input": "image_bytes: encoded JPEG, PNG, GIF, BMP or WebP files, string (n,)",
         }
         (temporary / DESCRIPTION).write_text(
@@ -70,13 +84,15 @@ def export(model: keras.Model, class_names: Sequence[str], folder: str | Path, *
 class _Served(tf.Module):
     """What is saved. Holds the classifier's variables themselves, so each is stored once."""
 
-    def __init__(self, model: keras.Model, class_names: list[str], size: int, fit: str) -> None:
+    def __init__(
+        self, model: keras.Model, class_names: list[str], size: int, fit: str, unsure_below: float = 0.0
+    ) -> None:
         super().__init__()
         self._variables = [variable.value for variable in model.variables]
         shape = tf.TensorSpec((None, size, size, 3), tf.float32)
         # one trace that all signatures call
         self._call = tf.function(lambda images: model(images, training=False), input_signature=[shape], autograph=False)
-        self._names, self._size, self._fit = class_names, size, fit
+        self._names, self._size, self._fit, self._unsure_below = class_names, size, fit, unsure_below
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")], autograph=False)
     def serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -85,6 +101,7 @@ class _Served(tf.Module):
         answers["probabilities"] *= tf.cast(ok, tf.float32)[:, None]
         answers["probability"] *= tf.cast(ok, tf.float32)
         answers["class"] = tf.where(ok, answers["class"], "")
+        answers["sure"] &= ok
         return {**answers, "ok": ok}
 
     @tf.function(autograph=False)  # there is nothing to convert, and converting takes seconds
@@ -100,10 +117,12 @@ class _Served(tf.Module):
         count = tf.shape(images)[0]
         blank = tf.zeros((tf.cast(count == 0, tf.int32), self._size, self._size, 3))  # layers refuse an empty batch
         probabilities = self._call(tf.concat([images, blank], 0))[:count]
-        names = tf.constant(self._names)
+        names, highest = tf.constant(self._names), tf.reduce_max(probabilities, axis=1)
+        sure, best = highest >= self._unsure_below, tf.gather(names, tf.argmax(probabilities, axis=1))
         return {
-            "class": tf.gather(names, tf.argmax(probabilities, axis=1)),
-            "probability": tf.reduce_max(probabilities, axis=1),
+            "class": tf.where(sure, best, UNSURE) if self._unsure_below else best,
+            "sure": sure,
+            "probability": highest,
             "probabilities": probabilities,
             "classes": names,
         }
@@ -222,7 +241,7 @@ def prove_parity(
         probabilities = probabilities.copy()
         probabilities[again] = ask_again(again)
     names = np.array(class_names)
-    expected = names[probabilities.argmax(axis=1)]
+    expected = np.where(served["sure"], names[probabilities.argmax(axis=1)], UNSURE)
     agreement = float((served["class"] == expected).mean())
     difference = float(np.abs(served["probabilities"] - probabilities).max())
     proof = {

@@ -20,7 +20,17 @@ from tlkit.files import temporary_beside
 from tlkit.images import ImageSet, scan, split, summary
 from tlkit.inference import examples_of, parity_sample
 from tlkit.runs import Run, check_out, next_free, open_run, start_run
-from tlkit.spec import FITS, Augmentation, Head, Recipe, check_fields, recipe_from_dict, to_dict, with_epochs
+from tlkit.spec import (
+    FITS,
+    Augmentation,
+    Head,
+    Recipe,
+    check_fields,
+    check_max_error,
+    recipe_from_dict,
+    to_dict,
+    with_epochs,
+)
 from tlkit.strategy import (
     AUTO,
     choose_recipe,
@@ -33,6 +43,8 @@ from tlkit.strategy import (
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
+    import pandas as pd
 
     from tlkit.pixels import Pixels
 
@@ -58,6 +70,7 @@ def finetune(
     from_run: str | Path | None = None,
     augment: str | Augmentation | None = None,
     allow: Sequence[str] = (),
+    max_error: float | None = None,
     max_minutes: float | None = None,
     cache_gb: float | None = None,
     strict: bool = False,
@@ -85,6 +98,8 @@ def finetune(
     augment: an Augmentation, a preset ("none", "light", "standard", "strong", "trivial") or a JSON file of fields, in the place of the
         recipe's. Whatever augmentation a recipe has is checked on these pictures and narrowed to what keeps their classes (see
         `tlkit.safety`). allow: fields that stay as asked all the same.
+    max_error: the share of errors at which answers are to be kept: what is not sure enough is served as "unsure" (see
+        `tlkit.calibrate.refusal_threshold`).
     max_minutes: for the whole call.
     cache_gb: gigabytes that decoded images and outputs of frozen layers may take on disk, all runs together; default a fifth of
         what is free or taken by them.
@@ -105,6 +120,7 @@ def finetune(
         "fit": fit,
         "from_run": str(from_run) if from_run is not None else None,
         "similar": similar,
+        "max_error": max_error,
     }
     settings, planned_recipe = _settings(data, given)
     source = Path(settings["data"])
@@ -121,6 +137,7 @@ def finetune(
         planned_recipe is not None and own is planned_recipe and asked is None
     )  # its augmentation was checked then
     check_fields(allow)
+    check_max_error(settings["max_error"])
     for one in networks:
         for stage in own.stages if own else ():
             one.block_count(stage.unfreeze)
@@ -216,13 +233,19 @@ def finetune(
     from tlkit.export import FreshProcess, export, prove_parity
 
     with FreshProcess() as fresh:
-        model = _save(run, model, network, plan_recipe, history, plan["precision"])
+        run.write_table("history.csv", _history_table(history))
+        model = _as_saved(model, network, plan_recipe, plan["precision"])
+        _save(run, model)
         with _timed(seconds, "evaluate"):
-            scores, probabilities, computed = _evaluate(
-                run, model, network, plan_recipe, images, pixels, cache_gb, verbose, say
+            probabilities, computed = _predict_parts(
+                model, network, plan_recipe, images, pixels, cache_gb, verbose, say
             )
+            scores, probabilities = _calibrate_and_score(run, model, images, probabilities, settings["max_error"])
+            _save(run, model)
+        refusal = scores["refusal"]
         with _timed(seconds, "export"):
-            export(model, images.class_names, run.saved_model, fit=settings["fit"])
+            unsure_below = refusal["threshold"] if refusal else 0.0
+            export(model, images.class_names, run.saved_model, fit=settings["fit"], unsure_below=unsure_below)
         with _timed(seconds, "prove"):
             chosen = parity_sample(len(probabilities["val"]))
             part = images.part("val").take(chosen)
@@ -232,8 +255,7 @@ def finetune(
             )
     seconds["total"] = time.monotonic() - started
     metrics = {
-        "validation": scores["val"],
-        "test": scores.get("test"),
+        **scores,
         "parity": parity,
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "images_decoded": pixels.decoded,
@@ -292,6 +314,7 @@ _DEFAULTS: dict[str, Any] = {
     "fit": "squash",
     "from_run": None,
     "similar": None,
+    "max_error": None,
 }
 
 
@@ -482,6 +505,14 @@ def result_lines(run: Run) -> list[str]:
                 f"{part:<11} accuracy {score['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}, n = {score['n']:,}), "
                 f"macro-F1 {score['macro_f1']:.3f}"
             )
+    calibration, best = metrics["calibration"], "test" if metrics["test"] else "validation"
+    before, after = calibration["before"][best], metrics[best]
+    lines.append(
+        f"{'calibrated':<11} temperature {calibration['temperature']:.2f} (from {calibration['fitted_on']:,} validation images): {best} "
+        f"calibration error {before['ece']:.3f} to {after['ece']:.3f}, log loss {before['log_loss']:.3f} to {after['log_loss']:.3f}"
+    )
+    if metrics["refusal"]:
+        lines.append(f"{'unsure':<11} {refusal_sentence(metrics['refusal'])}")
     parity = metrics["parity"]
     lines.append(
         f"{'served':<11} equals trained on {parity['top1_agreement']:.0%} of {parity['n']} files, "
@@ -492,6 +523,26 @@ def result_lines(run: Run) -> list[str]:
     lines.append(f"{'run':<11} {run.folder}")
     lines.append(f"{'next':<11} tlkit predict {run.folder} FILE...")
     return lines
+
+
+def refusal_sentence(refusal: dict[str, Any]) -> str:
+    """What `--max-error` came to."""
+    asked, seen = refusal["max_error"], refusal["validation"]
+    if refusal["threshold"] > 1:
+        return (
+            f"no threshold keeps errors at {asked:.1%} on the {seen['n']:,} validation images: every answer is unsure"
+        )
+    held = (
+        "with 95 % confidence"
+        if refusal["assured"]
+        else f"on the {seen['n']:,} validation images, too few to assure it"
+    )
+    said = f"below {refusal['threshold']:.3f}, which keeps errors at {asked:.1%} {held}"
+    for part in ("validation", "test"):
+        if refusal[part] and refusal[part]["answered"]:
+            one = refusal[part]
+            said += f"; {part}: {one['coverage']:.1%} answered, {one['error']:.1%} of them wrong"
+    return said
 
 
 # -- training ---------------------------------------------------------------------------------------------
@@ -542,25 +593,30 @@ def _deadline(started: float, max_minutes: float | None, model: keras.Model, ima
     return started + 60 * max_minutes - reserve
 
 
-def _save(run: Run, model: keras.Model, network: Backbone, recipe: Recipe, history: Any, precision: str) -> keras.Model:
-    import keras
+def _history_table(history: Any) -> pd.DataFrame:
     import pandas as pd
+
+    return pd.DataFrame(history.rows)
+
+
+def _as_saved(model: keras.Model, network: Backbone, recipe: Recipe, precision: str) -> keras.Model:
+    import keras
 
     from tlkit.model import as_float32
 
     if precision != "float32":
         model = as_float32(model, network, recipe.head)
-    run.write_table("history.csv", pd.DataFrame(history.rows))
     for layer in model.layers:
         layer.trainable = True  # which layers a stage froze is no property of the saved model
-    model = keras.Model(model.input, model.output, name=model.name)  # without what the last stage compiled into it
+    return keras.Model(model.input, model.output, name=model.name)  # without what the last stage compiled into it
+
+
+def _save(run: Run, model: keras.Model) -> None:
     with temporary_beside(run.model_file) as temporary:
         model.save(temporary)
-    return model
 
 
-def _evaluate(
-    run: Run,
+def _predict_parts(
     model: keras.Model,
     network: Backbone,
     recipe: Recipe,
@@ -569,15 +625,13 @@ def _evaluate(
     cache_gb: float | None,
     verbose: bool,
     say: Say,
-) -> tuple[dict[str, Any], dict[str, Any], int]:
-    """Scores and probabilities by part, and how many images ran through the frozen blocks."""
-    import pandas as pd
-
-    from tlkit.evaluate import evaluate, predict_from_cache, prediction_table
+) -> tuple[dict[str, np.ndarray], int]:
+    """Probabilities by part, and how many images ran through the frozen blocks."""
+    from tlkit.evaluate import predict_from_cache
     from tlkit.features import while_memory_lasts
     from tlkit.frozen import inference_batch
 
-    scores, probabilities, tables, computed = {}, {}, [], 0
+    probabilities, computed = {}, 0
     for part in ("val", "test"):
         chosen, examples = images.part(part), examples_of(images, pixels, part)
         if not len(chosen):
@@ -598,13 +652,55 @@ def _evaluate(
         )
         computed += ran
         probabilities[part] = found
-        scores[part] = evaluate(found, chosen.labels(), images.class_names)
-        table = prediction_table(list(chosen.table["path"]), found, images.class_names)
+    return probabilities, computed
+
+
+def _calibrate_and_score(
+    run: Run, model: keras.Model, images: ImageSet, raw: dict[str, np.ndarray], max_error: float | None
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Bakes a temperature into the model, writes the predictions, and returns what `metrics.json` says of both parts and the tempered
+    probabilities by part.
+    """
+    import pandas as pd
+
+    from tlkit.calibrate import bake, fit_temperature, refusal_threshold, temper
+    from tlkit.evaluate import evaluate, prediction_table
+
+    labels = {part: images.part(part).labels() for part in raw}
+    temperature = fit_temperature(raw["val"], labels["val"])
+    bake(model, temperature)
+    probabilities = {part: temper(found, temperature) for part, found in raw.items()}
+    before, scores, tables = {}, {}, []
+    for part, found in probabilities.items():
+        uncalibrated = evaluate(raw[part], labels[part], images.class_names)
+        before[part] = {name: uncalibrated[name] for name in ("log_loss", "ece")}
+        scores[part] = evaluate(found, labels[part], images.class_names)
+        mine = images.part(part).table
+        table = prediction_table(list(mine["path"]), found, images.class_names)
         table.insert(1, "part", part)
-        table.insert(2, "label", list(chosen.table["label"]))
+        table.insert(2, "label", list(mine["label"]))
         tables.append(table)
     run.write_table("predictions.csv", pd.concat(tables, ignore_index=True))
-    return scores, probabilities, computed
+    refusal = None
+    if max_error is not None:
+        chosen = refusal_threshold(probabilities["val"], labels["val"], max_error)
+        measured = {part: chosen.measured(probabilities[part], labels[part]) for part in raw}
+        refusal = {
+            **dataclasses.asdict(chosen),
+            "validation": measured["val"],
+            "test": measured.get("test"),
+        }
+    numbers = {
+        "validation": scores["val"],
+        "test": scores.get("test"),
+        "calibration": {
+            "temperature": temperature,
+            "fitted_on": len(labels["val"]),
+            "before": {"validation": before["val"], "test": before.get("test")},
+        },
+        "refusal": refusal,
+    }
+    return numbers, probabilities
 
 
 # -- the machine ------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tlkit.errors import DataError, RunError, SpecError, nearest, unknown
 from tlkit.images import ImageSet, scan
 from tlkit.runs import Run, open_run
-from tlkit.spec import Augmentation
+from tlkit.spec import Augmentation, check_max_error
 
 if TYPE_CHECKING:
     import keras
@@ -172,27 +172,42 @@ def own_part(run: Run, part: str) -> ImageSet:
     return ImageSet(root, table, tuple(sorted(set(table["label"]))), problems)
 
 
-def export_run(run: Run | str | Path, to: str | Path | None = None) -> tuple[Path, dict[str, Any] | None]:
+def export_run(
+    run: Run | str | Path, to: str | Path | None = None, *, max_error: float | None = None
+) -> tuple[Path, dict[str, Any] | None]:
     """Write a run's SavedModel again, and prove it on the run's validation files.
 
-    to: default the run's own saved_model folder. Returns the folder and the proof; None instead of the proof when the
-    run's images are no longer there.
+    to: default the run's own saved_model folder. max_error: what is not sure enough for this share of errors is served as "unsure" (see
+    `tlkit.calibrate.refusal_threshold`); default as the run was made. Returns the folder and the proof; None instead of the proof when
+    the run's images are no longer there.
+
+    Raises SpecError for a share outside 0 to 1, DataError where a new one is asked for and the run's images are gone.
     """
+    import numpy as np
+
+    from tlkit.calibrate import refusal_threshold
     from tlkit.evaluate import own_probabilities, predict_probabilities
     from tlkit.export import export, prove_parity
     from tlkit.pixels import decode_images
 
     run = run if isinstance(run, Run) else open_run(run)
-    plan, model = run.plan, load_model(run)
-    folder = export(
-        model, plan["classes"], Path(to) if to is not None else run.saved_model, fit=plan["settings"]["fit"]
-    )
+    check_max_error(max_error)
+    plan, model, fit = run.plan, load_model(run), run.plan["settings"]["fit"]
+    refusal = run.metrics.get("refusal") or {}
+    unsure_below = refusal.get("threshold", 0.0)
+    if max_error is not None:
+        pixels, images = decode_images(own_part(run, "val"), plan["image_size"], fit)
+        labels = np.array([plan["classes"].index(label) for label in images.table["label"]])
+        probabilities = predict_probabilities(model, pixels.of(images), batch_size=BATCH)
+        unsure_below = refusal_threshold(probabilities, labels, max_error).threshold
+    folder = Path(to) if to is not None else run.saved_model
+    export(model, plan["classes"], folder, fit=fit, unsure_below=unsure_below)
     try:
         images = own_part(run, "val")
     except DataError:
         return folder, None
     images = images.take(parity_sample(len(images)))
-    pixels, images = decode_images(images, plan["image_size"], plan["settings"]["fit"])
+    pixels, images = decode_images(images, plan["image_size"], fit)
     probabilities = predict_probabilities(model, pixels.of(images), batch_size=BATCH)
     own = functools.partial(own_probabilities, model, pixels.of(images))
     return folder, prove_parity(folder, images.files(), probabilities, plan["classes"], ask_again=own)
@@ -238,12 +253,14 @@ def predict(model: str | Path, files: Sequence[str | Path], *, top: int = 3) -> 
         data = [_read(file) for file in chunk]
         reply = serve(image_bytes=tf.constant([one if isinstance(one, bytes) else b"" for one in data]))
         names = [name.decode("utf-8") for name in reply["classes"].numpy()]
-        for file, one, ok, values in zip(chunk, data, reply["ok"].numpy(), reply["probabilities"].numpy(), strict=True):
+        answers = [reply[name].numpy() for name in ("ok", "sure", "probabilities")]
+        for file, one, ok, sure, values in zip(chunk, data, *answers, strict=True):
             row: dict[str, Any] = {"path": str(file)}
             for place, best in enumerate(np.argsort(-values, kind="stable")[:top], start=1):
                 column = "prediction" if place == 1 else f"top{place}"
                 row[column] = names[best] if ok else None
                 row["probability" if place == 1 else f"{column}_probability"] = float(values[best]) if ok else None
+            row["sure"] = bool(sure) if ok else None
             row["problem"] = "" if ok else one if isinstance(one, str) else ": ".join(why_not(one))
             rows.append(row)
     return pd.DataFrame(rows)

@@ -337,6 +337,12 @@ def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
     return _from_dict(Recipe, given)
 
 
+def check_max_error(max_error: float | None) -> None:
+    """Raise SpecError for what is no share of errors."""
+    if max_error is not None and not 0 < max_error < 1:
+        raise SpecError(f"--max-error is {max_error:g}. Expected a share above 0 and below 1, such as 0.05.")
+
+
 def check_fields(names: Iterable[str]) -> None:
     """Raises NameUnknown for what is no field of an Augmentation that changes pictures."""
     for name in names:
