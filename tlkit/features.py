@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import keras
@@ -89,6 +90,12 @@ def _without_names(settings: Any) -> Any:
     return [_without_names(one) for one in settings] if isinstance(settings, list | tuple) else settings
 
 
+def all_cached(prefix: keras.Model, examples: Examples, pixels_key: str) -> bool:
+    """Whether `extract_features`, without augmentation, would find every output in the cache."""
+    _, folders = _where_kept(prefix, pixels_key)
+    return all(bool(Store(folder).known(list(examples.keys)).all()) for folder in folders)
+
+
 def extract_features(
     prefix: keras.Model,
     examples: Examples,
@@ -113,8 +120,7 @@ def extract_features(
     """
     augmented = augmentation is not None and not augmentation.is_identity()
     views = views if augmented else 1
-    parts = [prefix] if len(prefix.outputs) == 1 else [keras.Model(prefix.input, one) for one in prefix.outputs]
-    folders = [cache_folder() / "features" / f"{prefix_key(part)}-{pixels_key}" for part in parts]
+    parts, folders = _where_kept(prefix, pixels_key)
     stores = [Store(folder) for folder in folders]
     keys = [_view_keys(examples.keys, augmentation if augmented else None, view, seed) for view in range(views)]
     known = [np.stack([store.known(view_keys) for store in stores]) for view_keys in keys]
@@ -154,6 +160,12 @@ def extract_features(
         count = min(i for _, i in todo[done:])
     rows = [[store.rows(view_keys[:count]) for store in stores] for view_keys in keys]
     return Features([list(view) for view in rows], count, done)
+
+
+def _where_kept(prefix: keras.Model, pixels_key: str) -> tuple[list[keras.Model], list[Path]]:
+    """A model for each of the prefix's outputs, and the folder where its outputs are kept."""
+    parts = [prefix] if len(prefix.outputs) == 1 else [keras.Model(prefix.input, one) for one in prefix.outputs]
+    return parts, [cache_folder() / "features" / f"{prefix_key(part)}-{pixels_key}" for part in parts]
 
 
 def _stored_as(dtype: str) -> str:
