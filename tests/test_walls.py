@@ -33,6 +33,8 @@ FLOORS = {
     "evaluate": 4,
     "export": 4,
     "evidence": 4,
+    "explain": 4,
+    "robustness": 6,
     "profile": 5,
     "calibrate": 5,
     "lr_find": 5,

@@ -345,6 +345,13 @@ def _end_of_backbone(model: keras.Model, nodes: dict[Any, Any]) -> Sequence[Any]
     return nodes[model.get_layer(pooling)].input_tensors
 
 
+def feature_maps(model: keras.Model) -> list[Any]:
+    """The backbone's tensors that a classifier's head reads, the topmost last; none for a model without such a head."""
+    if not any(layer.name == FEATURES for layer in model.layers):
+        return []
+    return list(_end_of_backbone(model, graph_nodes(model)))
+
+
 def _boundary_tensors(model: keras.Model, nodes: dict[Any, Any], boundary: str) -> Sequence[Any]:
     where, name = boundary.split(" ", 1)
     node = nodes[model.get_layer(name)]
