@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from tlkit.errors import SpecError
-from tlkit.evaluate import expected_calibration_error, wilson_interval
+from tlkit.evaluate import calibration_gap, wilson_interval
 from tlkit.linear import softmax
 
 TEMPERATURES = (0.25, 5.0)
@@ -71,16 +71,25 @@ def bake(model: keras.Model, temperature: float) -> None:
         weight.assign(weight / temperature)
 
 
-def calibration_error(probabilities: np.ndarray, labels: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
+def calibration_error_of(confidence: np.ndarray, right: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
     """The expected calibration error with its 95 % interval, from 200 resamplings of the images: (value, low, high).
 
-    Few images give a larger error than many would with the same classifier, and the interval is as high.
+    confidence: the top probabilities, shape (n,). right: bool, shape (n,). Few images give a larger error than many would with the same
+    classifier, and the interval is as high.
     """
-    random, n = np.random.default_rng(seed), len(labels)
+    random, n = np.random.default_rng(seed), len(right)
     drawn = [random.integers(0, n, n) for _ in range(RESAMPLED)]
-    found = [expected_calibration_error(probabilities[rows], labels[rows]) for rows in drawn]
+    found = [calibration_gap(confidence[rows], right[rows]) for rows in drawn]
     low, high = np.quantile(found, [0.025, 0.975])
-    return expected_calibration_error(probabilities, labels), float(low), float(high)
+    return calibration_gap(confidence, right), float(low), float(high)
+
+
+def coverage_and_risk(confidence: np.ndarray, right: np.ndarray) -> tuple[list[float], list[float], list[float]]:
+    """What share of the answers is wrong if only the surest are given: coverage, risk and the threshold, at up to 100 steps."""
+    order = np.argsort(-confidence, kind="stable")
+    wrong = np.cumsum(~right[order])
+    ends = np.unique(np.linspace(1, len(right), min(100, len(right))).round().astype(int))
+    return (ends / len(right)).tolist(), (wrong[ends - 1] / ends).tolist(), confidence[order][ends - 1].tolist()
 
 
 @dataclass(frozen=True)

@@ -162,10 +162,19 @@ def wilson_interval(right: int, n: int) -> tuple[float, float]:
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = ECE_BINS) -> float:
     """Mean distance between confidence and accuracy over equal bins of the top probability, weighted by their images."""
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    return calibration_gap(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, bins)
+
+
+def calibration_gap(confidence: np.ndarray, right: np.ndarray, bins: int = ECE_BINS) -> float:
+    """The same from top probabilities, shape (n,), and whether each answer was right."""
+    return sum(abs(said - was) * count for said, was, count in reliability_bins(confidence, right, bins)) / len(right)
+
+
+def reliability_bins(confidence: np.ndarray, right: np.ndarray, bins: int = ECE_BINS) -> list[tuple[float, float, int]]:
+    """(mean confidence, share right, images) of each of the equal bins that holds an image."""
     place = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = [abs(confidence[place == b].mean() - right[place == b].mean()) * (place == b).sum() for b in set(place)]
-    return float(sum(gaps) / len(labels))
+    chosen = [place == b for b in sorted(set(place.tolist()))]
+    return [(float(confidence[one].mean()), float(right[one].mean()), int(one.sum())) for one in chosen]
 
 
 def prediction_table(

@@ -146,14 +146,14 @@ def _gain(model: keras.Model, rows: Any, labels: np.ndarray, views: str) -> dict
     }
 
 
-def own_part(run: Run, part: str) -> ImageSet:
-    """The images of one part of a run's own split. Raises DataError for files that are gone or have changed."""
+def own_part(run: Run, part: str | None) -> ImageSet:
+    """The images of one part of a run's own split, or of all. Raises DataError for files that are gone or have changed."""
     import pandas as pd
 
     from tlkit.images import PROBLEM_COLUMNS, TABLE_COLUMNS
 
     table = pd.read_csv(run.folder / "split.csv", dtype=str, keep_default_na=False)
-    table = table[table["part"] == part].reset_index(drop=True)
+    table = table if part is None else table[table["part"] == part].reset_index(drop=True)
     data = Path(run.plan["settings"]["data"])
     root = data if data.is_dir() else data.parent
     for row in table.itertuples():
@@ -170,6 +170,14 @@ def own_part(run: Run, part: str) -> ImageSet:
     table = table.reindex(columns=list(TABLE_COLUMNS))
     problems = pd.DataFrame(columns=list(PROBLEM_COLUMNS))
     return ImageSet(root, table, tuple(sorted(set(table["label"]))), problems)
+
+
+def whole_set(run: Run, cache_gb: float | None = None) -> tuple[ImageSet, Pixels]:
+    """All images of a run's own split, and their pixels. Raises DataError for files that are gone or have changed."""
+    from tlkit.pixels import decode_images
+
+    pixels, images = decode_images(own_part(run, None), run.plan["image_size"], run.plan["settings"]["fit"], cache_gb)
+    return images, pixels
 
 
 def export_run(
