@@ -7,6 +7,8 @@ Imports Keras, NumPy, pandas, Pillow and, through `linear`, scikit-learn.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +26,13 @@ from tlkit.model import build_classifier, cut
 from tlkit.pixels import Pixels
 
 DIRECTIONS = 256  # principal directions on which labels are judged
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)  # C of the head that judges labels
 FEWEST = 5  # images of a class for its labels to be judged out of fold
 DUPLICATE = 0.31  # see `near_duplicates`
 NEIGHBOURS = (6, 3)  # nearest by thumbnail and by features that are compared in full
 USUAL = 6  # up to so many copies of a picture are found, for each is compared with its sixth neighbour
 THUMB = 32
+SMALLEST_PLACE, LARGEST_PLACE = (0.7, -0.3, 0.7, -0.3), (1.43, 0.3, 1.43, 0.3)  # scale and shift, x and y
 DETAIL = 2.0  # pixels of a thumbnail: what is smoother counts as no detail
 IMBALANCED = 10.0  # times as many images in the largest class as in the smallest
 FAR = 3.0  # interquartile ranges above the third quartile (Tukey's outer fence)
@@ -213,7 +217,7 @@ def label_errors(
         return pd.DataFrame(columns=columns).astype({"probable": bool, "row": int}), float("nan")
     rows, given = _principal(features[judged]), labels[judged]
     folds = stratified_folds(given, None if groups is None else groups[judged], seed=seed)
-    found = choose_strength(rows, given, folds, len(class_names), standardise=False)
+    found = choose_strength(rows, given, folds, len(class_names), strengths=STRENGTHS, standardise=False)
     probabilities, n = found.probabilities, len(given)
     own = probabilities[np.arange(n), given]
     usual = np.array([own[given == c].mean() if (given == c).any() else 1.0 for c in range(len(class_names))])
@@ -269,10 +273,19 @@ def _thumbnails(pixels: RowSource, places: np.ndarray) -> np.ndarray:
     from PIL import Image
 
     result = np.zeros((len(places), THUMB, THUMB, 3), "float32")
-    for start in range(0, len(places), 256):
-        for i, picture in enumerate(pixels.gather(places[start : start + 256]), start=start):
+
+    def shrink(here: slice) -> None:
+        for i, picture in enumerate(pixels.gather(places[here]), start=here.start):
             result[i] = np.asarray(Image.fromarray(picture).resize((THUMB, THUMB), Image.Resampling.BOX))
+
+    _in_threads(shrink, len(places), 256)
     return result
+
+
+def _in_threads(work: Callable[[slice], None], count: int, step: int) -> None:
+    """`work` on stretches of so many rows; NumPy and Pillow let threads run beside each other."""
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(work, (slice(start, start + step) for start in range(0, count, step))))
 
 
 def _alike(thumbs: np.ndarray, looks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -297,10 +310,12 @@ def _alike(thumbs: np.ndarray, looks: np.ndarray) -> tuple[np.ndarray, np.ndarra
         np.maximum.at(best, pairs[:, column], alike)
     near = (alike > 0.8) & (alike > best[pairs].min(1) - 0.02)
     pairs, place, alike = pairs[near], place[near], alike[near]
+    again = np.flatnonzero(alike < 0.98)
     for scale in (0.92, 1.09):  # a crop's scale may be too far for a start from 1
-        other, found = _lay_over(small, pairs, np.tile(np.array([scale, 0, scale, 0], "float32"), (len(pairs), 1)))
-        better = found > alike
-        place[better], alike = other[better], np.maximum(alike, found)
+        start = np.tile(np.array([scale, 0, scale, 0], "float32"), (len(again), 1))
+        other, found = _lay_over(small, pairs[again], start)
+        better = found > alike[again]
+        place[again[better]], alike[again[better]] = other[better], found[better]
     place, _ = _lay_over(grey, pairs, place, steps=6)
     left, detail_left = _left_over(thumbs, pairs, place)
     apart = 1 - np.einsum("ij,ij->i", looks[pairs[:, 0]], looks[pairs[:, 1]])
@@ -354,24 +369,23 @@ def _lay_over(grey: np.ndarray, pairs: np.ndarray, place: np.ndarray, steps: int
     """
     place, alike = place.copy(), np.zeros(len(pairs))
     x = _middles(grey.shape[1])
-    for start in range(0, len(pairs), 2000):
-        here = slice(start, start + 2000)
+
+    def fit(here: slice) -> None:
         moving, fixed = grey[pairs[here, 0]], grey[pairs[here, 1]]
         at = place[here]
         for _ in range(steps):
             moved, inside = _warped(moving, at)
             moved, target = _standardised(moved, inside), _standardised(fixed, inside)
             down, right = np.gradient(moved, 2 / grey.shape[1], axis=(1, 2))
-            slopes = np.stack([right * x, right, down * x[:, None], down], -1) * inside[..., None]
-            slopes = slopes.reshape(len(moving), -1, 4)
-            turned = slopes.transpose(0, 2, 1)
-            curvature = turned @ slopes + 0.1 * np.eye(4, dtype="float32")
-            step = np.linalg.solve(curvature, turned @ (target - moved).reshape(len(moving), -1, 1))[..., 0]
-            at = np.clip(at + np.clip(step, -0.1, 0.1), [0.7, -0.3, 0.7, -0.3], [1.43, 0.3, 1.43, 0.3]).astype(
-                "float32"
-            )
+            slopes = np.stack([right * x, right, down * x[:, None], down], 1) * inside[:, None]
+            slopes = slopes.reshape(len(moving), 4, -1)
+            curvature = slopes @ slopes.transpose(0, 2, 1) + 0.1 * np.eye(4, dtype="float32")
+            step = np.linalg.solve(curvature, slopes @ (target - moved).reshape(len(moving), -1, 1))[..., 0]
+            at = np.clip(at + np.clip(step, -0.1, 0.1), SMALLEST_PLACE, LARGEST_PLACE).astype("float32")
         moved, inside = _warped(moving, at)
         place[here], alike[here] = at, _correlation(moved, fixed, inside)
+
+    _in_threads(fit, len(pairs), 1000)
     return place, alike
 
 
@@ -380,8 +394,8 @@ def _left_over(thumbs: np.ndarray, pairs: np.ndarray, place: np.ndarray) -> tupl
     from scipy.ndimage import gaussian_filter
 
     alike, alike_detail = np.zeros(len(pairs)), np.zeros(len(pairs))
-    for start in range(0, len(pairs), 2000):
-        here = slice(start, start + 2000)
+
+    def compare(here: slice) -> None:
         moving, fixed = thumbs[pairs[here, 0]], thumbs[pairs[here, 1]]
         channels = [_warped(moving[..., c], place[here]) for c in range(3)]
         moved = np.concatenate([one for one, _ in channels], 1)
@@ -391,6 +405,8 @@ def _left_over(thumbs: np.ndarray, pairs: np.ndarray, place: np.ndarray) -> tupl
         both = [one * mask for one in (np.mean([one for one, _ in channels], axis=0), fixed.mean(-1))]
         first, second = (one - gaussian_filter(one, (0, DETAIL, DETAIL)) for one in both)
         alike_detail[here] = _correlation(first, second, mask)
+
+    _in_threads(compare, len(pairs), 1000)
     return 1 - alike, 1 - alike_detail
 
 
