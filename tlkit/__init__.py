@@ -65,6 +65,12 @@ _HOME = {
     "predict": "inference",
     "finetune": "finetune",
     "examples_of": "inference",
+    "report": "report",
+    "check_data": "doctor",
+    "check_up": "inference",
+    "GradCam": "explain",
+    "occlusion_map": "explain",
+    "robustness": "robustness",
     "demo": "demo",
     "write_digits": "demo",
 }
@@ -77,6 +83,7 @@ if TYPE_CHECKING:
     from tlkit.batches import Examples
     from tlkit.decode import decode_and_resize
     from tlkit.demo import demo, write_digits
+    from tlkit.doctor import check_data
     from tlkit.ensemble import ensemble
     from tlkit.errors import (
         DataError,
@@ -89,14 +96,17 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from tlkit.evaluate import evaluate, predict_probabilities
+    from tlkit.explain import GradCam, occlusion_map
     from tlkit.export import export, prove_parity
     from tlkit.features import extract_features
     from tlkit.finetune import finetune
     from tlkit.images import ImageSet, scan, split
-    from tlkit.inference import evaluate_run, examples_of, export_run, inspect, load_model, predict
+    from tlkit.inference import check_up, evaluate_run, examples_of, export_run, inspect, load_model, predict
     from tlkit.lr_find import lr_find
     from tlkit.model import blocks, build_classifier, cut, set_trainable
     from tlkit.pixels import decode_images
+    from tlkit.report import report
+    from tlkit.robustness import robustness
     from tlkit.runs import Run, open_run
     from tlkit.safety import check_safety
     from tlkit.sheet import draw_sheet

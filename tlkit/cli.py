@@ -87,6 +87,7 @@ def demo(out: str) -> None:
 @click.option("--max-minutes", type=float, metavar="M", help="for the whole command")
 @click.option("--cache-gb", type=float, metavar="G", help="limit of all caches on disk")
 @click.option("--strict", is_flag=True, help="any problem in the data is an error")
+@click.option("--report/--no-report", default=True, help="write RUN/report.html; default yes")
 @click.option("--dry-run", is_flag=True, help="print the plan and stop")
 @click.option("--force", is_flag=True, help="replace an earlier run in RUN")
 def finetune(data: str, **settings: Any) -> None:
@@ -102,10 +103,19 @@ def finetune(data: str, **settings: Any) -> None:
 @click.option("--group-by", metavar="COLUMN", help="CSV column whose values stay together")
 @click.option("--csv", "csv_file", metavar="FILE", help="write every problem to a CSV")
 @click.option("--strict", is_flag=True, help="any problem is an error")
+@click.option("--fast", is_flag=True, help="read the files only: no label errors, no near duplicates")
+@click.option("--out", "folder", metavar="FOLDER", help="write all that is found to CSV files in FOLDER")
 @click.option("--backbone", metavar="NAME", help="measure size and similarity by its features")
 @click.option("--image-size", type=click.IntRange(1), metavar="N", help="pixels; default native")
 def inspect(
-    data: str, group_by: str | None, csv_file: str | None, strict: bool, backbone: str | None, image_size: int | None
+    data: str,
+    group_by: str | None,
+    csv_file: str | None,
+    strict: bool,
+    fast: bool,
+    folder: str | None,
+    backbone: str | None,
+    image_size: int | None,
 ) -> None:
     """Say what is in DATA and what is wrong with it; with a backbone, how much there is for it to learn from."""
     from tlkit.backbones import find_backbone
@@ -131,6 +141,8 @@ def inspect(
         from tlkit.files import write_atomically
 
         write_atomically(Path(csv_file), problems.to_csv(index=False))
+    if not fast and len(table):
+        _print_checkup(images, problems, backbone or "nano", size, folder)
     if backbone:
         axes = measure_axes(images, backbone, image_size=image_size, verbose=sys.stdout.isatty())
         click.echo("")
@@ -291,6 +303,41 @@ def export(run: str, to: str | None, max_error: float | None) -> None:
     )
 
 
+@main.command("report")
+@click.argument("runs", nargs=-1, required=True)
+@click.option("--robustness", is_flag=True, help="also measure accuracy on worsened pictures (minutes)")
+@click.option("--out", metavar="FILE", help="of several RUNS' leaderboard; default leaderboard.html beside them")
+def report_(runs: Sequence[str], robustness: bool, out: str | None) -> None:
+    """Write the report page of a run again, or rank several RUNS on the images they share."""
+    from tlkit.runs import open_run
+
+    for one in runs:
+        open_run(one)
+    with _tensorflow_quietly():
+        from tlkit.report import report
+    page = report(runs, robustness=robustness, out=out, verbose=sys.stdout.isatty(), say=click.echo)
+    click.echo(f"written to {page}")
+
+
+@main.command("explain")
+@click.argument("run")
+@click.argument("files", nargs=-1)
+@click.option("--out", metavar="FILE", default="explained.png", help="picture file; default explained.png")
+@click.option("--method", metavar="NAME", default="grad-cam", help="grad-cam (default) or occlusion")
+@click.option("--class", "of_class", metavar="NAME", help="evidence for this class; default the answer")
+@click.option("--filters", is_flag=True, help="draw the first layer's filters instead")
+@click.option("--typical", is_flag=True, help="draw what each class (or --class) answers to most")
+def explain_(run: str, files: Sequence[str], **settings: Any) -> None:
+    """Draw where in FILES the answers of RUN come from."""
+    from tlkit.runs import open_run
+
+    open_run(run)
+    with _tensorflow_quietly():
+        from tlkit.inference import explain_files
+    for line in explain_files(run, files, **settings):
+        click.echo(line)
+
+
 @main.command()
 @click.argument("runs", nargs=-1, required=True)
 @click.option("--out", metavar="RUN", required=True, help="folder of the new run")
@@ -395,6 +442,31 @@ def _check_names(data: str, settings: dict[str, Any]) -> None:
     if settings["fit"] and settings["fit"] not in FITS:
         raise unknown("fit", settings["fit"], FITS)
     check_exists(data)
+
+
+def _print_checkup(images: Any, problems: Any, backbone: str, size: int, folder: str | None) -> None:
+    """What the data doctor found, the most suspicious of each kind, and where the rest is."""
+    from tlkit.inference import check_up
+
+    found = check_up(images, backbone=backbone, size=size, verbose=sys.stdout.isatty())
+    click.echo("")
+    for line in found.sentences():
+        click.echo(f"- {line}")
+    probable = found.label_errors[found.label_errors["probable"]]
+    for row in probable.head(5).itertuples():
+        click.echo(f"  label?     {row.path}: labelled {row.label} ({row.probability:.1%}), perhaps {row.suggested}")
+    for row in found.duplicates.head(5).itertuples():
+        click.echo(f"  {row.kind:<10} {row.path} = {row.other}" + (" (across parts)" if row.leak else ""))
+    for row in found.outliers.head(5).itertuples():
+        click.echo(f"  outlier    {row.path}: {row.label}")
+    if folder:
+        from tlkit.files import write_atomically
+
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tables = {"label_errors": found.label_errors, "duplicates": found.duplicates, "outliers": found.outliers}
+        for name, one in {**tables, "problems": problems, "classes": found.classes}.items():
+            write_atomically(Path(folder) / f"{name}.csv", one.to_csv(index=False))
+        click.echo(f"all of it in {folder}")
 
 
 def _print_problems(problems: Any) -> None:

@@ -6,6 +6,7 @@ A map is float32, shape (rows, columns), 0 or more, the larger the more a place 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,9 +40,20 @@ class GradCam:
             raise SpecError(
                 f"The model '{model.name}' has no feature maps before its head, so Grad-CAM has nothing to weigh. Use occlusion."
             )
-        self._batch = batch_size
+        self._batch, self._shape = batch_size, model.input_shape[1:]
         self._prefix = frozen_call(keras.Model(model.input, ends), batch_size)
         self._suffix = keras.Model(ends, model.output)
+
+    def milliseconds(self) -> float:
+        """How long the network takes for an image on this machine, in batches: the best of three."""
+        blank = np.zeros((self._batch, *self._shape), "uint8")
+        self._prefix(blank)  # traces
+        times = []
+        for _ in range(3):
+            before = time.perf_counter()
+            self._prefix(blank)
+            times.append(time.perf_counter() - before)
+        return 1000 * min(times) / self._batch
 
     def __call__(self, pictures: np.ndarray, classes: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Maps, shape (n, rows, columns), the largest of each 1, and the probabilities, shape (n, classes).

@@ -74,6 +74,7 @@ def finetune(
     max_minutes: float | None = None,
     cache_gb: float | None = None,
     strict: bool = False,
+    report: bool = True,
     dry_run: bool = False,
     force: bool = False,
     verbose: bool = False,
@@ -103,7 +104,7 @@ def finetune(
     max_minutes: for the whole call.
     cache_gb: gigabytes that decoded images and outputs of frozen layers may take on disk, all runs together; default a fifth of
         what is free or taken by them.
-    strict: any problem in the data is an error. dry_run: stop after the plan, write nothing, and return a Run whose folder
+    strict: any problem in the data is an error. report: also write `report.html` (see `tlkit.report`). dry_run: stop after the plan, write nothing, and return a Run whose folder
         was not made. force: replace an earlier run in `out`.
     verbose: progress bars. say: called with each line for a person to read.
 
@@ -262,9 +263,15 @@ def finetune(
         "images_computed": computed_before + history.images_computed + computed,
         "notes": history.notes,
     }
-    run.write_json("metrics.json", metrics)  # last: from here on the run counts as finished
+    run.write_json("metrics.json", metrics)  # from here on the run counts as finished
     for line in result_lines(run):
         say(line)
+    if report:
+        from tlkit.report import Material, write_report
+
+        with _timed(seconds, "report"):
+            page = write_report(Material(run, model, images, pixels), cache_gb=cache_gb, verbose=verbose, say=say)
+        say(f"{'report':<11} {page} ({seconds['report']:.0f} s)")
     return run
 
 

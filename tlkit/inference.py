@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import os
 import time
 from collections.abc import Sequence
@@ -22,12 +23,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from tlkit.batches import Examples
+    from tlkit.doctor import Checkup
     from tlkit.pixels import Pixels
     from tlkit.safety import Verdict
 
 PARITY_FILES = 256
 BATCH = 32
 MAX_FILE_BYTES = 512 * 1024 * 1024
+MOST_EXPLAINED = 64
 
 
 def load_model(run: Run | str | Path) -> keras.Model:
@@ -54,6 +57,19 @@ def inspect(data: str | Path, *, group_by: str | None = None, strict: bool = Fal
     if strict:
         raise_if_strict(images)
     return images
+
+
+def check_up(images: ImageSet, *, backbone: str = "nano", size: int = 224, verbose: bool = False) -> Checkup:
+    """Label errors, duplicates, leakage, outliers and imbalance in a scanned image set (see `tlkit.doctor`).
+
+    backbone: whose features judge the labels; `nano` comes with tlkit, a larger one is right more often. size: pixels at which pictures are
+    compared; those of `inspect` are decoded already.
+    """
+    from tlkit.doctor import check_data
+    from tlkit.pixels import decode_images
+
+    pixels, images = decode_images(images, size)
+    return check_data(images, pixels, backbone=backbone, verbose=verbose)
 
 
 def examples_of(images: ImageSet, pixels: Pixels, *parts: str) -> Examples:
@@ -272,6 +288,82 @@ def predict(model: str | Path, files: Sequence[str | Path], *, top: int = 3) -> 
             row["problem"] = "" if ok else one if isinstance(one, str) else ": ".join(why_not(one))
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+METHODS = ("grad-cam", "occlusion")
+
+
+def explain_files(
+    run: Run | str | Path,
+    files: Sequence[str | Path],
+    out: str | Path = "explained.png",
+    *,
+    method: str = "grad-cam",
+    of_class: str | None = None,
+    filters: bool = False,
+    typical: bool = False,
+) -> list[str]:
+    """Draw where the evidence for a run's answers lies in picture files, and return a line for each.
+
+    out: a picture file, up to 64 pictures. method: "grad-cam" or "occlusion" (see `tlkit.explain`). of_class: whose evidence; default the
+    most probable class's. filters: the first layer's filters instead; typical: pictures drawn to be the class's most typical instead.
+
+    Raises SpecError for unknown names, DataError for files that do not decode.
+    """
+    import numpy as np
+
+    from tlkit.explain import GradCam, draw_rows, first_filters, most_typical, occlusion_map, overlay
+
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    run = run if isinstance(run, Run) else open_run(run)
+    plan, out = run.plan, Path(out)
+    classes = plan["classes"]
+    if of_class is not None and of_class not in classes:
+        raise unknown("class", of_class, classes)
+    model = load_model(run)
+    if filters:
+        kernels = first_filters(model)
+        across = 8
+        draw_rows([[(one, "") for one in kernels[at : at + across]] for at in range(0, len(kernels), across)], out, 96)
+        return [f"{len(kernels)} filters of the first layer: {out}"]
+    if typical:
+        names = [of_class] if of_class else classes[:16]
+        drawn = [(most_typical(model, classes.index(name)), name) for name in names]
+        draw_rows([drawn[at : at + 4] for at in range(0, len(drawn), 4)], out)
+        return [f"what is most typical of {', '.join(names)}: {out}"]
+    found = _expand(files)[:MOST_EXPLAINED]
+    if not found:
+        raise DataError("No files to explain. Expected image files or folders.")
+    pictures = np.stack([_decoded(file, plan["image_size"], plan["settings"]["fit"]) for file in found])
+    probabilities = np.asarray(model.predict(pictures, verbose=0))
+    chosen = [classes.index(of_class)] * len(found) if of_class else probabilities.argmax(1).tolist()
+    if method == "grad-cam":
+        maps, _ = GradCam(model)(pictures, chosen)
+    else:
+        maps = np.stack([occlusion_map(model, one, c) for one, c in zip(pictures, chosen, strict=True)])
+    said = [f"{classes[c]} {row[c]:.1%}" for c, row in zip(chosen, probabilities, strict=True)]
+    rows = [
+        [(picture, file.name), (overlay(picture, one), words)]
+        for picture, file, one, words in zip(pictures, found, maps, said, strict=True)
+    ]
+    draw_rows([list(itertools.chain(*rows[at : at + 3])) for at in range(0, len(rows), 3)], out)
+    return [*(f"{file}  {words}" for file, words in zip(found, said, strict=True)), f"drawn to {out}"]
+
+
+def _decoded(file: Path, size: int, fit: str) -> np.ndarray:
+    import tensorflow as tf
+
+    from tlkit.decode import decode_and_resize
+    from tlkit.pixels import why_not
+
+    data = _read(file)
+    if isinstance(data, str):
+        raise DataError(f"'{file}' cannot be read: {data}. Expected an image file.")
+    try:
+        return decode_and_resize(tf.constant(data), size, fit).numpy()
+    except (tf.errors.InvalidArgumentError, ValueError):
+        raise DataError(f"'{file}' is no image that decodes: {': '.join(why_not(data))}. Leave it out.") from None
 
 
 def served_folder(model: str | Path) -> Path:

@@ -24,6 +24,12 @@ FILES = (
     "model.keras",
     "predictions.csv",
     "saved_model",
+    "mistakes.csv",
+    "label_errors.csv",
+    "duplicates.csv",
+    "outliers.csv",
+    "report.json",
+    "report.html",
     "metrics.json",
 )
 
