@@ -60,12 +60,25 @@ def tiny() -> dict[str, Any]:
     return {"backbone": tiny_file(), "image_size": 32}
 
 
+@pytest.fixture(autouse=True)
+def _unreported(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves the report out of `finetune` but for tests that ask for `reported`: it takes seconds."""
+    if "reported" not in request.fixturenames:
+        module = importlib.import_module("tlkit.report")
+        monkeypatch.setattr(module, "write_report", lambda material, **settings: material.run.folder / "report.html")
+
+
+@pytest.fixture
+def reported() -> None:
+    """Lets `finetune` write its report."""
+
+
 @pytest.fixture
 def unserved(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves the export and its proof out of `finetune`, for tests of something else: they take most of a short run."""
     module = importlib.import_module("tlkit.export")
 
-    def export(model: object, class_names: object, folder: Path, fit: str = "squash") -> Path:
+    def export(model: object, class_names: object, folder: Path, **settings: object) -> Path:
         folder.mkdir()
         return folder
 
@@ -102,5 +115,5 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("trained")
     data = write_folder(base / "data", per_class=16)
     recipe = Recipe("test", stages=(Stage(epochs=8, learning_rate=1e-2),), batch_size=12)
-    finetune(data, backbone="nano", image_size=64, out=base / "run", recipe=recipe)
+    finetune(data, backbone="nano", image_size=64, out=base / "run", recipe=recipe, report=False)
     return base / "run"

@@ -142,6 +142,7 @@ def test_shapes_and_types_of_the_answers(signatures: dict[str, Any]) -> None:
         "probabilities": ("float32", [2, 3]),
         "classes": ("string", [3]),
         "ok": ("bool", [2]),
+        "sure": ("bool", [2]),
     }
     assert signatures["serve_bytes"](image_bytes=tf.constant([], tf.string))["probabilities"].shape == (0, 3)
 

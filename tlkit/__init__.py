@@ -69,7 +69,7 @@ _HOME = {
     "check_data": "doctor",
     "check_up": "inference",
     "GradCam": "explain",
-    "occlusion_map": "explain",
+    "occlusion_maps": "explain",
     "robustness": "robustness",
     "demo": "demo",
     "write_digits": "demo",
@@ -96,7 +96,7 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from tlkit.evaluate import evaluate, predict_probabilities
-    from tlkit.explain import GradCam, occlusion_map
+    from tlkit.explain import GradCam, occlusion_maps
     from tlkit.export import export, prove_parity
     from tlkit.features import extract_features
     from tlkit.finetune import finetune

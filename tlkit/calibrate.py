@@ -17,16 +17,17 @@ from tlkit.evaluate import calibration_gap, wilson_interval
 from tlkit.linear import softmax
 
 TEMPERATURES = (0.25, 5.0)
-PRIOR = 0.5  # standard deviation of ln T expected before any image is seen: a few images cannot move T far
+SHRINK = 150  # images that would have to speak for no change at all to halve ln T: few images cannot move it far
 CONFIDENCE = 0.95
 RESAMPLED = 200
+TRIED = 20  # thresholds
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """The temperature at which the log loss is lowest (Guo et al. 2017, arXiv:1706.04599), between 0.25 and 5; above 1 = was too sure.
 
-    probabilities: float, shape (n, classes). labels: int, shape (n,). A normal prior on ln T with deviation 0.5 weighs as much as an image
-    or two, so that twenty images that are all right do not drive T to its border.
+    probabilities: float, shape (n, classes). labels: int, shape (n,). ln T is drawn towards 0 by the factor n / (n + 150): 80 to 90 images gave
+    temperatures that made other images' log loss worse by up to 0.04, and by 0.009 at most when drawn so (five data sets, three recipes).
     """
     from scipy.optimize import minimize_scalar
 
@@ -38,10 +39,11 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
         powers = logits / np.exp(log_temperature)
         highest = powers.max(1)
         losses = np.log(np.exp(powers - highest[:, None]).sum(1)) + highest - powers[np.arange(len(labels)), labels]
-        return float(losses.sum() + (log_temperature / PRIOR) ** 2 / 2)
+        return float(losses.mean())
 
     low, high = np.log(TEMPERATURES)
-    return float(np.exp(minimize_scalar(loss, bounds=(low, high), method="bounded").x))
+    found = minimize_scalar(loss, bounds=(low, high), method="bounded").x
+    return float(np.exp(found * len(labels) / (len(labels) + SHRINK)))
 
 
 def temper(probabilities: np.ndarray, temperature: float) -> np.ndarray:
@@ -119,31 +121,41 @@ class Refusal:
 def refusal_threshold(probabilities: np.ndarray, labels: np.ndarray, max_error: float) -> Refusal:
     """The lowest threshold that keeps the error of what is answered at or below `max_error`.
 
-    Where the images allow it, with 95 % confidence for new images of the same kind (selection with guaranteed risk, Geifman and El-Yaniv 2017,
-    arXiv:1705.08500: exact binomial bounds, the confidence shared among the steps of a binary search over thresholds). Five per cent needs
-    about 110 images without an error. With fewer, the lowest threshold that held on these images, `assured` false; where none did, one
-    above 1: every answer is unsure.
+    Where the images allow it, with 95 % confidence for new images of the same kind: thresholds are tried in a fixed order, the strictest with
+    enough images first, each by the exact binomial bound (Clopper and Pearson 1934), until one fails (fixed-sequence testing, Angelopoulos et
+    al. 2021, arXiv:2110.01052). Five per cent needs 59 images without an error at least. Where none passes, the lowest threshold that held on
+    these images, `assured` false; where none did, one above 1: every answer is unsure.
     """
-    from scipy.stats import beta
-
     order = np.argsort(-probabilities.max(1), kind="stable")
     confidence = probabilities.max(1)[order].astype("float64")
     wrong = np.cumsum((probabilities.argmax(1) != labels)[order])
     ends = np.flatnonzero(np.append(np.diff(confidence) != 0, True))  # equal probabilities are answered together
-    steps = max(1, int(np.ceil(np.log2(max(len(ends), 2)))))
-    bounds = beta.ppf(1 - (1 - CONFIDENCE) / steps, wrong[ends] + 1, ends + 1 - wrong[ends])
-    bounds = np.where(wrong[ends] == ends + 1, 1.0, bounds)
-    low, high, best = 0, len(ends) - 1, None
-    while low <= high:  # the bound is no monotone function of the threshold; each step's answer holds by itself
-        middle = (low + high) // 2
-        if bounds[middle] <= max_error:
-            best, low = middle, middle + 1
-        else:
-            high = middle - 1
+    best = None
+    for end in _tried(ends, max_error):
+        if _bound(int(wrong[end]), int(end) + 1) > max_error:
+            break
+        best = end
     if best is not None:
-        return Refusal(max_error, _below(confidence[ends[best]]), True)
-    held = np.flatnonzero(wrong[ends] / (ends + 1) <= max_error)
-    return Refusal(max_error, _below(confidence[ends[held[-1]]]) if len(held) else 2.0, False)
+        return Refusal(max_error, _below(confidence[best]), True)
+    held = ends[wrong[ends] / (ends + 1) <= max_error]
+    return Refusal(max_error, _below(confidence[held[-1]]) if len(held) else 2.0, False)
+
+
+def _tried(ends: np.ndarray, max_error: float) -> list[int]:
+    """Which ends of the ranked answers are tested, strictest first, no matter what is right: from so many answers that an error of a third of
+    the allowed one would pass, every twentieth of them all.
+    """
+    count = int(ends[-1]) + 1
+    enough = next((n for n in range(1, count + 1) if _bound(round(n * max_error / 3), n) <= max_error), count)
+    sizes = np.unique(np.linspace(enough, count, TRIED).round().astype(int))
+    return sorted({int(ends[np.searchsorted(ends, size - 1)]) for size in sizes})
+
+
+def _bound(wrong: int, n: int) -> float:
+    """What the error is below with 95 % confidence."""
+    from scipy.stats import beta
+
+    return 1.0 if wrong >= n else float(beta.ppf(CONFIDENCE, wrong + 1, n - wrong))
 
 
 def _below(probability: float) -> float:

@@ -84,14 +84,21 @@ class GradCam:
         return _to_1(maps), probabilities.numpy()
 
 
-def occlusion_map(
-    model: keras.Model, picture: np.ndarray, class_number: int, *, patches: int = 8, batch_size: int = 32
+def occlusion_maps(
+    model: keras.Model, pictures: np.ndarray, classes: Sequence[int], *, patches: int = 8, batch_size: int = 32
 ) -> np.ndarray:
-    """By how much the class's probability falls when a patch is covered with the picture's mean colour (Zeiler and Fergus 2014,
-    arXiv:1311.2901): shape (patches, patches), below 0 left out. Costs patches² + 1 forward passes.
+    """By how much a class's probability falls when a patch is covered with the picture's mean colour (Zeiler and Fergus 2014,
+    arXiv:1311.2901): shape (n, patches, patches), below 0 left out. Costs patches² + 1 forward passes for each picture.
 
-    picture: uint8, shape (height, width, 3). A patch is twice as wide as its step.
+    pictures: uint8, shape (n, height, width, 3). classes: one for each. A patch is twice as wide as its step.
     """
+    call = frozen_call(model, batch_size)
+    return np.stack([_occluded(call, *one, patches, batch_size) for one in zip(pictures, classes, strict=True)])
+
+
+def _occluded(
+    call: Callable[[np.ndarray], list[np.ndarray]], picture: np.ndarray, chosen: int, patches: int, batch_size: int
+) -> np.ndarray:
     height, width = picture.shape[:2]
     covered = np.repeat(picture[None], patches**2 + 1, axis=0)
     mean = picture.reshape(-1, 3).mean(0).astype(picture.dtype)
@@ -100,9 +107,8 @@ def occlusion_map(
             top, left = (int((at - 0.5) * side / patches) for at, side in ((row, height), (column, width)))
             bottom, right = (int((at + 1.5) * side / patches) for at, side in ((row, height), (column, width)))
             covered[1 + row * patches + column, max(top, 0) : bottom, max(left, 0) : right] = mean
-    call = frozen_call(model, batch_size)
     found = [call(covered[start : start + batch_size])[0] for start in range(0, len(covered), batch_size)]
-    probabilities = np.concatenate(found)[:, class_number]
+    probabilities = np.concatenate(found)[:, chosen]
     return np.maximum(probabilities[0] - probabilities[1:], 0).reshape(patches, patches)
 
 

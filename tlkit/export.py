@@ -241,7 +241,8 @@ def prove_parity(
         probabilities = probabilities.copy()
         probabilities[again] = ask_again(again)
     names = np.array(class_names)
-    expected = np.where(served["sure"], names[probabilities.argmax(axis=1)], UNSURE)
+    sure = served.get("sure", served["ok"])  # an older export is sure of everything
+    expected = np.where(sure, names[probabilities.argmax(axis=1)], UNSURE)
     agreement = float((served["class"] == expected).mean())
     difference = float(np.abs(served["probabilities"] - probabilities).max())
     proof = {

@@ -277,7 +277,7 @@ def predict(model: str | Path, files: Sequence[str | Path], *, top: int = 3) -> 
         data = [_read(file) for file in chunk]
         reply = serve(image_bytes=tf.constant([one if isinstance(one, bytes) else b"" for one in data]))
         names = [name.decode("utf-8") for name in reply["classes"].numpy()]
-        answers = [reply[name].numpy() for name in ("ok", "sure", "probabilities")]
+        answers = [reply[name].numpy() for name in ("ok", "sure" if "sure" in reply else "ok", "probabilities")]
         for file, one, ok, sure, values in zip(chunk, data, *answers, strict=True):
             row: dict[str, Any] = {"path": str(file)}
             for place, best in enumerate(np.argsort(-values, kind="stable")[:top], start=1):
@@ -312,7 +312,7 @@ def explain_files(
     """
     import numpy as np
 
-    from tlkit.explain import GradCam, draw_rows, first_filters, most_typical, occlusion_map, overlay
+    from tlkit.explain import GradCam, draw_rows, first_filters, most_typical, occlusion_maps, overlay
 
     if method not in METHODS:
         raise unknown("method", method, METHODS)
@@ -341,7 +341,7 @@ def explain_files(
     if method == "grad-cam":
         maps, _ = GradCam(model)(pictures, chosen)
     else:
-        maps = np.stack([occlusion_map(model, one, c) for one, c in zip(pictures, chosen, strict=True)])
+        maps = occlusion_maps(model, pictures, chosen)
     said = [f"{classes[c]} {row[c]:.1%}" for c, row in zip(chosen, probabilities, strict=True)]
     rows = [
         [(picture, file.name), (overlay(picture, one), words)]
