@@ -39,14 +39,14 @@ from tlkit import (
 from tlkit.backbones import BACKBONES
 from tlkit.errors import DataError, NameUnknown, RunError, SpecError, WeightsError
 from tlkit.inference import parity_sample
-from tlkit.runs import FILES
+from tlkit.runs import FILES, OF_REPORT
 
 QUICK = Recipe("quick", stages=(Stage(2, 1e-3),), batch_size=8)
 
 
 def test_a_run_leaves_every_file_and_learns(trained: Path) -> None:
     run = open_run(trained)
-    assert {p.name for p in trained.iterdir()} == set(FILES)
+    assert {p.name for p in trained.iterdir()} == set(FILES) - set(OF_REPORT)  # made without
     metrics = run.metrics
     assert metrics["validation"]["accuracy"] == 1.0 and metrics["test"] is None
     assert metrics["validation"]["n"] == 9 and len(metrics["validation"]["accuracy_95"]) == 2
@@ -316,7 +316,7 @@ def test_predicting_files_and_folders(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "deep" / "page.jpg").write_text("<html>404</html>")
     (tmp_path / "deep" / ".DS_Store").write_bytes(b"x")
     table = predict(trained, [tmp_path / "deep", tmp_path / "b.jpg"], top=2)
-    assert list(table.columns) == ["path", "prediction", "probability", "top2", "top2_probability", "problem"]
+    assert list(table.columns) == ["path", "prediction", "probability", "top2", "top2_probability", "sure", "problem"]
     assert [Path(p).name for p in table["path"]] == ["page.jpg", "r.png", "b.jpg"]
     assert table["prediction"].tolist()[1:] == ["red", "blue"] and pd.isna(table["prediction"][0])
     assert table["problem"].tolist() == ["not-an-image: it is an HTML or XML page", "", ""]

@@ -15,6 +15,7 @@ import pytest
 from tlkit import Recipe, RunError, SpecError, Stage, finetune, open_run, report
 from tlkit.charts import lines, reliability
 from tlkit.report import confusion_order, next_steps, rank
+from tlkit.runs import FILES
 
 SECTIONS = [
     "summary",
@@ -81,6 +82,7 @@ def test_the_same_numbers_are_files_beside_it(run_folder: Path) -> None:
     assert numbers["data"]["n"] == 48
     assert numbers["milliseconds_an_image"] > 0
     assert 0 <= numbers["explain"]["without_evidence"] <= 1
+    assert {p.name for p in run_folder.iterdir()} == set(FILES)
     for name in ("label_errors", "duplicates", "outliers", "mistakes"):
         assert "path" in pd.read_csv(run_folder / f"{name}.csv").columns
     mistakes = pd.read_csv(run_folder / "mistakes.csv")

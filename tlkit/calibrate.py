@@ -46,16 +46,16 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(np.exp(found * len(labels) / (len(labels) + SHRINK)))
 
 
-def temper(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+def temper(probabilities: np.ndarray | list[list[float]], temperature: float) -> np.ndarray:
     """What a softmax would have answered had its inputs been divided by the temperature: float32, the same shape.
 
-    >>> temper(np.array([[0.8, 0.2]]), 1.0).round(3).tolist()
-    [[0.8, 0.2]]
+    >>> [round(float(p), 3) for p in temper([[0.8, 0.2]], 2.0)[0]]
+    [0.667, 0.333]
     """
     return softmax(_logits(probabilities) / temperature).astype("float32")
 
 
-def _logits(probabilities: np.ndarray) -> np.ndarray:
+def _logits(probabilities: np.ndarray | list[list[float]]) -> np.ndarray:
     return np.log(np.maximum(np.asarray(probabilities, "float64"), 1e-38))
 
 

@@ -29,6 +29,18 @@ class _Command(click.Command):
             option.hidden = True
         return option
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Without a headline of their own: what follows the sentence are the options."""
+        records = [
+            record
+            for one in self.get_params(ctx)
+            if isinstance(one, click.Option) and (record := one.get_help_record(ctx))
+        ]
+        if records:
+            formatter.write_paragraph()
+            with formatter.indentation():
+                formatter.write_dl(records)
+
 
 class _Group(click.Group):
     """A group that offers the nearest command, and prints our errors as one paragraph."""
@@ -87,7 +99,7 @@ def demo(out: str) -> None:
 @click.option("--max-minutes", type=float, metavar="M", help="for the whole command")
 @click.option("--cache-gb", type=float, metavar="G", help="limit of all caches on disk")
 @click.option("--strict", is_flag=True, help="any problem in the data is an error")
-@click.option("--report/--no-report", default=True, help="write RUN/report.html; default yes")
+@click.option("--report/--no-report", default=True, hidden=True)  # in the README; the help is one screen
 @click.option("--dry-run", is_flag=True, help="print the plan and stop")
 @click.option("--force", is_flag=True, help="replace an earlier run in RUN")
 def finetune(data: str, **settings: Any) -> None:

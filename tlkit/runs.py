@@ -16,6 +16,14 @@ from typing import Any
 from tlkit.errors import RunError
 from tlkit.files import write_atomically
 
+OF_REPORT = (
+    "mistakes.csv",
+    "label_errors.csv",
+    "duplicates.csv",
+    "outliers.csv",
+    "report.json",
+    "report.html",
+)
 FILES = (
     "plan.json",
     "split.csv",
@@ -24,12 +32,7 @@ FILES = (
     "model.keras",
     "predictions.csv",
     "saved_model",
-    "mistakes.csv",
-    "label_errors.csv",
-    "duplicates.csv",
-    "outliers.csv",
-    "report.json",
-    "report.html",
+    *OF_REPORT,
     "metrics.json",
 )
 
