@@ -66,6 +66,25 @@ def check_structure(name: str) -> None:
     assert 4 <= len(parts) <= 7 and all(len(block.end) <= 2 for block in parts)
 
 
+def check_explanation(name: str) -> None:
+    """Grad-CAM finds the last feature maps, and what it says is a map for each picture and the classifier's own probabilities."""
+    import tensorflow as tf
+
+    from tlkit.explain import GradCam
+
+    model = tiny(name)
+    images = pictures(model, 2)
+    tf.config.run_functions_eagerly(True)  # tracing the large ones takes minutes, and is no matter here
+    try:
+        maps, probabilities = GradCam(model, 2)(images, [0, 2])
+        expected = np.asarray(model(images, training=False))
+    finally:
+        tf.config.run_functions_eagerly(False)
+    assert maps.shape[0] == 2 and maps.ndim == 3 and min(maps.shape) >= 1
+    assert np.isfinite(maps).all() and maps.min() >= 0 and maps.max() <= 1 + 1e-6
+    assert np.allclose(probabilities, expected, atol=1e-4)
+
+
 def check_behaviour(name: str, tmp_path: Path) -> None:
     """`fit` moves what is unfrozen and nothing else, BatchNorm obeys its mode, and both files answer the same."""
     from tlkit.export import export
@@ -112,6 +131,17 @@ def test_blocks_cover_the_backbone(name: str) -> None:
 @pytest.mark.parametrize("name", [n for n in BACKBONES if n not in QUICK])
 def test_blocks_cover_the_backbone_of_every_row(name: str) -> None:
     check_structure(name)
+
+
+@pytest.mark.parametrize("name", QUICK[:2])
+def test_grad_cam_runs(name: str) -> None:
+    check_explanation(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in BACKBONES if n not in QUICK[:2]])
+def test_grad_cam_runs_on_every_row(name: str) -> None:
+    check_explanation(name)
 
 
 @pytest.mark.slow
