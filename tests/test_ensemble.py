@@ -109,6 +109,7 @@ def test_evaluation_says_what_views_gain_and_cost(trained: Path) -> None:
         evaluate_run(trained, views="flips")
 
 
+@pytest.mark.slow
 def test_views_leave_mirror_images_out_where_these_are_another_class(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

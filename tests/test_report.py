@@ -117,6 +117,7 @@ def test_what_names_hold_is_shown_and_not_run(run_folder: Path, tmp_path: Path, 
     assert any("<img src=x onerror=alert(1)>" in words for words in page.words)
 
 
+@pytest.mark.slow
 def test_robustness_is_measured_when_asked_for_and_kept_in_the_next_report(
     run_folder: Path, tmp_path: Path, reported: None
 ) -> None:

@@ -295,6 +295,7 @@ def test_asking_again_takes_it_from_the_cache(arrow_folder: Path, monkeypatch: p
 
 
 @pytest.mark.usefixtures("unserved")
+@pytest.mark.slow
 def test_finetune_trains_with_what_is_safe_only_and_writes_down_why(arrow_folder: Path, tmp_path: Path) -> None:
     asked = Augmentation(flip_horizontal=0.5, brightness=(-0.1, 0.1))
     run = finetune(arrow_folder, backbone="nano", recipe="small_similar", augment=asked, out=tmp_path / "run")

@@ -95,6 +95,7 @@ def test_a_tapping_head_is_solved_and_tuned() -> None:
     assert history.rows[0]["val_accuracy"] > 0.9
 
 
+@pytest.mark.slow
 def test_the_last_epoch_is_kept_when_asked_whatever_validation_says() -> None:
     data, val = examples(24, 404), examples(12, 405)
     wild = Stage(3, 3.0, optimizer="sgd")

@@ -160,6 +160,7 @@ def test_an_easy_set_takes_a_linear_head_and_few_validation_images_judge_no_fine
 
 
 @pytest.mark.usefixtures("blind_heads")
+@pytest.mark.slow
 def test_fine_tuning_that_is_ahead_wins_and_is_trained_already() -> None:
     pool = examples(90, 606)
     found = hold(pool, 48, epochs=4)

@@ -198,6 +198,7 @@ def test_the_same_seed_gives_the_same_history() -> None:
     assert runs[0] == runs[1] != runs[2]
 
 
+@pytest.mark.slow
 def test_streaming_the_frozen_part_gives_what_caching_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     plan, data, val = recipe(Stage(2, 1e-2, unfreeze=1)), examples(24, 109), examples(9, 110)
     cached, streamed = tiny(seed=0), tiny(seed=0)
@@ -210,6 +211,7 @@ def test_streaming_the_frozen_part_gives_what_caching_gives(monkeypatch: pytest.
         assert np.allclose(one, other, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_when_memory_runs_out_the_batch_is_halved_and_the_stage_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     plan, data, val = recipe(Stage(2, 1e-2)), examples(24, 117), examples(9, 118)
     asked: list[int] = []

@@ -210,8 +210,12 @@ def run_check(
     hints = name_hints(check.names)
     narrowed, verdicts = asked, []
     first = check.look_at(sorted(asked.fields(), key=lambda name: name not in FLIPS), deadline)
+    to_narrow = sum(not finding.fine for name, (finding, _) in first.items() if name not in FLIPS)
     for name in asked.fields():
-        verdict = check.judge(name, first[name], hints, thorough, deadline) if name in first else None
+        now, mine = time.monotonic(), deadline
+        if name in first and not first[name][0].fine and name not in FLIPS:
+            mine, to_narrow = now + max(deadline - now, 0) / to_narrow, to_narrow - 1  # each its share of what is left
+        verdict = check.judge(name, first[name], hints, thorough, mine) if name in first else None
         if verdict is None:
             verdict = check.unmeasured(name, hints, "the time for the check was over" if check.able else "")
         if name in allow:
