@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from tlkit.pixels import Pixels
 
-CHECK_SECONDS = 15  # at most for the class-safety check
+CHECK_SECONDS = 15  # at most for the class-safety check of a run without a limit of its own
 Say = Callable[[str], None]
 
 
@@ -287,7 +287,7 @@ def _narrow(
     """The recipe with its augmentation narrowed to what is safe for these pictures, and the decision for the plan."""
     from tlkit.safety import check_safety, sentence
 
-    seconds = CHECK_SECONDS if max_minutes is None else min(CHECK_SECONDS, 6 * max_minutes)
+    seconds = CHECK_SECONDS if max_minutes is None else 6 * max_minutes  # a tenth of the run
     say("checking  what the augmentation does to the classes of these pictures")
     safety = check_safety(
         images,
