@@ -32,6 +32,7 @@ FLOORS = {
     "train": 4,
     "evaluate": 4,
     "export": 4,
+    "targets": 5,
     "evidence": 4,
     "explain": 4,
     "robustness": 6,

@@ -23,6 +23,7 @@ _HOME = {
     "Stage": "spec",
     "TlkitError": "errors",
     "DataError": "errors",
+    "ExportError": "errors",
     "NameUnknown": "errors",
     "ParityError": "errors",
     "RunError": "errors",
@@ -52,6 +53,8 @@ _HOME = {
     "evaluate": "evaluate",
     "predict_probabilities": "evaluate",
     "export": "export",
+    "open_target": "targets",
+    "write_target": "targets",
     "prove_parity": "export",
     "choose_recipe": "strategy",
     "compare_backbones": "strategy",
@@ -87,6 +90,7 @@ if TYPE_CHECKING:
     from tlkit.ensemble import ensemble
     from tlkit.errors import (
         DataError,
+        ExportError,
         NameUnknown,
         ParityError,
         RunError,
@@ -112,6 +116,7 @@ if TYPE_CHECKING:
     from tlkit.sheet import draw_sheet
     from tlkit.spec import Augmentation, Head, Recipe, Stage
     from tlkit.strategy import choose_recipe, compare_backbones, explore_augmentation, measure_axes
+    from tlkit.targets import open_target, write_target
     from tlkit.train import train
 
 

@@ -297,14 +297,18 @@ def predict(model: str, files: Sequence[str], csv_file: str | None, top: int) ->
 @click.argument("run")
 @click.option("--to", metavar="FOLDER", help="default RUN/saved_model")
 @click.option("--max-error", type=float, metavar="SHARE", help='serve what is not so sure as "unsure"')
-def export(run: str, to: str | None, max_error: float | None) -> None:
-    """Write RUN's SavedModel again and prove that it equals the trained model."""
+@click.option(
+    "--format", "target", metavar="NAME", default="savedmodel", help="savedmodel, litert, litert-int8, onnx, keras"
+)
+@click.option("--force", is_flag=True, help="keep 8-bit integers that agree on less than 95 %")
+def export(run: str, to: str | None, max_error: float | None, target: str, force: bool) -> None:
+    """Write RUN's model for deployment and prove that it equals the trained one."""
     from tlkit.spec import check_max_error
 
     check_max_error(max_error)
     with _tensorflow_quietly():
         from tlkit.inference import export_run
-    folder, proof = export_run(run, to, max_error=max_error)
+    folder, proof = export_run(run, to, target=target, max_error=max_error, force=force)
     click.echo(f"written to {folder}")
     if proof is None:
         click.echo("parity not measured: the run's images are not where they were")
@@ -313,6 +317,11 @@ def export(run: str, to: str | None, max_error: float | None) -> None:
         f"equals the trained model on {proof['top1_agreement']:.0%} of {proof['n']} files, "
         f"largest difference {proof['max_difference']:.1e}"
     )
+    if "accuracy" in proof:
+        click.echo(
+            f"accuracy {proof['accuracy_before']:.1%} to {proof['accuracy']:.1%}, {proof['bytes'] / 1e6:.1f} MB, "
+            f"{proof['milliseconds_an_image']:.1f} ms an image"
+        )
 
 
 @main.command("report")

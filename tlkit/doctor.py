@@ -176,9 +176,11 @@ def examine(
     """The same from features that are there: features for the labels, looks for what is alike, float32, shape (n, numbers) each."""
     started = time.monotonic() if started is None else started
     table, labels = images.table, images.labels()
-    errors, accuracy = label_errors(features, labels, images.class_names, images.groups(), seed)
+    with ThreadPoolExecutor(1) as beside:  # solving heads keeps one core busy
+        judged = beside.submit(label_errors, features, labels, images.class_names, images.groups(), seed)
+        pairs, distances = near_duplicates(pixels, looks, images.keys())
+        errors, accuracy = judged.result()
     errors = _described(errors, table).sort_values("probability", kind="stable")
-    pairs, distances = near_duplicates(pixels, looks, images.keys())
     far = outliers(looks)
     counts = table["label"].value_counts()
     classes = pd.DataFrame(

@@ -7,6 +7,7 @@ TlkitError
 ├── WeightsError   (OSError)       weights that are absent, truncated or of another network
 ├── RunError       (OSError)       a run folder that is absent, unfinished or in the way
 ├── TrainingError  (RuntimeError)  training that broke down, such as a loss of NaN
+├── ExportError    (RuntimeError)  a format that cannot be written or run here
 └── ParityError    (RuntimeError)  a served model that disagrees with the trained one
 
 Each is also the builtin named beside it, so a script can catch either.
@@ -44,6 +45,10 @@ class RunError(TlkitError, OSError):
 
 class TrainingError(TlkitError, RuntimeError):
     """Training broke down."""
+
+
+class ExportError(TlkitError, RuntimeError):
+    """A model that cannot be written in a format, or what that format needs is not installed."""
 
 
 class ParityError(TlkitError, RuntimeError):

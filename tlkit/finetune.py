@@ -10,6 +10,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -233,7 +234,7 @@ def finetune(
     from tlkit.evaluate import own_probabilities
     from tlkit.export import FreshProcess, export, prove_parity
 
-    with FreshProcess() as fresh:
+    with FreshProcess() as fresh, ThreadPoolExecutor(1) as beside:
         run.write_table("history.csv", _history_table(history))
         model = _as_saved(model, network, plan_recipe, plan["precision"])
         _save(run, model)
@@ -247,6 +248,12 @@ def finetune(
         with _timed(seconds, "export"):
             unsure_below = refusal["threshold"] if refusal else 0.0
             export(model, images.class_names, run.saved_model, fit=settings["fit"], unsure_below=unsure_below)
+        material = looking = None
+        if report:  # what takes long in it is done beside the proof, which another process works on
+            from tlkit.report import Material, look_at
+
+            material = Material(run, model, images, pixels)
+            looking = beside.submit(look_at, material, cache_gb=cache_gb)
         with _timed(seconds, "prove"):
             chosen = parity_sample(len(probabilities["val"]))
             part = images.part("val").take(chosen)
@@ -266,12 +273,10 @@ def finetune(
     run.write_json("metrics.json", metrics)  # from here on the run counts as finished
     for line in result_lines(run):
         say(line)
-    if report:
-        from tlkit.report import Material, write_report
+    if material is not None and looking is not None:
+        from tlkit.report import write_report
 
-        with _timed(seconds, "report"):
-            page = write_report(Material(run, model, images, pixels), cache_gb=cache_gb, verbose=verbose, say=say)
-        say(f"{'report':<11} {page} ({seconds['report']:.0f} s)")
+        say(f"{'report':<11} {write_report(material, looking.result(), verbose=verbose)}")
     return run
 
 

@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tlkit.safety import Verdict
 
 PARITY_FILES = 256
+DESCRIPTION = "tlkit.json"
 BATCH = 32
 MAX_FILE_BYTES = 512 * 1024 * 1024
 MOST_EXPLAINED = 64
@@ -197,44 +198,111 @@ def whole_set(run: Run, cache_gb: float | None = None) -> tuple[ImageSet, Pixels
 
 
 def export_run(
-    run: Run | str | Path, to: str | Path | None = None, *, max_error: float | None = None
+    run: Run | str | Path,
+    to: str | Path | None = None,
+    *,
+    target: str = "savedmodel",
+    max_error: float | None = None,
+    force: bool = False,
 ) -> tuple[Path, dict[str, Any] | None]:
-    """Write a run's SavedModel again, and prove it on the run's validation files.
+    """Write a run's model for deployment, and prove it on the run's validation files.
 
-    to: default the run's own saved_model folder. max_error: what is not sure enough for this share of errors is served as "unsure" (see
-    `tlkit.calibrate.refusal_threshold`); default as the run was made. Returns the folder and the proof; None instead of the proof when
-    the run's images are no longer there.
+    to: a folder; default RUN/saved_model, or RUN/TARGET. target: "savedmodel" takes encoded files; "litert", "litert-int8", "onnx" and "keras"
+    take pixels (see `tlkit.targets`). max_error: what is not sure enough for this share of errors is served as "unsure" (see
+    `tlkit.calibrate.refusal_threshold`); default as the run was made. force: keep 8-bit integers that agree with the model on less than 95 %.
 
-    Raises SpecError for a share outside 0 to 1, DataError where a new one is asked for and the run's images are gone.
+    Returns the folder and the proof; None instead of the proof when the run's images are no longer there.
+
+    Raises NameUnknown or ExportError for the target, SpecError for a share outside 0 to 1, ParityError for an export that disagrees, DataError where
+    the run's images are needed (a new max_error, 8-bit integers) and gone.
     """
-    import numpy as np
-
-    from tlkit.calibrate import refusal_threshold
-    from tlkit.evaluate import own_probabilities, predict_probabilities
-    from tlkit.export import export, prove_parity
-    from tlkit.pixels import decode_images
+    from tlkit.export import export
+    from tlkit.targets import check_target, write_target
 
     run = run if isinstance(run, Run) else open_run(run)
     check_max_error(max_error)
+    check_target(target)
     plan, model, fit = run.plan, load_model(run), run.plan["settings"]["fit"]
-    refusal = run.metrics.get("refusal") or {}
-    unsure_below = refusal.get("threshold", 0.0)
-    if max_error is not None:
-        pixels, images = decode_images(own_part(run, "val"), plan["image_size"], fit)
-        labels = np.array([plan["classes"].index(label) for label in images.table["label"]])
-        probabilities = predict_probabilities(model, pixels.of(images), batch_size=BATCH)
-        unsure_below = refusal_threshold(probabilities, labels, max_error).threshold
-    folder = Path(to) if to is not None else run.saved_model
-    export(model, plan["classes"], folder, fit=fit, unsure_below=unsure_below)
+    unsure_below = _unsure_below(run, model, max_error)
+    default = run.saved_model if target == "savedmodel" else run.folder / target
+    folder = Path(to) if to is not None else default
+    if target == "savedmodel":
+        export(model, plan["classes"], folder, fit=fit, unsure_below=unsure_below)
+        return folder, _prove_served(run, model, folder)
+    training = _some_pixels(run, "train", REPRESENTATIVE_IMAGES) if target == "litert-int8" else None
+    representative = None if training is None else training[0]
+    write_target(
+        model, plan["classes"], folder, target, fit=fit, unsure_below=unsure_below, representative=representative
+    )
+    return folder, _prove_pixels(run, model, folder, training, force)
+
+
+REPRESENTATIVE_IMAGES = 200
+
+
+def _unsure_below(run: Run, model: keras.Model, max_error: float | None) -> float:
+    """The run's own threshold, or that of a new share of errors."""
+    if max_error is None:
+        return (run.metrics.get("refusal") or {}).get("threshold", 0.0)
+    from tlkit.calibrate import refusal_threshold
+
+    pixels, labels = _some_pixels(run, "val", None)
+    return refusal_threshold(_answered(model, pixels), labels, max_error).threshold
+
+
+def _answered(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
+    """Keras' own answers to pixels in memory."""
+    import numpy as np
+
+    return np.concatenate([model.predict_on_batch(pixels[at : at + BATCH]) for at in range(0, len(pixels), BATCH)])
+
+
+def _some_pixels(run: Run, part: str, most: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of a part's images, evenly taken from all if there are more than so many, and their labels."""
+    import numpy as np
+
+    from tlkit.pixels import decode_images
+
+    images, plan = own_part(run, part), run.plan
+    if most is not None and len(images) > most:
+        images = images.take(np.linspace(0, len(images) - 1, most).round().astype(int).tolist())
+    pixels, images = decode_images(images, plan["image_size"], plan["settings"]["fit"])
+    labels = np.array([plan["classes"].index(label) for label in images.table["label"]], dtype="int64")
+    return pixels.of(images).gather(np.arange(len(images))), labels
+
+
+def _prove_served(run: Run, model: keras.Model, folder: Path) -> dict[str, Any] | None:
+    from tlkit.evaluate import own_probabilities, predict_probabilities
+    from tlkit.export import prove_parity
+    from tlkit.pixels import decode_images
+
+    plan = run.plan
     try:
         images = own_part(run, "val")
     except DataError:
-        return folder, None
+        return None
     images = images.take(parity_sample(len(images)))
-    pixels, images = decode_images(images, plan["image_size"], fit)
+    pixels, images = decode_images(images, plan["image_size"], plan["settings"]["fit"])
     probabilities = predict_probabilities(model, pixels.of(images), batch_size=BATCH)
     own = functools.partial(own_probabilities, model, pixels.of(images))
-    return folder, prove_parity(folder, images.files(), probabilities, plan["classes"], ask_again=own)
+    return prove_parity(folder, images.files(), probabilities, plan["classes"], ask_again=own)
+
+
+def _prove_pixels(
+    run: Run, model: keras.Model, folder: Path, training: tuple[np.ndarray, np.ndarray] | None, force: bool
+) -> dict[str, Any] | None:
+    """On validation images, and on the training images that the converter saw where there are any."""
+    import numpy as np
+
+    from tlkit.targets import prove_target
+
+    try:
+        pixels, labels = _some_pixels(run, "val", PARITY_FILES)
+    except DataError:
+        return None
+    if training is not None:
+        pixels, labels = (np.concatenate(both) for both in zip((pixels, labels), training, strict=True))
+    return prove_target(folder, pixels, _answered(model, pixels), labels, force=force)
 
 
 def parity_sample(count: int) -> list[int]:
@@ -257,28 +325,21 @@ def predict(model: str | Path, files: Sequence[str | Path], *, top: int = 3) -> 
     """
     import numpy as np
     import pandas as pd
-    import tensorflow as tf
 
     from tlkit.pixels import why_not
 
     if top < 1:
         raise DataError(f"top is {top}. Expected 1 or more.")
-    folder = served_folder(model)
     found = _expand(files)
     if not found:
         raise DataError(f"No files in {', '.join(repr(str(f)) for f in files)}. Expected image files.")
-    try:
-        serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"'{folder}' does not load as a SavedModel: {error}. Export the run again.") from error
+    names, answer = _opened(model)
     rows: list[dict[str, Any]] = []
     for start in range(0, len(found), BATCH):
         chunk = found[start : start + BATCH]
         data = [_read(file) for file in chunk]
-        reply = serve(image_bytes=tf.constant([one if isinstance(one, bytes) else b"" for one in data]))
-        names = [name.decode("utf-8") for name in reply["classes"].numpy()]
-        answers = [reply[name].numpy() for name in ("ok", "sure" if "sure" in reply else "ok", "probabilities")]
-        for file, one, ok, sure, values in zip(chunk, data, *answers, strict=True):
+        oks, sures, all_values = answer([one if isinstance(one, bytes) else b"" for one in data])
+        for file, one, ok, sure, values in zip(chunk, data, oks, sures, all_values, strict=True):
             row: dict[str, Any] = {"path": str(file)}
             for place, best in enumerate(np.argsort(-values, kind="stable")[:top], start=1):
                 column = "prediction" if place == 1 else f"top{place}"
@@ -288,6 +349,57 @@ def predict(model: str | Path, files: Sequence[str | Path], *, top: int = 3) -> 
             row["problem"] = "" if ok else one if isinstance(one, str) else ": ".join(why_not(one))
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+Opened = Callable[[list[bytes]], tuple[Any, Any, Any]]
+
+
+def _opened(model: str | Path) -> tuple[list[str], Opened]:
+    """A model's class names, and a function from files' bytes to (ok, sure, probabilities), whatever format it is in."""
+    import tensorflow as tf
+
+    folder = Path(model)
+    if (folder / DESCRIPTION).is_file() and not (folder / "saved_model.pb").is_file():
+        return _opened_target(folder)
+    folder = served_folder(model)
+    try:
+        serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"'{folder}' does not load as a SavedModel: {error}. Export the run again.") from error
+    names = [name.decode("utf-8") for name in serve(image_bytes=tf.constant([b""]))["classes"].numpy()]
+
+    def answer(data: list[bytes]) -> tuple[Any, Any, Any]:
+        reply = serve(image_bytes=tf.constant(data))
+        return tuple(reply[name].numpy() for name in ("ok", "sure" if "sure" in reply else "ok", "probabilities"))
+
+    return names, answer
+
+
+def _opened_target(folder: Path) -> tuple[list[str], Opened]:
+    import numpy as np
+    import tensorflow as tf
+
+    from tlkit.decode import decode_and_resize
+    from tlkit.targets import open_target
+
+    description, ask = open_target(folder)
+    size, names = description["image_size"], description["classes"]
+
+    def decoded(data: bytes) -> np.ndarray | None:
+        try:
+            return decode_and_resize(tf.constant(data), size, description["fit"]).numpy()
+        except (tf.errors.InvalidArgumentError, ValueError):
+            return None
+
+    def answer(data: list[bytes]) -> tuple[Any, Any, Any]:
+        pictures = [decoded(one) for one in data]
+        ok = np.array([one is not None for one in pictures])
+        values = np.zeros((len(data), len(names)), "float32")
+        if ok.any():
+            values[ok] = ask(np.stack([one for one in pictures if one is not None]))
+        return ok, ok & (values.max(1) >= description["unsure_below"]), values
+
+    return names, answer
 
 
 METHODS = ("grad-cam", "occlusion")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from tlkit.doctor import Checkup
-    from tlkit.explain import Reliance
+    from tlkit.explain import GradCam, Reliance
     from tlkit.pixels import Pixels
 
 SHOWN = 12  # pictures of a gallery
@@ -79,85 +79,100 @@ def report(
         material = Material(run, material.model, *whole_set(run, cache_gb))
     except DataError as error:
         say(f"without pictures: {error}")
-    return write_report(material, seconds=15 * SECONDS, robust=robustness, cache_gb=cache_gb, verbose=verbose, say=say)
+    return write_report(material, seconds=15 * SECONDS, robust=robustness, cache_gb=cache_gb, verbose=verbose)
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What takes long in a report. checkup: of the data. cam: Grad-CAM of the model. reliance: what answers rest on. Each None where it cannot be."""
+
+    checkup: Checkup | None
+    cam: GradCam | None
+    reliance: Reliance | None
+
+
+def look_at(material: Material, *, seconds: float = SECONDS, cache_gb: float | None = None) -> Looked:
+    """The data doctor's checkup, and what the model's answers rest on. Needs the run's plan and predictions.
+
+    seconds: about how long the latter may take.
+    """
+    from tlkit.explain import GradCam
+
+    checkup, cam, found = None, None, None
+    if material.images is not None and material.pixels is not None:
+        checkup = _checkup(material, material.run.plan, cache_gb)
+    with contextlib.suppress(SpecError):  # an ensemble has no feature maps to weigh
+        cam = GradCam(material.model)
+    if cam is not None and material.images is not None:
+        found = _reliance(material, _answers(material.run), cam, seconds)
+    return Looked(checkup, cam, found)
 
 
 def write_report(
     material: Material,
+    looked: Looked | None = None,
     *,
     seconds: float = SECONDS,
     robust: bool = False,
     cache_gb: float | None = None,
     verbose: bool = False,
-    say: Say = lambda line: None,
 ) -> Path:
-    """Write `report.html` and the files beside it. seconds: about how long the test of what answers rest on may take."""
-    from tlkit.explain import GradCam
-
+    """Write `report.html` and the files beside it. looked: from `look_at`, if there is one already. The rest as there."""
     started = time.monotonic()
     run = material.run
-    plan, metrics = run.plan, run.metrics
+    plan, metrics, answers = run.plan, run.metrics, _answers(run)
     part = "test" if metrics["test"] else "validation"
-    answers = _answers(run, part)
+    looked = looked or look_at(material, seconds=seconds, cache_gb=cache_gb)
+    checkup, cam = looked.checkup, looked.cam
     album = _Album(material)
-    steps = _Steps(verbose, robust)
-    numbers: dict[str, Any] = {"part": part}
-    checkup, explained, cam, speed = None, None, None, None
-    with steps("data"):
-        if material.images is not None and material.pixels is not None:
-            checkup = _checkup(material, plan, cache_gb)
-            for name in ("label_errors", "duplicates", "outliers"):
-                run.write_table(f"{name}.csv", getattr(checkup, name))
-            numbers["data"] = checkup.to_dict()
-    with steps("evidence"):
-        with contextlib.suppress(SpecError):  # an ensemble has no feature maps to weigh
-            cam = GradCam(material.model)
-            speed = round(cam.milliseconds(), 2)
-        numbers["milliseconds_an_image"] = speed
-        if material.images is not None and cam is not None and speed is not None:
-            explained = _explained(material, answers, cam, speed, seconds)
-            numbers["explain"] = explained.to_dict()
-    table = None
+    speed = round(cam.milliseconds(), 2) if cam else None
+    numbers: dict[str, Any] = {"part": part, "milliseconds_an_image": speed}
+    if checkup is not None:
+        for name in ("label_errors", "duplicates", "outliers"):
+            run.write_table(f"{name}.csv", getattr(checkup, name))
+        numbers["data"] = checkup.to_dict()
+    if looked.reliance is not None:
+        numbers["explain"] = looked.reliance.to_dict()
     if robust and material.images is not None:
-        with steps("robustness"):
-            table = _robustness(material, answers, verbose)
-            numbers["robustness"] = table
+        numbers["robustness"] = _robustness(material, answers, verbose)
     elif (run.folder / "report.json").is_file():
-        table = json.loads((run.folder / "report.json").read_text(encoding="utf-8")).get("robustness")
-        numbers["robustness"] = table
-    with steps("page"):
-        mistakes = answers[answers["prediction"] != answers["label"]].sort_values("probability", ascending=False)
-        run.write_table("mistakes.csv", mistakes.drop(columns="part"))
-        reliability, numbers["reliability"] = _reliability(metrics, answers, part)
-        safety = _safety(plan, album)
-        sections = {
-            "summary": _summary(run, plan, metrics, part, speed, checkup),
-            "curves": _curves(run),
-            "confusion": _confusion(metrics[part], answers, album),
-            "mistakes": _mistakes(answers, album, cam, part),
-            "data": _data(run, plan, checkup, album),
-            "explain": _explain(plan, answers, album, cam, explained),
-            "reliability": reliability,
-            "safety": safety,
-            "robustness": _robust_section(table) if table else None,
-            "decisions": _decisions(run, plan),
-        }
-        numbers["report_seconds"] = round(time.monotonic() - started, 1)
-        run.write_json("report.json", numbers)
-        page = _render(
-            "report.html.jinja",
-            title=f"{Path(plan['settings']['data']).stem if Path(plan['settings']['data']).stem != 'splits' else Path(plan['settings']['data']).parent.name}: {len(plan['classes'])} classes, {plan['backbone']['name']}",
-            sections=[
-                *(("summary", "Summary"), ("curves", "Curves"), ("confusion", "Confusion"), ("mistakes", "Mistakes")),
-                *(("data-problems", "Data"), ("explain", "Why"), ("reliability", "Trust"), ("safety", "Augmentation")),
-                *((("robustness", "Robustness"),) if table else ()),
-                ("decisions", "Decisions"),
-            ],
-            footer=f"tlkit {plan['tlkit']}, {plan['started']}, {plan['device']}. Measured on the {part} part unless said otherwise.",
-            **sections,
-        )
-        write_atomically(run.folder / "report.html", page)
+        earlier = json.loads((run.folder / "report.json").read_text(encoding="utf-8"))
+        numbers["robustness"] = earlier.get("robustness")
+    table = numbers.get("robustness")
+    mistakes = answers[answers["prediction"] != answers["label"]].sort_values("probability", ascending=False)
+    run.write_table("mistakes.csv", mistakes.drop(columns="part"))
+    reliability, numbers["reliability"] = _reliability(metrics, answers, part)
+    page = _render(
+        "report.html.jinja",
+        title=f"{_data_name(plan)}: {len(plan['classes'])} classes, {plan['backbone']['name']}",
+        sections=[
+            *(("summary", "Summary"), ("curves", "Curves"), ("confusion", "Confusion"), ("mistakes", "Mistakes")),
+            *(("data-problems", "Data"), ("explain", "Why"), ("reliability", "Trust"), ("safety", "Augmentation")),
+            *((("robustness", "Robustness"),) if table else ()),
+            ("decisions", "Decisions"),
+        ],
+        summary=_summary(run, plan, metrics, part, speed, checkup),
+        curves=_curves(run),
+        confusion=_confusion(metrics[part], answers, album),
+        mistakes=_mistakes(answers, album, cam, part),
+        data=_data(run, plan, checkup, album),
+        explain=_explain(plan, answers, album, cam, looked.reliance),
+        reliability=reliability,
+        safety=_safety(plan, album),
+        robustness=_robust_section(table) if table else None,
+        decisions=_decisions(run, plan),
+        footer=f"tlkit {plan['tlkit']}, {plan['started']}, {plan['device']}. Measured on the {part} part unless said otherwise.",
+    )
+    numbers["report_seconds"] = round(time.monotonic() - started, 1)
+    run.write_json("report.json", numbers)
+    write_atomically(run.folder / "report.html", page)
     return run.folder / "report.html"
+
+
+def _data_name(plan: dict[str, Any]) -> str:
+    """clothing/splits.csv is clothing, and so is clothing/."""
+    data = Path(plan["settings"]["data"])
+    return data.parent.name if data.suffix == ".csv" else data.name
 
 
 def _render(template: str, **values: Any) -> str:
@@ -169,33 +184,17 @@ def _render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(**values)
 
 
-class _Steps:
-    """A bar over the report's steps; quiet unless verbose."""
-
-    def __init__(self, verbose: bool, robust: bool) -> None:
-        import keras
-
-        self._bar = keras.utils.Progbar(3 + robust, unit_name="step", verbose=1 if verbose else 0)
-
-    def __call__(self, name: str) -> _Steps:
-        return self
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *problem: object) -> None:
-        self._bar.add(1)
-
-
 # -- what it is made of -----------------------------------------------------------------------------------
 
 
-def _answers(run: Run, part: str) -> pd.DataFrame:
+def _answers(run: Run, part: str | None = None) -> pd.DataFrame:
+    """The predictions of a part, "test" or "validation"; default test, where there is one."""
     import pandas as pd
 
-    table = pd.read_csv(
-        run.folder / "predictions.csv", keep_default_na=False, dtype={"path": str, "label": str, "prediction": str}
-    )
+    text = {"path": str, "label": str, "prediction": str, "top2": str}
+    table = pd.read_csv(run.folder / "predictions.csv", keep_default_na=False, dtype=text)
+    if part is None:
+        part = "test" if (table["part"] == "test").any() else "validation"
     return table[table["part"] == {"validation": "val"}.get(part, part)].reset_index(drop=True)
 
 
@@ -226,11 +225,11 @@ def _checkup(material: Material, plan: dict[str, Any], cache_gb: float | None) -
     )
 
 
-def _explained(material: Material, answers: pd.DataFrame, cam: Any, speed: float, seconds: float) -> Reliance:
-    """What painting evidence over does to as many of the judged pictures as the time allows, 24 at least."""
+def _reliance(material: Material, answers: pd.DataFrame, cam: GradCam, seconds: float) -> Reliance:
+    """What painting evidence over does to as many of the judged pictures as the time allows, 16 at least."""
     from tlkit.explain import reliance
 
-    count = int(np.clip(seconds * 1000 / (3 * speed), 24, EXPLAINED))
+    count = int(np.clip(seconds * 1000 / (3 * cam.milliseconds()), 16, EXPLAINED))
     order = np.random.default_rng(0).permutation(len(answers))[:count]
     chosen = answers.iloc[np.sort(order)]
     classes = material.run.plan["classes"]

@@ -24,6 +24,7 @@ OF_REPORT = (
     "report.json",
     "report.html",
 )
+EXPORTS = ("litert", "litert-int8", "onnx", "keras")  # folders that `tlkit export` may have added
 FILES = (
     "plan.json",
     "split.csv",
@@ -99,7 +100,7 @@ def check_out(folder: Path, force: bool) -> None:
         return
     if not folder.is_dir():
         raise RunError(f"'{folder}' is a file. Expected a new or empty folder for the run.")
-    foreign = [p.name for p in _entries(folder) if p.name not in FILES]
+    foreign = [p.name for p in _entries(folder) if p.name not in (*FILES, *EXPORTS)]
     if foreign:
         raise RunError(
             f"'{folder}' holds files that are not a run's: {', '.join(sorted(foreign)[:3])}. Expected a new or empty folder."
@@ -114,7 +115,7 @@ def start_run(folder: Path, force: bool) -> Run:
     check_out(folder, force)
     folder.mkdir(parents=True, exist_ok=True)
     leftovers = [p for p in folder.iterdir() if p.name.startswith((".tmp-", ".old-"))]
-    for path in [*(folder / name for name in reversed(FILES)), *leftovers]:
+    for path in [*(folder / name for name in reversed((*EXPORTS, *FILES))), *leftovers]:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     return Run(folder)
 
