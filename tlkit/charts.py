@@ -95,10 +95,10 @@ def _axes(plane: _Plane, x_label: str, y_label: str, x_percent: bool, percent: b
     for value in _ticks(*plane.y_range):
         at = plane.y(value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        word = f"{value:.0%}" if percent else f"{value:g}"
+        word = _share(value) if percent else f"{value:g}"
         parts.append(f'<text class="small" text-anchor="end" x="{LEFT - 5}" y="{at + 4:.1f}">{word}</text>')
     for value in _ticks(*plane.x_range):
-        word = f"{value:.0%}" if x_percent else f"{value:g}"
+        word = _share(value) if x_percent else f"{value:g}"
         parts.append(
             f'<text class="small" text-anchor="middle" x="{plane.x(value):.1f}" y="{HEIGHT - BOTTOM + 12}">{word}</text>'
         )
@@ -107,6 +107,15 @@ def _axes(plane: _Plane, x_label: str, y_label: str, x_percent: bool, percent: b
         f'<text class="small" transform="translate(11 {TOP + 96}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
     )
     return "".join(parts)
+
+
+def _share(value: float) -> str:
+    """As per cent, with no more digits than it needs.
+
+    >>> _share(0.2), _share(0.005)
+    ('20%', '0.5%')
+    """
+    return f"{round(100 * value, 2):g}%"
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -631,7 +631,7 @@ def _reliability(metrics: dict[str, Any], answers: pd.DataFrame, part: str) -> t
         wanted = next(
             ((c, r, t) for c, r, t in reversed(list(zip(coverage, risk, thresholds, strict=True))) if r <= 0.05), None
         )
-        if wanted:
+        if wanted and wanted[0] < 1:
             lines.append(
                 f"Were it to answer only when its probability is {wanted[2]:.2f} or more, it would answer {wanted[0]:.0%} of the {part} images, {wanted[1]:.1%} of them wrong."
             )
