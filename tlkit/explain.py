@@ -21,6 +21,7 @@ from tlkit.frozen import frozen_call
 from tlkit.model import feature_maps
 
 MASKED = 0.3  # share of the pixels that are taken away
+CONTRAST = 45.0  # standard deviation of a drawn picture, of 255
 EDGE = 0.125  # of the side: what lies further out is the picture's edge
 COLOURS = ((0.0, (0, 0, 4)), (0.35, (120, 28, 109)), (0.65, (237, 105, 37)), (1.0, (252, 255, 164)))
 
@@ -240,7 +241,7 @@ def most_typical(
     seed: int = 0,
     say: Callable[[int], None] = lambda step: None,
 ) -> np.ndarray:
-    """A picture drawn by climbing a class's log probability from grey noise: uint8, shape (height, width, 3).
+    """A picture drawn by climbing a class's log odds from grey noise: uint8, shape (height, width, 3).
 
     As in Simonyan, Vedaldi and Zisserman 2013 (arXiv:1312.6034), with small shifts and smoothing between the steps, without which only
     speckles come out.
@@ -255,7 +256,8 @@ def most_typical(
     def slope(image: Any) -> Any:
         with tf.GradientTape() as tape:
             tape.watch(image)
-            score = tf.math.log(model(image, training=False)[:, class_number] + 1e-9)
+            chosen = model(image, training=False)[:, class_number]
+            score = tf.math.log(chosen + 1e-9) - tf.math.log(1 - chosen + 1e-6)  # does not saturate near 1
         return tape.gradient(score, image)
 
     for step in range(steps):
@@ -268,7 +270,8 @@ def most_typical(
             picture = gaussian_filter(picture, (0, 0.7, 0.7, 0))
         picture = picture.clip(0, 255)
         say(step + 1)
-    return picture[0].astype("uint8")
+    faint = picture[0] - picture[0].mean()
+    return (128 + faint * max(1.0, CONTRAST / max(float(faint.std()), 1e-6))).clip(0, 255).astype("uint8")
 
 
 def draw_rows(rows: Sequence[Sequence[tuple[np.ndarray, str]]], out: Path, side: int = 224) -> Path:
