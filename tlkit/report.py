@@ -91,7 +91,9 @@ class Looked:
     reliance: Reliance | None
 
 
-def look_at(material: Material, *, seconds: float = SECONDS, cache_gb: float | None = None) -> Looked:
+def look_at(
+    material: Material, *, seconds: float = SECONDS, cache_gb: float | None = None, verbose: bool = False
+) -> Looked:
     """The data doctor's checkup, and what the model's answers rest on. Needs the run's plan and predictions.
 
     seconds: about how long the latter may take.
@@ -100,7 +102,7 @@ def look_at(material: Material, *, seconds: float = SECONDS, cache_gb: float | N
 
     checkup, cam, found = None, None, None
     if material.images is not None and material.pixels is not None:
-        checkup = _checkup(material, material.run.plan, cache_gb)
+        checkup = _checkup(material, material.run.plan, cache_gb, verbose)
     with contextlib.suppress(SpecError):  # an ensemble has no feature maps to weigh
         cam = GradCam(material.model)
     if cam is not None and material.images is not None:
@@ -122,7 +124,7 @@ def write_report(
     run = material.run
     plan, metrics, answers = run.plan, run.metrics, _answers(run)
     part = "test" if metrics["test"] else "validation"
-    looked = looked or look_at(material, seconds=seconds, cache_gb=cache_gb)
+    looked = looked or look_at(material, seconds=seconds, cache_gb=cache_gb, verbose=verbose)
     checkup, cam = looked.checkup, looked.cam
     album = _Album(material)
     speed = round(cam.milliseconds(), 2) if cam else None
@@ -198,7 +200,7 @@ def _answers(run: Run, part: str | None = None) -> pd.DataFrame:
     return table[table["part"] == {"validation": "val"}.get(part, part)].reset_index(drop=True)
 
 
-def _checkup(material: Material, plan: dict[str, Any], cache_gb: float | None) -> Checkup:
+def _checkup(material: Material, plan: dict[str, Any], cache_gb: float | None, verbose: bool) -> Checkup:
     """Labels judged by the run's own backbone, as pretrained, where its features are there; else by `nano`."""
     import keras
 
@@ -222,6 +224,7 @@ def _checkup(material: Material, plan: dict[str, Any], cache_gb: float | None) -
         compute=False,
         seed=settings["seed"],
         cache_gb=cache_gb,
+        verbose=verbose,
     )
 
 
