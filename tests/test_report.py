@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from html.parser import HTMLParser
@@ -101,6 +102,17 @@ def test_a_report_is_made_again_without_the_pictures_when_they_are_gone(
     page = Page(report([folder], say=said.append).read_text(encoding="utf-8"))
     assert [one for one in page.ids if one in SECTIONS] == SECTIONS
     assert not page.images and any("gone" in line for line in said)
+
+
+def test_of_very_many_pictures_a_sample_is_looked_at_and_the_page_says_so(
+    run_folder: Path, tmp_path: Path, reported: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run_folder, folder)
+    monkeypatch.setattr(importlib.import_module("tlkit.report"), "CHECKED", 20)
+    page = Page(report([folder]).read_text(encoding="utf-8"))
+    assert json.loads((folder / "report.json").read_text(encoding="utf-8"))["data"]["n"] == 20
+    assert any("looked at 20 of 48 pictures" in words for words in page.words)
 
 
 def test_what_names_hold_is_shown_and_not_run(run_folder: Path, tmp_path: Path, reported: None) -> None:

@@ -40,6 +40,7 @@ MOST_CLASSES = 40  # in the confusion matrix
 SIDE = 168  # pixels of a picture on the page
 EXPLAINED = 200  # pictures at most for the test of what answers rest on ...
 SECONDS = 1.0  # ... and about how long that may take in `finetune`
+CHECKED = 10_000  # pictures at most for the data doctor; `tlkit inspect` looks at all
 ROBUST = 500  # pictures at most for robustness
 Say = Callable[[str], None]
 
@@ -216,8 +217,12 @@ def _checkup(material: Material, plan: dict[str, Any], cache_gb: float | None, v
     prefix = cut(material.model, network, 0)[0] if untouched and "ensemble_of" not in plan else None
     if prefix is not None and len(prefix.outputs) > 1:
         prefix = keras.Model(prefix.input, prefix.outputs[-1])  # of a head on several blocks, the last
+    images = material.images
+    if len(images) > CHECKED:
+        order = np.random.default_rng(settings["seed"]).permutation(len(images))[:CHECKED]
+        images = images.take(np.sort(order).tolist())
     return check_data(
-        material.images,
+        images,
         material.pixels,
         backbone=network,
         prefix=prefix,
@@ -528,6 +533,12 @@ def _data(run: Run, plan: dict[str, Any], checkup: Checkup | None, album: _Album
     if checkup is None:
         gone = "The pictures are not where they were, so that the data could not be looked at again."
         return {"lines": [gone], "labels": [], "duplicates": [], "outliers": [], "classes": [], "problems": files}
+    everything = sum(plan["images"].values())
+    if checkup.n < everything:
+        files = [
+            f"looked at {checkup.n:,} of {everything:,} pictures, drawn at random; tlkit inspect looks at all",
+            *files,
+        ]
     probable = checkup.label_errors[checkup.label_errors["probable"]].head(SHOWN)
     most = int(checkup.classes["images"].max())
     return {
