@@ -87,7 +87,7 @@ def test_the_whole_way_and_nothing_on_stderr(folder: Path, tmp_path: Path, tiny:
     )
     assert answer.returncode == 0 and "2 files, 1 with a problem" in answer.stdout, answer.stderr
     table = pd.read_csv(tmp_path / "out.csv")
-    assert list(table.columns) == ["path", "prediction", "probability", "top2", "top2_probability", "problem"]
+    assert list(table.columns) == ["path", "prediction", "probability", "top2", "top2_probability", "sure", "problem"]
 
 
 def test_evaluate_prints_the_table_and_json(trained: Path) -> None:

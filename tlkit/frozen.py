@@ -61,4 +61,15 @@ def _of_constants(model: keras.Model) -> Callable[[Any], Any]:
         constants = [[tf.constant(value) for value in values] for values in (trainable, others)]
         return model.stateless_call(*constants, inputs if len(inputs) > 1 else inputs[0], training=False)[0]
 
-    return lambda arrays: call(arrays if isinstance(arrays, list) else [arrays])
+    traced: dict[Any, Any] = {}
+
+    def run(arrays: Any) -> Any:
+        tensors = [tf.convert_to_tensor(array) for array in (arrays if isinstance(arrays, list) else [arrays])]
+        key = tuple((*one.shape, one.dtype) for one in tensors)
+        if (
+            key not in traced
+        ):  # asked for by name, because TensorFlow takes many networks traced once for one traced many times, and warns
+            traced[key] = call.get_concrete_function([tf.TensorSpec(one.shape, one.dtype) for one in tensors])
+        return traced[key](tensors)
+
+    return run
