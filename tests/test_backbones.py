@@ -218,3 +218,32 @@ def test_an_own_file_that_is_no_model_says_so(tmp_path: Path, content: bytes | N
 def test_building_gives_a_feature_map() -> None:
     inputs = keras.Input((32, 32, 3))
     assert len(build_backbone(BACKBONES["mobilenet_0.25"], inputs).shape) == 4
+
+
+@pytest.mark.parametrize("kind", ["whole.h5", "top.weights.h5"])
+def test_weights_with_a_top_are_loaded_without_it(kind: str, tmp_path: Path) -> None:
+    source = keras.applications.MobileNet(alpha=0.25, weights=None, classes=7, input_shape=(32, 32, 3))
+    for weight in source.weights:
+        weight.assign(np.random.default_rng(len(weight.shape)).normal(size=weight.shape))
+    if kind == "whole.h5":
+        source.save(tmp_path / kind)
+    else:
+        source.save_weights(tmp_path / kind)
+    model = build_classifier("mobilenet_0.25", 3, image_size=32, weights=str(tmp_path / kind))
+    theirs = {layer.name: layer.get_weights() for layer in source.layers if layer.weights}
+    mine = [layer for layer in model.layers if layer.weights and layer.name != "predictions"]
+    assert len(mine) == 54
+    for layer in mine:
+        assert all(np.array_equal(a, b) for a, b in zip(layer.get_weights(), theirs[layer.name], strict=True)), (
+            layer.name
+        )
+
+
+def test_weights_of_another_network_with_a_top_are_refused_with_both_shapes(tmp_path: Path) -> None:
+    keras.applications.MobileNet(alpha=0.5, weights=None, classes=7, input_shape=(32, 32, 3)).save(
+        tmp_path / "other.h5"
+    )
+    with pytest.raises(
+        WeightsError, match=r"layer 'conv1' has shapes .*the file's .*Expected the weights of mobilenet_0\.25"
+    ):
+        build_classifier("mobilenet_0.25", 3, image_size=32, weights=str(tmp_path / "other.h5"))

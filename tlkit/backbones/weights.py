@@ -60,19 +60,52 @@ def models_folder() -> Path:
 
 
 def load_backbone_weights(backbone: Backbone, model: keras.Model, file: Path) -> None:
-    """Load a weights file into a backbone without top. Raises WeightsError with both shapes, or the file's hash."""
+    """Load a weights file, with or without a top, into a backbone without. Raises WeightsError with both shapes, or the file's hash."""
     try:
         if file.suffix == ".npz":
             _load_arrays(model, file)
-        else:
+        elif not _load_below_the_top(model, file):
             model.load_weights(str(file))
     except Exception as error:  # Keras and h5py raise OSError, ValueError, KeyError and others here
         reason = str(error).splitlines()[0][:240] if str(error) else type(error).__name__
         raise WeightsError(
             f"'{file}' ({file.stat().st_size:,} bytes, SHA-256 {_digest(file, 'sha256')}) does not load into {backbone.name}: "
-            f"{reason}. Expected the weights of {backbone.name} without its top, {backbone.parameters:,} parameters, such "
+            f"{reason}. Expected the weights of {backbone.name}, without its top {backbone.parameters:,} parameters, such "
             f"as {backbone.weights_file}. If the file was cut short, delete it and fetch it again."
         ) from error
+
+
+def _load_below_the_top(model: keras.Model, file: Path) -> bool:
+    """Load an HDF5 file of layers by their order (whole models, and weights as Keras 2 wrote them) if it holds more layers than the network: those
+    behind the network's are its top. False, and nothing loaded, for other files. Raises ValueError where a layer does not fit.
+    """
+    import h5py
+    import numpy as np
+
+    with h5py.File(file, "r") as opened:
+        group = opened["model_weights"] if "model_weights" in opened else opened
+        if "layer_names" not in group.attrs:
+            return False
+        layers = [group[_text(name)] for name in group.attrs["layer_names"]]
+        theirs = [[np.asarray(one[_text(name)]) for name in one.attrs["weight_names"]] for one in layers]
+    theirs = [arrays for arrays in theirs if arrays]
+    ours = [layer for layer in model.layers if layer.weights]
+    if len(theirs) <= len(ours):
+        return False
+    pairs = []
+    for layer, arrays in zip(ours, theirs, strict=False):
+        weights = [*layer.trainable_weights, *layer.non_trainable_weights]  # the order in which such files keep them
+        shapes = [tuple(w.shape) for w in weights], [one.shape for one in arrays]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"layer '{layer.name}' has shapes {shapes[0]}, the file's {shapes[1]}")
+        pairs += list(zip(weights, arrays, strict=True))
+    for weight, array in pairs:
+        weight.assign(array)
+    return True
+
+
+def _text(name: bytes | str) -> str:
+    return name.decode("utf-8") if isinstance(name, bytes) else str(name)
 
 
 def save_arrays(model: keras.Model, file: Path) -> str:
