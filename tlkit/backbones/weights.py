@@ -83,7 +83,7 @@ def _load_below_the_top(model: keras.Model, file: Path) -> bool:
     import numpy as np
 
     with h5py.File(file, "r") as opened:
-        group = opened["model_weights"] if "model_weights" in opened else opened
+        group = opened.get("model_weights", opened)
         if "layer_names" not in group.attrs:
             return False
         layers = [group[_text(name)] for name in group.attrs["layer_names"]]
