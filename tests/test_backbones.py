@@ -247,3 +247,16 @@ def test_weights_of_another_network_with_a_top_are_refused_with_both_shapes(tmp_
         WeightsError, match=r"layer 'conv1' has shapes .*the file's .*Expected the weights of mobilenet_0\.25"
     ):
         build_classifier("mobilenet_0.25", 3, image_size=32, weights=str(tmp_path / "other.h5"))
+
+
+@pytest.mark.real
+def test_the_published_weights_with_a_top_are_those_without(shared: Path, imagenet: Path) -> None:
+    without = build_classifier("mobilenet_0.25", 3, image_size=64)
+    file = shared / "weights" / "keras" / "models" / "mobilenet_2_5_224_tf.h5"
+    given = build_classifier("mobilenet_0.25", 3, image_size=64, weights=str(file))
+    image = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype("float32")
+    outputs = [
+        np.asarray(keras.Model(model.input, model.get_layer("head_features").output)(image))
+        for model in (without, given)
+    ]
+    assert np.allclose(*outputs, atol=1e-4)
