@@ -165,6 +165,16 @@ def test_a_class_called_unsure_cannot_be_refused(tmp_path: Path) -> None:
         export(model, ["sure", "unsure"], tmp_path / "model", unsure_below=0.5)
 
 
+def test_a_class_called_unsure_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    from tlkit import finetune
+
+    data = write_folder(tmp_path / "data")
+    (data / "red").rename(data / "unsure")
+    with pytest.raises(SpecError, match="Rename it"):
+        finetune(data, backbone="nano", max_error=0.1, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1])
 def test_a_share_of_errors_outside_0_to_1_is_refused_before_anything_is_read(share: float, tmp_path: Path) -> None:
     from tlkit import finetune

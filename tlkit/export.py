@@ -51,10 +51,8 @@ def export(
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not (folder / "saved_model.pb").is_file():
         raise RunError(f"'{folder}' holds something that is no SavedModel. Give a new or empty folder.")
-    if unsure_below and UNSURE in class_names:
-        raise SpecError(
-            f"A class is called '{UNSURE}', which is what is served in the place of a class that is not sure. Rename it."
-        )
+    if unsure_below:
+        check_no_class_is_unsure(class_names)
     size = int(model.input_shape[1])
     module = _Served(model, list(class_names), size, fit, unsure_below)
     signatures = {
@@ -79,6 +77,14 @@ def export(
             json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
     return folder
+
+
+def check_no_class_is_unsure(class_names: Sequence[str]) -> None:
+    """Raise SpecError where a class has the name that is served in the place of one."""
+    if UNSURE in class_names:
+        raise SpecError(
+            f"A class is called '{UNSURE}', which is what is served in the place of a class that is not sure. Rename it."
+        )
 
 
 class _Served(tf.Module):

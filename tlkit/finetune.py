@@ -153,6 +153,10 @@ def finetune(
     seconds: dict[str, float] = {}
     with _timed(seconds, "scan"):
         images = scan(source, group_by=settings["group_by"], strict=strict)
+    if settings["max_error"] is not None:  # now, not when everything is trained
+        from tlkit.export import check_no_class_is_unsure
+
+        check_no_class_is_unsure(images.class_names)
     _use_devices()
     compared: list[dict[str, Any]] = []
     if len(networks) > 1:

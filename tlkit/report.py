@@ -47,7 +47,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Material:
-    """What a report is made of. images, pixels: of all parts that are still there, None if they are not. model: None if it does not load."""
+    """What a report is made of. images, pixels: of all parts, None if the pictures are not where they were."""
 
     run: Run
     model: keras.Model
