@@ -16,6 +16,7 @@ FLOORS = {
     "errors": -1,  # the ground: every floor raises them
     "files": 0,
     "graph": 0,
+    "savedmodel": 0,
     "backbones": 1,
     "augment": 1,
     "images": 1,
@@ -27,6 +28,7 @@ FLOORS = {
     "batches": 2,
     "pixels": 2,
     "frozen": 2,
+    "keras_files": 2,
     "linear": 2,
     "features": 3,
     "train": 4,

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from tlkit.errors import SpecError
-from tlkit.files import temporary_beside
 from tlkit.inference import BATCH, load_model, own_part, parity_sample
 from tlkit.runs import Run, check_out, open_run, start_run
 
@@ -31,6 +30,7 @@ def ensemble(
 
     from tlkit.evaluate import evaluate, own_probabilities, predict_probabilities, prediction_table
     from tlkit.export import FreshProcess, export, prove_parity
+    from tlkit.keras_files import save_model
     from tlkit.pixels import decode_images
 
     started = time.monotonic()
@@ -49,8 +49,7 @@ def ensemble(
     run.write_json("plan.json", {**plan, "ensemble_of": [str(one.folder.absolute()) for one in members]})
     run.write_table("split.csv", _common_split(members))
     run.write_table("problems.csv", pd.read_csv(members[0].folder / "problems.csv", keep_default_na=False))
-    with temporary_beside(run.model_file) as temporary:
-        model.save(temporary, include_optimizer=False)
+    save_model(model, run.model_file)
     metrics: dict[str, Any] = {"validation": None, "test": None, "members": [], "notes": []}
     tables, proven = [], None
     with FreshProcess() as fresh:

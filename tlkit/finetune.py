@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from tlkit.backbones import BACKBONES, Backbone, cached_file, find_weights
 from tlkit.errors import RunError, SpecError, unknown
-from tlkit.files import temporary_beside
 from tlkit.images import ImageSet, scan, split, summary
 from tlkit.inference import examples_of, parity_sample
 from tlkit.runs import Run, check_out, next_free, open_run, start_run
@@ -26,6 +25,7 @@ from tlkit.spec import (
     Augmentation,
     Head,
     Recipe,
+    Unfreeze,
     check_fields,
     check_max_error,
     recipe_from_dict,
@@ -146,7 +146,7 @@ def finetune(
         _check_numbers(settings, one, settings["image_size"] or one.size, max_minutes, cache_gb)
         if not settings["from_run"]:
             find_weights(one, settings["weights"])
-    name = Path(network.file).stem or network.name if len(networks) == 1 else "compared"
+    name = network.short_name if len(networks) == 1 else "compared"
     folder = Path(out) if out is not None else next_free(Path("runs"), f"{_data_name(source)}-{name}")
     check_out(folder, force)
 
@@ -162,7 +162,7 @@ def finetune(
     if len(networks) > 1:
         with _timed(seconds, "compare"):
             network, decision = compare_backbones(networks, images, settings, cache_gb, say)
-            settings["backbone"], compared = network.file or network.name, [decision]
+            settings["backbone"], compared = network.name, [decision]
     size = settings["image_size"] or network.size
     with _timed(seconds, "decode"):
         from tlkit.pixels import decode_images
@@ -237,17 +237,18 @@ def finetune(
             )
     from tlkit.evaluate import own_probabilities
     from tlkit.export import FreshProcess, export, prove_parity
+    from tlkit.keras_files import save_model
 
     with FreshProcess() as fresh, ThreadPoolExecutor(1) as beside:
         run.write_table("history.csv", _history_table(history))
         model = _as_saved(model, network, plan_recipe, plan["precision"])
-        _save(run, model)
+        save_model(model, run.model_file)
         with _timed(seconds, "evaluate"):
             probabilities, computed = _predict_parts(
                 model, network, plan_recipe, images, pixels, cache_gb, verbose, say
             )
             scores, probabilities = _calibrate_and_score(run, model, images, probabilities, settings["max_error"])
-            _save(run, model)
+            save_model(model, run.model_file)
         refusal = scores["refusal"]
         with _timed(seconds, "export"):
             unsure_below = refusal["threshold"] if refusal else 0.0
@@ -431,13 +432,13 @@ def _decide(
 
 
 def _within(recipe: Recipe, network: Backbone) -> Recipe:
-    """A recipe that was chosen, not asked for, unfreezes no more blocks than one's own small network has."""
-    stages = [
-        dataclasses.replace(stage, unfreeze=min(stage.unfreeze, network.blocks))
-        if isinstance(stage.unfreeze, int)
-        else stage
-        for stage in recipe.stages
-    ]
+    """A recipe that was chosen, not asked for, unfreezes no more blocks than one's own small network has, or than may train."""
+    most = network.blocks_to_unfreeze
+
+    def fitted(unfreeze: Unfreeze) -> Unfreeze:
+        return min(unfreeze, most) if isinstance(unfreeze, int) else unfreeze if most else 0
+
+    stages = [dataclasses.replace(stage, unfreeze=fitted(stage.unfreeze)) for stage in recipe.stages]
     return dataclasses.replace(recipe, stages=tuple(stages))
 
 
@@ -476,7 +477,9 @@ def _plan(
             "name": network.name,
             "boundaries": list(network.boundaries),
             "parameters": network.parameters,
-            "licence_of_weights": network.licence if settings["weights"] == "imagenet" else "your own",
+            "source": network.source,
+            "sha256": network.weights_hash if network.source == "module" else None,
+            "licence_of_weights": network.licence if network.file or settings["weights"] == "imagenet" else "your own",
         },
         "image_size": size,
         "classes": list(images.class_names),
@@ -502,6 +505,10 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
     terms = f" ({backbone['licence_of_weights']})" if settings["weights"] == "imagenet" else ""
     if backbone["name"] in BACKBONES and BACKBONES[backbone["name"]].shipped:
         weights = weights.replace("imagenet", "those that come with tlkit")
+    if backbone["source"] != "table":
+        weights = "its own" if not settings["from_run"] else weights
+    if backbone["source"] == "module":
+        terms += f", SHA-256 {backbone['sha256'][:12]}; one block: it is fine-tuned as a whole or not at all"
     lines.append(f"backbone  {backbone['name']} at {plan['image_size']} px, weights: {weights}{terms}")
     for decision in plan["decisions"]:
         sentences = decision["evidence"].get("sentences")
@@ -629,11 +636,6 @@ def _as_saved(model: keras.Model, network: Backbone, recipe: Recipe, precision: 
     for layer in model.layers:
         layer.trainable = True  # which layers a stage froze is no property of the saved model
     return keras.Model(model.input, model.output, name=model.name)  # without what the last stage compiled into it
-
-
-def _save(run: Run, model: keras.Model) -> None:
-    with temporary_beside(run.model_file) as temporary:
-        model.save(temporary)
 
 
 def _predict_parts(

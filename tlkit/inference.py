@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tlkit.errors import DataError, RunError, SpecError, nearest, unknown
+from tlkit.errors import DataError, RunError, SpecError, WeightsError, nearest, unknown
 from tlkit.images import ImageSet, scan
 from tlkit.runs import Run, open_run
 from tlkit.spec import Augmentation, check_max_error
@@ -36,11 +36,13 @@ MOST_EXPLAINED = 64
 
 def load_model(run: Run | str | Path) -> keras.Model:
     """A run's classifier: an ordinary Keras model, raw RGB 0-255 in, probabilities out."""
-    import keras
+    from tlkit.keras_files import open_model
 
     run = run if isinstance(run, Run) else open_run(run)
     try:
-        return keras.saving.load_model(run.model_file, compile=False, safe_mode=True)
+        return open_model(run.model_file)
+    except WeightsError:  # it says all
+        raise
     except (OSError, ValueError) as error:
         raise RunError(f"'{run.model_file}' does not load: {str(error).splitlines()[0]}. Repeat the run.") from error
 

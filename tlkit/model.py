@@ -15,8 +15,7 @@ from typing import Any
 
 import keras
 
-from tlkit.backbones import Backbone, find_backbone, find_weights, load_backbone_weights
-from tlkit.backbones.own import own_graph
+from tlkit.backbones import Backbone, find_backbone, find_weights, graph_of, load_backbone_weights
 from tlkit.backbones.table import build_backbone
 from tlkit.errors import SpecError
 from tlkit.graph import ancestors_of, crossing_tensors, graph_nodes
@@ -49,7 +48,7 @@ def build_classifier(
 ) -> keras.Model:
     """A backbone with a new head, as one flat functional model.
 
-    backbone: a row of `tlkit.backbones`, or its name, or a `.keras` file.
+    backbone: a row of `tlkit.backbones`, or its name, or what else `find_backbone` takes.
     classes: 2 or more. image_size: pixels of each side; default the backbone's native size.
     weights: "imagenet", "none" for random ones, or a weights file of the backbone without its top.
     seed: sets Keras' global seed, so that initial weights repeat.
@@ -71,7 +70,7 @@ def build_classifier(
     keras.utils.set_random_seed(seed)
     with _dtype_policy(precision):
         if backbone.file:
-            inputs, features = own_graph(backbone, size)
+            inputs, features = graph_of(backbone, size)
         else:
             inputs = keras.Input((size, size, 3), name="image")
             features = build_backbone(backbone, inputs)
@@ -142,8 +141,10 @@ def _attach_head(x: Any, head: Head, classes: int) -> Any:
 
 def _pool(features: Any, pooling: str, name: str = FEATURES) -> Any:
     layers = keras.layers
-    if len(features.shape) == 2:  # one's own backbone may end in a vector
+    if len(features.shape) == 2:  # a backbone that is not of the table may end in a vector
         return layers.Activation("linear", name=name)(features)
+    if len(features.shape) == 3:  # tokens
+        return layers.GlobalAveragePooling1D(name=name)(features)
     if pooling == "avg":
         return layers.GlobalAveragePooling2D(name=name)(features)
     if pooling == "max":
@@ -272,6 +273,8 @@ def set_trainable(
             continue
         for layer in block.layers:
             layer.trainable = True
+            if hasattr(layer, "hold_still"):  # a SavedModel, whose layers cannot be told apart
+                layer.hold_still = batch_norm != "moving"
             if batch_norm != "moving":
                 for inner in _inner_layers(layer):
                     if isinstance(inner, keras.layers.BatchNormalization):

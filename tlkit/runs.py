@@ -31,6 +31,7 @@ FILES = (
     "problems.csv",
     "history.csv",
     "model.keras",
+    "modules",
     "predictions.csv",
     "saved_model",
     *OF_REPORT,

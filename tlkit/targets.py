@@ -23,6 +23,7 @@ import numpy as np
 from tlkit.errors import ExportError, ParityError, RunError, unknown
 from tlkit.export import DESCRIPTION, PARITY_LIMIT
 from tlkit.files import temporary_beside
+from tlkit.keras_files import open_model, save_model
 
 FILES = {"litert": "model.tflite", "litert-int8": "model.tflite", "onnx": "model.onnx", "keras": "model.keras"}
 TARGETS = ("savedmodel", *FILES)
@@ -101,7 +102,7 @@ def write_target(
 
 def _write(model: keras.Model, file: Path, target: str, representative: np.ndarray | None) -> None:
     if target == "keras":
-        model.save(file)
+        save_model(model, file)
         return
     import tensorflow as tf
 
@@ -173,7 +174,7 @@ def open_target(folder: str | Path) -> tuple[dict[str, Any], Answer]:
 
 
 def _keras(file: Path) -> Answer:
-    model = keras.saving.load_model(file, compile=False, safe_mode=True)
+    model = open_model(file)
     return lambda pixels: np.asarray(model.predict(pixels, verbose=0))
 
 

@@ -159,11 +159,11 @@ class Tournament:
     def _tuning_recipes(self, leader: Contender) -> list[Recipe]:
         """Cheapest first. All start from the solved head of the leader, or the last block's if the leader leaves that out."""
         head_of = leader if leader.recipe.head.taps in ((), "all") else self.contenders[0]
-        count = self.backbone.blocks
+        count = self.backbone.blocks_to_unfreeze
         return [
             tuning_recipe(name, head_of.recipe, unfreeze, self.table.training, self.epochs, self.batch_size)
             for name, unfreeze in (("fine-tune top blocks", min(2, count)), ("fine-tune all blocks", "all"))
-            if unfreeze == "all" or count > 2
+            if (unfreeze == "all" and count) or count > 2
         ]
 
     def _tune(self, running: list[Contender]) -> None:

@@ -4,24 +4,81 @@
 registered by import, and Keras is imported only when something is built.
 """
 
-from tlkit.backbones.own import own_backbone
+from pathlib import Path
+from typing import Any
+
+from tlkit.backbones.own import own_backbone, own_graph
 from tlkit.backbones.table import BACKBONES, Backbone
 from tlkit.backbones.weights import cached_file, find_weights, load_backbone_weights
 from tlkit.errors import unknown
 
-__all__ = ["BACKBONES", "Backbone", "cached_file", "find_backbone", "find_weights", "load_backbone_weights"]
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "cached_file",
+    "check_backbone_name",
+    "find_backbone",
+    "find_weights",
+    "graph_of",
+    "load_backbone_weights",
+]
 
 
 def find_backbone(name: str) -> Backbone:
-    """A row of the table by name, or one's own Keras model by its `.keras` file.
+    """A row of the table by name; "hub:HANDLE" or "hub:FOLDER"; "kerashub:PRESET" or "kerashub:FOLDER"; or one's own `.keras` file or
+    SavedModel folder.
 
-    Raises NameUnknown with the nearest name, before any file of the data is read.
+    Raises NameUnknown with the nearest name, before any file of the data is read, and WeightsError for what cannot be fetched or read.
 
     >>> find_backbone("vgg16").size
     224
     """
-    if name.endswith(".keras"):
+    kind = _kind(name)
+    if kind == "keras":
         return own_backbone(name)
-    if name not in BACKBONES:
-        raise unknown("backbone", name, BACKBONES, see="`tlkit backbones` lists them all.")
+    if kind == "module":
+        from tlkit.backbones.hub import hub_backbone
+
+        return hub_backbone(name)
+    if kind == "kerashub":
+        from tlkit.backbones.kerashub import kerashub_backbone
+
+        return kerashub_backbone(name)
+    check_backbone_name(name)
     return BACKBONES[name]
+
+
+def check_backbone_name(name: str) -> None:
+    """What can be said of a name without Keras: raises NameUnknown for no row's name, WeightsError for a folder that is not there."""
+    kind = _kind(name)
+    if kind == "module" and "://" not in name:
+        from tlkit.backbones.hub import find_module
+
+        find_module(name)
+    if kind == "kerashub":
+        from tlkit.backbones.kerashub import check_preset
+
+        check_preset(name)
+    if kind == "table" and name not in BACKBONES:
+        raise unknown("backbone", name, BACKBONES, see="`tlkit backbones` lists them all.")
+
+
+def _kind(name: str) -> str:
+    if name.endswith(".keras"):
+        return "keras"
+    if name.startswith("kerashub:"):
+        return "kerashub"
+    return "module" if name.startswith("hub:") or (name not in BACKBONES and Path(name).is_dir()) else "table"
+
+
+def graph_of(backbone: Backbone, size: int) -> tuple[Any, Any]:
+    """The input tensor and the features of a backbone that is not of the table, at an image size, with its own weights."""
+    if backbone.source == "module":
+        from tlkit.backbones.hub import hub_graph
+
+        return hub_graph(backbone, size)
+    if backbone.source == "kerashub":
+        from tlkit.backbones.kerashub import kerashub_graph
+
+        return kerashub_graph(backbone, size)
+    return own_graph(backbone, size)

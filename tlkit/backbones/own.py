@@ -30,7 +30,7 @@ def own_backbone(file: str) -> Backbone:
         raise WeightsError(f"'{file}' takes {shape[1]} x {shape[2]} pixels. Expected a square input.")
     if not fixed:
         model = _resized(model, 224)  # without a size, no layer's resolution is known
-    boundaries, end, _ = _boundaries(model)
+    boundaries, end, _ = boundaries_of(model)
     return Backbone(
         name=str(file),
         application="",
@@ -38,12 +38,13 @@ def own_backbone(file: str) -> Backbone:
         size=fixed or 224,
         smallest=fixed or 32,
         boundaries=boundaries,
-        parameters=_parameters_below(model, end),
+        parameters=parameters_below(model, end),
         weights_file=Path(file).name,
         weights_url="",
         weights_hash=None,
         licence="your own",
         file=str(file),
+        source="keras",
     )
 
 
@@ -57,7 +58,7 @@ def own_graph(backbone: Backbone, size: int) -> tuple[Any, Any]:
         )
     if not fixed:
         model = _resized(model, size)
-    _, _, features = _boundaries(model)
+    _, _, features = boundaries_of(model)
     return model.input, features
 
 
@@ -91,11 +92,12 @@ def _load(file: str) -> Any:
     return model
 
 
-def _boundaries(model: Any) -> tuple[tuple[str, ...], Any, Any]:
-    """Where an own model's blocks end: ("after LAYER", ...), the last backbone layer, and its output.
+def boundaries_of(model: Any) -> tuple[tuple[str, ...], Any, Any]:
+    """Where a model's blocks end: ("after LAYER", ...), the last backbone layer, and its output.
 
     Candidates are layers through which everything above must pass; the last one at each resolution ends a block. The
-    backbone ends at the last image-shaped candidate, or below the last dense layer when none is image-shaped.
+    backbone ends at the last image-shaped candidate. A transformer's blocks are four about equal runs of its layers on tokens, and it ends
+    at the vector they become; other models without image-shaped candidates are one block, below the last dense layer.
     """
     nodes = graph_nodes(model)
     candidates = []
@@ -105,6 +107,10 @@ def _boundaries(model: Any) -> tuple[tuple[str, ...], Any, Any]:
         if len(nodes[layer].output_tensors) == 1 and (not crossing or _only(crossing, nodes[layer].output_tensors[0])):
             candidates.append((layer, nodes[layer].output_tensors[0]))
     images = [(layer, tensor) for layer, tensor in candidates if len(tensor.shape) == 4]
+    tokens = [(layer, tensor) for layer, tensor in candidates if len(tensor.shape) == 3 and layer.weights]
+    if len(tokens) > len(images) and len(model.outputs[0].shape) == 2:
+        ends = [tokens[place * len(tokens) // 4 - 1] for place in (1, 2, 3)] if len(tokens) >= 4 else []
+        return tuple(f"after {layer.name}" for layer, _ in ends), *candidates[-1]
     if not images:
         vectors = [(layer, tensor) for layer, tensor in candidates if len(tensor.shape) == 2]
         layer, tensor = vectors[-2] if len(vectors) > 1 else vectors[-1]
@@ -122,7 +128,7 @@ def _weights_below(nodes: dict[Any, Any], tensor: Any) -> bool:
     return any(getattr(op, "weights", None) for op in ancestors_of([tensor], nodes))
 
 
-def _parameters_below(model: Any, end: Any) -> int:
+def parameters_below(model: Any, end: Any) -> int:
     nodes = graph_nodes(model)
     below = ancestors_of(nodes[end].output_tensors, nodes)
     return sum(op.count_params() for op in below if hasattr(op, "count_params"))

@@ -1,0 +1,126 @@
+"""TF-Hub modules and one's own SavedModels as backbones. The only module that knows tensorflow_hub, which finds and fetches them.
+
+A module is one block: its graph cannot be cut, so it is fine-tuned as a whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from tlkit.backbones.table import Backbone
+from tlkit.errors import SpecError, WeightsError, nearest
+
+PREFIX = "hub:"
+_SIZE = 224  # of modules that take any
+
+
+def hub_backbone(name: str) -> Backbone:
+    """A module as a backbone: "hub:HANDLE", "hub:FOLDER" or the folder of one's own SavedModel.
+
+    What is named with "hub:" takes pixels from 0 to 1, the convention of TF-Hub's image modules
+    (https://www.tensorflow.org/hub/common_signatures/images); a folder without it raw RGB 0-255, as one's own `.keras` file does.
+
+    Raises WeightsError when it cannot be fetched or read, or takes no pictures.
+    """
+    folder = find_module(name)
+    module = _module(str(folder), name, _digest(folder))
+    return Backbone(
+        name=name,
+        application="",
+        preprocessing="unit" if name.startswith(PREFIX) else "included",
+        size=module.size or _SIZE,
+        smallest=module.size or 32,
+        boundaries=(),
+        parameters=sum(int(v.shape.num_elements()) for v in module.variables if v.dtype.is_floating),
+        weights_file=folder.name,
+        weights_url="",
+        weights_hash=_digest(folder),
+        licence="the publisher's" if name.startswith(PREFIX) else "your own",
+        file=str(folder),
+        source="module",
+        frozen_because=module.frozen_because,
+    )
+
+
+def hub_graph(backbone: Backbone, size: int) -> tuple[Any, Any]:
+    """An input tensor, and the module's features of it: (n, numbers) or (n, rows, columns, channels)."""
+    import keras
+
+    from tlkit.backbones.table import normalise
+    from tlkit.savedmodel import Module, SavedModelLayer
+
+    folder = Path(backbone.file)
+    module = Module(folder, backbone.name)  # its own, for a layer moves its module's variables
+    if module.size and size != module.size:
+        raise SpecError(
+            f"'{backbone.name}' takes {module.size} x {module.size} pixels only. Leave --image-size out, or give {module.size}."
+        )
+    module.features_at(size)
+    inputs = keras.Input((size, size, 3), name="image")
+    layer = SavedModelLayer(backbone.name, backbone.weights_hash or "", module)
+    return inputs, layer(normalise(backbone.preprocessing, inputs))
+
+
+def find_module(name: str) -> Path:
+    """The folder of a module, fetched first if a handle is given. Raises WeightsError with the handle, the cause and the remedy."""
+    handle = name.removeprefix(PREFIX)
+    if "://" in handle:
+        return _fetch(handle)
+    folder = Path(handle)
+    if (folder / "saved_model.pb").is_file():
+        return folder.absolute()
+    if not folder.is_dir():
+        siblings = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
+        close = nearest(folder.name, siblings)
+        hint = (
+            f"Did you mean '{folder.parent / close}'?" if close else "Expected a folder, or a handle: hub:https://..."
+        )
+        raise WeightsError(f"No such module: '{handle}'. {hint}")
+    raise WeightsError(
+        f"'{handle}' holds no saved_model.pb. Expected the folder of a SavedModel; if it was downloaded as an archive, unpack it."
+    )
+
+
+@lru_cache(maxsize=8)
+def _fetch(handle: str) -> Path:
+    os.environ.setdefault("TFHUB_DOWNLOAD_PROGRESS", "1")  # it tells how far it has come
+    try:
+        import tensorflow_hub
+
+        folder = Path(tensorflow_hub.resolve(handle))
+    except Exception as error:  # urllib, tarfile, ssl and tensorflow_hub raise what they will
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+        raise WeightsError(
+            f"The module '{handle}' cannot be fetched ({reason}). Expected the address of a TF-Hub module. Fetch it elsewhere, unpack it, "
+            "and give its folder: --backbone hub:FOLDER."
+        ) from error
+    if not (folder / "saved_model.pb").is_file():
+        raise WeightsError(
+            f"What was fetched from '{handle}' to '{folder}' holds no saved_model.pb. Expected a TF2 SavedModel or a TF1 module in that format."
+        )
+    return folder
+
+
+def _digest(folder: Path) -> str:
+    from tlkit.savedmodel import digest_of
+
+    return digest_of(folder)
+
+
+@lru_cache(maxsize=4)
+def _module(folder: str, name: str, digest: str) -> Any:
+    """A module to look at, read once while its files stay as they are."""
+    import keras
+
+    from tlkit.savedmodel import Module
+
+    if keras.backend.backend() != "tensorflow":
+        raise WeightsError(
+            f"'{name}' is a SavedModel, which runs on TensorFlow only, and Keras runs on {keras.backend.backend()}. Set KERAS_BACKEND=tensorflow."
+        )
+    module = Module(Path(folder), name)
+    module.features_at(module.size or _SIZE)
+    return module

@@ -1,0 +1,47 @@
+"""`.keras` files: written whole with the modules that a model holds beside them, and read in safe mode."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from pathlib import Path
+
+import keras
+
+from tlkit.errors import WeightsError
+from tlkit.files import temporary_beside
+from tlkit.savedmodel import MODULES, SavedModelLayer, modules_in
+
+
+def save_model(model: keras.Model, file: Path) -> None:
+    """Write a model as `.keras`, under a temporary name first, and the modules that it holds beside it."""
+    with temporary_beside(file) as temporary:
+        model.save(temporary)
+    for layer in model._flatten_layers():
+        if isinstance(layer, SavedModelLayer):
+            kept = file.parent / MODULES / layer.sha256[:16]
+            if not kept.exists():
+                kept.parent.mkdir(exist_ok=True)
+                with temporary_beside(kept) as temporary:
+                    shutil.copytree(layer.module.folder, temporary)
+
+
+def open_model(file: Path) -> keras.Model:
+    """Read a `.keras` file in safe mode, with the modules beside it.
+
+    Raises OSError or ValueError, as Keras does, and WeightsError for a module that is gone.
+    """
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as inside:
+            if b'"keras_hub' in inside.read("config.json"):
+                from tlkit.backbones.kerashub import needed
+
+                needed()  # registers its layers
+    with modules_in(file.parent / MODULES):
+        try:
+            return keras.saving.load_model(file, compile=False, safe_mode=True)
+        except TypeError as error:  # Keras wraps whatever a layer raises while it is read
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, WeightsError):
+                cause = cause.__context__
+            raise cause or ValueError(str(error).splitlines()[0]) from None
