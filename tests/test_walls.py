@@ -61,6 +61,7 @@ FENCES = {  # package -> the only modules that may import it
     "albumentations": {"augment"},
     "cv2": {"augment"},
     "tensorflow_hub": {"backbones.hub"},
+    "keras_hub": {"backbones.kerashub"},
 }
 WITHOUT_KERAS = {
     "spec",

@@ -80,7 +80,7 @@ def demo(out: str) -> None:
 
 @main.command()
 @click.argument("data")
-@click.option("--backbone", metavar="NAME", help="see `tlkit backbones`; own .keras file; a,b,c; auto")
+@click.option("--backbone", metavar="NAME", help="see `tlkit backbones`; own file; a,b,c; auto")
 @click.option("--recipe", metavar="NAME|PATH", help="see `tlkit recipes`; default auto")
 @click.option("--similar/--different", default=None, help="are the pictures like ImageNet's?")
 @click.option("--out", metavar="RUN", help="run folder; default runs/DATA-BACKBONE-N")
@@ -399,6 +399,10 @@ def backbones() -> None:
         "All are trained on ImageNet's images, which are for research and education; nano, which comes with tlkit, on a small part "
         "of them (see tlkit/backbones/NANO.md). here: on this machine."
     )
+    click.echo(
+        "Others: one's own .keras file or SavedModel folder; hub:HANDLE or hub:FOLDER, a TF-Hub module, fine-tuned as a whole or not at "
+        "all; kerashub:PRESET or kerashub:FOLDER (pip install 'tlkit[kerashub]'), such as kerashub:resnet_18_imagenet."
+    )
 
 
 @main.command()
@@ -445,10 +449,11 @@ def _check_names(data: str, settings: dict[str, Any]) -> None:
     from tlkit.images import check_exists
     from tlkit.spec import FITS, check_fields, check_max_error
 
-    if settings["backbone"] and ".keras" not in settings["backbone"]:
-        from tlkit.strategy import named_backbones
+    if settings["backbone"] not in (None, "auto"):
+        from tlkit.backbones import check_backbone_name
 
-        named_backbones(settings["backbone"])
+        for name in settings["backbone"].split(","):
+            check_backbone_name(name.strip())
     if settings["recipe"] and not settings["recipe"].endswith(".py"):
         from tlkit.strategy import AUTO, find_recipe
 

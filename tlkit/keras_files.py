@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shutil
 import zipfile
 from pathlib import Path
@@ -31,13 +33,7 @@ def open_model(file: Path) -> keras.Model:
 
     Raises OSError or ValueError, as Keras does, and WeightsError for a module that is gone.
     """
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as inside:
-            if b'"keras_hub' in inside.read("config.json"):
-                from tlkit.backbones.kerashub import needed
-
-                needed()  # registers its layers
-    with modules_in(file.parent / MODULES):
+    with modules_in(file.parent / MODULES), _layers_of_kerashub(file):
         try:
             return keras.saving.load_model(file, compile=False, safe_mode=True)
         except TypeError as error:  # Keras wraps whatever a layer raises while it is read
@@ -45,3 +41,15 @@ def open_model(file: Path) -> keras.Model:
             while cause is not None and not isinstance(cause, WeightsError):
                 cause = cause.__context__
             raise cause or ValueError(str(error).splitlines()[0]) from None
+
+
+def _layers_of_kerashub(file: Path) -> contextlib.AbstractContextManager[None]:
+    """What lets Keras read KerasHub's layers, if the file holds some: else KerasHub, which is an extra, is not asked for."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as inside:
+            settings = inside.read("config.json") if "config.json" in inside.namelist() else b""
+        if b'"keras_hub' in settings:
+            from tlkit.backbones.kerashub import its_layers
+
+            return its_layers(json.loads(settings))
+    return contextlib.nullcontext()

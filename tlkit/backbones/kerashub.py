@@ -5,6 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
+import sys
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,17 +33,25 @@ def needed() -> Any:
 
 
 def kerashub_backbone(name: str) -> Backbone:
-    """A preset as a backbone. Raises WeightsError when it cannot be fetched or read, or is not for images."""
-    network, _ = _preset(name, _stamp(name), load_weights=False)
-    fixed = network.input_shape[1]
-    model = _flat(name, fixed or _SIZE, load_weights=False)
+    """A preset as a backbone. Raises WeightsError when it cannot be fetched or read, is not for images, or could not be saved again."""
+    return _backbone(name, _stamp(name))
+
+
+@lru_cache(maxsize=8)
+def _backbone(name: str, stamp: tuple[int, ...]) -> Backbone:
+    network, converter = _preset(name, load_weights=False)
+    fixed = _image_shape(network)[1]
+    height, width = converter.image_size or (None, None)
+    size = fixed or (int(height) if height and height == width else _SIZE)
+    model = _flat(name, size, load_weights=False)
+    _check_it_saves(name, model)
     boundaries, end, _ = boundaries_of(model)
     folder = _folder(name)
     return Backbone(
         name=name,
         application="",
         preprocessing="included",
-        size=fixed or _native_size(name) or _SIZE,
+        size=size,
         smallest=fixed or 32,
         boundaries=boundaries,
         parameters=parameters_below(model, end),
@@ -52,10 +64,71 @@ def kerashub_backbone(name: str) -> Backbone:
     )
 
 
+def _check_it_saves(name: str, model: Any) -> None:
+    """Before anything trains: what cannot be read again is no backbone for a run."""
+    import keras
+
+    try:
+        settings = model.get_config()
+        with its_layers(settings):
+            again = keras.Model.from_config(settings)
+    except (
+        Exception
+    ) as error:  # whatever a layer's own code raises: DeiT's an AttributeError, Swin's a TypeError (KerasHub 0.32)
+        raise WeightsError(
+            f"The layers of the KerasHub preset '{name.removeprefix(PREFIX)}' cannot be saved one by one ({_reason(error)}). Expected a backbone "
+            "of layers that their own settings describe, such as a ResNet's, a DenseNet's or a ViT's."
+        ) from error
+    shapes = [[tuple(w.shape) for w in one.weights] for one in (model, again)]
+    if shapes[0] != shapes[1]:
+        raise WeightsError(
+            f"The layers of the KerasHub preset '{name.removeprefix(PREFIX)}' come back from their settings with other weights, so a model of them "
+            "could not be loaded. Expected a backbone such as a ResNet's or a ViT's."
+        )
+
+
+@contextlib.contextmanager
+def its_layers(settings: Any) -> Iterator[None]:
+    """Within the block, Keras reads KerasHub's layers from a model's settings.
+
+    Some of those layers put into their settings what they do not take again, such as ViTPatchingAndEmbedding's num_patches; it is left out.
+    """
+    import keras
+
+    needed()
+    found: dict[str, Any] = {}
+
+    def look(value: Any) -> None:
+        if isinstance(value, dict):
+            module = str(value.get("module", ""))
+            kind = getattr(sys.modules.get(module), str(value.get("class_name")), None)
+            if module.startswith("keras_hub.") and isinstance(kind, type) and issubclass(kind, keras.Layer):
+                found[str(value.get("registered_name") or kind.__name__)] = _forgiving(kind)
+            for inner in value.values():
+                look(inner)
+        elif isinstance(value, list | tuple):
+            for inner in value:
+                look(inner)
+
+    look(settings)
+    with keras.saving.custom_object_scope(found):
+        yield
+
+
+def _forgiving(kind: type) -> type:
+    """The class, read from settings of which it takes what it knows."""
+    known = set(inspect.signature(kind.__init__).parameters) | {"name", "dtype", "trainable"}  # type: ignore[misc]
+
+    def from_config(cls: type, settings: dict[str, Any]) -> Any:
+        return kind.from_config({key: value for key, value in settings.items() if key in known})  # type: ignore[attr-defined]
+
+    return type(kind.__name__, (kind,), {"from_config": classmethod(from_config)})
+
+
 def kerashub_graph(backbone: Backbone, size: int) -> tuple[Any, Any]:
     """The input tensor, raw RGB 0-255, and the preset's features with its weights."""
-    network, _ = _preset(backbone.name, _stamp(backbone.name), load_weights=False)
-    fixed = network.input_shape[1]
+    network, _ = _preset(backbone.name, load_weights=False)
+    fixed = _image_shape(network)[1]
     if fixed and size != fixed:
         raise SpecError(
             f"'{backbone.name}' takes {fixed} x {fixed} pixels only. Leave --image-size out, or give {fixed}."
@@ -92,23 +165,17 @@ def _stamp(name: str) -> tuple[int, ...]:
     return tuple(p.stat().st_mtime_ns for p in sorted(folder.iterdir())) if folder else ()
 
 
-def _native_size(name: str) -> int | None:
-    _, converter = _preset(name, _stamp(name), load_weights=False)
-    height, width = converter.image_size or (None, None)
-    return int(height) if height and height == width else None
-
-
 @lru_cache(maxsize=4)
 def _described(name: str, stamp: tuple[int, ...]) -> tuple[Any, Any]:
     return _read(name, load_weights=False)
 
 
-def _preset(name: str, stamp: tuple[int, ...], *, load_weights: bool) -> tuple[Any, Any]:
-    return _read(name, load_weights=True) if load_weights else _described(name, stamp)
+def _preset(name: str, *, load_weights: bool) -> tuple[Any, Any]:
+    """The preset's backbone and its image converter; without weights, read once while its files stay as they are."""
+    return _read(name, load_weights=True) if load_weights else _described(name, _stamp(name))
 
 
 def _read(name: str, *, load_weights: bool) -> tuple[Any, Any]:
-    """The preset's backbone and its image converter."""
     hub, preset = needed(), name.removeprefix(PREFIX)
     where = str(_folder(name) or preset)
     try:
@@ -118,7 +185,7 @@ def _read(name: str, *, load_weights: bool) -> tuple[Any, Any]:
             f"The KerasHub preset '{preset}' cannot be read ({_reason(error)}). Expected the name of an image backbone's preset, such as "
             "resnet_18_imagenet, or a folder that save_to_preset wrote. Without a network, fetch it elsewhere and give its folder."
         ) from error
-    shape = network.input_shape
+    shape = _image_shape(network)
     if not isinstance(shape, tuple) or len(shape) != 4 or shape[-1] != 3:
         raise WeightsError(
             f"The KerasHub preset '{preset}' is a {type(network).__name__}, which takes {shape}. Expected a backbone of RGB images, shape "
@@ -134,6 +201,12 @@ def _read(name: str, *, load_weights: bool) -> tuple[Any, Any]:
     return network, converter
 
 
+def _image_shape(network: Any) -> Any:
+    """The shape of the only input, which may have a name."""
+    shape = network.input_shape
+    return next(iter(shape.values())) if isinstance(shape, dict) and len(shape) == 1 else shape
+
+
 def _reason(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
 
@@ -142,33 +215,32 @@ def _flat(name: str, size: int, *, load_weights: bool) -> Any:
     """The backbone behind its own scaling of pixels as one flat model of this size; encoders of tokens are opened into their blocks."""
     import keras
 
-    network, converter = _preset(name, _stamp(name), load_weights=load_weights)
-    inputs = x = keras.Input((size, size, 3), name="image")
+    network, converter = _preset(name, load_weights=load_weights)
+    inputs = scaled = keras.Input((size, size, 3), name="image")
     if converter.scale is not None or converter.offset is not None:
         scale = 1.0 if converter.scale is None else converter.scale
         offset = 0.0 if converter.offset is None else converter.offset
-        x = keras.layers.Rescaling(scale, offset=offset, dtype="float32", name="normalise")(x)
+        scaled = keras.layers.Rescaling(scale, offset=offset, dtype="float32", name="normalise")(inputs)
+
+    def call(layer: Any, *arguments: Any, **named: Any) -> Any:
+        """A layer on what it is called with, the image replaced by the scaled one; a ViT encoder block by block, so that each is a layer."""
+        arguments, named = keras.tree.map_structure(lambda x: scaled if x is inputs else x, (arguments, named))
+        blocks = getattr(layer, "encoder_layers", None)
+        if blocks is None or not hasattr(layer, "layer_norm") or not hasattr(layer, "dropout"):
+            return layer(*arguments, **named)
+        x = layer.dropout(arguments[0])
+        for block in blocks:
+            x = block(x)
+        return layer.layer_norm(x)
+
     base = keras.models.clone_model(
-        keras.Model(network.inputs, network.outputs),
-        input_tensors=x,
+        keras.Model(network.input, network.output),
+        input_tensors=dict.fromkeys(network.input, inputs) if isinstance(network.input, dict) else inputs,
         clone_function=lambda layer: layer,  # the layers themselves, with their weights
-        call_function=_call_opened,
+        call_function=call,
     )
-    features = base.outputs[0]
-    if len(features.shape) == 3:
-        features = _of_tokens(network, features)
-    return keras.Model(inputs, features)
-
-
-def _call_opened(layer: Any, *arguments: Any, **named: Any) -> Any:
-    """A layer's outputs; a ViT encoder is called block by block, so that each block is a layer of the model."""
-    inner = getattr(layer, "encoder_layers", None)
-    if inner is None or not hasattr(layer, "layer_norm") or not hasattr(layer, "dropout"):
-        return layer(*arguments, **named)
-    x = layer.dropout(arguments[0])
-    for block in inner:
-        x = block(x)
-    return layer.layer_norm(x)
+    features = base.output
+    return keras.Model(inputs, _of_tokens(network, features) if len(features.shape) == 3 else features)
 
 
 def _of_tokens(network: Any, tokens: Any) -> Any:

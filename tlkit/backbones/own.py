@@ -116,7 +116,11 @@ def boundaries_of(model: Any) -> tuple[tuple[str, ...], Any, Any]:
         layer, tensor = vectors[-2] if len(vectors) > 1 else vectors[-1]
         return (), layer, tensor
     ends = [a for a, b in pairwise(images) if a[1].shape[1:3] != b[1].shape[1:3]]
-    ends = [end for end in ends if _weights_below(nodes, end[1])]
+    ends = [
+        end
+        for end, before in zip(ends, [None, *ends], strict=False)
+        if _weighs_more(nodes, end[1], before and before[1])
+    ]
     return tuple(f"after {layer.name}" for layer, _ in ends), images[-1][0], images[-1][1]
 
 
@@ -124,8 +128,10 @@ def _only(tensors: tuple[Any, ...], tensor: Any) -> bool:
     return len(tensors) == 1 and tensors[0] is tensor
 
 
-def _weights_below(nodes: dict[Any, Any], tensor: Any) -> bool:
-    return any(getattr(op, "weights", None) for op in ancestors_of([tensor], nodes))
+def _weighs_more(nodes: dict[Any, Any], tensor: Any, before: Any) -> bool:
+    """Whether layers with weights lie below a tensor, and not all of them below the one before."""
+    lower = ancestors_of([before], nodes) if before is not None else set()
+    return any(getattr(op, "weights", None) for op in ancestors_of([tensor], nodes) - lower)
 
 
 def parameters_below(model: Any, end: Any) -> int:
