@@ -89,7 +89,12 @@ def test_a_model_that_disagrees_fails_the_proof(
 ) -> None:
     trained = np.array([[0.5, 0.4, 0.1], [0.1, 0.1, 0.8]], "float32")
     answer = np.array([served_as, [0.1, 0.1, 0.8]], "float32")
-    reply = {"probabilities": answer, "class": np.array(CLASSES)[answer.argmax(1)], "ok": np.array([ok, True])}
+    reply = {
+        "probabilities": answer,
+        "class": np.array(CLASSES)[answer.argmax(1)],
+        "ok": np.array([ok, True]),
+        "seconds": 1.0,
+    }
     monkeypatch.setattr(importlib.import_module("tlkit.export"), "serve_files", lambda *a: reply)
     files = [Path("a.jpg"), Path("b.jpg")]
     if message is None:
@@ -103,7 +108,12 @@ def test_a_model_that_disagrees_fails_the_proof(
 
 def test_where_the_evaluation_rounds_otherwise_the_model_itself_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     own = np.array([[0.5, 0.4, 0.1], [0.1, 0.1, 0.8]], "float32")
-    reply = {"probabilities": own, "class": np.array(CLASSES)[own.argmax(1)], "ok": np.array([True, True])}
+    reply = {
+        "probabilities": own,
+        "class": np.array(CLASSES)[own.argmax(1)],
+        "ok": np.array([True, True]),
+        "seconds": 1.0,
+    }
     monkeypatch.setattr(importlib.import_module("tlkit.export"), "serve_files", lambda *a: reply)
     evaluated = own + np.array([[2e-4, -2e-4, 0], [0, 0, 0]], "float32")
     asked: list[int] = []
@@ -130,7 +140,9 @@ def test_one_bad_item_does_not_fail_its_batch(signatures: dict[str, Any]) -> Non
     assert np.allclose(answer["probabilities"][-1], alone["probabilities"][0], atol=1e-6)
     assert answer["class"].numpy()[1] == b"" and answer["probability"].numpy()[1] == 0
     assert not answer["probabilities"].numpy()[1:-1].any()
-    assert [c.decode() for c in answer["classes"].numpy()] == CLASSES
+    assert [[c.decode() for c in row] for row in answer["classes"].numpy()] == [CLASSES] * (len(bad) + 2)
+    problems = [p.decode() for p in answer["problem"].numpy()]
+    assert problems[0] == problems[-1] == "" and all(problems[1:-1])
 
 
 def test_shapes_and_types_of_the_answers(signatures: dict[str, Any]) -> None:
@@ -140,8 +152,9 @@ def test_shapes_and_types_of_the_answers(signatures: dict[str, Any]) -> None:
         "class": ("string", [2]),
         "probability": ("float32", [2]),
         "probabilities": ("float32", [2, 3]),
-        "classes": ("string", [3]),
+        "classes": ("string", [2, 3]),
         "ok": ("bool", [2]),
+        "problem": ("string", [2]),
         "sure": ("bool", [2]),
     }
     assert signatures["serve_bytes"](image_bytes=tf.constant([], tf.string))["probabilities"].shape == (0, 3)

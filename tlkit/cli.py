@@ -317,11 +317,19 @@ def export(run: str, to: str | None, max_error: float | None, target: str, force
         f"equals the trained model on {proof['top1_agreement']:.0%} of {proof['n']} files, "
         f"largest difference {proof['max_difference']:.1e}"
     )
-    if "accuracy" in proof:
-        click.echo(
-            f"accuracy {proof['accuracy_before']:.1%} to {proof['accuracy']:.1%}, {proof['bytes'] / 1e6:.1f} MB, "
-            f"{proof['milliseconds_an_image']:.1f} ms an image"
-        )
+    accuracy = f"accuracy {proof['accuracy_before']:.1%} to {proof['accuracy']:.1%}, " if "accuracy" in proof else ""
+    click.echo(f"{accuracy}{proof['bytes'] / 1e6:.1f} MB, {proof['milliseconds_an_image']:.1f} ms an image")
+
+
+@main.command("serve")
+@click.argument("run")
+@click.option("--host", metavar="ADDRESS", default="127.0.0.1", help="default 127.0.0.1, this machine alone")
+@click.option("--port", type=int, metavar="N", default=8000, help="default 8000; 0 takes any that is free")
+def serve_(run: str, host: str, port: int) -> None:
+    """Try RUN (or an exported folder) out: a local page, and a JSON endpoint at /predict."""
+    with _tensorflow_quietly():
+        from tlkit.serve import serve
+    serve(run, host=host, port=port, say=click.echo)
 
 
 @main.command("report")

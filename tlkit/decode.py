@@ -13,6 +13,7 @@ from tlkit.spec import FITS, MAX_JPEG_PIXELS, MAX_PIXELS
 
 _FORMATS = ("jpeg", "png", "gif", "bmp", "webp")
 _RATIOS = (1, 2, 4, 8)
+_AT_ONCE = 4_000_000  # pixels
 _NO_FORMAT = "not a JPEG, PNG, GIF, BMP or WebP file"
 
 
@@ -26,7 +27,7 @@ def decode_and_resize(data: tf.Tensor, size: int, fit: str = "squash") -> tf.Ten
 
     Returns uint8, shape (size, size, 3), RGB. Works eagerly, in a tf.function and in a SavedModel, with the same bits.
     Raises tf.errors.InvalidArgumentError for anything that is not a whole image in one of the formats,
-    or is over 50 megapixels (JPEG: 200) by its header.
+    or is over 50 megapixels (JPEG that is not progressive: 200) by its header.
     """
     return fit_to_square(decode(data, size), size, fit)
 
@@ -41,10 +42,10 @@ def decode(data: tf.Tensor, size: int = 0) -> tf.Tensor:
     """
     branches = [
         lambda: _decode_jpeg(data, size),
-        lambda: _decode_png(_sound(data, _png_fault(data))),
-        lambda: tf.io.decode_image(_sound(data, _gif_fault(data)), channels=3, expand_animations=False),
-        lambda: _decode_bmp(_sound(data, _bmp_fault(data))),
-        lambda: _decode_webp(_sound(data, _webp_fault(data))),
+        lambda: _decode_png(_sound(data, _png_header(data)[0])),
+        lambda: tf.io.decode_image(_sound(data, _gif_header(data)[0]), channels=3, expand_animations=False),
+        lambda: _decode_bmp(_sound(data, _bmp_header(data)[0])),
+        lambda: _decode_webp(_sound(data, _webp_header(data)[0])),
         lambda: tf.zeros((1, 1, 3), tf.uint8) * tf.cast(tf.strings.length(_sound(data, _NO_FORMAT)), tf.uint8),
     ]
     image = tf.switch_case(_format(data), branches)
@@ -54,13 +55,21 @@ def decode(data: tf.Tensor, size: int = 0) -> tf.Tensor:
 
 def header_fault(data: tf.Tensor) -> tf.Tensor:
     """What in a file's header forbids decoding it, as a scalar string; empty if nothing does. Never fails, decodes nothing."""
+    return read_header(data)[0]
+
+
+def read_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """`header_fault`, and how many pixels a decoder would have in memory for it, int64. Never fails, decodes nothing.
+
+    For a JPEG that is decoded at a scale these are none to speak of; a progressive one is held whole, whatever the scale.
+    """
     branches = [
-        lambda: _jpeg_fault(*_walk_jpeg(data)[::2]),
-        lambda: _png_fault(data),
-        lambda: _gif_fault(data),
-        lambda: _bmp_fault(data),
-        lambda: _webp_fault(data),
-        lambda: tf.constant(_NO_FORMAT),
+        lambda: _jpeg_header(*_walk_jpeg(data)[::2]),
+        lambda: _png_header(data),
+        lambda: _gif_header(data),
+        lambda: _bmp_header(data),
+        lambda: _webp_header(data),
+        lambda: (tf.constant(_NO_FORMAT), tf.constant(0, tf.int64)),
     ]
     return tf.switch_case(_format(data), branches)
 
@@ -130,11 +139,12 @@ def _format(data: tf.Tensor) -> tf.Tensor:
     return tf.argmax(tf.stack([*tests, True]), output_type=tf.int32)
 
 
-def _size_fault(width: tf.Tensor, height: tf.Tensor, limit: int = MAX_PIXELS) -> tf.Tensor:
-    pixels = tf.cast(width, tf.int64) * tf.cast(height, tf.int64)
-    shown = tf.strings.join([tf.as_string(width), " x ", tf.as_string(height), " pixels"])
-    too_many = tf.strings.join([shown, f"; at most {limit // 1_000_000} megapixels are decoded"])
-    return tf.where(pixels <= 0, "no picture size in the header", tf.where(pixels > limit, too_many, ""))
+def _sized(width: tf.Tensor, height: tf.Tensor, limit: tf.Tensor | int = MAX_PIXELS) -> tuple[tf.Tensor, tf.Tensor]:
+    """(fault, pixels) of a picture's size."""
+    pixels, limit = tf.cast(width, tf.int64) * tf.cast(height, tf.int64), tf.cast(limit, tf.int64)
+    shown = [tf.as_string(width), " x ", tf.as_string(height), " pixels; at most "]
+    too_many = tf.strings.join([*shown, tf.as_string(limit // 1_000_000), " megapixels are decoded"])
+    return tf.where(pixels <= 0, "no picture size in the header", tf.where(pixels > limit, too_many, "")), pixels
 
 
 def _number(data: tf.Tensor, at: int, length: int, *, big: bool = False) -> tf.Tensor:
@@ -145,18 +155,18 @@ def _number(data: tf.Tensor, at: int, length: int, *, big: bool = False) -> tf.T
     return tf.reduce_sum(digits * tf.constant(powers[::-1] if big else powers, tf.int64))
 
 
-def _png_fault(data: tf.Tensor) -> tf.Tensor:
-    return _size_fault(_number(data, 16, 4, big=True), _number(data, 20, 4, big=True))
+def _png_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    return _sized(_number(data, 16, 4, big=True), _number(data, 20, 4, big=True))
 
 
-def _gif_fault(data: tf.Tensor) -> tf.Tensor:
-    return _size_fault(_number(data, 6, 2), _number(data, 8, 2))
+def _gif_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    return _sized(_number(data, 6, 2), _number(data, 8, 2))
 
 
 def _decode_jpeg(data: tf.Tensor, size: int) -> tf.Tensor:
     """The segments are walked once, for the fault, the size and the orientation: that takes as long as decoding."""
     raw, exif, frame = _walk_jpeg(data)
-    data = _sound(data, _jpeg_fault(raw, frame))
+    data = _sound(data, _jpeg_header(raw, frame)[0])
     width, height = _jpeg_size(raw, frame)
     shorter = tf.minimum(width, height)
     which = tf.constant(0)
@@ -180,7 +190,7 @@ def _decode_png(data: tf.Tensor) -> tf.Tensor:
     return tf.cond(opaque, lambda: image[..., :3], lambda: _over_white(image))
 
 
-def _bmp_fault(data: tf.Tensor) -> tf.Tensor:
+def _bmp_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     width, height = _number(data, 18, 4), _number(data, 22, 4)
     height = tf.where(height >= 2**31, 2**32 - height, height)  # negative: stored from the top
     bits, compression = _number(data, 28, 2), _number(data, 30, 4)
@@ -188,7 +198,8 @@ def _bmp_fault(data: tf.Tensor) -> tf.Tensor:
     kind = tf.strings.join(
         ["BMP of ", tf.as_string(bits), " bits, compression ", tf.as_string(compression), ", is not read"]
     )
-    return tf.where(plain, _size_fault(width, height), kind)
+    fault, pixels = _sized(width, height)
+    return tf.where(plain, fault, kind), pixels
 
 
 def _decode_bmp(data: tf.Tensor) -> tf.Tensor:
@@ -205,11 +216,12 @@ def _decode_bmp(data: tf.Tensor) -> tf.Tensor:
     return tf.cond(_number(data, 28, 2) == 8, through_palette, lambda: image[..., :3])
 
 
-def _webp_fault(data: tf.Tensor) -> tf.Tensor:
+def _webp_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Animated files are refused: TensorFlow 2.21 writes past the end of its buffer when it decodes one."""
     extended = tf.strings.substr(tf.strings.join([data, b"\x00" * 16]), 12, 4) == b"VP8X"
     animated = tf.logical_and(extended, tf.bitwise.bitwise_and(_number(data, 20, 1), 2) > 0)
-    return tf.where(animated, "animated WebP is not read", _size_fault(*_webp_size(data)))
+    fault, pixels = _sized(*_webp_size(data))
+    return tf.where(animated, "animated WebP is not read", fault), pixels
 
 
 def _webp_size(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -232,10 +244,19 @@ def _decode_webp(data: tf.Tensor) -> tf.Tensor:
 
 
 def _over_white(image: tf.Tensor) -> tf.Tensor:
-    """RGBA laid over white, rounded; an opaque image keeps its values exactly."""
-    values = tf.cast(image, tf.int32)
-    colour, alpha = values[..., :3], values[..., 3:]
-    return tf.cast((colour * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)
+    """RGBA laid over white, rounded; an opaque image keeps its values exactly. Large ones row by row: at once would take 36 bytes a pixel."""
+
+    def lay(part: tf.Tensor) -> tf.Tensor:
+        values = tf.cast(part, tf.int32)
+        colour, alpha = values[..., :3], values[..., 3:]
+        return tf.cast((colour * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)
+
+    spec = tf.TensorSpec((None, 3), tf.uint8)
+    return tf.cond(
+        tf.size(image) > 4 * _AT_ONCE,
+        lambda: tf.map_fn(lay, image, fn_output_signature=spec, parallel_iterations=2),
+        lambda: lay(image),
+    )
 
 
 # -- JPEG segments ----------------------------------------------------------------------------------------
@@ -278,8 +299,11 @@ def _jpeg_size(raw: tf.Tensor, frame: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.where(frame > 0, left * 256 + right, 0), tf.where(frame > 0, upper * 256 + lower, 0)
 
 
-def _jpeg_fault(raw: tf.Tensor, frame: tf.Tensor) -> tf.Tensor:
-    return _size_fault(*_jpeg_size(raw, frame), MAX_JPEG_PIXELS)
+def _jpeg_header(raw: tf.Tensor, frame: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """A progressive file (SOF2, 6, 10, 14) needs all its coefficients in memory, 6 bytes a pixel, so it may not be larger than others."""
+    progressive = (frame > 0) & (tf.bitwise.bitwise_and(_byte(raw, frame + 1), 3) == 2)
+    fault, pixels = _sized(*_jpeg_size(raw, frame), tf.where(progressive, MAX_PIXELS, MAX_JPEG_PIXELS))
+    return fault, tf.where(progressive, pixels, pixels // _RATIOS[-1] ** 2)
 
 
 def _exif_orientation(raw: tf.Tensor, exif: tf.Tensor) -> tf.Tensor:

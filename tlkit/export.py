@@ -18,12 +18,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tlkit.decode import attempt, decode_and_resize, fit_to_square, header_fault
+from tlkit.decode import attempt, decode_and_resize, fit_to_square, read_header
 from tlkit.errors import ParityError, RunError, SpecError
 from tlkit.files import temporary_beside
 
 DESCRIPTION = "tlkit.json"
 PARITY_LIMIT = 1e-5
+LARGE = 12_000_000  # pixels of an image that is decoded alone
+PARALLEL = 4
 UNSURE = "unsure"  # what is served in the place of a class
 _WORKER = Path(__file__).with_name("_serve_files.py")
 
@@ -44,9 +46,10 @@ def export(
 
     Signatures:
       serving_default, serve_bytes: image_bytes string (n,) -> class string (n,), probability float32 (n,),
-        probabilities float32 (n, classes), classes string (classes,), sure bool (n,), ok bool (n,). Where `ok` is false the class is ""
-        and the probabilities are 0; where only `sure` is, the class is "unsure".
-      serve: image uint8 (n, height, width, 3), RGB -> the same without ok. serve_float: the same for float32 0-255.
+        probabilities float32 (n, classes), classes string (n, classes), sure bool (n,), ok bool (n,), problem string (n,). Where `ok` is
+        false, `problem` says why, the class is "" and the probabilities are 0; where only `sure` is, the class is "unsure". Every
+        output has a row for each image, as TensorFlow Serving's REST interface wants it.
+      serve: image uint8 (n, height, width, 3), RGB -> the same without ok and problem. serve_float: the same for float32 0-255.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not (folder / "saved_model.pb").is_file():
@@ -99,16 +102,21 @@ class _Served(tf.Module):
         # one trace that all signatures call
         self._call = tf.function(lambda images: model(images, training=False), input_signature=[shape], autograph=False)
         self._names, self._size, self._fit, self._unsure_below = class_names, size, fit, unsure_below
+        self._square = tf.function(
+            lambda data: decode_and_resize(data, size, fit),
+            input_signature=[tf.TensorSpec((), tf.string)],
+            autograph=False,
+        )
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")], autograph=False)
     def serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        ok, pixels = self._decode_each(image_bytes)
+        ok, problem, pixels = self._decode_each(image_bytes)
         answers = self._answers(tf.cast(pixels, tf.float32))
         answers["probabilities"] *= tf.cast(ok, tf.float32)[:, None]
         answers["probability"] *= tf.cast(ok, tf.float32)
         answers["class"] = tf.where(ok, answers["class"], "")
         answers["sure"] &= ok
-        return {**answers, "ok": ok}
+        return {**answers, "ok": ok, "problem": problem}
 
     @tf.function(autograph=False)  # there is nothing to convert, and converting takes seconds
     def serve(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -130,34 +138,46 @@ class _Served(tf.Module):
             "sure": sure,
             "probability": highest,
             "probabilities": probabilities,
-            "classes": names,
+            "classes": tf.repeat(names[None], count, axis=0),
         }
 
-    def _decode_each(self, image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """(ok, pixels): what has a faulty header, or fails an attempt at decoding, is not ok, and its pixels are zero.
+    def _decode_each(self, image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """(ok, problem, pixels): what has a faulty header, or fails an attempt at decoding, is not ok, and its pixels are zero.
 
         An operation that fails would fail the whole batch; a data set that ignores errors is the one place in a graph where
         one item may fail alone.
         """
-        sound = tf.map_fn(header_fault, image_bytes) == b""
+        signature = (tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int64))
+        fault, pixels = tf.map_fn(read_header, image_bytes, fn_output_signature=signature)
+        sound = fault == b""
+        # one at a time where one is large, so that memory is that of one
+        large = tf.reduce_any(sound & (pixels > LARGE))
+        ok = tf.cond(
+            large, lambda: self._tried(image_bytes, sound, 1), lambda: self._tried(image_bytes, sound, PARALLEL)
+        )
+        squares = tf.cond(
+            large, lambda: self._squares(image_bytes, ok, 1), lambda: self._squares(image_bytes, ok, PARALLEL)
+        )
+        return ok, tf.where(ok, "", tf.where(sound, "it does not decode", fault)), squares
+
+    def _tried(self, image_bytes: tf.Tensor, sound: tf.Tensor, parallel: int) -> tf.Tensor:
         safe = tf.where(sound, image_bytes, b"")
         count = tf.shape(image_bytes, out_type=tf.int64)[0]
         items = tf.data.Dataset.from_tensor_slices((tf.range(count), safe))
-        tried = items.map(_attempt_item, num_parallel_calls=4).ignore_errors()
+        tried = items.map(_attempt_item, num_parallel_calls=parallel).ignore_errors()
         options = tf.data.Options()
         options.autotune.enabled = False  # tuning and rewriting the data set would cost most of a request's time
         options.experimental_optimization.apply_default_optimizations = False
-        ok = tried.with_options(options).reduce(tf.zeros((count,), tf.bool), _mark_item)
+        return tried.with_options(options).reduce(tf.zeros((count,), tf.bool), _mark_item)
+
+    def _squares(self, image_bytes: tf.Tensor, ok: tf.Tensor, parallel: int) -> tf.Tensor:
         shape = (self._size, self._size, 3)
-        pixels = tf.map_fn(
-            lambda one: tf.cond(
-                one[0], lambda: decode_and_resize(one[1], self._size, self._fit), lambda: tf.zeros(shape, tf.uint8)
-            ),
+        return tf.map_fn(
+            lambda one: tf.cond(one[0], lambda: self._square(one[1]), lambda: tf.zeros(shape, tf.uint8)),
             (ok, image_bytes),
             fn_output_signature=tf.TensorSpec(shape, tf.uint8),
-            parallel_iterations=4,
+            parallel_iterations=parallel,
         )
-        return ok, pixels
 
 
 @tf.autograph.experimental.do_not_convert
@@ -192,7 +212,7 @@ class FreshProcess:
         self._errors.close()
 
     def ask(self, saved_model: str | Path, files: Sequence[Path], batch_size: int = 16) -> dict[str, np.ndarray]:
-        """What the SavedModel answers to files: probabilities (n, classes), class (n,) and ok (n,)."""
+        """What the SavedModel answers to files: probabilities (n, classes), class (n,), sure (n,) and ok (n,), and how many seconds that took."""
         with tempfile.TemporaryDirectory() as scratch:
             answers = Path(scratch) / "answers.npz"
             question = {
@@ -231,7 +251,7 @@ def prove_parity(
         `tlkit.frozen`, whose graph joins layers and rounds otherwise, and a head with large weights magnifies that; where they differ by
         more than the limit, the model itself is asked, so that what is left is the difference between it and what is served.
     Returns n, top1_agreement (share), max_difference (largest of any probability), asked_again (how many files), evaluated_difference
-    (largest before asking again), limit and within_limit. Raises ParityError when one class differs, one file is refused, or a
+    (largest before asking again), bytes, milliseconds_an_image (reading and decoding included), limit and within_limit. Raises ParityError when one class differs, one file is refused, or a
     difference exceeds 1e-3; the target is below 1e-5.
     """
     served = fresh.ask(saved_model, files) if fresh else serve_files(saved_model, files)
@@ -257,6 +277,8 @@ def prove_parity(
         "max_difference": difference,
         "asked_again": len(again),
         "evaluated_difference": evaluated_difference,
+        "bytes": sum(file.stat().st_size for file in Path(saved_model).rglob("*") if file.is_file()),
+        "milliseconds_an_image": round(1000 * float(served["seconds"]) / len(files), 2),
         "limit": PARITY_LIMIT,
         "within_limit": difference < PARITY_LIMIT,
     }

@@ -335,7 +335,7 @@ def predict(model: str | Path, files: Sequence[str | Path], *, top: int = 3) -> 
     found = _expand(files)
     if not found:
         raise DataError(f"No files in {', '.join(repr(str(f)) for f in files)}. Expected image files.")
-    names, answer = _opened(model)
+    names, answer = open_exported(model)
     rows: list[dict[str, Any]] = []
     for start in range(0, len(found), BATCH):
         chunk = found[start : start + BATCH]
@@ -356,8 +356,11 @@ def predict(model: str | Path, files: Sequence[str | Path], *, top: int = 3) -> 
 Opened = Callable[[list[bytes]], tuple[Any, Any, Any]]
 
 
-def _opened(model: str | Path) -> tuple[list[str], Opened]:
-    """A model's class names, and a function from files' bytes to (ok, sure, probabilities), whatever format it is in."""
+def open_exported(model: str | Path) -> tuple[list[str], Opened]:
+    """A run's or an export's class names, and a function from files' bytes to (ok, sure, probabilities), whatever format it is in.
+
+    Raises RunError for what is neither, or does not load.
+    """
     import tensorflow as tf
 
     folder = Path(model)
@@ -368,7 +371,7 @@ def _opened(model: str | Path) -> tuple[list[str], Opened]:
         serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"'{folder}' does not load as a SavedModel: {error}. Export the run again.") from error
-    names = [name.decode("utf-8") for name in serve(image_bytes=tf.constant([b""]))["classes"].numpy()]
+    names = [name.decode("utf-8") for name in serve(image_bytes=tf.constant([b""]))["classes"].numpy().ravel()]
 
     def answer(data: list[bytes]) -> tuple[Any, Any, Any]:
         reply = serve(image_bytes=tf.constant(data))
@@ -379,9 +382,7 @@ def _opened(model: str | Path) -> tuple[list[str], Opened]:
 
 def _opened_target(folder: Path) -> tuple[list[str], Opened]:
     import numpy as np
-    import tensorflow as tf
 
-    from tlkit.decode import decode_and_resize
     from tlkit.targets import open_target
 
     description, ask = open_target(folder)
@@ -389,8 +390,8 @@ def _opened_target(folder: Path) -> tuple[list[str], Opened]:
 
     def decoded(data: bytes) -> np.ndarray | None:
         try:
-            return decode_and_resize(tf.constant(data), size, description["fit"]).numpy()
-        except (tf.errors.InvalidArgumentError, ValueError):
+            return decoded_pixels(data, size, description["fit"])
+        except DataError:
             return None
 
     def answer(data: list[bytes]) -> tuple[Any, Any, Any]:
@@ -466,18 +467,26 @@ def explain_files(
 
 
 def _decoded(file: Path, size: int, fit: str) -> np.ndarray:
+    data = _read(file)
+    if isinstance(data, str):
+        raise DataError(f"'{file}' cannot be read: {data}. Expected an image file.")
+    try:
+        return decoded_pixels(data, size, fit)
+    except DataError as error:
+        raise DataError(f"'{file}' is {error}") from None
+
+
+def decoded_pixels(data: bytes, size: int, fit: str) -> np.ndarray:
+    """An image file's bytes as a model sees them: uint8, shape (size, size, 3). Raises DataError for what does not decode."""
     import tensorflow as tf
 
     from tlkit.decode import decode_and_resize
     from tlkit.pixels import why_not
 
-    data = _read(file)
-    if isinstance(data, str):
-        raise DataError(f"'{file}' cannot be read: {data}. Expected an image file.")
     try:
         return decode_and_resize(tf.constant(data), size, fit).numpy()
     except (tf.errors.InvalidArgumentError, ValueError):
-        raise DataError(f"'{file}' is no image that decodes: {': '.join(why_not(data))}. Leave it out.") from None
+        raise DataError(f"no image that decodes: {': '.join(why_not(data))}. Leave it out.") from None
 
 
 def served_folder(model: str | Path) -> Path:

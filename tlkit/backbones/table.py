@@ -82,7 +82,7 @@ class Backbone:
         if self.frozen_because and unfreeze not in (0, ()):
             raise SpecError(
                 f"unfreeze is {unfreeze}, and '{self.name}' cannot be fine-tuned: {self.frozen_because}. Use a recipe that trains the "
-                "head alone, such as small-similar, or a module that is a TF2 reusable SavedModel."
+                "head alone, such as small_similar, or a module that is a TF2 reusable SavedModel."
             )
         if isinstance(unfreeze, tuple):
             if max(unfreeze) > self.blocks:
