@@ -1,14 +1,17 @@
-"""The same pictures through every format: agreement with the trained model, largest difference, accuracy, size, milliseconds an image.
+"""The same 256 files through every backbone source and every target: who agrees with whom, by how much, how large, how fast.
 
-    TLKIT_SHARED=folder python benchmarks/targets.py [--data clothing] [--backbone mobilenetv2_0.35 mobilenetv2 ...] [--size 224]
+    python benchmarks/targets.py [--data clothing] [--size 224] [--native mobilenetv2] [--kerashub PRESET_OR_FOLDER]
 
-One run with a solved head for each backbone; 256 validation files (or all), for 8-bit integers 200 training pictures besides. The SavedModel reads and decodes
-files, the others are timed on decoded pixels, one at a time for LiteRT and in batches of 16 for ONNX and Keras. Appends a row per format to
-benchmarks/targets.csv.
+Three runs with a solved head: a native backbone, the same weights written as a TF-Hub module, and one of KerasHub's (default: a ResNet18
+with random weights from a local preset folder, for its weights need a network). Each goes through every target. `agreement` and
+`max_difference` are with that run's own Keras model; `like_native` and `from_native` with the native run's. Milliseconds are of batches of
+16 on this machine: the SavedModel's include reading and decoding files, the others' begin at pixels. 8-bit integers are also asked on 200
+training pictures. Appends a row per target to benchmarks/targets.csv and prints the table.
 """
 
 import argparse
 import os
+import sys
 import tempfile
 import time
 from datetime import date
@@ -17,61 +20,142 @@ from pathlib import Path
 
 from rows import append_row
 
+ROOT = Path(__file__).parent.parent
 FILE = Path(__file__).with_suffix(".csv")
+COLUMNS = (
+    "source",
+    "format",
+    "n",
+    "agreement",
+    "max_difference",
+    "like_native",
+    "from_native",
+    "accuracy",
+    "megabytes",
+    "ms",
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="clothing")
-    parser.add_argument("--backbone", nargs="+", default=["mobilenetv2_0.35", "mobilenetv2"])
     parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--native", default="mobilenetv2")
+    parser.add_argument("--kerashub", help="a preset or its folder")
     arguments = parser.parse_args()
-    for backbone in arguments.backbone:
-        for row in measure(arguments.data, backbone, arguments.size):
+    print("  ".join(f"{name:<14}" for name in COLUMNS), flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        for row in measure(arguments.data, arguments.size, arguments.native, arguments.kerashub, Path(scratch)):
             append_row(FILE, row)
+            print("  ".join(f"{row[name]!s:<14}" for name in COLUMNS), flush=True)
 
 
-def measure(data: str, backbone: str, size: int):  # type: ignore[no-untyped-def]
+def measure(data: str, size: int, native: str, preset: str | None, scratch: Path):  # type: ignore[no-untyped-def]
+    import numpy as np
+
     import tlkit
     from tlkit import Recipe, Stage
-    from tlkit.errors import ParityError
+    from tlkit.errors import ExportError, ParityError
+    from tlkit.inference import own_part, parity_sample
     from tlkit.targets import TARGETS
 
     source = Path(os.environ.get("TLKIT_SHARED", "../shared")) / "data" / data / "splits.csv"
     recipe = Recipe("head", stages=(Stage(1, 1e-3, solver="logistic"),))
-    with tempfile.TemporaryDirectory() as scratch:
+    module, folder = as_module(native, size, scratch / "module"), preset or resnet18(size, scratch / "resnet18")
+    backbones = {"native": native, "hub": f"hub:{module}", "kerashub": f"kerashub:{folder}"}
+    theirs = None
+    for kind, backbone in backbones.items():
         run = tlkit.finetune(
-            source, backbone=backbone, image_size=size, recipe=recipe, out=Path(scratch) / "run", report=False
+            source, backbone=backbone, image_size=size, recipe=recipe, out=scratch / f"run-{kind}", report=False
         )
+        part = own_part(run, "val")
+        files = part.take(parity_sample(len(part))).files()
         for target in TARGETS:
-            started = time.monotonic()
-            note = ""
+            started, note = time.monotonic(), ""
             try:
-                folder, proof = tlkit.export_run(run, Path(scratch) / target, target=target)
-            except ParityError as error:
-                note = str(error)[:120]
-                folder, proof = tlkit.export_run(run, Path(scratch) / target, target=target, force=True)
-            assert proof is not None
-            bytes_ = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-            yield {
-                "date": date.today().isoformat(),
-                "data": data,
-                "backbone": backbone,
-                "image_size": size,
-                "format": target,
-                "n": proof["n"],
-                "agreement": round(proof["top1_agreement"], 4),
-                "max_difference": f"{proof['max_difference']:.1e}",
-                "accuracy_before": round(proof.get("accuracy_before", float("nan")), 4),
-                "accuracy": round(proof.get("accuracy", float("nan")), 4),
-                "megabytes": round(bytes_ / 1e6, 2),
-                "milliseconds_an_image": proof.get("milliseconds_an_image", ""),
-                "export_and_proof_seconds": round(time.monotonic() - started, 1),
-                "note": note,
-                "cores": os.cpu_count(),
-                "tensorflow": version("tensorflow"),
-                "keras": version("keras"),
-            }
+                out, proof = tlkit.export_run(run, scratch / f"{kind}-{target}", target=target)
+            except (ParityError, ExportError) as error:
+                note = str(error)[:160]
+                if isinstance(error, ExportError):
+                    yield described(kind, data, size, target, None, note, started, (float("nan"), float("nan")))
+                    continue
+                out, proof = tlkit.export_run(run, scratch / f"{kind}-{target}", target=target, force=True)
+            table = tlkit.predict(out, files, top=len(run.plan["classes"]))
+            mine = by_class(table, run.plan["classes"])
+            theirs = mine if theirs is None else theirs
+            against = float((mine.argmax(1) == theirs.argmax(1)).mean()), float(np.abs(mine - theirs).max())
+            yield described(kind, data, size, target, proof, note, started, against)
+
+
+def by_class(table, classes):  # type: ignore[no-untyped-def]
+    """`tlkit.predict`'s table as probabilities, shape (n, classes)."""
+    import numpy as np
+
+    values = np.zeros((len(table), len(classes)))
+    for row, one in enumerate(table.to_dict("records")):
+        for place in range(1, len(classes) + 1):
+            name, number = ("prediction", "probability") if place == 1 else (f"top{place}", f"top{place}_probability")
+            values[row, classes.index(one[name])] = one[number]
+    return values
+
+
+def described(kind, data, size, target, proof, note, started, against):  # type: ignore[no-untyped-def]
+    proof = proof or {}
+    return {
+        "date": date.today().isoformat(),
+        "data": data,
+        "image_size": size,
+        "source": kind,
+        "format": target,
+        "n": proof.get("n", 0),
+        "agreement": round(proof.get("top1_agreement", float("nan")), 4),
+        "max_difference": f"{proof.get('max_difference', float('nan')):.1e}",
+        "like_native": round(against[0], 4),
+        "from_native": f"{against[1]:.1e}",
+        "accuracy_before": round(proof.get("accuracy_before", float("nan")), 4),
+        "accuracy": round(proof.get("accuracy", float("nan")), 4),
+        "megabytes": round(proof.get("bytes", 0) / 1e6, 2),
+        "ms": proof.get("milliseconds_an_image", ""),
+        "export_and_proof_seconds": round(time.monotonic() - started, 1),
+        "note": note,
+        "cores": os.cpu_count(),
+        "tensorflow": version("tensorflow"),
+        "keras": version("keras"),
+    }
+
+
+def as_module(native: str, size: int, folder: Path) -> Path:
+    """The native backbone's pooled features as TF-Hub publishes them: pixels from 0 to 1 in, a vector out, fine-tunable."""
+    import keras
+
+    from tlkit import build_classifier
+
+    sys.path.insert(0, str(ROOT))
+    from tests.reusable import unit_network, write_module
+
+    model = build_classifier(native, 2, image_size=size)
+    return write_module(
+        unit_network(keras.Model(model.input, model.get_layer("head_features").output)), folder, size=size
+    )
+
+
+def resnet18(size: int, folder: Path) -> Path:
+    import keras
+    import keras_hub
+
+    keras.utils.set_random_seed(0)
+    keras_hub.models.ResNetBackbone(
+        input_conv_filters=[64],
+        input_conv_kernel_sizes=[7],
+        stackwise_num_filters=[64, 128, 256, 512],
+        stackwise_num_blocks=[2, 2, 2, 2],
+        stackwise_num_strides=[1, 2, 2, 2],
+        block_type="basic_block",
+    ).save_to_preset(str(folder))
+    keras_hub.layers.ResNetImageConverter(
+        image_size=(size, size), scale=[0.01712, 0.01751, 0.01743], offset=[-2.118, -2.036, -1.804]
+    ).save_to_preset(str(folder))
+    return folder
 
 
 if __name__ == "__main__":

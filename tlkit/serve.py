@@ -58,29 +58,31 @@ def serve(
     if not 0 <= port <= 65535:
         raise SpecError(f"--port is {port}. Expected 0 to 65535.")
     app = make_app(model, host=host)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
+        listening = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise RunError(
+            f"Cannot listen at {host}, port {port}: {error}. Give another --port (0 takes any that is free), or another --host."
+        ) from error
+    with listening:
         server = create_server(
             app,
-            host=host,
-            port=port,
+            sockets=[listening],
             threads=4,
-            max_request_body_size=MAX_REQUEST_BYTES,
+            max_request_body_size=2 * MAX_REQUEST_BYTES,  # Flask's own limit answers in JSON; this one hangs up
             max_request_header_size=16 * 1024,
             channel_timeout=30,
             ident="tlkit",
         )
-    except (OSError, socket.gaierror, ValueError) as error:
-        raise RunError(
-            f"Cannot listen at {host}, port {port}: {error}. Give another --port (0 takes any that is free), or another --host."
-        ) from error
-    shown = f"[{host}]" if ":" in host else host
-    say(f"serving  {model} at http://{shown}:{server.effective_port}/  (Ctrl-C ends it)")
-    if host not in LOOPBACK:
-        say("note     anyone who can reach this machine can ask it; there is no password and no encryption")
-    try:
-        server.run()
-    finally:
-        server.close()
+        shown = f"[{host}]" if ":" in host else host
+        say(f"serving  {model} at http://{shown}:{listening.getsockname()[1]}/  (Ctrl-C ends it)")
+        if host not in LOOPBACK:
+            say("note     anyone who can reach this machine can ask it; there is no password and no encryption")
+        try:
+            server.run()
+        finally:
+            server.close()
 
 
 def make_app(model: str | Path, *, host: str = "127.0.0.1") -> flask.Flask:
@@ -110,6 +112,7 @@ def make_app(model: str | Path, *, host: str = "127.0.0.1") -> flask.Flask:
             title=answerer.title,
             classes=answerer.names,
             evidence=answerer.explains,
+            local=host in LOOPBACK,
             megabytes=MAX_REQUEST_BYTES // 2**20,
         )
         response = flask.Response(html, mimetype="text/html")
@@ -175,7 +178,7 @@ def _images(request: flask.Request) -> list[bytes | str]:
             415, f"The request holds {kind[:80]}. Expected an image file, multipart/form-data or application/json."
         )
     if len(found) > MAX_IMAGES:
-        flask.abort(413, f"The request holds {len(found)} images. Expected {MAX_IMAGES} at most.")
+        flask.abort(400, f"The request holds {len(found)} images. Expected {MAX_IMAGES} at most.")
     return found
 
 
