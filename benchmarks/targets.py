@@ -43,11 +43,14 @@ def main() -> None:
     parser.add_argument("--native", default="mobilenetv2")
     parser.add_argument("--kerashub", help="a preset or its folder")
     arguments = parser.parse_args()
-    print("  ".join(f"{name:<14}" for name in COLUMNS), flush=True)
+    rows = []
     with tempfile.TemporaryDirectory() as scratch:
         for row in measure(arguments.data, arguments.size, arguments.native, arguments.kerashub, Path(scratch)):
             append_row(FILE, row)
-            print("  ".join(f"{row[name]!s:<14}" for name in COLUMNS), flush=True)
+            rows.append(row)
+    print("  ".join(f"{name:<14}" for name in COLUMNS))
+    for row in rows:
+        print("  ".join(f"{row[name]!s:<14}" for name in COLUMNS))
 
 
 def measure(data: str, size: int, native: str, preset: str | None, scratch: Path):  # type: ignore[no-untyped-def]
@@ -128,15 +131,20 @@ def as_module(native: str, size: int, folder: Path) -> Path:
     """The native backbone's pooled features as TF-Hub publishes them: pixels from 0 to 1 in, a vector out, fine-tunable."""
     import keras
 
-    from tlkit import build_classifier
+    from tlkit import build_classifier, find_backbone
 
     sys.path.insert(0, str(ROOT))
     from tests.reusable import unit_network, write_module
 
     model = build_classifier(native, 2, image_size=size)
-    return write_module(
-        unit_network(keras.Model(model.input, model.get_layer("head_features").output)), folder, size=size
-    )
+    features = model.get_layer("head_features").output
+    if find_backbone(native).preprocessing != "tf":
+        return write_module(unit_network(keras.Model(model.input, features)), folder, size=size)
+    # as such modules are: one scaling, from 0 to 1 to -1 to 1, not a chain of them, which 8-bit integers do not bear
+    inputs = keras.Input((size, size, 3))
+    network = keras.Model(model.get_layer("normalise").output, features)
+    scaled = keras.layers.Rescaling(2.0, offset=-1.0)(inputs)
+    return write_module(keras.Model(inputs, network(scaled)), folder, size=size)
 
 
 def resnet18(size: int, folder: Path) -> Path:

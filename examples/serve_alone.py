@@ -11,7 +11,7 @@ import tensorflow as tf
 classify = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
 files = sys.argv[2:]
 answer = classify(image_bytes=tf.constant([Path(file).read_bytes() for file in files]))
-for file, name, probability, ok in zip(
-    files, answer["class"].numpy(), answer["probability"].numpy(), answer["ok"].numpy(), strict=True
+for file, name, probability, problem in zip(
+    files, answer["class"].numpy(), answer["probability"].numpy(), answer["problem"].numpy(), strict=True
 ):
-    print(f"{file}: {name.decode()} {probability:.3f}" if ok else f"{file}: not a readable image")
+    print(f"{file}: {name.decode()} {probability:.3f}" if not problem else f"{file}: {problem.decode()}")

@@ -53,7 +53,7 @@ def test_serving_needs_tensorflow_alone(trained: Path, tmp_path: Path) -> None:
     draw(COLOURS["green"], 4444).save(tmp_path / "new.png")
     (tmp_path / "junk.png").write_bytes(b"junk")
     done = example("serve_alone", trained / "saved_model", "new.png", "junk.png", folder=tmp_path)
-    assert done.stdout.startswith("new.png: green ") and "junk.png: not a readable image" in done.stdout
+    assert done.stdout.startswith("new.png: green ") and "junk.png: not a JPEG, PNG" in done.stdout
 
 
 @pytest.mark.real

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import subprocess
 import sys
 import urllib.error
@@ -20,6 +21,7 @@ from tests.mutate import good, mutated, peak_bytes
 from tlkit import predict
 
 pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parent.parent
 LIMIT = 2 * 2**30
 
 
@@ -147,6 +149,28 @@ def test_a_thousand_mutated_images_neither_crash_it_nor_fill_memory(server: Serv
     ):
         assert server.rest(wrong)[0] in (200, 400), "an answer, whatever it is"
     assert server.grpc([sound])["ok"].all()
+
+
+def test_the_example_and_the_readmes_client_get_answers(server: Server, files: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "junk.png").write_bytes(b"junk")
+    url = f"http://127.0.0.1:{server.ports['rest']}/v1/models/pictures:predict"
+    names = [str(files[0]), str(tmp_path / "junk.png")]
+    example = [sys.executable, str(ROOT / "examples" / "serving_client.py"), url, *names]
+    shown = [subprocess.run(example, capture_output=True, text=True, check=True).stdout]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    client = next(c for c in re.findall(r"^```python\n(.*?)^```", readme, flags=re.M | re.S) if "urllib" in c)
+    assert len([line for line in client.splitlines() if line]) <= 10
+    for written, real in (
+        ('["new/a.jpg", "new/b.jpg"]', repr(names)),
+        ("http://localhost:8501/v1/models/pictures:predict", url),
+    ):
+        assert written in client
+        client = client.replace(written, real)
+    program = [sys.executable, "-W", "ignore::ResourceWarning", "-c", client]
+    shown.append(subprocess.run(program, capture_output=True, text=True, check=True).stdout)
+    for text in shown:
+        first, second = text.splitlines()
+        assert first.startswith(f"{files[0]} {files[0].parent.name} ") and "junk.png not a JPEG" in second
 
 
 def test_an_unknown_signature_is_an_error(server: Server) -> None:

@@ -62,6 +62,7 @@ def _of_constants(model: keras.Model) -> Callable[[Any], Any]:
         return model.stateless_call(*constants, inputs if len(inputs) > 1 else inputs[0], training=False)[0]
 
     traced: dict[Any, Any] = {}
+    of_module = any(hasattr(layer, "hold_still") for layer in model.layers)  # a SavedModel reads its variables itself
 
     def run(arrays: Any) -> Any:
         tensors = [tf.convert_to_tensor(array) for array in (arrays if isinstance(arrays, list) else [arrays])]
@@ -69,7 +70,15 @@ def _of_constants(model: keras.Model) -> Callable[[Any], Any]:
         if (
             key not in traced
         ):  # asked for by name, because TensorFlow takes many networks traced once for one traced many times, and warns
-            traced[key] = call.get_concrete_function([tf.TensorSpec(one.shape, one.dtype) for one in tensors])
+            concrete = call.get_concrete_function([tf.TensorSpec(one.shape, one.dtype) for one in tensors])
+            traced[key] = concrete if not of_module else _with_variables_as_constants(concrete)
         return traced[key](tensors)
 
     return run
+
+
+def _with_variables_as_constants(concrete: Any) -> Any:
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    flat = convert_variables_to_constants_v2(concrete)
+    return lambda tensors: flat(*tensors)

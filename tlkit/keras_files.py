@@ -12,7 +12,7 @@ import keras
 
 from tlkit.errors import WeightsError
 from tlkit.files import temporary_beside
-from tlkit.savedmodel import MODULES, SavedModelLayer, modules_in
+from tlkit.savedmodel import MODULES, SavedModelLayer, module_files, modules_in
 
 
 def save_model(model: keras.Model, file: Path) -> None:
@@ -25,7 +25,10 @@ def save_model(model: keras.Model, file: Path) -> None:
             if not kept.exists():
                 kept.parent.mkdir(exist_ok=True)
                 with temporary_beside(kept) as temporary:
-                    shutil.copytree(layer.module.folder, temporary)
+                    for one in module_files(layer.module.folder):
+                        copy = temporary / one.relative_to(layer.module.folder)
+                        copy.parent.mkdir(parents=True, exist_ok=True)
+                        shutil.copyfile(one, copy)
 
 
 def open_model(file: Path) -> keras.Model:

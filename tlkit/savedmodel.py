@@ -35,9 +35,16 @@ def _digest(folder: str, stamps: tuple[tuple[str, int, int], ...]) -> str:
     return whole.hexdigest()
 
 
+def module_files(folder: Path) -> list[Path]:
+    """The files of a SavedModel; whatever else lies in its folder is not of it."""
+    parts = [folder / "saved_model.pb", folder / "tfhub_module.pb"]
+    parts += [p for inner in ("variables", "assets") for p in (folder / inner).rglob("*")]
+    return sorted(p for p in parts if p.is_file())
+
+
 def digest_of(folder: Path) -> str:
     """SHA-256 of a SavedModel's files and their names."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    files = module_files(folder)
     stamps = [(p.relative_to(folder).as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
     return _digest(str(folder), tuple(stamps))
 

@@ -1,0 +1,17 @@
+"""Ask TensorFlow Serving about images, with the standard library alone.
+
+python examples/serving_client.py http://localhost:8501/v1/models/pictures:predict IMAGE...
+"""
+
+import base64
+import json
+import sys
+import urllib.request
+from pathlib import Path
+
+url, *files = sys.argv[1:]
+instances = [{"b64": base64.b64encode(Path(file).read_bytes()).decode()} for file in files]
+with urllib.request.urlopen(url, json.dumps({"instances": instances}).encode()) as reply:
+    answers = json.load(reply)["predictions"]
+for file, answer in zip(files, answers, strict=True):
+    print(file, answer["class"] or answer["problem"], f"{answer['probability']:.3f}")
