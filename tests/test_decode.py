@@ -9,7 +9,8 @@ from PIL import Image, ImageOps
 
 from tests.broken import encode, jpeg_of_size, left_out, png_header, used_with_a_note
 from tests.conftest import draw
-from tlkit.decode import attempt, decode, decode_and_resize, header_fault
+from tlkit import decode as decoding
+from tlkit.decode import attempt, decode, decode_and_resize, header_fault, read_header
 
 PICTURE = draw((120, 90, 60), 3, 90).resize((120, 80))
 in_graph = tf.function(lambda data: decode_and_resize(data, 48), autograph=False)
@@ -155,3 +156,32 @@ def test_how_the_picture_is_fitted() -> None:
 def test_odd_shapes_become_squares(shape: tuple[int, int], fit: str) -> None:
     data = encode(Image.new("RGB", shape, (10, 20, 30)), "PNG")
     assert decode_and_resize(tf.constant(data), 32, fit).shape == (32, 32, 3)
+
+
+def claimed(data: bytes, marker: bytes, side: int) -> bytes:
+    """A JPEG whose frame header claims another size."""
+    changed, at = bytearray(data), data.index(marker)
+    changed[at + 5 : at + 9] = side.to_bytes(2, "big") * 2
+    return bytes(changed)
+
+
+def test_a_progressive_jpeg_which_is_held_whole_may_not_be_larger_than_other_pictures() -> None:
+    plain, progressive = encode(PICTURE, "JPEG"), encode(PICTURE, "JPEG", progressive=True)
+    for side, of_plain, of_progressive in ((7_000, "", ""), (9_000, "", "50"), (15_000, "200", "50")):
+        for data, marker, limit in ((plain, b"\xff\xc0", of_plain), (progressive, b"\xff\xc2", of_progressive)):
+            fault, held = read_header(tf.constant(claimed(data, marker, side)))
+            expected = f"{side} x {side} pixels; at most {limit} megapixels are decoded" if limit else ""
+            assert fault.numpy().decode() == expected
+            assert held.numpy() == side**2 // (64 if data is plain else 1)
+
+
+def test_transparency_is_laid_over_white_row_by_row_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = PICTURE.convert("RGBA")
+    image.putalpha(Image.fromarray(np.arange(80 * 120, dtype="uint32").reshape(80, 120).astype("uint8")))
+    for kind in ("PNG", "WEBP"):
+        data = encode(image, kind)
+        at_once = pixels(data)
+        with monkeypatch.context() as patch:
+            patch.setattr(decoding, "_AT_ONCE", 100)
+            assert np.array_equal(pixels(data), at_once)
+    assert np.abs(pixels(encode(image, "PNG")) - by_pillow(encode(image, "PNG"))).max() <= 1

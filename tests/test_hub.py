@@ -22,6 +22,7 @@ from tlkit import Recipe, Stage, finetune, load_model
 from tlkit.backbones import check_backbone_name, find_backbone
 from tlkit.errors import SpecError, WeightsError
 from tlkit.finetune import plan_lines
+from tlkit.frozen import frozen_call
 from tlkit.inference import evaluate_run, export_run, predict
 from tlkit.model import build_classifier, set_trainable
 
@@ -82,6 +83,18 @@ def test_a_module_brings_its_regularisation(module: Path) -> None:
     set_trainable(model, f"hub:{module}", unfreeze=0)
     model(np.zeros((1, 32, 32, 3), "float32"), training=True)
     assert not model.losses
+
+
+def test_a_frozen_module_is_run_with_its_weights_of_now(module: Path) -> None:
+    model = build_classifier(f"hub:{module}", 3)
+    images = pictures(5)[0]
+    before = model.predict(images, verbose=0)
+    call = frozen_call(model, 8)
+    np.testing.assert_allclose(call(images)[0], before, atol=1e-5)
+    for variable in model.get_layer("module").variables:
+        variable.assign(variable * 0.5)
+    np.testing.assert_allclose(call(images)[0], before, atol=1e-5)
+    assert np.abs(model.predict(images, verbose=0) - before).max() > 1e-3
 
 
 def test_hub_modules_take_0_to_1_and_ones_own_take_0_to_255(module: Path, tmp_path: Path) -> None:
@@ -194,6 +207,8 @@ def test_what_is_no_module_says_so(module: Path, trained: Path, tmp_path: Path) 
             find_backbone(name)
     with pytest.raises(WeightsError, match="No such module"):
         check_backbone_name(f"hub:{tmp_path / 'nowhere'}")
+    with pytest.raises(SpecError, match=r"--weights none asks for random weights, and .* brings its own"):
+        finetune(tmp_path, backbone=f"hub:{module}", weights="none")
     with pytest.raises(SpecError, match=r"takes 32 x 32 pixels only\. Leave --image-size out, or give 32"):
         build_classifier(f"hub:{module}", 3, image_size=64)
 
