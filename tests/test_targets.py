@@ -9,10 +9,14 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from tests.tiny import tiny_file
 from tlkit import ExportError, ParityError, RunError, build_classifier, export_run, find_backbone, open_target, predict
+from tlkit.cli import main
 from tlkit.errors import NameUnknown
+from tlkit.inference import exports_of
+from tlkit.runs import check_out
 from tlkit.targets import FILES, TARGETS, check_target, prove_target, write_target
 
 NAMES = ["a", "b", "c"]
@@ -111,3 +115,23 @@ def test_a_run_exported_as_litert_predicts_like_its_saved_model(trained: Path, t
     assert (served["prediction"].fillna("") == mobile["prediction"].fillna("")).all()
     assert np.allclose(served["probability"][:-1].astype(float), mobile["probability"][:-1].astype(float), atol=1e-4)
     assert served["problem"].tolist() == mobile["problem"].tolist() and mobile["problem"].iloc[-1]
+
+
+@pytest.mark.slow
+def test_every_export_is_shown_beside_the_others(trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    (run / "exports.csv").unlink(missing_ok=True)
+    assert list(exports_of(run)["format"]) == ["savedmodel"], "a run's own comes from its metrics"
+    for target in ("keras", "litert", "keras"):
+        export_run(run, target=target)
+    table = exports_of(run)
+    assert list(table["format"]) == ["savedmodel", "litert", "keras"]
+    assert (
+        (table["top1_agreement"] == 1).all()
+        and (table["bytes"] > 0).all()
+        and (table["milliseconds_an_image"] > 0).all()
+    )
+    done = CliRunner().invoke(main, ["export", str(run), "--format", "litert"], catch_exceptions=False)
+    lines = done.output.splitlines()
+    assert [line.split()[0] for line in lines[-3:]] == ["savedmodel", "keras", "litert"] and "ms" in lines[-1]
+    check_out(run, force=True)  # a run with exports may be replaced as any other

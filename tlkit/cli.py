@@ -307,7 +307,7 @@ def export(run: str, to: str | None, max_error: float | None, target: str, force
 
     check_max_error(max_error)
     with _tensorflow_quietly():
-        from tlkit.inference import export_run
+        from tlkit.inference import export_run, exports_of
     folder, proof = export_run(run, to, target=target, max_error=max_error, force=force)
     click.echo(f"written to {folder}")
     if proof is None:
@@ -317,8 +317,13 @@ def export(run: str, to: str | None, max_error: float | None, target: str, force
         f"equals the trained model on {proof['top1_agreement']:.0%} of {proof['n']} files, "
         f"largest difference {proof['max_difference']:.1e}"
     )
-    accuracy = f"accuracy {proof['accuracy_before']:.1%} to {proof['accuracy']:.1%}, " if "accuracy" in proof else ""
-    click.echo(f"{accuracy}{proof['bytes'] / 1e6:.1f} MB, {proof['milliseconds_an_image']:.1f} ms an image")
+    if "accuracy" in proof:
+        click.echo(f"accuracy {proof['accuracy_before']:.1%} to {proof['accuracy']:.1%}")
+    click.echo(f"{'format':<12}  agrees  difference  {'size':>9}  {'an image':>9}")
+    for one in exports_of(run).itertuples():
+        size = "" if one.bytes != one.bytes else f"{one.bytes / 1e6:.1f} MB"  # an older run's is not known
+        speed = "" if one.milliseconds_an_image != one.milliseconds_an_image else f"{one.milliseconds_an_image:.1f} ms"
+        click.echo(f"{one.format:<12} {one.top1_agreement:>7.1%}  {one.max_difference:>10.1e}  {size:>9}  {speed:>9}")
 
 
 @main.command("serve")

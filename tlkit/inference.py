@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlkit.errors import DataError, RunError, SpecError, WeightsError, nearest, unknown
 from tlkit.images import ImageSet, scan
-from tlkit.runs import Run, open_run
+from tlkit.runs import EXPORTED, Run, open_run
 from tlkit.spec import Augmentation, check_max_error
 
 if TYPE_CHECKING:
@@ -230,16 +230,57 @@ def export_run(
     folder = Path(to) if to is not None else default
     if target == "savedmodel":
         export(model, plan["classes"], folder, fit=fit, unsure_below=unsure_below)
-        return folder, _prove_served(run, model, folder)
+        return folder, _noted(run, target, folder, _prove_served(run, model, folder))
     training = _some_pixels(run, "train", REPRESENTATIVE_IMAGES) if target == "litert-int8" else None
     representative = None if training is None else training[0]
     write_target(
         model, plan["classes"], folder, target, fit=fit, unsure_below=unsure_below, representative=representative
     )
-    return folder, _prove_pixels(run, model, folder, training, force)
+    return folder, _noted(run, target, folder, _prove_pixels(run, model, folder, training, force))
 
 
 REPRESENTATIVE_IMAGES = 200
+_EXPORT_COLUMNS = (
+    "format",
+    "n",
+    "top1_agreement",
+    "max_difference",
+    "accuracy",
+    "bytes",
+    "milliseconds_an_image",
+    "folder",
+)
+
+
+def _noted(run: Run, target: str, folder: Path, proof: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Keep a proof in the run's `exports.csv`, in the place of an earlier one of its format."""
+    if proof is not None:
+        table = exports_of(run)
+        table = table[table["format"] != target]
+        row = {**proof, "format": target, "folder": str(folder)}
+        rows = [*table.to_dict("records"), {name: row.get(name) for name in _EXPORT_COLUMNS}]
+        run.write_table(EXPORTED, _export_table(rows))
+    return proof
+
+
+def exports_of(run: Run | str | Path) -> pd.DataFrame:
+    """What a run was exported to: format, n, top1_agreement, max_difference, accuracy (of formats that take pixels), bytes,
+    milliseconds_an_image and folder, a row for each format.
+    """
+    import pandas as pd
+
+    run = run if isinstance(run, Run) else open_run(run)
+    if (run.folder / EXPORTED).is_file():
+        return pd.read_csv(run.folder / EXPORTED)
+    parity = run.metrics.get("parity")
+    own = {**parity, "format": "savedmodel", "folder": str(run.saved_model)} if parity else {}
+    return _export_table([{name: own.get(name) for name in _EXPORT_COLUMNS}] if own else [])
+
+
+def _export_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(rows, columns=list(_EXPORT_COLUMNS))
 
 
 def _unsure_below(run: Run, model: keras.Model, max_error: float | None) -> float:

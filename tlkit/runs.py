@@ -24,6 +24,7 @@ OF_REPORT = (
     "report.json",
     "report.html",
 )
+EXPORTED = "exports.csv"
 EXPORTS = ("litert", "litert-int8", "onnx", "keras")  # folders that `tlkit export` may have added
 FILES = (
     "plan.json",
@@ -35,6 +36,7 @@ FILES = (
     "predictions.csv",
     "saved_model",
     *OF_REPORT,
+    EXPORTED,
     "metrics.json",
 )
 
