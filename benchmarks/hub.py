@@ -39,9 +39,9 @@ def main() -> None:
     source = Path(os.environ.get("TLKIT_SHARED", "../shared")) / "data" / arguments.data / "splits.csv"
     solved = Stage(1, 1e-3, solver="logistic")
     frozen = Recipe("frozen head", stages=(solved,))
-    tuned = Recipe(
-        "fine-tuned", stages=(solved, Stage(arguments.epochs, 1e-4, unfreeze="all", warmup=0.1)), batch_size=32
-    )
+    stages = (solved, Stage(arguments.epochs, 1e-4, unfreeze="all", warmup=0.1))
+    judged = Recipe("fine-tuned, judged", stages=stages, batch_size=32)
+    to_the_end = Recipe("fine-tuned to the end", stages=stages, batch_size=32, monitor="last")
     right: dict[tuple[str, str], list[np.ndarray]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         module = as_module(arguments.backbone, arguments.size, Path(scratch) / "module")
