@@ -248,6 +248,7 @@ def test_a_thousand_broken_requests_leave_it_answering(trained: Path, files: lis
         assert ask(port, b"", "image/png", length=10**12)[0] in (413, 0)
         status, reply = ask(port, sound, "image/png")
         assert status == 200 and reply["predictions"][0]["class"] == expected
+        print(f"{statuses}, most memory {peak_bytes(process.pid) / 2**30:.2f} GiB")  # shown by -rP
         assert process.poll() is None and peak_bytes(process.pid) < 2 * 2**30
         assert set(statuses) <= {0, 200, 400, 413, 415} and statuses[200] > 300 and statuses[400] > 100, statuses
         process.send_signal(signal.SIGINT)

@@ -138,6 +138,9 @@ def test_a_thousand_mutated_images_neither_crash_it_nor_fill_memory(server: Serv
         sent, batch = sent + len(batch), []
     assert sent == 1000 and refused > 400 and len(kinds) == 9, "most of them are really broken"
     assert server.process.poll() is None
+    print(
+        f"{sent} images, {refused} refused, most memory {peak_bytes(server.process.pid) / 2**30:.2f} GiB"
+    )  # shown by -rP
     assert peak_bytes(server.process.pid) < LIMIT
     for wrong in (
         {"instances": [1, 2]},
