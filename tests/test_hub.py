@@ -140,6 +140,7 @@ def test_a_run_keeps_its_module(module: Path, folder: Path, tmp_path: Path) -> N
         load_model(tmp_path / "elsewhere")
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_a_module_that_was_trained(
     module: Path, folder: Path, tmp_path: Path, unserved: None
 ) -> None:

@@ -64,6 +64,7 @@ def test_features_are_kerashubs_own(resnet: Path, vit: Path) -> None:
         np.testing.assert_allclose(features, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_blocks_are_found_and_hold_every_weight(resnet: Path, vit: Path) -> None:
     for folder, count in ((resnet, 5), (vit, 4)):
         backbone = find_backbone(f"kerashub:{folder}")
@@ -84,6 +85,7 @@ def test_blocks_are_found_and_hold_every_weight(resnet: Path, vit: Path) -> None
             )
 
 
+@pytest.mark.slow
 def test_the_top_block_trains_alone(vit: Path) -> None:
     model = build_classifier(f"kerashub:{vit}", 3)
     backbone = find_backbone(f"kerashub:{vit}")

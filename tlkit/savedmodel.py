@@ -102,7 +102,8 @@ class Module:
             if key in answer:
                 return answer[key]
         raise WeightsError(
-            f"'{self.name}' puts out {', '.join(sorted(answer))}. Expected one tensor, or one that is called 'default'."
+            f"'{self.name}' puts out {', '.join(sorted(answer))}. Expected one tensor of features, or one that is called "
+            "'default': take the module's feature-vector variant, or export it with one output."
         )
 
     def features_at(self, size: int) -> tuple[int, ...]:
@@ -115,7 +116,9 @@ class Module:
                 "images, float32, shape (n, height, width, 3); give its size with --image-size."
             ) from error
         if len(shape) not in (1, 3) or None in shape:
-            raise WeightsError(f"'{self.name}' puts out {shape} for a picture. Expected a vector or feature maps.")
+            raise WeightsError(
+                f"'{self.name}' puts out {shape} for a picture. Expected a vector or feature maps; take its feature-vector variant."
+            )
         return shape
 
 
@@ -165,7 +168,8 @@ def _size_of(concrete: Sequence[Any], name: str) -> int | None:
     pictures = [a for a in images if a.dtype == tf.float32 and a.shape.rank in (4, None)]
     if images and not pictures:
         raise WeightsError(
-            f"'{name}' takes {images[0].dtype.name} of shape {images[0].shape}. Expected a module of images, float32, shape (n, height, width, 3)."
+            f"'{name}' takes {images[0].dtype.name} of shape {images[0].shape}. Expected a module of images, float32, shape (n, height, width, 3); "
+            "a classifier that tlkit exported takes files and is no backbone: start from its run with --from RUN."
         )
     sides = {tuple(a.shape[1:3]) for a in pictures if a.shape.rank == 4}
     fixed = {side for side in sides if None not in side}
@@ -173,7 +177,7 @@ def _size_of(concrete: Sequence[Any], name: str) -> int | None:
         return None
     height, width = fixed.pop()
     if height != width:
-        raise WeightsError(f"'{name}' takes {height} x {width} pixels. Expected a square input.")
+        raise WeightsError(f"'{name}' takes {height} x {width} pixels. Expected a square input; export it for one.")
     return int(height)
 
 
