@@ -25,18 +25,17 @@ OF_REPORT = (
     "report.html",
 )
 EXPORTED = "exports.csv"
-EXPORTS = ("litert", "litert-int8", "onnx", "keras")  # folders that `tlkit export` may have added
+# what only some runs hold: the folders that `tlkit export` added and their table, the module of a backbone that is a SavedModel
+SOMETIMES = ("litert", "litert-int8", "onnx", "keras", EXPORTED, "modules")
 FILES = (
     "plan.json",
     "split.csv",
     "problems.csv",
     "history.csv",
     "model.keras",
-    "modules",
     "predictions.csv",
     "saved_model",
     *OF_REPORT,
-    EXPORTED,
     "metrics.json",
 )
 
@@ -103,7 +102,7 @@ def check_out(folder: Path, force: bool) -> None:
         return
     if not folder.is_dir():
         raise RunError(f"'{folder}' is a file. Expected a new or empty folder for the run.")
-    foreign = [p.name for p in _entries(folder) if p.name not in (*FILES, *EXPORTS)]
+    foreign = [p.name for p in _entries(folder) if p.name not in (*FILES, *SOMETIMES)]
     if foreign:
         raise RunError(
             f"'{folder}' holds files that are not a run's: {', '.join(sorted(foreign)[:3])}. Expected a new or empty folder."
@@ -118,7 +117,7 @@ def start_run(folder: Path, force: bool) -> Run:
     check_out(folder, force)
     folder.mkdir(parents=True, exist_ok=True)
     leftovers = [p for p in folder.iterdir() if p.name.startswith((".tmp-", ".old-"))]
-    for path in [*(folder / name for name in reversed((*EXPORTS, *FILES))), *leftovers]:
+    for path in [*(folder / name for name in reversed((*SOMETIMES, *FILES))), *leftovers]:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     return Run(folder)
 
