@@ -30,10 +30,10 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
 
 
-def jpeg_of_size(width: int, height: int) -> bytes:
+def jpeg_of_size(width: int, height: int, *, progressive: bool = False) -> bytes:
     """A real JPEG whose frame header claims another size."""
-    data = bytearray(encode(draw((90, 90, 90), 5), "JPEG"))
-    at = data.index(b"\xff\xc0")
+    data = bytearray(encode(draw((90, 90, 90), 5), "JPEG", progressive=progressive))
+    at = data.index(b"\xff\xc2" if progressive else b"\xff\xc0")
     data[at + 5 : at + 9] = struct.pack(">HH", height, width)
     return bytes(data)
 
