@@ -17,8 +17,6 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from tlkit.errors import RunError, SpecError, TlkitError
 from tlkit.inference import decoded_pixels, load_model, open_exported
 from tlkit.runs import open_run
@@ -233,6 +231,7 @@ class _Answerer:
         return [_unanswered(one) if isinstance(one, str) else self._one(one, evidence) for one in images]
 
     def _one(self, data: bytes, evidence: bool) -> dict[str, Any]:
+        from tlkit.export import UNSURE
         from tlkit.pixels import why_not
 
         with self._lock:  # one at a time: memory is that of one picture
@@ -243,7 +242,7 @@ class _Answerer:
             answer = {
                 "ok": True,
                 "problem": "",
-                "class": self.names[best] if sures[0] else "unsure",
+                "class": self.names[best] if sures[0] else UNSURE,
                 "probability": float(values[0][best]),
                 "sure": bool(sures[0]),
                 "probabilities": {name: float(value) for name, value in zip(self.names, values[0], strict=True)},
@@ -266,7 +265,6 @@ class _Answerer:
         drawn = Image.fromarray(overlay(picture, heat))
         drawn = drawn.resize((EVIDENCE_PIXELS, EVIDENCE_PIXELS)) if self._size < EVIDENCE_PIXELS else drawn
         out = io.BytesIO()
-        np.asarray(drawn)  # loads it before it is written
         drawn.save(out, "PNG")
         return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode("ascii")
 
