@@ -129,6 +129,25 @@ def test_where_the_evaluation_rounds_otherwise_the_model_itself_is_asked(monkeyp
     assert proof["max_difference"] == 0 and proof["evaluated_difference"] == pytest.approx(2e-4, rel=1e-3)
 
 
+def test_an_evaluation_that_is_not_the_models_fails_the_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = np.array([[0.5, 0.4, 0.1], [0.1, 0.1, 0.8]], "float32")
+    served = {
+        "probabilities": own,
+        "class": np.array(CLASSES)[own.argmax(1)],
+        "ok": np.array([True, True]),
+        "seconds": 1.0,
+    }
+    monkeypatch.setattr(importlib.import_module("tlkit.export"), "serve_files", lambda *a: served)
+    files = [Path("a.jpg"), Path("b.jpg")]
+    for difference, passes in ((9e-3, True), (2e-2, False), (0.5, False)):
+        evaluated = own + np.array([[0, 0, 0], [difference, 0, -difference]], "float32")
+        if passes:
+            prove_parity("m", files, evaluated, CLASSES, ask_again=lambda places: own[places])
+            continue
+        with pytest.raises(ParityError, match=r"differ from the model's own on 1 of 1 .* 'b\.jpg'.*not this model's"):
+            prove_parity("m", files, evaluated, CLASSES, ask_again=lambda places: own[places])
+
+
 def test_one_bad_item_does_not_fail_its_batch(signatures: dict[str, Any]) -> None:
     serve = signatures["serving_default"]
     good = encode(draw((180, 90, 40), 3, 70), "JPEG")

@@ -37,9 +37,9 @@ from tlkit import (
     predict,
 )
 from tlkit.backbones import BACKBONES
-from tlkit.errors import DataError, NameUnknown, RunError, SpecError, WeightsError
+from tlkit.errors import DataError, NameUnknown, ParityError, RunError, SpecError, WeightsError
 from tlkit.inference import parity_sample
-from tlkit.runs import FILES, OF_REPORT, SOMETIMES
+from tlkit.runs import FILES, OF_REPORT, SOMETIMES, Run
 
 QUICK = Recipe("quick", stages=(Stage(2, 1e-3),), batch_size=8)
 
@@ -101,6 +101,25 @@ def test_a_second_run_decodes_nothing_and_computes_nothing_frozen(
     other = Recipe("other", head=Head(hidden=(8,)), stages=(Stage(3, 1e-3),), batch_size=5)
     again = finetune(folder, **tiny, recipe=other, out=tmp_path / "two")
     assert (again.metrics["images_decoded"], again.metrics["images_computed"]) == (0, 0)
+
+
+@pytest.mark.slow
+def test_a_spoiled_cache_of_features_fails_the_proof(folder: Path, tmp_path: Path, tiny: dict[str, Any]) -> None:
+    write_folder(folder, start=8000)  # pictures that no other test has cached
+    recipe = Recipe("test", stages=(Stage(epochs=20, learning_rate=1e-2),), batch_size=8)
+    before = cached_features()
+    finetune(folder, **tiny, recipe=recipe, out=tmp_path / "one", report=False)
+    for file in cached_features() - before:
+        rows = np.load(file, mmap_mode="r+")
+        rows[...] = np.roll(rows, 5, axis=-1)
+        rows.flush()
+    with pytest.raises(ParityError, match="not this model's"):
+        finetune(folder, **tiny, recipe=recipe, out=tmp_path / "two", report=False)
+    assert not Run(tmp_path / "two").finished
+
+
+def cached_features() -> set[Path]:
+    return set((Path(os.environ["TLKIT_CACHE"]) / "features").rglob("*.npy"))
 
 
 def test_200_broken_files_among_200_good_ones_are_all_named(

@@ -544,6 +544,11 @@ def result_lines(run: Run) -> list[str]:
     lines.append(
         f"{'served':<11} equals trained on {parity['top1_agreement']:.0%} of {parity['n']} files, "
         f"largest difference {parity['max_difference']:.1e}"
+        + (
+            f"; {parity['asked_again']} evaluated again without rounding, which differed by up to {parity['evaluated_difference']:.1e}"
+            if parity["asked_again"]
+            else ""
+        )
     )
     lines += [f"{'note':<11} {note}" for note in metrics["notes"]]
     lines.append(f"{'took':<11} {metrics['seconds']['total']:.0f} s")
