@@ -8,6 +8,11 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # the workers share the cores: more threads in each would only wait for one another
+    for library in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(library, "1")
 
 import shutil
 from pathlib import Path
@@ -21,6 +26,14 @@ from tests.tiny import tiny_file
 
 SHARED = Path(os.environ.get("TLKIT_SHARED", Path(__file__).parent.parent.parent / "shared"))
 COLOURS = {"blue": (30, 40, 220), "green": (30, 200, 40), "red": (220, 40, 30)}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps a file's tests in one worker, and those of all files that share the trained run, so that it is trained once."""
+    sharing = {item.path for item in items if "trained" in getattr(item, "fixturenames", ())}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("trained" if item.path in sharing else item.path.name))
 
 
 @pytest.fixture(scope="session", autouse=True)

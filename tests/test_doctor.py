@@ -164,6 +164,7 @@ def test_inspect_names_a_copy_in_a_folder_by_nano(tmp_path: Path) -> None:
     assert not any("across the parts" in line for line in found.sentences())  # there are no parts yet
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.real
 def test_injected_faults_in_clothing_are_found(

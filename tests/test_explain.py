@@ -182,6 +182,7 @@ def test_a_row_of_pictures_of_any_size_is_drawn(tmp_path: Path) -> None:
     assert draw_rows(rows, tmp_path / "new" / "rows.jpg").is_file()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.real
 def test_masking_evidence_on_cats_and_dogs_costs_more_than_masking_at_random(

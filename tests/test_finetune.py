@@ -258,7 +258,14 @@ def test_the_time_limit_ends_training_early_and_says_so(folder: Path, tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["plan.json", "history.csv", "model.keras", "predictions.csv", "saved_model"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "plan.json",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("history.csv", "model.keras", "predictions.csv")),
+        "saved_model",
+    ],
+)
 def test_a_killed_run_is_reported_as_unfinished_and_can_be_replaced(
     folder: Path, tmp_path: Path, moment: str, tiny: dict[str, Any]
 ) -> None:
@@ -358,6 +365,7 @@ def test_inspecting_finds_what_does_not_decode(folder: Path) -> None:
         inspect(folder, size=32, strict=True)
 
 
+@pytest.mark.long
 @pytest.mark.real
 @pytest.mark.slow
 @pytest.mark.parametrize(

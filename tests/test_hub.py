@@ -119,6 +119,7 @@ def test_a_model_as_keras_exports_it_is_a_backbone_too(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_module(module: Path, folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(module, tmp_path / "module")
     run = finetune(folder, backbone=f"hub:{copy}", recipe=WHOLE, out=tmp_path / "run")
@@ -224,6 +225,7 @@ def test_a_module_of_any_size_and_without_training_is_taken(tmp_path: Path) -> N
     assert model.get_layer("head_features").output.shape == (None, 6)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.real
 def test_a_hub_module_is_as_good_as_the_native_backbone(imagenet: Path, shared: Path, tmp_path: Path) -> None:

@@ -36,6 +36,11 @@ SMALLEST_OF_FAMILY = [
 QUICK = ["nano", "mobilenet_0.25", "mobilenetv2_0.35", "mobilenetv3small_0.75"]
 
 
+def long_unless_smallest(name: str) -> Any:
+    """A row of the table; those beside the smallest of each family are run by benchmarks/contract_all.py and before a release."""
+    return name if name in SMALLEST_OF_FAMILY else pytest.param(name, marks=pytest.mark.long)
+
+
 def tiny(name: str, **settings: Any) -> keras.Model:
     keras.backend.clear_session()
     return build_classifier(name, 3, image_size=BACKBONES[name].smallest, weights="none", **settings)
@@ -128,7 +133,7 @@ def test_blocks_cover_the_backbone(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in BACKBONES if n not in QUICK])
+@pytest.mark.parametrize("name", [long_unless_smallest(n) for n in BACKBONES if n not in QUICK])
 def test_blocks_cover_the_backbone_of_every_row(name: str) -> None:
     check_structure(name)
 
@@ -139,7 +144,7 @@ def test_grad_cam_runs(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in BACKBONES if n not in QUICK[:2]])
+@pytest.mark.parametrize("name", [long_unless_smallest(n) for n in BACKBONES if n not in QUICK[:2]])
 def test_grad_cam_runs_on_every_row(name: str) -> None:
     check_explanation(name)
 

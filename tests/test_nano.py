@@ -138,6 +138,7 @@ def test_digits_are_written_once_and_are_real(tmp_path: Path) -> None:
     assert np.abs(small - load_digits().images[int(files[0].stem)]).mean() < 2
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_demonstration_learns_the_digits_and_says_what_is_next(tmp_path: Path) -> None:
     lines: list[str] = []
@@ -147,6 +148,7 @@ def test_the_demonstration_learns_the_digits_and_says_what_is_next(tmp_path: Pat
     assert "tlkit finetune FOLDER" in text and f"tlkit predict {run.folder}" in text
 
 
+@pytest.mark.long
 @pytest.mark.real
 @pytest.mark.slow
 def test_pretraining_runs_goes_on_after_a_stop_and_its_weights_load(imagenet: Path, tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ def test_evidence_is_a_picture_of_where_it_lies(client: Any, files: list[Path]) 
     assert "evidence" not in client.post("/predict", data=files[0].read_bytes()).json["predictions"][0]
 
 
+@pytest.mark.slow
 def test_a_run_without_feature_maps_is_explained_by_occlusion(tmp_path: Path, folder: Path) -> None:
     import keras
 
@@ -200,13 +201,14 @@ def ask(port: int, body: bytes, kind: str, length: int | None = None) -> tuple[i
 
 
 @pytest.mark.slow
-def test_a_thousand_broken_requests_leave_it_answering(trained: Path, files: list[Path]) -> None:
+@pytest.mark.parametrize("count", [160, pytest.param(1000, marks=pytest.mark.long)])
+def test_broken_requests_leave_it_answering(count: int, trained: Path, files: list[Path]) -> None:
     sound = files[0].read_bytes()
     expected = predict(trained, files[:1])["prediction"][0]
     rng = np.random.default_rng(2)
     with running(trained) as (process, port):
         statuses: dict[int, int] = {}
-        for place, (kind, data) in enumerate(mutated(1000, seed=7)):
+        for place, (kind, data) in enumerate(mutated(count, seed=7)):
             way = place % 8
             if way == 0:  # beside a good one in a form's place: as JSON
                 status, reply = ask(
@@ -250,7 +252,9 @@ def test_a_thousand_broken_requests_leave_it_answering(trained: Path, files: lis
         assert status == 200 and reply["predictions"][0]["class"] == expected
         print(f"{statuses}, most memory {peak_bytes(process.pid) / 2**30:.2f} GiB")  # shown by -rP
         assert process.poll() is None and peak_bytes(process.pid) < 2 * 2**30
-        assert set(statuses) <= {0, 200, 400, 413, 415} and statuses[200] > 300 and statuses[400] > 100, statuses
+        assert (
+            set(statuses) <= {0, 200, 400, 413, 415} and statuses[200] > 0.3 * count and statuses[400] > 0.1 * count
+        ), statuses
         process.send_signal(signal.SIGINT)
         assert process.wait(20) in (0, 1, 130, -signal.SIGINT)
 

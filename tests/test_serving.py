@@ -119,11 +119,12 @@ def test_junk_in_a_batch_fails_alone_and_says_why(server: Server, files: list[Pa
     assert "60000 x 60000 pixels; at most 200 megapixels" in rows[4]["problem"]
 
 
-def test_a_thousand_mutated_images_neither_crash_it_nor_fill_memory(server: Server, files: list[Path]) -> None:
+@pytest.mark.parametrize("count", [150, pytest.param(1000, marks=pytest.mark.long)])
+def test_mutated_images_neither_crash_it_nor_fill_memory(count: int, server: Server, files: list[Path]) -> None:
     sound, refused, kinds = files[0].read_bytes(), 0, set()
     alone = server.grpc([sound])
     rng, batch, sent = np.random.default_rng(1), [], 0
-    everything = [*mutated(999), ("50 MB", b"\x89PNG\r\n\x1a\n" + bytes(50_000_000))]
+    everything = [*mutated(count - 1), ("50 MB", b"\x89PNG\r\n\x1a\n" + bytes(50_000_000))]
     for place, (kind, data) in enumerate(everything):
         batch.append(data)
         kinds.add(kind)
@@ -136,7 +137,7 @@ def test_a_thousand_mutated_images_neither_crash_it_nor_fill_memory(server: Serv
         assert all(bool(problem) != ok for problem, ok in zip(reply["problem"], reply["ok"], strict=True))
         refused += int((~reply["ok"]).sum())
         sent, batch = sent + len(batch), []
-    assert sent == 1000 and refused > 400 and len(kinds) == 9, "most of them are really broken"
+    assert sent == count and refused > 0.4 * count and len(kinds) == 9, "most of them are really broken"
     assert server.process.poll() is None
     print(
         f"{sent} images, {refused} refused, most memory {peak_bytes(server.process.pid) / 2**30:.2f} GiB"
