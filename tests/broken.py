@@ -101,3 +101,19 @@ def write_broken(folder: Path, count: int, start: int = 0) -> dict[str, str]:
                 expected[file] = problem
         seed += 1
     return expected
+
+
+def bmp_of_endless_header() -> bytes:
+    """A BMP of 20 x 20 pixels whose header claims to be 2 GB long."""
+    data = bytearray(encode(Image.fromarray(np.zeros((20, 20), "uint8")), "BMP"))
+    data[14:18] = (2**31).to_bytes(4, "little")
+    return bytes(data)
+
+
+def gif_of_a_huge_later_frame(side: int) -> tuple[bytes, bytes]:
+    """A GIF of 30 x 20 pixels with a comment before its frame, and the same with a second frame of side x side pixels behind it."""
+    picture = Image.fromarray(np.arange(600, dtype="uint8").reshape(20, 30))
+    small = encode(picture, "GIF", comment=b"a comment " * 60)
+    empty = encode(Image.new("L", (side, side)), "GIF")
+    descriptor = b"\x2c" + bytes(4) + 2 * side.to_bytes(2, "little")
+    return small, small[:-1] + empty[empty.index(descriptor) :]

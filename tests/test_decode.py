@@ -1,16 +1,25 @@
 from __future__ import annotations
 
 import io
+import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from tests.broken import encode, jpeg_of_size, left_out, png_header, used_with_a_note
+from tests.broken import (
+    bmp_of_endless_header,
+    encode,
+    gif_of_a_huge_later_frame,
+    jpeg_of_size,
+    left_out,
+    png_header,
+    used_with_a_note,
+)
 from tests.conftest import draw
 from tlkit import decode as decoding
-from tlkit.decode import attempt, decode, decode_and_resize, header_fault, read_header
+from tlkit.decode import attempt, decode, decode_and_resize, first_frame, header_fault, read_header
 
 PICTURE = draw((120, 90, 60), 3, 90).resize((120, 80))
 in_graph = tf.function(lambda data: decode_and_resize(data, 48), autograph=False)
@@ -183,3 +192,43 @@ def test_transparency_is_laid_over_white_row_by_row_as_at_once(monkeypatch: pyte
             patch.setattr(decoding, "_AT_ONCE", 100)
             assert np.array_equal(pixels(data), at_once)
     assert np.abs(pixels(encode(image, "PNG")) - by_pillow(encode(image, "PNG"))).max() <= 1
+
+
+def test_a_bmp_whose_header_is_longer_than_the_file_is_refused_by_its_header() -> None:
+    assert b"longer than the file" in header_fault(tf.constant(bmp_of_endless_header())).numpy()
+
+
+def test_frames_behind_the_first_are_not_decoded() -> None:
+    small, bomb = gif_of_a_huge_later_frame(4000)
+    assert tf.io.decode_gif(bomb).shape == (2, 4000, 4000, 3), "TensorFlow decodes them all"
+    assert first_frame(tf.constant(bomb)).numpy() == small
+    assert tf.io.decode_gif(first_frame(tf.constant(bomb))).shape == (1, 20, 30, 3)
+    assert np.array_equal(decode(tf.constant(bomb)), decode(tf.constant(small)))
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.98])
+def test_a_gif_that_ends_within_its_first_frame_is_left_as_it_is(keep: float) -> None:
+    small, _ = gif_of_a_huge_later_frame(40)
+    cut = small[: int(keep * len(small))]
+    assert first_frame(tf.constant(cut)).numpy().removesuffix(b"\x3b") == cut
+
+
+def test_a_first_frame_larger_than_the_screen_is_held_to_the_limit() -> None:
+    data = bytearray(encode(Image.new("L", (10, 10)), "GIF"))
+    at = data.index(b"\x2c" + bytes(4) + b"\x0a\x00\x0a\x00")
+    data[at + 5 : at + 9] = b"\xff\xff\xff\xff"
+    assert b"65535 x 65535 pixels; at most 50 megapixels" in header_fault(tf.constant(bytes(data))).numpy()
+
+
+def test_a_chain_of_millions_of_sub_blocks_takes_no_minutes() -> None:
+    small, _ = gif_of_a_huge_later_frame(40)
+    at = small.index(b"\x21\xfe") + 2
+    data = tf.constant(small[:at] + b"\x01a" * 1_000_000 + small[at:])
+    started = time.monotonic()
+    assert decode(data).shape == (20, 30, 3)
+    assert time.monotonic() - started < 10
+
+
+def test_other_files_are_not_cut() -> None:
+    for data in (b"", b"GIF8", b"\x89PNG rest", encode(Image.new("L", (10, 10)), "PNG")):
+        assert first_frame(tf.constant(data)).numpy() == data

@@ -43,7 +43,7 @@ def decode(data: tf.Tensor, size: int = 0) -> tf.Tensor:
     branches = [
         lambda: _decode_jpeg(data, size),
         lambda: _decode_png(_sound(data, _png_header(data)[0])),
-        lambda: tf.io.decode_image(_sound(data, _gif_header(data)[0]), channels=3, expand_animations=False),
+        lambda: _decode_gif(data),
         lambda: _decode_bmp(_sound(data, _bmp_header(data)[0])),
         lambda: _decode_webp(_sound(data, _webp_header(data)[0])),
         lambda: tf.zeros((1, 1, 3), tf.uint8) * tf.cast(tf.strings.length(_sound(data, _NO_FORMAT)), tf.uint8),
@@ -160,7 +160,18 @@ def _png_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _gif_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    return _sized(_number(data, 6, 2), _number(data, 8, 2))
+    """By the screen's size and, should that be larger, the first frame's."""
+    at, _ = _walk_gif(data)
+    frame = tf.strings.substr(tf.strings.join([data, b"\x00" * 16]), at, 10)
+    fault, pixels = _sized(_number(data, 6, 2), _number(data, 8, 2))
+    frame_fault, frame_pixels = _sized(_number(frame, 5, 2), _number(frame, 7, 2))
+    frame_fault = tf.where(at > 0, frame_fault, "no picture in it")
+    return tf.where(fault == b"", frame_fault, fault), tf.maximum(pixels, frame_pixels)
+
+
+def _decode_gif(data: tf.Tensor) -> tf.Tensor:
+    data = first_frame(_sound(data, _gif_header(data)[0]))
+    return tf.io.decode_image(data, channels=3, expand_animations=False)
 
 
 def _decode_jpeg(data: tf.Tensor, size: int) -> tf.Tensor:
@@ -199,6 +210,8 @@ def _bmp_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         ["BMP of ", tf.as_string(bits), " bits, compression ", tf.as_string(compression), ", is not read"]
     )
     fault, pixels = _sized(width, height)
+    damaged = 14 + _number(data, 14, 4) > tf.cast(tf.strings.length(data), tf.int64)
+    fault = tf.where(damaged, "the BMP header is longer than the file", fault)
     return tf.where(plain, fault, kind), pixels
 
 
@@ -207,7 +220,10 @@ def _decode_bmp(data: tf.Tensor) -> tf.Tensor:
     image = tf.io.decode_bmp(data)
 
     def through_palette() -> tf.Tensor:
-        begin, end = tf.cast(14 + _number(data, 14, 4), tf.int32), tf.cast(_number(data, 10, 4), tf.int32)
+        length = tf.cast(tf.strings.length(data), tf.int64)
+        begin, end = (
+            tf.cast(tf.minimum(at, length), tf.int32) for at in (14 + _number(data, 14, 4), _number(data, 10, 4))
+        )
         entries = tf.io.decode_raw(tf.strings.substr(data, begin, tf.maximum(end - begin, 0)), tf.uint8)
         colours = tf.reshape(entries[: tf.size(entries) // 4 * 4], (-1, 4))[:, 2::-1]
         colours = tf.concat([colours, tf.zeros((256, 3), tf.uint8)], 0)
@@ -257,6 +273,80 @@ def _over_white(image: tf.Tensor) -> tf.Tensor:
         lambda: tf.map_fn(lay, image, fn_output_signature=spec, parallel_iterations=2),
         lambda: lay(image),
     )
+
+
+# -- GIF blocks -------------------------------------------------------------------------------------------
+
+_CHUNKS = (4096, 65_536)  # bytes of sub-blocks looked at in one step: at the beginning of a chain, and in a long one
+_MARGIN = _CHUNKS[-1] + 256
+_MOST_EXTENSIONS = 256  # before the first frame
+
+
+def first_frame(data: tf.Tensor) -> tf.Tensor:
+    """A GIF without what follows its first frame; the bytes of any other file as they are.
+
+    TensorFlow decodes every frame before it takes the first, and a frame may be far larger than the screen: 0.4 MB took 2.3 GB.
+    """
+
+    def cut() -> tf.Tensor:
+        _, end = _walk_gif(data)
+        return tf.where(end > 0, tf.strings.join([tf.strings.substr(data, 0, end), b"\x3b"]), data)
+
+    return tf.cond(tf.strings.substr(data, 0, 4) == b"GIF8", cut, lambda: data)
+
+
+def _walk_gif(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Walk a GIF's blocks (GIF89a specification, sections 17 to 26) up to the end of its first frame.
+
+    Returns the places of the first frame's descriptor and of the first byte behind its data, int32; 0 where there is none.
+    """
+    raw = tf.concat([tf.io.decode_raw(data, tf.uint8), tf.zeros((_MARGIN,), tf.uint8)], 0)
+    length = tf.size(raw) - _MARGIN
+
+    def after_colours(at: tf.Tensor, flags: tf.Tensor) -> tf.Tensor:
+        flags = tf.cast(flags, tf.int32)
+        return at + tf.where(flags >= 128, 3 * 2 ** (flags % 8 + 1), 0)
+
+    def is_extension(at: tf.Tensor) -> tf.Tensor:
+        return (at < length) & (raw[tf.minimum(at, length)] == 0x21)
+
+    start = after_colours(tf.constant(13), raw[10])
+    (at,) = tf.while_loop(
+        is_extension, lambda at: (_after_sub_blocks(raw, at + 2),), (start,), maximum_iterations=_MOST_EXTENSIONS
+    )
+    at = tf.minimum(at, length)
+    found = (at + 10 < length) & (raw[at] == 0x2C)
+    begin = after_colours(at + 10, raw[tf.minimum(at + 9, length)]) + 1  # behind the code size
+    end = tf.cond(found, lambda: _after_sub_blocks(raw, begin), lambda: tf.constant(0))
+    return tf.where(found, at, 0), tf.where(found, tf.minimum(end, length), 0)
+
+
+def _after_sub_blocks(raw: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
+    """The place behind a chain of sub-blocks, each a length byte and so many bytes, ended by a length of 0.
+
+    A chain may have as many links as a third of the file's bytes. So it is followed in chunks: where each byte of a chunk would lead
+    to, were it a length, and by doubling where 2, 4, 8, ... links lead to.
+    """
+    last = tf.size(raw) - _MARGIN
+    begin = at
+
+    def ends(at: tf.Tensor, ended: tf.Tensor) -> tf.Tensor:
+        return ~ended & (at < last)
+
+    def step(at: tf.Tensor, ended: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        chunk = tf.where(at - begin < _CHUNKS[-1], *_CHUNKS)
+        window = tf.cast(raw[at : at + chunk + 256], tf.int32)
+        places = tf.range(chunk + 256)
+        inside = (places < chunk) & (window > 0)
+        leads_to = tf.where(inside, places + 1 + window, places)
+        for _ in range(_CHUNKS[-1].bit_length()):
+            leads_to = tf.gather(leads_to, leads_to)
+        reached = leads_to[0]
+        ended = (reached < chunk) & (window[reached] == 0)
+        return at + reached + tf.cast(ended, tf.int32), ended
+
+    at, _ = tf.while_loop(ends, step, (at, tf.constant(False)))
+    return at
 
 
 # -- JPEG segments ----------------------------------------------------------------------------------------

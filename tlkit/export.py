@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tlkit.decode import attempt, decode_and_resize, fit_to_square, read_header
+from tlkit.decode import attempt, decode_and_resize, first_frame, fit_to_square, read_header
 from tlkit.errors import ParityError, RunError, SpecError
 from tlkit.files import temporary_beside
 
@@ -148,6 +148,7 @@ class _Served(tf.Module):
         An operation that fails would fail the whole batch; a data set that ignores errors is the one place in a graph where
         one item may fail alone.
         """
+        image_bytes = tf.map_fn(first_frame, image_bytes)
         signature = (tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int64))
         fault, pixels = tf.map_fn(read_header, image_bytes, fn_output_signature=signature)
         sound = fault == b""

@@ -18,7 +18,7 @@ from tlkit.images import ImageSet, image_format, looks_truncated, problem, what_
 from tlkit.store import Rows, Store, cache_folder, describe, make_room
 
 # Raise it when `decode` changes a pixel: old caches are then not found.
-DECODER_VERSION = 1
+DECODER_VERSION = 2
 
 
 @dataclass(frozen=True)
