@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,24 @@ def test_evaluate_prints_the_table_and_json(trained: Path) -> None:
     done = CliRunner().invoke(main, ["evaluate", str(trained)])
     assert "accuracy 100.0%" in done.output and "red" in done.output
     assert '"confusion_matrix"' in CliRunner().invoke(main, ["evaluate", str(trained), "--json"]).output
+
+
+def test_inspect_writes_over_its_own_tables_and_no_others(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pd.DataFrame({"path": ["a.png"], "label": ["a"]})
+    found = SimpleNamespace(label_errors=table.assign(probable=False), duplicates=table[:0], outliers=table[:0])
+    found.classes, found.sentences = table, list
+    monkeypatch.setattr("tlkit.inference.check_up", lambda *a, **k: found)
+    words = ["inspect", str(folder), "--image-size", "32", "--out", str(tmp_path)]
+    (tmp_path / "classes.csv").write_text("id,name\n0,mine\n")
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 1 and "classes.csv' is none that `tlkit inspect` wrote" in done.stderr
+    assert (tmp_path / "classes.csv").read_text() == "id,name\n0,mine\n" and len(list(tmp_path.glob("*.csv"))) == 1
+    (tmp_path / "classes.csv").unlink()
+    for _ in range(2):
+        assert CliRunner().invoke(main, words).exit_code == 0
+    assert len(list(tmp_path.glob("*.csv"))) == 5
 
 
 def test_inspect_counts_classes_and_problems(folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,9 @@ from click.testing import CliRunner
 
 from tests.test_training import BACKBONE, examples
 from tests.test_training import tiny as tiny_model
-from tlkit import Recipe, Stage, ensemble, evaluate_run, finetune, load_model, predict, scan
+from tlkit import Recipe, Stage, ensemble, evaluate_run, finetune, load_model, open_run, predict, scan
 from tlkit.cli import main
-from tlkit.errors import NameUnknown, SpecError
+from tlkit.errors import NameUnknown, RunError, SpecError
 from tlkit.evaluate import predict_averaged, predict_probabilities
 from tlkit.lr_find import lr_find
 from tlkit.store import in_memory
@@ -44,6 +45,30 @@ def test_an_ensemble_is_the_mean_of_its_members_and_a_run_like_any_other(runs: l
     np.testing.assert_allclose(model.predict(x, verbose=0), mean, atol=1e-6)
     assert run.finished and run.metrics["validation"]["n"] == 6 and len(run.metrics["members"]) == 2
     assert evaluate_run(run)["n"] == 6 and len(run.plan["ensemble_of"]) == 2
+
+
+def test_an_ensemble_replaces_a_run_when_it_is_finished_and_never_a_member(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = shutil.copytree(runs[0], tmp_path / "both")
+    before = (out / "plan.json").read_bytes()
+    with pytest.raises(RunError, match="a finished run"):
+        ensemble(runs, out)
+    with pytest.raises(SpecError, match="one of the runs to be averaged"):
+        ensemble(runs, runs[1], force=True)
+    with pytest.raises(RunError, match="would be taken for a class"):
+        ensemble(runs, tmp_path / "data" / "both")
+    (out / "thesis.docx").write_text("years of work")
+    with pytest.raises(RunError, match=r"thesis\.docx"):
+        ensemble(runs, out, force=True)
+    (out / "thesis.docx").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.import_module("tlkit.export"), "prove_parity", lambda *a: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            ensemble(runs, out, force=True)
+    assert (out / "plan.json").read_bytes() == before and evaluate_run(out)["n"] == 6
+    assert ensemble(runs, out, force=True).folder == out and len(open_run(out).plan["ensemble_of"]) == 2
+    assert {p.name for p in tmp_path.iterdir()} == {"data", "run0", "run1", "both"}
 
 
 def test_what_one_member_trained_on_is_no_validation_image(runs: list[Path], tmp_path: Path) -> None:

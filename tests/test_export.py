@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -199,11 +200,60 @@ def test_the_folder_describes_itself(served: Path) -> None:
     assert described["classes"] == CLASSES and described["image_size"] == 32 and described["fit"] == "squash"
 
 
-def test_only_an_export_is_replaced(model: keras.Model, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(RunError, match="no SavedModel"):
-        export(model, CLASSES, tmp_path)
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+@pytest.mark.parametrize("name", ["precious_notes.txt", "1/other_model.bin", "assets/labels.txt", "variables/more/"])
+def test_an_export_with_other_files_in_it_is_not_replaced(
+    model: keras.Model, served: Path, name: str, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(served, tmp_path / "model")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).mkdir() if name.endswith("/") else (folder / name).write_text("mine")
+    with pytest.raises(RunError, match=rf"not an export's: {name}\. Nothing was changed"):
+        export(model, CLASSES, folder)
+    assert (folder / name).exists() and serve_works(folder)
+
+
+def test_a_saved_model_of_others_is_not_replaced_nor_one_behind_a_link(
+    model: keras.Model, served: Path, tmp_path: Path
+) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    for name, words in (("saved_model.pb", "theirs"), ("tlkit.json", '{"classes": []}')):
+        (theirs / name).write_text(words)
+        with pytest.raises(RunError, match=r"no tlkit\.json of tlkit's"):
+            export(model, CLASSES, theirs)
+    (tmp_path / "link").symlink_to(served, target_is_directory=True)
+    with pytest.raises(RunError, match="is a link to"):
+        export(model, CLASSES, tmp_path / "link")
+    assert (theirs / "saved_model.pb").read_text() == "theirs" and serve_works(served)
+
+
+def test_an_export_is_replaced_whole_and_what_came_meanwhile_stays(
+    model: keras.Model, served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(served, tmp_path / "model")
+    described = json.loads((folder / "tlkit.json").read_text(encoding="utf-8"))
+    assert set(described.pop("files")) == {
+        p.relative_to(folder).as_posix() + ("/" if p.is_dir() else "")
+        for p in folder.rglob("*")
+        if p.name not in ("tlkit.json", "variables")
+    }
+    (folder / "tlkit.json").write_text(json.dumps(described))  # as it was before it named its files
+    export(model, CLASSES[::-1], folder)
+    assert json.loads((folder / "tlkit.json").read_text(encoding="utf-8"))["classes"] == CLASSES[::-1]
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+    def save(*a: Any, **k: Any) -> None:
+        Path(a[1]).mkdir()
+        (folder / "notes.txt").write_text("mine")
+
+    monkeypatch.setattr(tf.saved_model, "save", save)
+    with pytest.raises(RunError, match=r"notes\.txt"):
+        export(model, CLASSES, folder)
+    assert (folder / "notes.txt").exists() and serve_works(folder) and [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def serve_works(folder: Path) -> bool:
+    return "serving_default" in tf.saved_model.load(str(folder)).signatures
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from tlkit.recipes import RECIPES
 
 from tests.broken import write_broken
@@ -37,6 +38,8 @@ from tlkit import (
     predict,
 )
 from tlkit.backbones import BACKBONES
+from tlkit.cli import main
+from tlkit.demo import demo
 from tlkit.errors import DataError, NameUnknown, ParityError, RunError, SpecError, WeightsError
 from tlkit.inference import parity_sample
 from tlkit.runs import FILES, OF_REPORT, SOMETIMES, Run
@@ -183,6 +186,107 @@ def test_an_earlier_run_is_kept_unless_forced_and_even_then_until_names_are_chec
     assert open_run(out).finished
     with pytest.raises(RunError, match="is a run, not data"):
         finetune(out, out=tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("moment", "what"),
+    [
+        ("tlkit.train.train", KeyboardInterrupt()),
+        ("tlkit.keras_files.save_model", OSError(28, "No space left on device")),
+        ("tlkit.export.prove_parity", ParityError("it differs")),
+    ],
+)
+def test_a_forced_run_that_stops_loses_nothing_of_the_earlier_one(
+    folder: Path,
+    tmp_path: Path,
+    tiny: dict[str, Any],
+    unserved: None,
+    moment: str,
+    what: BaseException,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "run"
+    finetune(folder, **tiny, recipe=QUICK, out=out)
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+    def stop(*a: object, **k: object) -> None:
+        raise what
+
+    with monkeypatch.context() as patch:
+        module, name = moment.rsplit(".", 1)
+        patch.setattr(importlib.import_module(module), name, stop)
+        with pytest.raises(type(what)):
+            finetune(folder, **tiny, recipe=QUICK, seed=1, out=out, force=True)
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+    assert evaluate_run(out)["n"] == 6 and open_run(out).plan["settings"]["seed"] == 0
+    (left,) = set(tmp_path.iterdir()) - {out, folder}
+    assert left.name.startswith(".unfinished-") and left.name.endswith("-run")
+    said: list[str] = []
+    run = finetune(left / "plan.json", out=out, force=True, say=said.append)  # it can be repeated from there
+    assert run.folder == out and open_run(out).plan["settings"]["seed"] == 1 and evaluate_run(out)["n"] == 6
+    assert set(tmp_path.iterdir()) == {out, folder} and said[0].startswith(f"replaces  {out}, which stays")
+
+
+def test_a_run_stopped_in_its_tournament_has_a_plan_to_repeat(
+    folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("tlkit.finetune")
+    calls: list[int] = []
+
+    def stop(*a: object, **k: Any) -> None:
+        calls.append(k["seed"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "decide_by_tournament", stop)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(folder, **tiny, seed=5, out=tmp_path / "run")
+    with pytest.raises(RunError, match="did not finish"):
+        open_run(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):  # in the tournament again
+        finetune(tmp_path / "run" / "plan.json", out=tmp_path / "run", force=True)
+    assert calls == [5, 5]
+
+
+def test_what_a_stopped_run_had_not_checked_is_checked_when_it_is_repeated(
+    folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("tlkit.finetune")
+    checked: list[Augmentation] = []
+
+    def stop(recipe: Recipe, *a: object) -> None:
+        checked.append(recipe.augmentation)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_narrow", stop)
+    asked = Augmentation(flip_horizontal=0.5)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(folder, **tiny, recipe=QUICK, augment=asked, out=tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        finetune(tmp_path / "run" / "plan.json", out=tmp_path / "other")
+    assert checked == [asked, asked]
+
+
+def test_force_does_not_touch_a_data_set_whose_classes_are_called_like_a_runs_files(
+    tmp_path: Path, tiny: dict[str, Any]
+) -> None:
+    data = write_folder(tmp_path / "data", per_class=2, classes=("red", "blue"))
+    (data / "red").rename(data / "keras")
+    (data / "blue").rename(data / "onnx")
+    other = write_folder(tmp_path / "other", per_class=2)
+    for source, message in ((data, "would be taken for a class"), (other, "not a run's")):
+        words = ["finetune", str(source), "--backbone", tiny["backbone"], "--out", str(data), "--force"]
+        done = CliRunner().invoke(main, words)
+        assert done.exit_code == 1 and message in done.stderr
+    assert len(list(data.rglob("*.png"))) == 4
+
+
+def test_the_demo_replaces_no_run_on_other_data(
+    folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None
+) -> None:
+    mine = finetune(folder, **tiny, recipe=QUICK, out=tmp_path / "run")
+    with pytest.raises(RunError, match=rf"run on other data, '{folder}'"):
+        demo(tmp_path)
+    assert open_run(mine.folder).finished and not (tmp_path / "digits").exists()
 
 
 @pytest.mark.slow

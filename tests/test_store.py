@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tlkit.errors import NameUnknown
+from tlkit.errors import NameUnknown, RunError
 from tlkit.files import temporary_beside, write_atomically
 from tlkit.store import Store, caches, clear_caches, describe, in_memory, make_room
 
@@ -118,6 +118,27 @@ def test_what_is_not_ours_is_neither_listed_nor_cleared(two_caches: Path) -> Non
     make_room(2_999_990, limit_gb=0.003)
     clear_caches("all")
     assert caches() == [] and all(file.read_text() == "dear" for file in theirs)
+
+
+@pytest.mark.parametrize("name", ["beach.jpg", "notes/", "model.npy"])
+def test_a_cache_that_holds_anything_else_is_not_cleared(name: str, two_caches: Path) -> None:
+    theirs = two_caches / "features" / "abc" / name
+    theirs.mkdir() if name.endswith("/") else theirs.write_text("dear")
+    for path in (theirs, theirs.parent):
+        os.utime(path, (0, 0))
+    with pytest.raises(RunError, match=rf"features/abc' holds.*{name}.*Nothing was cleared"):
+        clear_caches("all")
+    assert theirs.exists() and len(caches()) == 2
+    assert make_room(1_500_000, limit_gb=0.003), "the other one goes"
+    assert theirs.exists() and [one.kind for one in caches()] == ["features"]
+
+
+def test_a_link_among_the_caches_is_left_alone(two_caches: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    theirs = tmp_path_factory.mktemp("theirs")
+    (theirs / "about.txt").write_text("dear")
+    (two_caches / "pixels" / "theirs").symlink_to(theirs, target_is_directory=True)
+    clear_caches("all")
+    assert (theirs / "about.txt").exists() and (two_caches / "pixels" / "theirs").is_symlink() and caches() == []
 
 
 def test_a_cleared_cache_stays_readable_to_who_reads_it(two_caches: Path) -> None:

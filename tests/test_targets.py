@@ -83,11 +83,32 @@ def test_names_folders_and_absent_packages_are_told_before_anything_is_written(
     assert [check_target(one) for one in TARGETS]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
-    with pytest.raises(RunError, match="no export"):
+    with pytest.raises(RunError, match=r"not an export's.*letter\.txt"):
         write_target(model, NAMES, tmp_path / "mine", "keras")
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(ExportError, match=r"pip install 'tlkit\[onnx\]'"):
         check_target("onnx")
+
+
+def test_only_an_export_and_nothing_beside_it_is_replaced(model: keras.Model, tmp_path: Path) -> None:
+    folder = write_target(model, NAMES, tmp_path / "out", "keras")
+    write_target(model, NAMES[::-1], folder, "keras")
+    assert open_target(folder)[0]["classes"] == NAMES[::-1]
+    for name in ("mine.txt", "model.onnx"):
+        (folder / name).write_text("mine")
+        with pytest.raises(RunError, match=f"not an export's: {name}"):
+            write_target(model, NAMES, folder, "keras")
+        assert (folder / name).read_text() == "mine" and open_target(folder)[0]["classes"] == NAMES[::-1]
+        (folder / name).unlink()
+    described = json.loads((folder / "tlkit.json").read_text())
+    del described["files"]  # as it was before it named its files
+    (folder / "tlkit.json").write_text(json.dumps(described))
+    (folder / "mine.txt").write_text("mine")
+    with pytest.raises(RunError, match=r"mine\.txt"):
+        write_target(model, NAMES, folder, "keras")
+    (folder / "mine.txt").unlink()
+    write_target(model, NAMES, folder, "keras")
+    assert open_target(folder)[0]["classes"] == NAMES
 
 
 def test_broken_exports_say_which_file_and_what_to_do(model: keras.Model, tmp_path: Path) -> None:

@@ -499,12 +499,19 @@ def _print_checkup(images: Any, problems: Any, backbone: str, size: int, folder:
     for row in found.outliers.head(5).itertuples():
         click.echo(f"  outlier    {row.path}: {row.label}")
     if folder:
+        from tlkit.errors import RunError
         from tlkit.files import write_atomically
 
         Path(folder).mkdir(parents=True, exist_ok=True)
         tables = {"label_errors": found.label_errors, "duplicates": found.duplicates, "outliers": found.outliers}
-        for name, one in {**tables, "problems": problems, "classes": found.classes}.items():
-            write_atomically(Path(folder) / f"{name}.csv", one.to_csv(index=False))
+        tables |= {"problems": problems, "classes": found.classes}
+        files = {name: Path(folder) / f"{name}.csv" for name in tables}
+        for name, file in files.items():
+            header = ",".join(tables[name].columns)
+            if file.is_file() and header != file.read_text(encoding="utf-8", errors="replace").partition("\n")[0]:
+                raise RunError(f"'{file}' is none that `tlkit inspect` wrote. Nothing was written. Give another --out.")
+        for name, file in files.items():
+            write_atomically(file, tables[name].to_csv(index=False))
         click.echo(f"all of it in {folder}")
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tlkit.errors import RunError
 from tlkit.files import temporary_beside
 from tlkit.finetune import Say, finetune
-from tlkit.runs import Run
+from tlkit.runs import PLAN, Run, own_manifest
 
 
 def write_digits(folder: str | Path, per_class: int | None = None) -> Path:
@@ -35,14 +36,20 @@ def write_digits(folder: str | Path, per_class: int | None = None) -> Path:
 
 
 def demo(folder: str | Path = "tlkit-demo", *, verbose: bool = False, say: Say = lambda line: None) -> Run:
-    """Write the digits to `folder`/digits and fine-tune `nano` on them in `folder`/run, which is replaced if it is there.
+    """Write the digits to `folder`/digits and fine-tune `nano` on them in `folder`/run, which is replaced if it is such a run.
 
-    say: called with each line for a person to read. Returns the Run.
+    say: called with each line for a person to read. Returns the Run. Raises RunError where `folder`/run is anything else.
     """
-    data = write_digits(Path(folder) / "digits")
+    out, data = Path(folder) / "run", Path(folder) / "digits"
+    earlier = own_manifest(out, PLAN)
+    if earlier and Path(earlier["settings"]["data"]).resolve() != data.resolve():
+        raise RunError(
+            f"'{out}' holds a run on other data, '{earlier['settings']['data']}'. Give the demo another --out."
+        )
+    write_digits(data)
     say(f"wrote scikit-learn's 1,797 handwritten digits to {data}/0 to {data}/9\n")
     recipe = "large_similar"  # the default's tournament would take a minute more
-    run = finetune(data, backbone="nano", recipe=recipe, out=Path(folder) / "run", force=True, verbose=verbose, say=say)
+    run = finetune(data, backbone="nano", recipe=recipe, out=out, force=True, verbose=verbose, say=say)
     say("\nYour own pictures, one folder per class:\n  tlkit inspect FOLDER\n  tlkit finetune FOLDER")
     say(f"What became of the digits:\n  tlkit predict {run.folder} {data}/7\n  tlkit evaluate {run.folder}")
     return run

@@ -10,7 +10,7 @@ from typing import Any
 
 from tlkit.errors import SpecError
 from tlkit.inference import BATCH, load_model, own_part, parity_sample
-from tlkit.runs import Run, check_out, open_run, start_run
+from tlkit.runs import Run, check_out, finish_run, open_run, start_run
 
 
 def ensemble(
@@ -19,7 +19,7 @@ def ensemble(
     """Average the probabilities of several runs in one model, evaluate it, export it, and prove the export.
 
     runs: two or more finished runs of the same classes, image size, fit and data. out: the new run's folder.
-    force: replace an earlier run in it.
+    force: replace an earlier run in it when the new one is finished (see `tlkit.runs`).
 
     An image counts as validation or test here if it is that in every run; what one of them has trained on is training. Returns the
     run. Raises SpecError when the runs do not go together.
@@ -34,8 +34,10 @@ def ensemble(
     from tlkit.pixels import decode_images
 
     started = time.monotonic()
-    members = check_members(runs)
-    check_out(Path(out), force)
+    members, out = check_members(runs), Path(out)
+    check_out(out, force, Path(members[0].plan["settings"]["data"]))
+    if any(one.folder.resolve() == out.resolve() for one in members):
+        raise SpecError(f"'{out}' is one of the runs to be averaged. Expected another folder for the ensemble.")
     plan = members[0].plan
     models = [load_model(one) for one in members]
     image = keras.Input(models[0].input_shape[1:], name="image")
@@ -45,7 +47,7 @@ def ensemble(
         image, keras.layers.Average(name="predictions")([one(image) for one in models]), name="ensemble"
     )
 
-    run = start_run(Path(out), force)
+    run = start_run(out, force)
     run.write_json("plan.json", {**plan, "ensemble_of": [str(one.folder.absolute()) for one in members]})
     run.write_table("split.csv", _common_split(members))
     run.write_table("problems.csv", pd.read_csv(members[0].folder / "problems.csv", keep_default_na=False))
@@ -85,6 +87,7 @@ def ensemble(
         metrics["parity"] = prove_parity(run.saved_model, images.files(), probabilities, plan["classes"], fresh, own)
     metrics["seconds"] = {"total": round(time.monotonic() - started, 2)}
     run.write_json("metrics.json", metrics)
+    run = finish_run(run, out)
     for one in metrics["members"]:
         say(f"member      accuracy {one['accuracy']:.1%}, log loss {one['log_loss']:.3f}  {one['run']}")
     return run

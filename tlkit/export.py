@@ -19,10 +19,10 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.decode import attempt, decode_and_resize, first_frame, fit_to_square, read_header
-from tlkit.errors import ParityError, RunError, SpecError
+from tlkit.errors import ParityError, SpecError
 from tlkit.files import temporary_beside
+from tlkit.runs import DESCRIPTION, check_replaceable, write_description
 
-DESCRIPTION = "tlkit.json"
 PARITY_LIMIT = 1e-5
 EVALUATED_LIMIT = 1e-2  # rounding in `tlkit.frozen`, magnified by a head of large weights, came to 9e-5 at most
 LARGE = 12_000_000  # pixels of an image that is decoded alone
@@ -43,7 +43,7 @@ def export(
 
     model: float32, raw RGB 0-255 in, probabilities out. class_names: in class order.
     unsure_below: where the highest probability is lower, the class is "unsure" (see `tlkit.calibrate.refusal_threshold`); 0 = never.
-    folder: replaced if it holds an earlier export; written under another name first.
+    folder: replaced if it holds an earlier export and nothing else; written under another name first.
 
     Signatures:
       serving_default, serve_bytes: image_bytes string (n,) -> class string (n,), probability float32 (n,),
@@ -51,10 +51,11 @@ def export(
         false, `problem` says why, the class is "" and the probabilities are 0; where only `sure` is, the class is "unsure". Every
         output has a row for each image, as TensorFlow Serving's REST interface wants it.
       serve: image uint8 (n, height, width, 3), RGB -> the same without ok and problem. serve_float: the same for float32 0-255.
+
+    Raises RunError for a folder that holds anything else (see `tlkit.runs`), SpecError for a class that is called "unsure".
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not (folder / "saved_model.pb").is_file():
-        raise RunError(f"'{folder}' holds something that is no SavedModel. Give a new or empty folder.")
+    check_replaceable(folder, DESCRIPTION)
     if unsure_below:
         check_no_class_is_unsure(class_names)
     size = int(model.input_shape[1])
@@ -77,9 +78,8 @@ def export(
             "unsure_below": unsure_below,
             "input": "image_bytes: encoded JPEG, PNG, GIF, BMP or WebP files, string (n,)",
         }
-        (temporary / DESCRIPTION).write_text(
-            json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        write_description(temporary, description)
+        check_replaceable(folder, DESCRIPTION)  # again: what came there meanwhile stays
     return folder
 
 

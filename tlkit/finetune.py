@@ -19,7 +19,7 @@ from tlkit.backbones import BACKBONES, Backbone, cached_file, find_weights
 from tlkit.errors import RunError, SpecError, unknown
 from tlkit.images import ImageSet, scan, split, summary
 from tlkit.inference import examples_of, parity_sample
-from tlkit.runs import Run, check_out, next_free, open_run, start_run
+from tlkit.runs import Run, check_out, finish_run, next_free, open_run, start_run
 from tlkit.spec import (
     FITS,
     Augmentation,
@@ -106,7 +106,7 @@ def finetune(
     cache_gb: gigabytes that decoded images and outputs of frozen layers may take on disk, all runs together; default a fifth of
         what is free or taken by them.
     strict: any problem in the data is an error. report: also write `report.html` (see `tlkit.report`). dry_run: stop after the plan, write nothing, and return a Run whose folder
-        was not made. force: replace an earlier run in `out`.
+        was not made. force: replace an earlier run in `out` when the new one is finished; what else is there is never removed (see `tlkit.runs`).
     verbose: progress bars. say: called with each line for a person to read.
 
     Returns the Run. Raises the errors of `tlkit.errors`; names are checked before any image is read.
@@ -124,7 +124,7 @@ def finetune(
         "similar": similar,
         "max_error": max_error,
     }
-    settings, planned_recipe = _settings(data, given)
+    settings, planned_recipe, decided = _settings(data, given)
     source = Path(settings["data"])
     named = settings["backbone"] is not None
     if not named:
@@ -136,7 +136,7 @@ def finetune(
     own = None if isinstance(own, str) else own
     asked = None if augment is None else find_augmentation(augment)
     repeated = (
-        planned_recipe is not None and own is planned_recipe and asked is None
+        decided and planned_recipe is not None and own is planned_recipe and asked is None
     )  # its augmentation was checked then
     check_fields(allow)
     check_max_error(settings["max_error"])
@@ -152,7 +152,7 @@ def finetune(
                 )
     name = network.short_name if len(networks) == 1 else "compared"
     folder = Path(out) if out is not None else next_free(Path("runs"), f"{_data_name(source)}-{name}")
-    check_out(folder, force)
+    check_out(folder, force, source)
 
     seconds: dict[str, float] = {}
     with _timed(seconds, "scan"):
@@ -177,6 +177,11 @@ def finetune(
     run = Run(folder)
     if not dry_run:
         run = start_run(folder, force)
+        if run.folder != folder:
+            say(f"replaces  {folder}, which stays as it is until the new run, in {run.folder}, is finished\n")
+        asked_for = plan_recipe if asked is None else dataclasses.replace(plan_recipe, augmentation=asked)
+        plan = _plan(settings, asked_for, decisions, images, network, size, pixels, max_minutes)
+        run.write_json("plan.json", {**plan, "recipe": None if auto else plan["recipe"], "decided": False})
         run.write_table("split.csv", images.table[["path", "label", "part", "group", "sha256"]])
         run.write_table("problems.csv", images.problems)
     model = history = None
@@ -280,11 +285,13 @@ def finetune(
         "notes": history.notes,
     }
     run.write_json("metrics.json", metrics)  # from here on the run counts as finished
+    run = finish_run(run, folder)
     for line in result_lines(run):
         say(line)
     if material is not None and looking is not None:
         from tlkit.report import write_report
 
+        material = dataclasses.replace(material, run=run)
         say(f"{'report':<11} {write_report(material, looking.result(), verbose=verbose)}")
     return run
 
@@ -339,9 +346,11 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-def _settings(data: str | Path, given: dict[str, Any]) -> tuple[dict[str, Any], Recipe | None]:
-    """What was given, over what an earlier plan says, over the defaults; and that plan's recipe."""
-    path, earlier, recipe = Path(data), {}, None
+def _settings(data: str | Path, given: dict[str, Any]) -> tuple[dict[str, Any], Recipe | None, bool]:
+    """What was given, over what an earlier plan says, over the defaults; that plan's recipe, None if it was to be found by a tournament; and
+    whether the plan was decided when its run ended, its augmentation checked.
+    """
+    path, earlier, recipe, decided = Path(data), {}, None, True
     if path.is_dir() and (path / "plan.json").is_file():
         raise RunError(f"'{path}' is a run, not data. To repeat it, give '{path / 'plan.json'}'.")
     if path.suffix == ".json":
@@ -350,7 +359,8 @@ def _settings(data: str | Path, given: dict[str, Any]) -> tuple[dict[str, Any], 
         plan = Run(path.parent).plan if path.name == "plan.json" else {}
         if "settings" not in plan:
             raise RunError(f"'{path}' is not the plan.json of a run.")
-        earlier, recipe = plan["settings"], recipe_from_dict(plan["recipe"])
+        earlier, recipe = plan["settings"], plan["recipe"] and recipe_from_dict(plan["recipe"])
+        decided = plan.get("decided", True)
         path = Path(earlier["data"])
     settings = {**_DEFAULTS, **earlier, **{name: value for name, value in given.items() if value is not None}}
     if settings["from_run"] and not earlier:
@@ -361,7 +371,7 @@ def _settings(data: str | Path, given: dict[str, Any]) -> tuple[dict[str, Any], 
     settings["data"] = str(path.absolute())
     if settings["fit"] not in FITS:
         raise unknown("fit", settings["fit"], FITS)
-    return settings, recipe
+    return settings, recipe, decided
 
 
 def default_backbone() -> tuple[str, str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlkit.errors import DataError, RunError, SpecError, WeightsError, nearest, unknown
 from tlkit.images import ImageSet, scan
-from tlkit.runs import EXPORTED, Run, open_run
+from tlkit.runs import DESCRIPTION, EXPORTED, Run, open_run
 from tlkit.spec import Augmentation, check_max_error
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from tlkit.safety import Verdict
 
 PARITY_FILES = 256
-DESCRIPTION = "tlkit.json"
 BATCH = 32
 MAX_FILE_BYTES = 512 * 1024 * 1024
 MOST_EXPLAINED = 64
@@ -209,7 +208,7 @@ def export_run(
 ) -> tuple[Path, dict[str, Any] | None]:
     """Write a run's model for deployment, and prove it on the run's validation files.
 
-    to: a folder; default RUN/saved_model, or RUN/TARGET. target: "savedmodel" takes encoded files; "litert", "litert-int8", "onnx" and "keras"
+    to: a folder, replaced if it holds an earlier export and nothing else; default RUN/saved_model, or RUN/TARGET. target: "savedmodel" takes encoded files; "litert", "litert-int8", "onnx" and "keras"
     take pixels (see `tlkit.targets`). max_error: what is not sure enough for this share of errors is served as "unsure" (see
     `tlkit.calibrate.refusal_threshold`); default as the run was made. force: keep 8-bit integers that agree with the model on less than 95 %.
 

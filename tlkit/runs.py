@@ -1,20 +1,29 @@
 """The run folder: what is in it, when it is whole, and when it may be replaced.
 
-`plan.json` is written before the run's first gradient (a tournament that decides the plan comes before it); `metrics.json` last, when
+`plan.json` is written first, and again when a tournament has decided the plan, before the run's first gradient; `metrics.json` last, when
 everything else is there. So a folder without metrics is a run that did not finish. Every file is written under a temporary name and renamed.
+
+One rule holds wherever tlkit replaces a folder, a run's or an export's: it is replaced if it holds tlkit's own description, and nothing but
+the files that are of such a run or export. Else the command fails before it changes anything, and names what is in the way. Links are
+never tlkit's, and never followed. A run that replaces another is made beside it, in `.unfinished-1a2b3c4d-NAME`, and put in its place when it is
+finished; until then the earlier one stays as it is.
 """
 
 from __future__ import annotations
 
+import glob
 import json
-import shutil
-from collections.abc import Iterator
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tlkit.errors import RunError
-from tlkit.files import write_atomically
+from tlkit.files import contents, name_beside, remove, replace_folder, write_atomically
+
+PLAN = "plan.json"
+DESCRIPTION = "tlkit.json"  # of an export
 
 OF_REPORT = (
     "mistakes.csv",
@@ -28,7 +37,7 @@ EXPORTED = "exports.csv"
 # what only some runs hold: the folders that `tlkit export` added and their table, the module of a backbone that is a SavedModel
 SOMETIMES = ("litert", "litert-int8", "onnx", "keras", EXPORTED, "modules")
 FILES = (
-    "plan.json",
+    PLAN,
     "split.csv",
     "problems.csv",
     "history.csv",
@@ -93,33 +102,66 @@ def open_run(folder: str | Path) -> Run:
     return run
 
 
-def check_out(folder: Path, force: bool) -> None:
+def check_out(folder: Path, force: bool, data: Path | None = None) -> None:
     """Raise RunError if a run may not be written to `folder`: it holds something and `force` was not given.
 
-    Even with `force`, a folder that holds anything but a run's own files is refused, so that nothing else is lost.
+    Even with `force`, a folder that holds anything but a run's own files is refused, so that nothing else is lost. data: what the run
+    learns from, which may not lie in `folder`, nor around it.
     """
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise RunError(f"'{folder}' is a file. Expected a new or empty folder for the run.")
-    foreign = [p.name for p in _entries(folder) if p.name not in (*FILES, *SOMETIMES)]
-    if foreign:
-        raise RunError(
-            f"'{folder}' holds files that are not a run's: {', '.join(sorted(foreign)[:3])}. Expected a new or empty folder."
-        )
-    if not force and any(_entries(folder)):
+    if data is not None:
+        _check_apart(folder, data)
+    check_replaceable(folder, PLAN)
+    replaced = _holds_something(folder)
+    if replaced and not force:
         state = "a finished run" if Run(folder).finished else "an unfinished run"
         raise RunError(f"'{folder}' holds {state}. Use --force to replace it, or another --out.")
+    if replaced:
+        _check_movable(folder)
+    stuck = [] if folder.exists() else _left_beside(folder, "old")
+    stuck += [one for one in _left_beside(folder, "unfinished") if Run(one).finished]
+    if stuck:
+        raise RunError(
+            f"A command that replaced '{folder}' was stopped at its very end, and left '{stuck[0]}'. "
+            "Rename that folder, or remove it, first."
+        )
 
 
 def start_run(folder: Path, force: bool) -> Run:
-    """An empty run folder. With `force`, an earlier run's files in it are removed, `metrics.json` first."""
+    """An empty folder for a run: `folder`, or with `force`, where that holds an earlier run, one beside it for `finish_run` to put there."""
     check_out(folder, force)
-    folder.mkdir(parents=True, exist_ok=True)
-    leftovers = [p for p in folder.iterdir() if p.name.startswith((".tmp-", ".old-"))]
-    for path in [*(folder / name for name in reversed((*SOMETIMES, *FILES))), *leftovers]:
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    if not _holds_something(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        remove(folder, filter(_is_left, contents(folder)), itself=False)
+        return Run(folder)
+    for one in (*_left_beside(folder, "unfinished"), *_left_beside(folder, "old")):
+        if not _foreign(one, PLAN):
+            remove(one, contents(one))
+    new = name_beside(folder.resolve(), "unfinished")
+    try:
+        new.mkdir()
+    except OSError as error:
+        raise RunError(
+            f"'{new.parent}', where the run that replaces '{folder}' is made, cannot be written to: {error.strerror}. Give another --out."
+        ) from None
+    return Run(new)
+
+
+def finish_run(run: Run, folder: Path) -> Run:
+    """The finished run of `start_run` in its place. Raises RunError if meanwhile something came there that is not a run's."""
+    if run.folder == folder:
+        return run
+    try:
+        check_replaceable(folder, PLAN)
+        replace_folder(folder.resolve(), run.folder)
+    except OSError as error:
+        raise RunError(f"{error} The new run is finished, and stays in '{run.folder}'.") from error
     return Run(folder)
+
+
+def write_description(folder: Path, values: dict[str, Any]) -> None:
+    """An export's `tlkit.json`: what it says of itself, and the names of all its files, which are replaced with it."""
+    values = {**values, "files": contents(folder)}
+    write_atomically(folder / DESCRIPTION, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
 def next_free(parent: Path, name: str) -> Path:
@@ -130,8 +172,109 @@ def next_free(parent: Path, name: str) -> Path:
     return parent / f"{name}-{number}"
 
 
-def _entries(folder: Path) -> Iterator[Path]:
-    return (p for p in folder.iterdir() if not p.name.startswith((".tmp-", ".old-", ".DS_Store")))
+# -- what is tlkit's, and what is not ---------------------------------------------------------------------
+
+_KEYS = {PLAN: ("tlkit", "settings", "recipe", "classes"), DESCRIPTION: ("classes", "image_size", "fit", "input")}
+_EXPORTS = ("saved_model", "litert", "litert-int8", "onnx", "keras")
+_KILLED = r"\.(?:tmp|old)-[0-9a-f]{8}-"  # how names begin that a killed process left: see `tlkit.files`
+_LEFT = re.compile(f"{_KILLED}(.+)")
+_MODULE = re.compile(
+    rf"modules/(|({_KILLED})?[0-9a-f]{{16}}/(|saved_model\.pb|tfhub_module\.pb|(variables|assets)/.*))"
+)
+_SAVED_MODEL = re.compile(r"saved_model\.pb|fingerprint\.pb|assets/|variables/variables\.(index|data-\d{5}-of-\d{5})")
+
+
+def own_manifest(folder: Path, name: str) -> dict[str, Any] | None:
+    """A folder's PLAN or DESCRIPTION, if there is one and it is tlkit's."""
+    file = folder / name
+    try:
+        values = None if file.is_symlink() else json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) and all(key in values for key in _KEYS[name]) else None
+
+
+def check_replaceable(folder: Path, manifest: str) -> None:
+    """Raise RunError unless a folder is absent, empty, or wholly a run's (`manifest` is PLAN) or an export's (DESCRIPTION)."""
+    what = {PLAN: "a run", DESCRIPTION: "an export"}[manifest]
+    if folder.is_symlink():
+        raise RunError(
+            f"'{folder}' is a link to '{folder.readlink()}'. Expected a folder; give the one that it leads to."
+        )
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise RunError(f"'{folder}' is a file. Expected a new or empty folder for {what}.")
+    foreign = _foreign(folder, manifest)
+    if foreign:
+        named = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3:,} more" if len(foreign) > 3 else "")
+        why = "" if own_manifest(folder, manifest) else f" (it has no {manifest} of tlkit's)"
+        raise RunError(
+            f"'{folder}' holds files that are not {what}'s{why}: {named}. Nothing was changed. Move them away, or give a new or empty folder."
+        )
+    if manifest == DESCRIPTION:
+        _check_movable(folder)
+
+
+def _foreign(folder: Path, manifest: str) -> list[str]:
+    """What a folder holds that is not of its run or export; all of it, where its description is not tlkit's."""
+    names = [name for name in contents(folder) if name.rpartition("/")[2] != ".DS_Store"]
+    known = own_manifest(folder, manifest)
+    if manifest == PLAN:
+        inside = {f"{one}/{name}" for one in _EXPORTS for name in _foreign(folder / one, DESCRIPTION)}
+        return [name for name in names if not _is_of_run(name, inside) or not (known or _is_left(name))]
+    if known is None:
+        return names
+    listed = known.get("files")
+    if isinstance(listed, list):
+        return [name for name in names if name != DESCRIPTION and name not in listed]
+    own = (DESCRIPTION, known.get("file"))  # an export from before there was a list
+    return [
+        name for name in names if name not in own and not (_MODULE if "file" in known else _SAVED_MODEL).fullmatch(name)
+    ]
+
+
+def _is_of_run(name: str, foreign_inside: set[str]) -> bool:
+    first = name.partition("/")[0]
+    if first in _EXPORTS:
+        return name != first and name not in foreign_inside
+    return name in (*FILES, EXPORTED) or _is_left(name) or bool(_MODULE.fullmatch(name))
+
+
+def _is_left(name: str) -> bool:
+    """Whether a killed process was writing it, in a run's folder."""
+    left = _LEFT.fullmatch(name.partition("/")[0])
+    return left is not None and left[1] in (*FILES, *SOMETIMES)
+
+
+def _holds_something(folder: Path) -> bool:
+    return any(name != ".DS_Store" and not _is_left(name) for name in contents(folder))
+
+
+def _left_beside(folder: Path, why: str) -> list[Path]:
+    """What `name_beside` named for this folder."""
+    place = folder.resolve()
+    return sorted(place.parent.glob(f".{why}-{'[0-9a-f]' * 8}-{glob.escape(place.name)}"))
+
+
+def _check_movable(folder: Path) -> None:
+    place, here = folder.resolve(), Path.cwd()
+    if os.path.ismount(place) or place in (here, *here.parents):
+        raise RunError(
+            f"'{folder}' is where this command runs, or where a disk is mounted, and cannot be replaced as a whole. "
+            "Run it from elsewhere, or give another folder."
+        )
+
+
+def _check_apart(folder: Path, data: Path) -> None:
+    """Images in a run's folder would be in the way, and a run in a folder of images would be taken for a class."""
+    out, source = folder.resolve(), data.resolve()
+    if source.is_dir() and source in (out, *out.parents):
+        raise RunError(
+            f"The run's folder '{folder}' lies in the data '{data}', where it would be taken for a class. Give --out a folder outside it."
+        )
+    if out in source.parents:
+        raise RunError(f"The data '{data}' lies in the run's folder '{folder}'. Give another --out.")
 
 
 def _read_json(file: Path) -> dict[str, Any]:

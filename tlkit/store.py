@@ -5,7 +5,8 @@ temporary name, renamed, and never changed; so readers need no locks, a killed w
 picture in a folder costs one new row. Knows nothing of images or networks.
 
 Caches are the folders KIND/NAME of the cache folder, each a store or a few. `make_room` clears those unused for longest when a
-new one would exceed the limit; memory-mapped arrays that another run still reads stay readable to it.
+new one would exceed the limit; memory-mapped arrays that another run still reads stay readable to it. What holds a file that no cache has is not
+cleared.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import stat
 import time
@@ -24,14 +26,17 @@ from types import TracebackType
 
 import numpy as np
 
-from tlkit.errors import unknown
-from tlkit.files import write_atomically
+from tlkit.errors import RunError, unknown
+from tlkit.files import contents, remove, write_atomically
 
 SHARE_OF_FREE_DISK = 0.2
 IN_USE_SECONDS = 3600  # what was opened within the last hour is never cleared to make room
 KINDS = ("pixels", "features", "safety")
 ABOUT = "about.txt"
 CLEARED = ".cleared-"
+_OWN = re.compile(
+    r"(\.tmp-[0-9a-f]{8}-)?(about\.txt|safety\.json|[0-9a-f]{32}\.(npy|json))|\.[0-9a-f]{32}\.partial|\.DS_Store"
+)
 
 
 def cache_folder() -> Path:
@@ -58,7 +63,7 @@ def caches() -> list[Cache]:
     """What is in the cache folder, the longest unused first."""
     found = []
     for folder in (one for kind in KINDS for one in cache_folder().glob(f"{kind}/*")):
-        if not (folder / ABOUT).is_file() and not folder.name.startswith(CLEARED):
+        if folder.is_symlink() or not ((folder / ABOUT).is_file() or folder.name.startswith(CLEARED)):
             continue  # not written by this module: whoever points TLKIT_CACHE at a folder of theirs loses nothing
         try:
             files = [path.stat() for path in (folder, *folder.rglob("*"))]
@@ -89,28 +94,48 @@ def make_room(needed: int, limit_gb: float | None = None) -> bool:
     for one in there:
         if taken + needed <= limit and needed <= free:
             break
-        if time.time() - one.used > IN_USE_SECONDS:
+        if time.time() - one.used > IN_USE_SECONDS and not _foreign(one):
             clear(one)
             taken, free = taken - one.bytes, free + one.bytes
     return taken + needed <= limit and needed <= free
 
 
 def clear(cache: Cache) -> None:
-    """Remove one cache. It is renamed first, so that no reader finds half of it."""
+    """Remove one cache. It is renamed first, so that no reader finds half of it. Raises RunError if it holds a file that no cache has."""
+    check_clearable(cache)
     doomed = cache.folder.with_name(CLEARED + uuid.uuid4().hex[:8])
     try:
         cache.folder.rename(doomed)
     except FileNotFoundError:
         return  # another run has cleared it
-    shutil.rmtree(doomed, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        remove(doomed, [name for name in contents(doomed) if _OWN.fullmatch(name)])
+
+
+def check_clearable(cache: Cache) -> None:
+    """Raise RunError for a cache that holds a file that no cache has."""
+    foreign = _foreign(cache)
+    if foreign:
+        raise RunError(
+            f"'{cache.folder}' holds files that are not a cache's: {', '.join(foreign[:3])}. Nothing was cleared. Move them away."
+        )
+
+
+def _foreign(cache: Cache) -> list[str]:
+    return [name for name in contents(cache.folder) if not _OWN.fullmatch(name)]
 
 
 def clear_caches(which: str, unused_days: float = 0.0) -> tuple[int, int]:
-    """Remove caches of one kind ("pixels", "features", "safety") or "all", if unused for that many days. Returns how many, and their bytes."""
+    """Remove caches of one kind ("pixels", "features", "safety") or "all", if unused for that many days. Returns how many, and their bytes.
+
+    Raises RunError, before any is removed, if one of them holds a file that no cache has.
+    """
     if which not in (*KINDS, "all"):
         raise unknown("cache", which, (*KINDS, "all"))
     before = time.time() - unused_days * 86400
     chosen = [one for one in caches() if which in (one.kind, "all") and one.used <= before]
+    for one in chosen:
+        check_clearable(one)
     for one in chosen:
         clear(one)
     return len(chosen), sum(one.bytes for one in chosen)

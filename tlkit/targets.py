@@ -21,9 +21,10 @@ import keras
 import numpy as np
 
 from tlkit.errors import ExportError, ParityError, RunError, unknown
-from tlkit.export import DESCRIPTION, PARITY_LIMIT
+from tlkit.export import PARITY_LIMIT
 from tlkit.files import temporary_beside
 from tlkit.keras_files import open_model, save_model
+from tlkit.runs import DESCRIPTION, check_replaceable, write_description
 
 FILES = {"litert": "model.tflite", "litert-int8": "model.tflite", "onnx": "model.onnx", "keras": "model.keras"}
 TARGETS = ("savedmodel", *FILES)
@@ -65,7 +66,7 @@ def write_target(
     unsure_below: float = 0.0,
     representative: np.ndarray | None = None,
 ) -> Path:
-    """Write a classifier in a format of TARGETS but "savedmodel" into a folder of its own, which is replaced if it holds one.
+    """Write a classifier in a format of TARGETS but "savedmodel" into a folder of its own, which is replaced if it holds one and nothing else.
 
     model: float32, raw RGB 0-255 in, probabilities out. representative: for "litert-int8", training pictures, uint8, shape (n, size, size, 3),
     from which ranges are taken (post-training quantisation, Jacob et al. 2018, arXiv:1712.05877); input and output stay float32.
@@ -74,8 +75,7 @@ def write_target(
     """
     check_target(target)
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not (folder / DESCRIPTION).is_file():
-        raise RunError(f"'{folder}' holds something that is no export. Give a new or empty folder.")
+    check_replaceable(folder, DESCRIPTION)
     folder.parent.mkdir(parents=True, exist_ok=True)
     size = int(model.input_shape[1])
     description = {
@@ -95,8 +95,8 @@ def write_target(
         except (RuntimeError, ValueError, TypeError, AttributeError) as error:
             first = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise ExportError(f"This model does not convert to {target}: {first}. Try another --format.") from error
-        text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
-        (temporary / DESCRIPTION).write_text(text, encoding="utf-8")
+        write_description(temporary, description)
+        check_replaceable(folder, DESCRIPTION)  # again: what came there meanwhile stays
     return folder
 
 
