@@ -1,0 +1,278 @@
+"""Do the tests notice? Twelve faults of one line each, planted one at a time in a copy of tlkit.
+
+    python benchmarks/planted_faults.py [--only NAME...] [--tests PATH...]
+
+Each fault's line is found by its text in tlkit/ and recipes/, wherever it lies, and must be there exactly once. The tests that most
+likely notice it run first, then, if they do not, the whole everyday suite (`-m "not slow"`), up to the first failure. A failure counts
+only if the same test passes in a copy without the fault. That the copy is what was imported is checked in the very process that
+runs the tests. `--tests` runs these tests alone. Appends a row per fault to benchmarks/planted_faults.csv; exit code 1 if a fault
+stayed unnoticed.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from rows import append_row
+
+ROOT = Path(__file__).resolve().parent.parent
+FILE = Path(__file__).with_suffix(".csv")
+LEFT_OUT = (".git", ".venv", "__pycache__", ".*_cache", "*.egg-info")
+NOT_THE_COPY = 97  # exit code of a test run that imported tlkit from somewhere else
+HANGS = "no end of"
+LONGEST = 3600  # seconds of one test run; a fault that makes the tests hang is noticed too
+
+
+@dataclass(frozen=True)
+class Fault:
+    """old: text of one line that is in tlkit/ and recipes/ once. new: what it becomes. tests: patterns of the names of test files that
+    likely notice it, wherever they lie.
+    """
+
+    name: str
+    old: str
+    new: str
+    breaks: str
+    tests: tuple[str, ...] = ()
+
+
+FAULTS = (
+    Fault(
+        "batch_norm_moves",
+        "inner.trainable = False",
+        "inner.trainable = True",
+        "BatchNormalization of unfrozen blocks trains where the recipe says frozen",
+        ("test_model.py", "test_stages.py"),
+    ),
+    Fault(
+        "validation_leaks",
+        'examples_of(images, pixels, "train"),',
+        'examples_of(images, pixels, "train", "val"),',
+        "the validation images are trained on",
+        ("test_finetune.py",),
+    ),
+    Fault(
+        "key_without_weights",
+        "digest.update(np.ascontiguousarray(weight).tobytes())",
+        "pass",
+        "features of other weights are taken from the cache",
+        ("test_training.py", "test_store.py", "test_features.py"),
+    ),
+    Fault(
+        "temperature_forgotten",
+        "weight.assign(weight / temperature)",
+        "weight.assign(weight)",
+        "the temperature is measured, and not in the model that is saved and exported",
+        ("test_calibrat*.py",),
+    ),
+    Fault(
+        "names_reversed",
+        "names, highest = tf.constant(self._names), tf.reduce_max(probabilities, axis=1)",
+        "names, highest = tf.constant(self._names[::-1]), tf.reduce_max(probabilities, axis=1)",
+        "the export answers with another class's name",
+        ("test_export.py", "test_saved_model.py"),
+    ),
+    Fault(
+        "orientation_ignored",
+        "return _turn_upright(image, _exif_orientation(raw, exif))",
+        "return image",
+        "JPEGs that lie on their side stay so",
+        ("test_decode.py",),
+    ),
+    Fault(
+        "order_of_classes",
+        "return np.random.default_rng((self._seed, 1, epoch)).permutation(len(self._labels))",
+        "return np.argsort(self._labels, kind='stable')",
+        "training images come class after class instead of mixed",
+        ("test_batches.py", "test_training.py"),
+    ),
+    Fault(
+        "safety_inverted",
+        "if not worst.fine:",
+        "if worst.fine:",
+        "the class-safety check narrows what is safe and lets pass what is not",
+        ("test_safety.py",),
+    ),
+    Fault(
+        "refusal_too_lenient",
+        "if _bound(int(wrong[end]), int(end) + 1) > max_error:",
+        "if _bound(int(wrong[end]), int(end) + 1) > 2 * max_error:",
+        "answers are given with twice the errors that were allowed",
+        ("test_calibrat*.py", "test_refusal.py"),
+    ),
+    Fault(
+        "last_epoch_kept",
+        "self.model.set_weights(self._weights)",
+        "pass",
+        "the last epoch's weights stay instead of the best",
+        ("test_training.py", "test_stages.py"),
+    ),
+    Fault(
+        "narrow_intervals",
+        "z, p = 1.959963984540054, right / n",
+        "z, p = 1.644853626951473, right / n",
+        "95 % intervals are those of 90 %",
+        ("test_evaluate.py", "test_stats.py"),
+    ),
+    Fault(
+        "written_in_place",
+        "temporary.replace(path)",
+        "shutil.copyfile(temporary, path)",
+        "a file is written over instead of renamed, so that a reader may see half of it",
+        ("test_store.py", "test_files.py", "test_runs.py"),
+    ),
+)
+
+# Put before every other finder: without it, `tlkit.recipes` would come from where tlkit is installed.
+FINDER = """
+import importlib.machinery, importlib.util, os, sys
+
+class OfTheCopy:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        folder = PACKAGES.get(name)
+        if folder is None:
+            return None
+        start = os.path.join(folder, "__init__.py")
+        return importlib.util.spec_from_file_location(name, start, submodule_search_locations=[folder])
+
+PACKAGES = {packages!r}
+sys.meta_path.insert(0, OfTheCopy)
+"""
+PLUGIN = """
+import os, sys
+
+def pytest_sessionfinish(session):
+    files = [getattr(one, "__file__", None) for name, one in list(sys.modules.items()) if name.split(".")[0] == "tlkit"]
+    files = [os.path.realpath(file) for file in files if file]
+    foreign = [file for file in files if not file.startswith({copy!r} + os.sep)]
+    if foreign:
+        print("NOT THE COPY:", *foreign[:3])
+        os._exit({code})
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=[one.name for one in FAULTS], metavar="NAME")
+    parser.add_argument("--tests", nargs="+", metavar="PATH", help="run these tests alone")
+    arguments = parser.parse_args()
+    chosen = [one for one in FAULTS if arguments.only is None or one.name in arguments.only]
+    places = {
+        one.name: place_of(one, ROOT) for one in FAULTS
+    }  # all of them, so that one that has moved away is known now
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        sound = copy_of(ROOT, Path(scratch) / "sound")
+        for one in chosen:
+            copy = copy_of(ROOT, Path(scratch) / "planted")
+            plant(one, copy / places[one.name].relative_to(ROOT))
+            rows.append(row_of(one, copy, sound, arguments.tests))
+            append_row(FILE, rows[-1])
+            shutil.rmtree(copy)
+    unnoticed = [str(row["fault"]) for row in rows if row["caught"] == "no"]
+    print(
+        f"{len(rows) - len(unnoticed)} of {len(rows)} faults noticed"
+        + "".join(f"\n  not: {name}" for name in unnoticed)
+    )
+    sys.exit(bool(unnoticed))
+
+
+# -- planting ---------------------------------------------------------------------------------------------
+
+
+def place_of(fault: Fault, root: Path) -> Path:
+    """The one file that holds the fault's line. Ends the program if there is none, or more than one."""
+    sources = [file for folder in ("tlkit", "recipes") for file in sorted((root / folder).rglob("*.py"))]
+    found = [file for file in sources for line in file.read_text(encoding="utf-8").splitlines() if fault.old in line]
+    if len(found) != 1:
+        where = ", ".join(str(file.relative_to(root)) for file in found) or "nowhere"
+        sys.exit(f"The line of {fault.name}, {fault.old!r}, is in {where}. Expected once. Give it as it reads now.")
+    return found[0]
+
+
+def plant(fault: Fault, file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace(fault.old, fault.new), encoding="utf-8")
+
+
+def copy_of(root: Path, folder: Path) -> Path:
+    """The tree without its history, and beside it what makes Python import from there."""
+    shutil.copytree(root, folder, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    elsewhere = settings.get("package-dir", {})
+    packages = {name: str(folder / elsewhere.get(name, name.replace(".", "/"))) for name in settings["packages"]}
+    helpers = folder / ".planted"
+    helpers.mkdir()
+    (helpers / "sitecustomize.py").write_text(FINDER.replace("{packages!r}", repr(packages)))
+    plugin = PLUGIN.replace("{copy!r}", repr(str(folder.resolve()))).replace("{code}", str(NOT_THE_COPY))
+    (helpers / "of_the_copy.py").write_text(plugin)
+    return folder
+
+
+# -- testing ----------------------------------------------------------------------------------------------
+
+
+def row_of(fault: Fault, copy: Path, sound: Path, only: list[str] | None) -> dict[str, object]:
+    """Run the tests on a copy with a fault, the likely ones first."""
+    likely = [
+        str(file.relative_to(copy)) for pattern in fault.tests for file in sorted((copy / "tests").rglob(pattern))
+    ]
+    attempts = [only] if only else ([likely] if likely else []) + [[]]
+    started, seconds, failed = time.monotonic(), 0.0, ""
+    for paths in attempts:
+        failed = first_failure(copy, paths)
+        seconds = time.monotonic() - started
+        if failed and not failed.startswith(HANGS) and first_failure(sound, [failed]):
+            sys.exit(f"{failed} fails without the fault too. Mend it, or leave it out by --tests.")
+        if failed:
+            break
+    return {
+        "date": date.today().isoformat(),
+        "commit": commit(),
+        "fault": fault.name,
+        "breaks": fault.breaks,
+        "caught": "yes" if failed else "no",
+        "by": failed,
+        "ran": "given tests" if only else "likely tests" if failed and paths else "everyday suite",
+        "seconds": round(seconds),
+    }
+
+
+def first_failure(copy: Path, paths: list[str]) -> str:
+    """The first test that fails, "" if none does. Ends the program if tlkit came from anywhere but the copy, or no test ran."""
+    words = [sys.executable, "-m", "pytest", "-m", "not slow", "-x", "-q", "-rfE", "-p", "of_the_copy", *paths]
+    before = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([str(copy / ".planted"), str(copy), *([before] if before else [])])
+    # no cache of an earlier copy's modules, and no files left in it
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        ran = subprocess.run(
+            words, cwd=copy, env=environment, capture_output=True, text=True, timeout=LONGEST, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"{HANGS} {' '.join(paths) or 'the everyday suite'}"
+    found = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", ran.stdout, re.MULTILINE)
+    if ran.returncode == 0:
+        return ""
+    if ran.returncode not in (1, 2) or not found:
+        sys.exit(f"pytest ended with {ran.returncode} in '{copy}':\n{ran.stdout[-3000:]}\n{ran.stderr[-1000:]}")
+    return found[0]
+
+
+def commit() -> str:
+    words = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    main()
