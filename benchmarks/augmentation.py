@@ -44,8 +44,8 @@ def run(backbone: str, seed: int, way: str) -> dict[str, object]:
     import tlkit
     from tlkit import Recipe, Stage
     from tlkit.backbones import find_backbone
-    from tlkit.evaluate import predict_probabilities
-    from tlkit.spec import PRESETS
+    from tlkit.evaluation.predict import predict_probabilities
+    from tlkit.plan.augmentation import PRESETS
 
     network = find_backbone(backbone)
     data = Path(os.environ.get("TLKIT_SHARED", "../shared")) / "data" / "latin_letters" / "splits.csv"

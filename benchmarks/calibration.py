@@ -47,7 +47,7 @@ def read() -> list[dict[str, str]]:
 
 def run(data: str, backbone: str, recipe: str, size: int) -> dict[str, object]:
     import tlkit
-    from tlkit.calibrate import calibration_error_of
+    from tlkit.evaluation.calibration import calibration_error_of
 
     source = Path(os.environ.get("TLKIT_SHARED", "../shared")) / "data" / data / "splits.csv"
     with tempfile.TemporaryDirectory() as scratch:

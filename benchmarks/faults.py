@@ -44,7 +44,7 @@ def main() -> None:
 def run(data: str, backbone: str, seed: int) -> dict[str, object]:
     import tlkit
     from tlkit.backbones import find_backbone
-    from tlkit.doctor import check_data
+    from tlkit.doctor.checkup import check_data
 
     source = Path(os.environ.get("TLKIT_SHARED", "../shared")) / "data" / data
     with tempfile.TemporaryDirectory() as scratch:

@@ -27,7 +27,7 @@ def main() -> None:
 
     import tlkit
     from tlkit import Recipe, Stage
-    from tlkit.profile import paired_difference
+    from tlkit.stats import paired_difference
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="cats_dogs")

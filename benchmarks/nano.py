@@ -70,7 +70,7 @@ def probe(name: str, weights: str, dataset: str, size: int = 96) -> dict[str, fl
     from sklearn.preprocessing import StandardScaler
 
     import tlkit
-    from tlkit.model import FEATURES
+    from tlkit.models.head import FEATURES
 
     shared = Path(os.environ.get("TLKIT_SHARED", "../shared"))
     pixels, images = tlkit.decode_images(tlkit.scan(shared / "data" / dataset / "splits.csv"), size)

@@ -27,12 +27,12 @@ import numpy as np
 from rows import append_row
 
 import tlkit
-from tlkit.augment import _pipeline, augment
-from tlkit.batches import Batches, augmenting
-from tlkit.features import extract_features
-from tlkit.model import FEATURES
-from tlkit.spec import PRESETS
-from tlkit.store import in_memory
+from tlkit.cache import in_memory
+from tlkit.data.augment import _pipeline, augment
+from tlkit.features.extract import extract_features
+from tlkit.models.head import FEATURES
+from tlkit.plan.augmentation import PRESETS
+from tlkit.training.batches import Batches, augmenting
 
 FILE = Path(__file__).with_suffix(".csv")
 COUNT, BATCH = 1024, 64

@@ -51,7 +51,7 @@ FAULTS = (
         "inner.trainable = False",
         "inner.trainable = True",
         "BatchNormalization of unfrozen blocks trains where the recipe says frozen",
-        ("test_model.py", "test_stages.py"),
+        ("test_classifier.py", "test_stages.py"),
     ),
     Fault(
         "validation_leaks",
@@ -65,7 +65,7 @@ FAULTS = (
         "digest.update(np.ascontiguousarray(weight).tobytes())",
         "pass",
         "features of other weights are taken from the cache",
-        ("test_training.py", "test_store.py", "test_features.py"),
+        ("test_training.py", "test_cache.py", "test_features.py"),
     ),
     Fault(
         "temperature_forgotten",
@@ -79,7 +79,7 @@ FAULTS = (
         "names, highest = tf.constant(self._names), tf.reduce_max(probabilities, axis=1)",
         "names, highest = tf.constant(self._names[::-1]), tf.reduce_max(probabilities, axis=1)",
         "the export answers with another class's name",
-        ("test_export.py", "test_saved_model.py"),
+        ("test_saved_model.py",),
     ),
     Fault(
         "orientation_ignored",
@@ -121,14 +121,14 @@ FAULTS = (
         "z, p = 1.959963984540054, right / n",
         "z, p = 1.644853626951473, right / n",
         "95 % intervals are those of 90 %",
-        ("test_evaluate.py", "test_stats.py"),
+        ("test_scores.py", "test_stats.py"),
     ),
     Fault(
         "written_in_place",
         "temporary.replace(path)",
         "shutil.copyfile(temporary, path)",
         "a file is written over instead of renamed, so that a reader may see half of it",
-        ("test_store.py", "test_files.py", "test_runs.py"),
+        ("test_cache.py", "test_files.py", "test_folder.py"),
     ),
 )
 

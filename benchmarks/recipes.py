@@ -57,11 +57,13 @@ def main() -> None:
 
 
 def run(data: str, size: str, seed: int, way: str) -> dict[str, object]:
+    from tlkit.recipes import find_recipe
+
     import tlkit
     from tlkit.backbones import find_backbone
-    from tlkit.evaluate import predict_from_cache
-    from tlkit.frozen import inference_batch
-    from tlkit.strategy import decide_by_tournament, find_recipe
+    from tlkit.evaluation.predict import predict_from_cache
+    from tlkit.models.inference import inference_batch
+    from tlkit.strategy.recipes import decide_by_tournament
 
     backbone = find_backbone(BACKBONE)
     pixels, images = cell(data, size, seed)

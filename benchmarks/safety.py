@@ -36,8 +36,9 @@ def main() -> None:
 
 def measure_cells(arguments: argparse.Namespace) -> None:
     from tlkit import Augmentation
-    from tlkit.evaluate import wilson_interval
-    from tlkit.safety import SafetyCheck, run_check
+    from tlkit.safety.check import run_check
+    from tlkit.safety.measure import SafetyCheck
+    from tlkit.stats import wilson_interval
 
     with CELLS.open(newline="") as stream:
         cells = [row for row in csv.DictReader(stream) if row["data"] in arguments.sets]
@@ -73,7 +74,8 @@ def measure_cells(arguments: argparse.Namespace) -> None:
 
 
 def measure_time(arguments: argparse.Namespace) -> None:
-    from tlkit.safety import FULL, SafetyCheck, run_check
+    from tlkit.safety.check import FULL, run_check
+    from tlkit.safety.measure import SafetyCheck
 
     for data in arguments.sets:
         started = time.monotonic()
@@ -118,8 +120,8 @@ def looked_at(data: str, backbone: str):  # type: ignore[no-untyped-def]
     """The training and validation pictures at the backbone's size, the classes' names, and the backbone's eyes."""
     import tlkit
     from tlkit.backbones import find_backbone
-    from tlkit.batches import Examples
-    from tlkit.evidence import Eyes
+    from tlkit.data.examples import Examples
+    from tlkit.safety.evidence import Eyes
 
     network = find_backbone(backbone)
     if data == "digits":

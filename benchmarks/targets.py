@@ -58,9 +58,9 @@ def measure(data: str, size: int, native: str, preset: str | None, scratch: Path
 
     import tlkit
     from tlkit import Recipe, Stage
+    from tlkit.deployment.formats import TARGETS
     from tlkit.errors import ExportError, ParityError
-    from tlkit.inference import own_part, parity_sample
-    from tlkit.targets import TARGETS
+    from tlkit.runs.reading import own_part, parity_sample
 
     source = Path(os.environ.get("TLKIT_SHARED", "../shared")) / "data" / data / "splits.csv"
     recipe = Recipe("head", stages=(Stage(1, 1e-3, solver="logistic"),))

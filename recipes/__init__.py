@@ -1,4 +1,4 @@
-"""The recipes, one file each, and the table of their names.
+"""The recipes, one file each, the table of their names, and how one is found.
 
     from tlkit.recipes import small_similar
 
@@ -6,12 +6,20 @@ A new recipe is one file here (docstring: when, when not, why with its source, t
 in the table.
 """
 
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+
 from tlkit.recipes.large_different import large_different
 from tlkit.recipes.large_similar import large_similar
 from tlkit.recipes.small_different import small_different
 from tlkit.recipes.small_similar import small_similar
 
-from tlkit.spec import Recipe
+from tlkit.errors import NameUnknown, SpecError, nearest, unknown
+from tlkit.plan.job import AUTO
+from tlkit.plan.recipe import Recipe, recipe_from_dict
 
 RECIPES: dict[str, Recipe] = {
     "small_similar": small_similar,
@@ -20,4 +28,31 @@ RECIPES: dict[str, Recipe] = {
     "large_different": large_different,
 }
 
-__all__ = ["RECIPES", "large_different", "large_similar", "small_different", "small_similar"]
+__all__ = ["RECIPES", "find_recipe", "large_different", "large_similar", "small_different", "small_similar"]
+
+
+def find_recipe(name: str) -> Recipe:
+    """A recipe by name, or from one's own file: `.json` (as in plan.json), or a Python script that sets `recipe`.
+
+    The script is run as the person's own code. Raises NameUnknown with the nearest name, SpecError for an unusable file.
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    path = Path(name)
+    if path.suffix not in (".py", ".json"):
+        raise unknown("recipe", name, [AUTO, *RECIPES], see="A path to your own .py or .json file works too.")
+    if not path.is_file():
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        close = nearest(path.name, siblings)
+        hint = f" Did you mean '{path.parent / close}'?" if close else ""
+        raise NameUnknown(f"No such recipe file: '{name}'.{hint}")
+    if path.suffix == ".json":
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise SpecError(f"'{name}' is not JSON: {error}.") from error
+        return recipe_from_dict(values.get("recipe", values))
+    recipe = runpy.run_path(str(path)).get("recipe")
+    if not isinstance(recipe, Recipe):
+        raise SpecError(f"'{name}' sets no variable `recipe` that is a tlkit.Recipe. Write recipe = Recipe(...).")
+    return recipe

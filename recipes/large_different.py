@@ -12,7 +12,7 @@ Measured: MobileNetV2 0.35, test accuracy in % with so many images per class: ca
     benchmarks/recipes.csv, where every seed's rows are.
 """
 
-from tlkit.spec import Recipe, Stage
+from tlkit.plan.recipe import Recipe, Stage
 
 large_different = Recipe(
     name="large_different",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -77,9 +76,10 @@ def tiny() -> dict[str, Any]:
 def _unreported(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves the report out of `finetune` but for tests that ask for `reported`: it takes seconds."""
     if "reported" not in request.fixturenames:
-        module = importlib.import_module("tlkit.report")
-        monkeypatch.setattr(module, "look_at", lambda material, **settings: None)
-        monkeypatch.setattr(module, "write_report", lambda material, *looked, **settings: Path("report.html"))
+        monkeypatch.setattr("tlkit.reporting.findings.look_at", lambda material, **settings: None)
+        monkeypatch.setattr(
+            "tlkit.reporting.report.write_report", lambda material, *looked, **settings: Path("report.html")
+        )
 
 
 @pytest.fixture
@@ -90,7 +90,6 @@ def reported() -> None:
 @pytest.fixture
 def unserved(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves the export and its proof out of `finetune`, for tests of something else: they take most of a short run."""
-    module = importlib.import_module("tlkit.export")
 
     def export(model: object, class_names: object, folder: Path, **settings: object) -> Path:
         folder.mkdir()
@@ -98,9 +97,9 @@ def unserved(monkeypatch: pytest.MonkeyPatch) -> None:
 
     proof = {"n": 0, "top1_agreement": 1.0, "max_difference": 0.0, "limit": 1e-5}
     proof |= {"asked_again": 0, "evaluated_difference": 0.0, "within_limit": True}
-    monkeypatch.setattr(module, "export", export)
-    monkeypatch.setattr(module, "prove_parity", lambda *a: proof)
-    monkeypatch.setattr(module, "FreshProcess", contextlib.nullcontext)
+    monkeypatch.setattr("tlkit.deployment.saved_model.export", export)
+    monkeypatch.setattr("tlkit.deployment.parity.prove_parity", lambda *a: proof)
+    monkeypatch.setattr("tlkit.deployment.parity.FreshProcess", contextlib.nullcontext)
 
 
 @pytest.fixture(scope="session")

@@ -86,7 +86,7 @@ def test_own_recipe_runs_as_a_script_and_by_its_path(imagenet: Path, tmp_path: P
     assert done.returncode == 0 and "own: it was asked for" in done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("name", [name for name, _ in modules() if name != "cli"])
+@pytest.mark.parametrize("name", [name for name, _ in modules() if name.split(".")[0] != "cli"])
 def test_the_examples_in_docstrings_are_true(name: str) -> None:
     module = importlib.import_module(f"tlkit.{name}")
     names: dict[str, Any] = {}
@@ -94,7 +94,7 @@ def test_the_examples_in_docstrings_are_true(name: str) -> None:
 
 
 def test_the_readme_names_only_commands_and_options_that_exist() -> None:
-    from tlkit.cli import main
+    from tlkit.cli.main import main
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = "\n".join(re.findall(r"^```\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL))

@@ -10,17 +10,15 @@ Every public name is imported when it is first used, so `import tlkit` costs nex
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Augmentation": "spec",
-    "Head": "spec",
-    "Recipe": "spec",
-    "Stage": "spec",
+    "Augmentation": "plan.augmentation",
+    "Head": "plan.recipe",
+    "Recipe": "plan.recipe",
+    "Stage": "plan.recipe",
     "TlkitError": "errors",
     "DataError": "errors",
     "ExportError": "errors",
@@ -32,62 +30,69 @@ _HOME = {
     "WeightsError": "errors",
     "Backbone": "backbones",
     "find_backbone": "backbones",
-    "ImageSet": "images",
-    "scan": "images",
-    "split": "images",
-    "augment": "augment",
-    "check_safety": "safety",
-    "draw_sheet": "sheet",
-    "explore_augmentation": "strategy",
-    "decode_and_resize": "decode",
-    "Run": "runs",
-    "open_run": "runs",
-    "decode_images": "pixels",
-    "Examples": "batches",
-    "blocks": "model",
-    "build_classifier": "model",
-    "cut": "model",
-    "set_trainable": "model",
-    "extract_features": "features",
-    "train": "train",
-    "evaluate": "evaluate",
-    "predict_probabilities": "evaluate",
-    "export": "export",
-    "open_target": "targets",
-    "write_target": "targets",
-    "prove_parity": "export",
-    "choose_recipe": "strategy",
-    "compare_backbones": "strategy",
-    "ensemble": "ensemble",
-    "lr_find": "lr_find",
-    "measure_axes": "strategy",
-    "evaluate_run": "inference",
-    "export_run": "inference",
-    "inspect": "inference",
-    "load_model": "inference",
-    "predict": "inference",
-    "finetune": "finetune",
-    "examples_of": "inference",
-    "report": "report",
-    "check_data": "doctor",
-    "check_up": "inference",
-    "GradCam": "explain",
-    "occlusion_maps": "explain",
-    "robustness": "robustness",
-    "demo": "demo",
-    "write_digits": "demo",
+    "ImageSet": "data.images",
+    "scan": "data.scan",
+    "split": "data.split",
+    "augment": "data.augment",
+    "check_safety": "safety.check",
+    "draw_sheet": "data.preview",
+    "explore_augmentation": "safety.explore",
+    "decode_and_resize": "data.decode",
+    "Run": "runs.folder",
+    "open_run": "runs.folder",
+    "decode_images": "data.pixels",
+    "Examples": "data.examples",
+    "blocks": "models.blocks",
+    "build_classifier": "models.classifier",
+    "cut": "models.blocks",
+    "set_trainable": "models.blocks",
+    "extract_features": "features.extract",
+    "train": "training.train",
+    "evaluate": "evaluation.scores",
+    "predict_probabilities": "evaluation.predict",
+    "export": "deployment.saved_model",
+    "open_target": "deployment.formats",
+    "write_target": "deployment.formats",
+    "prove_parity": "deployment.parity",
+    "choose_recipe": "strategy.recipes",
+    "compare_backbones": "strategy.backbones",
+    "ensemble": "runs.ensemble",
+    "lr_find": "training.learning_rate",
+    "measure_axes": "strategy.axes",
+    "evaluate_run": "runs.evaluate",
+    "export_run": "runs.export",
+    "inspect": "doctor.checkup",
+    "load_model": "runs.reading",
+    "predict": "runs.predict",
+    "finetune": "finetuning.finetune",
+    "examples_of": "data.dataset",
+    "report": "reporting.report",
+    "check_data": "doctor.checkup",
+    "check_up": "doctor.checkup",
+    "GradCam": "evaluation.saliency",
+    "occlusion_maps": "evaluation.saliency",
+    "robustness": "evaluation.robustness",
+    "demo": "finetuning.demo",
+    "write_digits": "finetuning.demo",
 }
 
 __all__ = [*_HOME]
 
 if TYPE_CHECKING:
-    from tlkit.augment import augment
     from tlkit.backbones import Backbone, find_backbone
-    from tlkit.batches import Examples
-    from tlkit.decode import decode_and_resize
-    from tlkit.demo import demo, write_digits
-    from tlkit.doctor import check_data
-    from tlkit.ensemble import ensemble
+    from tlkit.data.augment import augment
+    from tlkit.data.dataset import examples_of
+    from tlkit.data.decode import decode_and_resize
+    from tlkit.data.examples import Examples
+    from tlkit.data.images import ImageSet
+    from tlkit.data.pixels import decode_images
+    from tlkit.data.preview import draw_sheet
+    from tlkit.data.scan import scan
+    from tlkit.data.split import split
+    from tlkit.deployment.formats import open_target, write_target
+    from tlkit.deployment.parity import prove_parity
+    from tlkit.deployment.saved_model import export
+    from tlkit.doctor.checkup import check_data, check_up, inspect
     from tlkit.errors import (
         DataError,
         ExportError,
@@ -99,41 +104,38 @@ if TYPE_CHECKING:
         TrainingError,
         WeightsError,
     )
-    from tlkit.evaluate import evaluate, predict_probabilities
-    from tlkit.explain import GradCam, occlusion_maps
-    from tlkit.export import export, prove_parity
-    from tlkit.features import extract_features
-    from tlkit.finetune import finetune
-    from tlkit.images import ImageSet, scan, split
-    from tlkit.inference import check_up, evaluate_run, examples_of, export_run, inspect, load_model, predict
-    from tlkit.lr_find import lr_find
-    from tlkit.model import blocks, build_classifier, cut, set_trainable
-    from tlkit.pixels import decode_images
-    from tlkit.report import report
-    from tlkit.robustness import robustness
-    from tlkit.runs import Run, open_run
-    from tlkit.safety import check_safety
-    from tlkit.sheet import draw_sheet
-    from tlkit.spec import Augmentation, Head, Recipe, Stage
-    from tlkit.strategy import choose_recipe, compare_backbones, explore_augmentation, measure_axes
-    from tlkit.targets import open_target, write_target
-    from tlkit.train import train
+    from tlkit.evaluation.predict import predict_probabilities
+    from tlkit.evaluation.robustness import robustness
+    from tlkit.evaluation.saliency import GradCam, occlusion_maps
+    from tlkit.evaluation.scores import evaluate
+    from tlkit.features.extract import extract_features
+    from tlkit.finetuning.demo import demo, write_digits
+    from tlkit.finetuning.finetune import finetune
+    from tlkit.models.blocks import blocks, cut, set_trainable
+    from tlkit.models.classifier import build_classifier
+    from tlkit.plan.augmentation import Augmentation
+    from tlkit.plan.recipe import Head, Recipe, Stage
+    from tlkit.reporting.report import report
+    from tlkit.runs.ensemble import ensemble
+    from tlkit.runs.evaluate import evaluate_run
+    from tlkit.runs.export import export_run
+    from tlkit.runs.folder import Run, open_run
+    from tlkit.runs.predict import predict
+    from tlkit.runs.reading import load_model
+    from tlkit.safety.check import check_safety
+    from tlkit.safety.explore import explore_augmentation
+    from tlkit.strategy.axes import measure_axes
+    from tlkit.strategy.backbones import compare_backbones
+    from tlkit.strategy.recipes import choose_recipe
+    from tlkit.training.learning_rate import lr_find
+    from tlkit.training.train import train
 
 
-class _Package(ModuleType):
-    """Finds public names in their modules. Where a function has its module's name, the function is the public one."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in _HOME:
-            raise AttributeError(f"module 'tlkit' has no attribute '{name}'")
-        return getattr(importlib.import_module(f"tlkit.{_HOME[name]}"), name)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _HOME and isinstance(value, ModuleType)):  # importing tlkit.train must not hide train()
-            super().__setattr__(name, value)
-
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *_HOME})
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'tlkit' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"tlkit.{_HOME[name]}"), name)
 
 
-sys.modules[__name__].__class__ = _Package
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -21,7 +21,7 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; it is renamed to `path` when the block ends well, else removed.
 
     The suffix is kept, because Keras chooses its format by it. A folder at `path` is replaced, whatever it holds: see
-    `tlkit.runs.check_replaceable`.
+    `tlkit.folders.check_replaceable`.
     """
     temporary = name_beside(path, "tmp")
     try:

@@ -4,13 +4,17 @@
 registered by import, and Keras is imported only when something is built.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 
-from tlkit.backbones.own import own_backbone, own_graph
-from tlkit.backbones.table import BACKBONES, Backbone
+from tlkit.backbones.backbone import Backbone
+from tlkit.backbones.keras_file import own_backbone, own_graph
+from tlkit.backbones.table import BACKBONES
 from tlkit.backbones.weights import cached_file, find_weights, load_backbone_weights
 from tlkit.errors import unknown
+from tlkit.plan.job import AUTO
 
 __all__ = [
     "BACKBONES",
@@ -21,6 +25,7 @@ __all__ = [
     "find_weights",
     "graph_of",
     "load_backbone_weights",
+    "named_backbones",
 ]
 
 
@@ -82,3 +87,15 @@ def graph_of(backbone: Backbone, size: int) -> tuple[Any, Any]:
 
         return kerashub_graph(backbone, size)
     return own_graph(backbone, size)
+
+
+def named_backbones(names: str) -> list[Backbone]:
+    """The backbones of `--backbone`: one, several with commas between, or "auto" for all whose weights are on this machine.
+
+    >>> [one.name for one in named_backbones("vgg16,nano")]
+    ['vgg16', 'nano']
+    """
+
+    if names == AUTO:
+        return [one for one in BACKBONES.values() if cached_file(one)]
+    return [find_backbone(name.strip()) for name in dict.fromkeys(names.split(","))]

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tlkit.backbones.table import Backbone
+from tlkit.backbones.backbone import Backbone
 from tlkit.errors import SpecError, WeightsError, nearest
 
 PREFIX = "hub:"
@@ -49,8 +49,8 @@ def hub_graph(backbone: Backbone, size: int) -> tuple[Any, Any]:
     """An input tensor, and the module's features of it: (n, numbers) or (n, rows, columns, channels)."""
     import keras
 
-    from tlkit.backbones.table import normalise
-    from tlkit.savedmodel import Module, SavedModelLayer
+    from tlkit.backbones.normalise import normalise
+    from tlkit.backbones.saved_model_layer import Module, SavedModelLayer
 
     folder = Path(backbone.file)
     module = Module(folder, backbone.name)  # its own, for a layer moves its module's variables
@@ -105,7 +105,7 @@ def _fetch(handle: str) -> Path:
 
 
 def _digest(folder: Path) -> str:
-    from tlkit.savedmodel import digest_of
+    from tlkit.backbones.saved_model_layer import digest_of
 
     return digest_of(folder)
 
@@ -115,7 +115,7 @@ def _module(folder: str, name: str, digest: str) -> Any:
     """A module to look at, read once while its files stay as they are."""
     import keras
 
-    from tlkit.savedmodel import Module
+    from tlkit.backbones.saved_model_layer import Module
 
     if keras.backend.backend() != "tensorflow":
         raise WeightsError(

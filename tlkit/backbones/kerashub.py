@@ -13,8 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tlkit.backbones.own import boundaries_of, parameters_below
-from tlkit.backbones.table import Backbone
+from tlkit.backbones.backbone import Backbone
+from tlkit.backbones.keras_file import boundaries_of, parameters_below
 from tlkit.errors import SpecError, WeightsError, nearest
 
 PREFIX = "kerashub:"

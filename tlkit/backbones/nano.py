@@ -9,12 +9,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tlkit.backbones.backbone import Backbone, _before
+
 if TYPE_CHECKING:
     import keras
+
 
 WIDTHS = (24, 48, 96, 192)  # channels at 1/2, 1/4, 1/8 and 1/16 of the input's size
 BOTTLENECK = 96
 FEATURES = 640
+
+_NANO = Backbone(
+    name="nano",
+    application="",
+    preprocessing="tf",
+    size=96,
+    smallest=64,
+    boundaries=_before("block2_down", "block3_down", "block4_down", "block5_1_reduce"),
+    parameters=1_364_944,
+    weights_file="nano.npz",
+    weights_url="",
+    weights_hash="947c1df6f978cc1a6cc66676a06aef8f7c3ebfd031c16f0540d9be3b0c424f8c",
+    licence="research and education",
+    shipped=True,
+)
 
 
 def nano(inputs: keras.KerasTensor) -> keras.KerasTensor:

@@ -11,12 +11,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tlkit.backbones.table import BACKBONES, Backbone
+from tlkit.backbones.backbone import Backbone
+from tlkit.backbones.table import BACKBONES
 from tlkit.errors import WeightsError, nearest
 from tlkit.files import temporary_beside
 
 if TYPE_CHECKING:
     import keras
+
 
 _SHIPPED = Path(__file__).parent
 

@@ -1,0 +1,143 @@
+"""The command line as a person meets it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from tlkit.recipes import RECIPES
+
+from tests.conftest import COLOURS, draw
+from tlkit.backbones import BACKBONES
+from tlkit.cache import Store, describe
+from tlkit.cli.main import main
+
+COMMANDS = sorted(main.commands)
+
+
+def tlkit(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tlkit", *map(str, words)], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_every_help_fits_one_screen(command: str) -> None:
+    shown = CliRunner().invoke(main, [*command.split(), "--help"], terminal_width=80)
+    assert shown.exit_code == 0
+    lines = shown.output.splitlines()
+    assert len(lines) <= 25 and max(map(len, lines)) <= 80
+
+
+def test_help_is_quick() -> None:
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        assert tlkit("--help").returncode == 0
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 0.3
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "code"),
+    [
+        (["fintune"], "Did you mean 'finetune'?", 2),
+        (["finetune", "x", "--bakbone", "vgg16"], "--backbone", 2),
+        (["finetune", "x", "--backbone", "vgg61"], "Unknown backbone 'vgg61'. Did you mean 'vgg16'?", 1),
+        (["finetune", "x", "--recipe", "smal_similar"], "Did you mean 'small_similar'?", 1),
+        (["finetune", "x", "--fit", "crp"], "Did you mean 'crop'?", 1),
+    ],
+)
+def test_a_wrong_word_names_the_nearest_right_one_without_starting_tensorflow(
+    words: list[str], message: str, code: int
+) -> None:
+    started = time.perf_counter()
+    done = tlkit(*words)
+    assert message in done.stderr and done.returncode == code
+    assert time.perf_counter() - started < 1.5 and "Traceback" not in done.stderr
+
+
+def test_a_wrong_path_names_the_nearest(folder: Path) -> None:
+    done = tlkit("finetune", folder.parent / "dta", "--backbone", "mobilenet_0.25", "--weights", "none")
+    assert done.returncode == 1 and f"Did you mean '{folder}'?" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_whole_way_and_nothing_on_stderr(folder: Path, tmp_path: Path, tiny: dict[str, Any]) -> None:
+    run = tmp_path / "run"
+    settings = ["--backbone", tiny["backbone"], "--epochs", 2]
+    done = tlkit("finetune", folder, *settings, "--out", run)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    for word in ("recipe", "stage 1 of 1", "validation", "served", "next"):
+        assert word in done.stdout
+    refused = tlkit("finetune", folder, *settings, "--out", run)
+    assert refused.returncode == 1 and "--force" in refused.stderr
+
+    draw(COLOURS["red"], 77).save(tmp_path / "new.png")
+    (tmp_path / "junk.png").write_bytes(b"junk")
+    answer = tlkit(
+        "predict", run, tmp_path / "new.png", tmp_path / "junk.png", "--csv", tmp_path / "out.csv", "--top", 2
+    )
+    assert answer.returncode == 0 and "2 files, 1 with a problem" in answer.stdout, answer.stderr
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert list(table.columns) == ["path", "prediction", "probability", "top2", "top2_probability", "sure", "problem"]
+
+
+def test_evaluate_prints_the_table_and_json(trained: Path) -> None:
+    done = CliRunner().invoke(main, ["evaluate", str(trained)])
+    assert "accuracy 100.0%" in done.output and "red" in done.output
+    assert '"confusion_matrix"' in CliRunner().invoke(main, ["evaluate", str(trained), "--json"]).output
+
+
+def test_inspect_writes_over_its_own_tables_and_no_others(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pd.DataFrame({"path": ["a.png"], "label": ["a"]})
+    found = SimpleNamespace(label_errors=table.assign(probable=False), duplicates=table[:0], outliers=table[:0])
+    found.classes, found.sentences = table, list
+    monkeypatch.setattr("tlkit.doctor.checkup.check_up", lambda *a, **k: found)
+    words = ["inspect", str(folder), "--image-size", "32", "--out", str(tmp_path)]
+    (tmp_path / "classes.csv").write_text("id,name\n0,mine\n")
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 1 and "classes.csv' is none that `tlkit inspect` wrote" in done.stderr
+    assert (tmp_path / "classes.csv").read_text() == "id,name\n0,mine\n" and len(list(tmp_path.glob("*.csv"))) == 1
+    (tmp_path / "classes.csv").unlink()
+    for _ in range(2):
+        assert CliRunner().invoke(main, words).exit_code == 0
+    assert len(list(tmp_path.glob("*.csv"))) == 5
+
+
+def test_inspect_counts_classes_and_problems(folder: Path, tmp_path: Path) -> None:
+    (folder / "red" / "page.jpg").write_text("<html></html>")
+    done = CliRunner().invoke(main, ["inspect", str(folder), "--csv", str(tmp_path / "p.csv")])
+    assert "24 usable images in 3 classes" in done.output and "1 not-an-image (left out)" in done.output
+    assert pd.read_csv(tmp_path / "p.csv")["path"].tolist() == ["red/page.jpg"]
+
+
+def test_the_tables_list_every_row() -> None:
+    shown = CliRunner().invoke(main, ["backbones"]).output
+    assert all(f"{name} " in shown for name in BACKBONES)
+    assert all(name in CliRunner().invoke(main, ["recipes"]).output for name in RECIPES)
+
+
+def test_the_cache_is_shown_and_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TLKIT_CACHE", str(tmp_path))
+    assert "0 caches, 0.00 GB" in CliRunner().invoke(main, ["cache"]).output
+    with Store(tmp_path / "pixels" / "8-squash-v1").writer(1, (8, 8, 3), "uint8") as writer:
+        writer.add(["a"], np.zeros((1, 8, 8, 3), "uint8"))
+    describe(tmp_path / "pixels" / "8-squash-v1", "decoded pictures, 8 x 8 pixels, squash")
+    shown = CliRunner().invoke(main, ["cache"]).output
+    assert "pixels" in shown and "decoded pictures, 8 x 8" in shown and "1 caches" in shown
+    wrong = CliRunner().invoke(main, ["cache", "--clear", "pixel"])
+    assert wrong.exit_code == 1 and "Did you mean 'pixels'" in wrong.output
+    assert "cleared 0 caches" in CliRunner().invoke(main, ["cache", "--clear", "all", "--unused-days", "1"]).output
+    assert "cleared 1 caches" in CliRunner().invoke(main, ["cache", "--clear", "pixels"]).output
+    assert not list(tmp_path.glob("pixels/*"))

@@ -1,0 +1,186 @@
+"""Faults that were put in are found, and what is fine is left alone."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from tlkit import check_up, scan
+from tlkit.doctor.checkup import examine
+from tlkit.doctor.duplicates import near_duplicates
+from tlkit.doctor.labels import label_errors
+from tlkit.doctor.neighbours import outliers
+
+
+class Rows:
+    """Pictures in memory with the face of cached ones."""
+
+    def __init__(self, pictures: np.ndarray) -> None:
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def gather(self, places: np.ndarray) -> np.ndarray:
+        return self.pictures[places]
+
+
+def scene(seed: int, size: int = 64) -> np.ndarray:
+    """A picture of soft shapes: no two seeds alike."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size] / size
+    picture = np.full((size, size, 3), random.uniform(60, 190, 3))
+    for _ in range(12):
+        at, reach, colour = random.uniform(0, 1, 2), random.uniform(0.05, 0.25), random.uniform(-120, 120, 3)
+        picture += np.exp(-((x - at[0]) ** 2 + (y - at[1]) ** 2) / reach**2)[..., None] * colour
+    return picture.clip(0, 255).astype("uint8")
+
+
+def again(picture: np.ndarray, seed: int) -> np.ndarray:
+    """Cropped by up to 5 % at each side, resized, and encoded as JPEG."""
+    random = np.random.default_rng(seed)
+    size = picture.shape[0]
+    left, top, right, bottom = (random.uniform(0, 0.05, 4) * size).astype(int)
+    image = Image.fromarray(picture).crop((left, top, size - right, size - bottom)).resize((48, 48))
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=70)
+    return np.asarray(Image.open(stream).resize((size, size)))
+
+
+def as_features(pictures: np.ndarray) -> np.ndarray:
+    """Coarse averages: what a network would see, without one."""
+    return pictures.reshape(len(pictures), 8, 8, 8, 8, 3).mean((2, 4)).reshape(len(pictures), -1).astype("float32")
+
+
+def test_flipped_labels_stand_first_with_the_true_class_beside() -> None:
+    random = np.random.default_rng(0)
+    true = np.repeat(np.arange(3), 60)
+    features = (np.eye(3)[true] * 4 + random.normal(size=(180, 3))).astype("float32")
+    features = np.concatenate([features, random.normal(size=(180, 20))], axis=1).astype("float32")
+    flipped = random.choice(180, 9, replace=False)
+    labels = true.copy()
+    labels[flipped] = (true[flipped] + 1) % 3
+    found, accuracy = label_errors(features, labels, ("a", "b", "c"))
+    first = found.sort_values("probability").head(9)
+    assert len(set(first["row"]) & set(flipped)) >= 8
+    assert 0.85 < accuracy < 1
+    mine = first[first["row"].isin(flipped)]
+    assert (mine["suggested"] == [("a", "b", "c")[true[row]] for row in mine["row"]]).all()
+    assert found[found["probable"]]["row"].isin(flipped).mean() >= 0.7
+
+
+def test_a_group_stays_in_one_fold_so_that_a_wrong_label_of_a_whole_group_is_found() -> None:
+    """Thirty pictures of one thing, all labelled wrongly, vouch for each other unless they are held out together."""
+    random = np.random.default_rng(1)
+    things = np.repeat(np.arange(24), 10)
+    true = things % 2
+    features = (random.normal(size=(24, 16))[things] + random.normal(scale=0.05, size=(240, 16))).astype("float32")
+    features[:, 0] += 6 * true
+    labels = true.copy()
+    labels[things == 5] = 1 - true[things == 5]
+    together, _ = label_errors(features, labels, ("a", "b"), things)
+    apart, _ = label_errors(features, labels, ("a", "b"), None)
+    assert set(np.flatnonzero(things == 5)) <= set(together["row"])
+    assert len(set(np.flatnonzero(things == 5)) & set(apart["row"])) < 10
+
+
+def test_classes_of_a_few_images_are_left_out_of_the_judgement() -> None:
+    features = np.random.default_rng(0).normal(size=(23, 4)).astype("float32")
+    labels = np.array([0] * 10 + [1] * 10 + [2] * 3)
+    found, _ = label_errors(features, labels, ("a", "b", "rare"))
+    assert not found["row"].isin([20, 21, 22]).any()
+    nothing, accuracy = label_errors(features[:4], labels[:4], ("a", "b", "rare"))
+    assert nothing.empty and np.isnan(accuracy)
+
+
+def test_copies_are_paired_with_their_pictures_and_nothing_else_is() -> None:
+    pictures = np.stack([scene(seed) for seed in range(60)])
+    copies = np.stack([again(pictures[seed], seed) for seed in range(12)])
+    everything = np.concatenate([pictures, copies])
+    keys = [f"{i}" for i in range(72)]
+    pairs, distances = near_duplicates(Rows(everything), as_features(everything), keys)
+    assert {tuple(pair) for pair in pairs.tolist()} == {(seed, 60 + seed) for seed in range(12)}
+    assert (distances < 0.28).all() and (np.diff(distances) >= 0).all()
+
+
+def test_equal_files_are_paired_at_distance_0() -> None:
+    pictures = np.stack([scene(seed) for seed in range(20)] + [scene(3)])
+    pairs, distances = near_duplicates(Rows(pictures), as_features(pictures), [f"{i}" for i in range(20)] + ["3"])
+    assert pairs.tolist() == [[3, 20]]
+    assert distances.tolist() == [0.0]
+
+
+def test_a_handful_of_pictures_is_no_error() -> None:
+    pictures = np.stack([scene(seed) for seed in range(3)])
+    pairs, _ = near_duplicates(Rows(pictures), as_features(pictures), ["a", "b", "c"])
+    assert len(pairs) == 0
+    assert outliers(as_features(pictures)).empty
+
+
+def test_what_is_like_nothing_else_is_named() -> None:
+    features = np.random.default_rng(0).normal(size=(100, 12)).astype("float32") + np.eye(12, dtype="float32")[0] * 9
+    features[:, :6] += np.repeat(np.random.default_rng(1).normal(size=(5, 6)) * 5, 20, axis=0)
+    features[17] = -40 * np.eye(12)[11]
+    found = outliers(features)
+    assert found.sort_values("distance").iloc[-1]["row"] == 17
+    assert len(found) <= 5
+
+
+def test_a_duplicate_across_the_parts_is_a_leak_and_comes_first() -> None:
+    pictures = np.stack([scene(seed) for seed in range(40)])
+    everything = np.concatenate([pictures, [again(pictures[1], 1), again(pictures[2], 2)]])
+    table = pd.DataFrame(
+        {
+            "path": [f"{i}.png" for i in range(42)],
+            "label": ["a", "b"] * 21,
+            "part": ["train"] * 40 + ["train", "test"],
+            "group": "",
+            "sha256": [f"{i}" for i in range(42)],
+        }
+    )
+    from tlkit.data.images import PROBLEM_COLUMNS, ImageSet
+
+    images = ImageSet(Path(), table, ("a", "b"), pd.DataFrame(columns=list(PROBLEM_COLUMNS)))
+    looks = as_features(everything)
+    found = examine(images, looks, looks, Rows(everything))
+    assert found.duplicates[["path", "other", "leak"]].to_numpy().tolist() == [
+        ["2.png", "41.png", True],
+        ["1.png", "40.png", False],
+    ]
+    assert any("1 pairs lie across the parts" in line for line in found.sentences())
+    assert found.to_dict()["leaks"] == 1
+
+
+def test_inspect_names_a_copy_in_a_folder_by_nano(tmp_path: Path) -> None:
+    for number in range(24):
+        (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
+        Image.fromarray(scene(number, 96)).save(tmp_path / "ab"[number % 2] / f"{number:02d}.png")
+    Image.fromarray(scene(4, 96)).save(tmp_path / "a" / "copy.jpg", quality=60)
+    found = check_up(scan(tmp_path), size=96)
+    assert found.duplicates[["path", "other"]].to_numpy().tolist() == [["a/04.png", "a/copy.jpg"]]
+    assert found.judge == "nano" and found.n == 25
+    assert not any("across the parts" in line for line in found.sentences())  # there are no parts yet
+
+
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.real
+def test_injected_faults_in_clothing_are_found(
+    shared: Path, imagenet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent.parent / "benchmarks"))
+    monkeypatch.setenv("TLKIT_SHARED", str(shared))
+    import faults
+
+    row = faults.run("clothing", "mobilenetv2_0.35", 0)
+    sys.modules.pop("faults")
+    assert row["label_precision"] >= 0.7  # MobileNetV2 1.0 gave 0.80 to 0.85; the bar of 0.75 is for that
+    assert row["copies_found"] >= 49
+    assert row["pairs_not_put_in"] <= 2

@@ -1,0 +1,177 @@
+"""Temperatures, the threshold for "unsure", and that both are in what is served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import write_folder
+from tests.tiny import tiny_file
+from tlkit import SpecError
+from tlkit.evaluation.calibration import bake, calibration_error_of, fit_temperature, temper
+from tlkit.evaluation.refusal import coverage_and_risk, refusal_threshold
+from tlkit.stats import expected_calibration_error, log_loss, softmax
+
+
+def honest(n: int, classes: int = 4, seed: int = 0, spread: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities that mean what they say: labels are drawn from them."""
+    random = np.random.default_rng(seed)
+    probabilities = softmax(spread * random.normal(size=(n, classes)))
+    labels = np.array([random.choice(classes, p=row) for row in probabilities])
+    return probabilities, labels
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0, 3.0])
+def test_the_temperature_by_which_probabilities_were_sharpened_is_found(temperature: float) -> None:
+    probabilities, labels = honest(4000)
+    spoiled = temper(probabilities, 1 / temperature)
+    assert fit_temperature(spoiled, labels) == pytest.approx(temperature, rel=0.08)
+    assert np.allclose(temper(spoiled, temperature), probabilities, atol=1e-5)
+
+
+def test_tempering_lowers_the_error_of_a_classifier_that_is_too_sure_on_images_it_was_not_fitted_on() -> None:
+    probabilities, labels = honest(6000)
+    sure = temper(probabilities, 0.4)
+    temperature = fit_temperature(sure[:3000], labels[:3000])
+    after = temper(sure[3000:], temperature)
+    assert expected_calibration_error(after, labels[3000:]) < 0.4 * expected_calibration_error(
+        sure[3000:], labels[3000:]
+    )
+    assert log_loss(after, labels[3000:]) < log_loss(sure[3000:], labels[3000:])
+
+
+def test_a_few_images_that_are_all_right_do_not_drive_the_temperature_to_its_border() -> None:
+    probabilities = np.tile([0.9, 0.1], (10, 1))
+    assert 0.5 < fit_temperature(probabilities, np.zeros(10, int)) < 1.0
+    assert fit_temperature(np.zeros((0, 2)), np.zeros(0, int)) == 1.0
+
+
+def test_tempering_moves_no_answer_and_survives_zeros() -> None:
+    probabilities = np.array([[1.0, 0.0, 0.0], [0.5, 0.3, 0.2]])
+    for temperature in (0.25, 5.0):
+        after = temper(probabilities, temperature)
+        assert (after.argmax(1) == probabilities.argmax(1)).all()
+        assert np.allclose(after.sum(1), 1) and np.isfinite(after).all()
+
+
+def test_a_baked_temperature_is_the_tempered_model() -> None:
+    from tlkit import build_classifier, find_backbone
+
+    model = build_classifier(find_backbone(tiny_file()), 3, image_size=32)
+    model.layers[-1].bias.assign([0.5, -0.2, 0.1])
+    images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3)).astype("float32")
+    before = np.asarray(model(images))
+    bake(model, 1.7)
+    assert np.allclose(np.asarray(model(images)), temper(before, 1.7), atol=1e-6)
+
+
+def test_a_model_without_a_dense_softmax_end_bears_no_temperature() -> None:
+    import keras
+
+    image = keras.Input((4,))
+    with pytest.raises(SpecError, match="Expected a dense softmax layer"):
+        bake(keras.Model(image, keras.layers.Dense(2)(image)), 2.0)
+
+
+def test_the_threshold_holds_on_new_images_as_often_as_it_promises() -> None:
+    """95 % confidence: of 40 draws of 400 images, at most a few assured thresholds may let more than 10 % errors through."""
+    over, assured, answered = 0, 0, 0
+    new, truth = honest(20000, seed=99, spread=3.0)
+    for seed in range(40):
+        found = refusal_threshold(*honest(400, seed=seed, spread=3.0), max_error=0.1)
+        measured = found.measured(new, truth)
+        assured += found.assured
+        over += found.assured and measured["error"] > 0.1
+        answered += found.assured and measured["answered"]
+    assert assured >= 30
+    assert over <= 4
+    assert answered / assured > 0.3 * len(new)  # a threshold above everything would keep any promise
+
+
+def test_too_few_images_promise_nothing_and_say_so() -> None:
+    probabilities = np.array([[0.9, 0.1]] * 8 + [[0.6, 0.4]] * 4)
+    labels = np.array([0] * 8 + [1] * 4)
+    found = refusal_threshold(probabilities, labels, max_error=0.05)
+    assert not found.assured
+    assert 0.6 < found.threshold < 0.9
+    assert found.measured(probabilities, labels)["answered"] == 8
+
+
+def test_where_the_surest_are_wrong_everything_is_unsure() -> None:
+    found = refusal_threshold(np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([1, 1]), max_error=0.05)
+    assert found.threshold > 1
+    assert found.measured(np.array([[1.0, 0.0]]), np.array([0]))["answered"] == 0
+
+
+def test_the_interval_of_the_calibration_error_holds_its_value() -> None:
+    probabilities, labels = honest(300)
+    right = probabilities.argmax(1) == labels
+    value, low, high = calibration_error_of(probabilities.max(1), right)
+    assert low <= value <= high
+    assert value == pytest.approx(expected_calibration_error(probabilities, labels))
+
+
+def test_the_last_point_of_coverage_and_risk_is_the_plain_error() -> None:
+    probabilities, labels = honest(500)
+    right = probabilities.argmax(1) == labels
+    coverage, risk, thresholds = coverage_and_risk(probabilities.max(1), right)
+    assert coverage[-1] == 1.0
+    assert risk[-1] == pytest.approx(1 - right.mean())
+    assert risk[9] < risk[-1]
+    assert thresholds == sorted(thresholds, reverse=True)
+
+
+@pytest.mark.slow
+def test_a_run_serves_calibrated_probabilities_and_says_unsure(tmp_path: Path, tiny: dict[str, Any]) -> None:
+    from tlkit import Recipe, Stage, export_run, finetune, predict
+
+    data = write_folder(tmp_path / "data", per_class=24)
+    recipe = Recipe("short", stages=(Stage(2, 1e-3),))
+    run = finetune(data, recipe=recipe, out=tmp_path / "run", max_error=0.2, **tiny)
+    metrics = run.metrics
+    assert metrics["parity"]["within_limit"]
+    assert metrics["calibration"]["temperature"] != 1.0
+    before, after = metrics["calibration"]["before"]["validation"], metrics["validation"]
+    assert after["log_loss"] <= before["log_loss"]  # that is what the temperature was fitted to
+    threshold = metrics["refusal"]["threshold"]
+    answers = predict(run.folder, [data])
+    assert (answers["sure"] == (answers["probability"] >= threshold)).all()
+    folder, proof = export_run(run, tmp_path / "strict", max_error=0.001)
+    assert proof is not None and proof["within_limit"]
+    assert not predict(folder, [data])["sure"].any()
+    import tensorflow as tf
+
+    serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    reply = serve(image_bytes=tf.constant([next(data.rglob("*.png")).read_bytes(), b"junk"]))
+    assert [name.decode() for name in reply["class"].numpy()] == ["unsure", ""]
+    assert reply["ok"].numpy().tolist() == [True, False]
+
+
+def test_a_class_called_unsure_cannot_be_refused(tmp_path: Path) -> None:
+    from tlkit import build_classifier, export, find_backbone
+
+    model = build_classifier(find_backbone(tiny_file()), 2, image_size=32)
+    with pytest.raises(SpecError, match="Rename it"):
+        export(model, ["sure", "unsure"], tmp_path / "model", unsure_below=0.5)
+
+
+def test_a_class_called_unsure_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    from tlkit import finetune
+
+    data = write_folder(tmp_path / "data")
+    (data / "red").rename(data / "unsure")
+    with pytest.raises(SpecError, match="Rename it"):
+        finetune(data, backbone="nano", max_error=0.1, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1])
+def test_a_share_of_errors_outside_0_to_1_is_refused_before_anything_is_read(share: float, tmp_path: Path) -> None:
+    from tlkit import finetune
+
+    (tmp_path / "data").mkdir()
+    with pytest.raises(SpecError, match="--max-error"):
+        finetune(tmp_path / "data", backbone="nano", max_error=share)

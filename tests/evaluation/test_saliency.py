@@ -1,0 +1,207 @@
+"""Grad-CAM, occlusion, painting over, and robustness: on networks whose evidence is known, and on real ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from tests.tiny import tiny_file
+from tlkit import (
+    GradCam,
+    Recipe,
+    SpecError,
+    Stage,
+    build_classifier,
+    find_backbone,
+    finetune,
+    occlusion_maps,
+    robustness,
+)
+from tlkit.drawing import draw_rows
+from tlkit.errors import NameUnknown
+from tlkit.evaluation.feature_visualization import first_filters, most_typical
+from tlkit.evaluation.reliance import reliance, without
+from tlkit.evaluation.robustness import CORRUPTIONS, corrupt, sign_slopes
+from tlkit.evaluation.saliency import enlarged, overlay
+from tlkit.runs.explain import explain_files
+from tlkit.runs.reading import load_model
+
+
+def looks_for_red(side: int = 32) -> keras.Model:
+    """A classifier whose evidence is known: the redder, the more it is class 1."""
+    image = keras.Input((side, side, 3), name="image")
+    red = keras.layers.Conv2D(2, 4, strides=4, activation="relu", name="maps")(image)
+    pooled = keras.layers.GlobalAveragePooling2D(name="head_features")(red)
+    model = keras.Model(image, keras.layers.Dense(2, activation="softmax", name="predictions")(pooled))
+    kernel = np.zeros((4, 4, 3, 2), "float32")
+    kernel[:, :, 0, 0], kernel[:, :, 1:, 0] = 1 / 16, -1 / 32
+    kernel[:, :, 2, 1], kernel[:, :, :2, 1] = 1 / 16, -1 / 32
+    model.get_layer("maps").set_weights([kernel, np.zeros(2, "float32")])
+    model.get_layer("predictions").set_weights(
+        [np.array([[-0.1, 0.1], [0.1, -0.1]], "float32"), np.zeros(2, "float32")]
+    )
+    return model
+
+
+def red_corner(side: int = 32) -> np.ndarray:
+    picture = np.full((side, side, 3), 90, "uint8")
+    picture[: side // 4, : side // 4] = (250, 20, 20)
+    return picture
+
+
+def test_grad_cam_points_at_what_the_class_rests_on() -> None:
+    maps, probabilities = GradCam(looks_for_red())(red_corner()[None])
+    assert maps.shape == (1, 8, 8) and probabilities.argmax() == 1
+    assert maps[0, :2, :2].min() == pytest.approx(1.0)
+    assert maps[0, 3:, 3:].max() < 0.05
+
+
+def test_grad_cam_of_another_class_points_elsewhere() -> None:
+    picture = red_corner()
+    picture[24:, 24:] = (20, 20, 250)
+    cam = GradCam(looks_for_red())
+    (red,), _ = cam(picture[None], [1])
+    (blue,), _ = cam(picture[None], [0])
+    assert red[0, 0] == pytest.approx(1.0) and red[7, 7] < 0.05
+    assert blue[7, 7] == pytest.approx(1.0) and blue[0, 0] < 0.05
+
+
+def test_grad_cam_in_batches_is_grad_cam_at_once() -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3)).astype("uint8")
+    model = build_classifier(find_backbone(tiny_file()), 3, image_size=32)
+    at_once, in_batches = GradCam(model, 16)(pictures), GradCam(model, 3)(pictures)
+    assert np.allclose(at_once[0], in_batches[0], atol=1e-4)
+    assert np.allclose(at_once[1], in_batches[1], atol=1e-5)
+
+
+def test_occlusion_points_at_it_too() -> None:
+    found = occlusion_maps(looks_for_red(), red_corner()[None], [1], patches=8)[0]
+    assert found.shape == (8, 8)
+    assert np.unravel_index(found.argmax(), (8, 8))[0] <= 2
+    assert found[5:, 5:].max() < 0.1 * found.max()
+
+
+def test_a_model_without_feature_maps_is_refused_with_a_remedy() -> None:
+    image = keras.Input((8,), name="image")
+    with pytest.raises(SpecError, match="Use occlusion"):
+        GradCam(keras.Model(image, keras.layers.Dense(2, activation="softmax")(image)))
+
+
+def test_painting_over_takes_the_highest_evidence_and_no_more() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (1, 40, 40, 3)).astype("uint8")
+    map_ = np.zeros((1, 4, 4), "float32")
+    map_[0, 0, 0] = 1
+    after = without(picture, map_, share=0.05)
+    changed = (after != picture).any(-1)[0]
+    assert changed.sum() == pytest.approx(0.05 * 1600, abs=3)
+    assert changed[10:, :].sum() == 0 and changed[:, 10:].sum() == 0
+    assert enlarged(map_, 40).shape == (1, 40, 40)
+
+
+def test_reliance_knows_evidence_from_chance() -> None:
+    pictures = np.stack([np.roll(red_corner(), shift, (0, 1)) for shift in range(0, 24, 2)])
+    found = reliance(looks_for_red(), pictures, np.ones(12, int))
+    assert found.accuracy == 1.0 and found.n == 12
+    assert found.fall_evidence > 2 * found.fall_random
+    assert set(found.maps) == {1}
+    assert 0 <= found.at_edge <= 1
+    assert any("painted over" in line for line in found.sentences())
+
+
+def test_the_overlay_is_a_picture_that_is_brightest_where_the_map_is() -> None:
+    map_ = np.zeros((4, 4), "float32")
+    map_[1, 2] = 3.0
+    drawn = overlay(np.full((32, 32, 3), 80, "uint8"), map_)
+    assert drawn.dtype == np.uint8 and drawn.shape == (32, 32, 3)
+    assert np.unravel_index(drawn.sum(-1).argmax(), (32, 32))[0] in range(8, 17)
+    assert (drawn[28:, :4] == 80).all() or drawn[28:, :4].max() <= 80
+
+
+def test_first_filters_are_pictures_and_a_model_without_them_says_so() -> None:
+    assert first_filters(looks_for_red()).shape == (2, 4, 4, 3)
+    image = keras.Input((8,), name="image")
+    with pytest.raises(SpecError, match="no convolution"):
+        first_filters(keras.Model(image, keras.layers.Dense(2)(image)))
+
+
+def test_the_most_typical_picture_of_a_class_is_called_that_class() -> None:
+    model = looks_for_red()
+    drawn = most_typical(model, 1, steps=24)
+    assert drawn.shape == (32, 32, 3) and drawn.dtype == np.uint8
+    assert drawn[..., 0].mean() > drawn[..., 2].mean() + 20  # red
+    assert np.asarray(model(drawn[None].astype("float32")))[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("name", sorted(CORRUPTIONS))
+def test_each_corruption_changes_pictures_the_more_the_stronger(name: str) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 48, 48, 3)).astype("uint8")
+    moved = [np.abs(corrupt(pictures, name, s).astype(int) - pictures).mean() for s in CORRUPTIONS[name]]
+    assert 0 < moved[0] < moved[1] < moved[2]
+    assert corrupt(pictures, name, CORRUPTIONS[name][0]).dtype == np.uint8
+
+
+def test_the_opponent_goes_against_the_true_class() -> None:
+    model, picture = looks_for_red(), red_corner()[None]
+    slopes = sign_slopes(model, picture, np.array([1]))
+    assert slopes.dtype == np.int8 and slopes[0, 2, 2].tolist() == [-1, 1, 1]  # less red there, more of the others
+
+
+def test_robustness_is_paired_with_the_untouched_pictures() -> None:
+    random = np.random.default_rng(0)
+    pictures = random.integers(60, 120, (24, 32, 32, 3)).astype("uint8")
+    labels = np.arange(24) % 2
+    pictures[labels == 1, :8, :8, 0] = 180
+    pictures[labels == 0, :8, :8, 2] = 180
+    seen: list[int] = []
+    rows = robustness(looks_for_red(), pictures, labels, progress=lambda done, of: seen.append(of))
+    assert rows[0]["what"] == "untouched" and rows[0]["accuracy"] == 1.0 and rows[0]["lost"] == 0.0
+    assert len(rows) == 1 + 5 * 3 + 3 == len(seen)
+    fgsm = [row["accuracy"] for row in rows if row["what"] == "fgsm"]
+    assert fgsm == sorted(fgsm, reverse=True)
+    assert all(row["lost"] == pytest.approx(1 - row["accuracy"]) for row in rows)
+
+
+def test_explaining_files_of_a_run_draws_a_sheet(trained: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    files = sorted((trained.parent / "data").rglob("*.png"))[:3]
+    for settings in ({}, {"method": "occlusion", "of_class": "red"}):
+        said = explain_files(trained, files, tmp_path / "sheet.png", **settings)
+        assert len(said) == 4 and "sheet.png" in said[-1]
+        with Image.open(tmp_path / "sheet.png") as sheet:
+            assert sheet.width > 3 * 224
+    assert "filters of the first layer" in explain_files(trained, [], tmp_path / "filters.png", filters=True)[0]
+    with pytest.raises(NameUnknown, match="grad-cam"):
+        explain_files(trained, files, method="gradcam")
+    (tmp_path / "no.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"no\.png"):
+        explain_files(trained, [tmp_path / "no.png"])
+
+
+def test_a_row_of_pictures_of_any_size_is_drawn(tmp_path: Path) -> None:
+    rows = [[(np.zeros((size, size, 3), "uint8"), f"{size}") for size in (3, 64)]]
+    assert draw_rows(rows, tmp_path / "new" / "rows.jpg").is_file()
+
+
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.real
+def test_masking_evidence_on_cats_and_dogs_costs_more_than_masking_at_random(
+    shared: Path, imagenet: Path, tmp_path: Path
+) -> None:
+    recipe = Recipe("head", stages=(Stage(1, 1e-3, solver="logistic"),))
+    data = shared / "data" / "cats_dogs" / "splits.csv"
+    run = finetune(data, backbone="mobilenetv2", recipe=recipe, out=tmp_path / "run")
+    from tlkit.runs.reading import whole_set
+
+    images, pixels = whole_set(run)
+    images = images.part("test", "val").take(np.random.default_rng(0).permutation(210)[:100].tolist())
+    classes = run.plan["classes"]
+    labels = np.array([classes.index(label) for label in images.table["label"]])
+    found = reliance(load_model(run), pixels.of(images).gather(slice(None)), labels)
+    difference = found.falls[:, 0] - found.falls[:, 1]
+    assert found.n == 100
+    assert difference.mean() > 1.96 * difference.std(ddof=1) / 10

@@ -1,0 +1,490 @@
+"""The main job end to end, on drawn images; and what is done with a run afterwards."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from tlkit.recipes import RECIPES
+
+from tests.broken import write_broken
+from tests.conftest import COLOURS, draw, write_folder
+from tlkit import (
+    Augmentation,
+    Head,
+    Recipe,
+    Stage,
+    build_classifier,
+    evaluate_run,
+    export_run,
+    finetune,
+    inspect,
+    load_model,
+    open_run,
+    predict,
+)
+from tlkit.backbones import BACKBONES
+from tlkit.cli.main import main
+from tlkit.errors import DataError, NameUnknown, ParityError, RunError, SpecError, WeightsError
+from tlkit.finetuning.demo import demo
+from tlkit.folders import FILES, OF_REPORT, SOMETIMES
+from tlkit.runs.folder import Run
+from tlkit.runs.reading import parity_sample
+
+QUICK = Recipe("quick", stages=(Stage(2, 1e-3),), batch_size=8)
+
+
+def test_a_run_leaves_every_file_and_learns(trained: Path) -> None:
+    run = open_run(trained)
+    there = {p.name for p in trained.iterdir()} - set(SOMETIMES)  # tests share it, and some export it
+    assert there == set(FILES) - set(OF_REPORT)  # made without
+    metrics = run.metrics
+    assert metrics["validation"]["accuracy"] == 1.0 and metrics["test"] is None
+    assert metrics["validation"]["n"] == 9 and len(metrics["validation"]["accuracy_95"]) == 2
+    assert metrics["parity"]["top1_agreement"] == 1.0 and metrics["parity"]["max_difference"] < 1e-5
+    assert metrics["seconds"]["total"] > 0
+    history = pd.read_csv(trained / "history.csv")
+    assert {"stage", "epoch", "loss", "val_accuracy", "best"} <= set(history) and set(history["stage"]) == {1}
+    predictions = pd.read_csv(trained / "predictions.csv")
+    assert list(predictions.columns[:5]) == ["path", "part", "label", "prediction", "probability"]
+    assert set(pd.read_csv(trained / "split.csv")["part"]) == {"train", "val"}
+
+
+def test_the_plan_says_what_and_why(trained: Path) -> None:
+    plan = open_run(trained).plan
+    assert plan["classes"] == sorted(COLOURS) and plan["image_size"] == 64
+    assert plan["decisions"][0] == {"what": "recipe", "chosen": "test", "why": "it was asked for", "evidence": {}}
+    assert plan["precision"] == "float32" and plan["device"].startswith("CPU")
+    assert {"tensorflow", "keras", "python"} <= set(plan["versions"])
+
+
+def test_without_a_recipe_a_tournament_will_decide_unless_similarity_was_said(
+    folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None
+) -> None:
+    said: list[str] = []
+    finetune(folder, **tiny, out=tmp_path / "run", dry_run=True, say=said.append)
+    assert any("auto: a tournament decides" in line for line in said)
+    assert not (tmp_path / "run").exists()
+    finetune(folder, **tiny, out=tmp_path / "run", dry_run=True, similar=False, say=said.append)
+    assert "small_different" in said[-2]
+
+
+@pytest.mark.slow
+def test_a_plan_repeats_its_run(folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None) -> None:
+    first = finetune(folder, **tiny, recipe=QUICK, seed=3, out=tmp_path / "one")
+    again = finetune(first.folder / "plan.json", out=tmp_path / "two")
+    one, two = (
+        pd.read_csv(run.folder / "history.csv").drop(columns=["seconds", "at_seconds"]) for run in (first, again)
+    )
+    pd.testing.assert_frame_equal(one, two)
+    assert again.plan["recipe"] == first.plan["recipe"] and again.plan["settings"] == first.plan["settings"]
+    other = finetune(first.folder / "plan.json", seed=4, out=tmp_path / "three")
+    assert other.plan["settings"]["seed"] == 4
+
+
+def test_a_second_run_decodes_nothing_and_computes_nothing_frozen(
+    folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None
+) -> None:
+    write_folder(folder, start=7000)  # pictures that no other test has cached
+    first = finetune(folder, **tiny, recipe=QUICK, out=tmp_path / "one")
+    assert (first.metrics["images_decoded"], first.metrics["images_computed"]) == (24, 24)
+    other = Recipe("other", head=Head(hidden=(8,)), stages=(Stage(3, 1e-3),), batch_size=5)
+    again = finetune(folder, **tiny, recipe=other, out=tmp_path / "two")
+    assert (again.metrics["images_decoded"], again.metrics["images_computed"]) == (0, 0)
+
+
+@pytest.mark.slow
+def test_a_spoiled_cache_of_features_fails_the_proof(folder: Path, tmp_path: Path, tiny: dict[str, Any]) -> None:
+    write_folder(folder, start=8000)  # pictures that no other test has cached
+    recipe = Recipe("test", stages=(Stage(epochs=20, learning_rate=1e-2),), batch_size=8)
+    before = cached_features()
+    finetune(folder, **tiny, recipe=recipe, out=tmp_path / "one", report=False)
+    for file in cached_features() - before:
+        rows = np.load(file, mmap_mode="r+")
+        rows[...] = np.roll(rows, 5, axis=-1)
+        rows.flush()
+    with pytest.raises(ParityError, match="not this model's"):
+        finetune(folder, **tiny, recipe=recipe, out=tmp_path / "two", report=False)
+    assert not Run(tmp_path / "two").finished
+
+
+def cached_features() -> set[Path]:
+    return set((Path(os.environ["TLKIT_CACHE"]) / "features").rglob("*.npy"))
+
+
+def test_200_broken_files_among_200_good_ones_are_all_named(
+    tmp_path: Path, tiny: dict[str, Any], unserved: None
+) -> None:
+    data = write_folder(tmp_path / "data", per_class=100, classes=("red", "blue"))
+    expected = {}
+    for name, start in (("red", 0), ("blue", 1000)):
+        found = write_broken(data / name, 100, start)
+        expected |= {f"{name}/{file}": problem for file, problem in found.items()}
+    run = finetune(data, **tiny, recipe=QUICK, out=tmp_path / "run")
+    problems = pd.read_csv(run.folder / "problems.csv", keep_default_na=False)
+    named = dict(zip(problems["path"], problems["problem"], strict=True))
+    assert len(expected) == 200 and named == expected
+    assert set(problems["action"]) == {"left out"}
+    assert len(pd.read_csv(run.folder / "split.csv")) == 200
+    with pytest.raises(DataError, match="--strict"):
+        finetune(data, **tiny, recipe=QUICK, out=tmp_path / "strict", strict=True)
+    assert not (tmp_path / "strict").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"backbone": "mobilenet_0.52"}, NameUnknown),
+        ({"recipe": "small_simlar"}, NameUnknown),
+        ({"recipe": "mine.py"}, NameUnknown),
+        ({"fit": "sqash"}, NameUnknown),
+        ({"image_size": 8}, SpecError),
+        ({"backbone": "vgg16", "weights": "nothere.h5"}, WeightsError),
+        ({"validation": 2.0}, SpecError),
+        ({"max_minutes": -1.0}, SpecError),
+        ({"from_run": "nothere"}, RunError),
+        ({"recipe": Recipe("deep", stages=(Stage(1, 1e-3, unfreeze=9),))}, SpecError),
+    ],
+)
+def test_wrong_names_and_numbers_fail_before_any_image_is_read(
+    folder: Path,
+    tmp_path: Path,
+    settings: dict[str, Any],
+    error: type[Exception],
+    monkeypatch: pytest.MonkeyPatch,
+    tiny: dict[str, Any],
+) -> None:
+    module = importlib.import_module("tlkit.finetuning.finetune")
+    monkeypatch.setattr(module, "scan", lambda *a, **k: pytest.fail("images were read"))
+    with pytest.raises(error):
+        finetune(folder, **{**tiny, **settings}, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_earlier_run_is_kept_unless_forced_and_even_then_until_names_are_checked(
+    folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None
+) -> None:
+    out = tmp_path / "run"
+    finetune(folder, **tiny, recipe=QUICK, out=out)
+    with pytest.raises(RunError, match="--force"):
+        finetune(folder, **tiny, recipe=QUICK, out=out)
+    with pytest.raises(DataError):
+        finetune(tmp_path / "dta", **tiny, recipe=QUICK, out=out, force=True)
+    assert open_run(out).finished
+    with pytest.raises(RunError, match="is a run, not data"):
+        finetune(out, out=tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("moment", "what"),
+    [
+        ("tlkit.training.train.train", KeyboardInterrupt()),
+        ("tlkit.models.files.save_model", OSError(28, "No space left on device")),
+        ("tlkit.deployment.parity.prove_parity", ParityError("it differs")),
+    ],
+)
+def test_a_forced_run_that_stops_loses_nothing_of_the_earlier_one(
+    folder: Path,
+    tmp_path: Path,
+    tiny: dict[str, Any],
+    unserved: None,
+    moment: str,
+    what: BaseException,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "run"
+    finetune(folder, **tiny, recipe=QUICK, out=out)
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+    def stop(*a: object, **k: object) -> None:
+        raise what
+
+    with monkeypatch.context() as patch:
+        module, name = moment.rsplit(".", 1)
+        patch.setattr(importlib.import_module(module), name, stop)
+        with pytest.raises(type(what)):
+            finetune(folder, **tiny, recipe=QUICK, seed=1, out=out, force=True)
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+    assert evaluate_run(out)["n"] == 6 and open_run(out).plan["settings"]["seed"] == 0
+    (left,) = set(tmp_path.iterdir()) - {out, folder}
+    assert left.name.startswith(".unfinished-") and left.name.endswith("-run")
+    said: list[str] = []
+    run = finetune(left / "plan.json", out=out, force=True, say=said.append)  # it can be repeated from there
+    assert run.folder == out and open_run(out).plan["settings"]["seed"] == 1 and evaluate_run(out)["n"] == 6
+    assert set(tmp_path.iterdir()) == {out, folder} and said[0].startswith(f"replaces  {out}, which stays")
+
+
+def test_a_run_stopped_in_its_tournament_has_a_plan_to_repeat(
+    folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("tlkit.finetuning.finetune")
+    calls: list[int] = []
+
+    def stop(*a: object, **k: Any) -> None:
+        calls.append(k["seed"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "decide_by_tournament", stop)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(folder, **tiny, seed=5, out=tmp_path / "run")
+    with pytest.raises(RunError, match="did not finish"):
+        open_run(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):  # in the tournament again
+        finetune(tmp_path / "run" / "plan.json", out=tmp_path / "run", force=True)
+    assert calls == [5, 5]
+
+
+def test_what_a_stopped_run_had_not_checked_is_checked_when_it_is_repeated(
+    folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("tlkit.finetuning.finetune")
+    checked: list[Augmentation] = []
+
+    def stop(recipe: Recipe, *a: object) -> None:
+        checked.append(recipe.augmentation)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_narrow", stop)
+    asked = Augmentation(flip_horizontal=0.5)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(folder, **tiny, recipe=QUICK, augment=asked, out=tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        finetune(tmp_path / "run" / "plan.json", out=tmp_path / "other")
+    assert checked == [asked, asked]
+
+
+def test_force_does_not_touch_a_data_set_whose_classes_are_called_like_a_runs_files(
+    tmp_path: Path, tiny: dict[str, Any]
+) -> None:
+    data = write_folder(tmp_path / "data", per_class=2, classes=("red", "blue"))
+    (data / "red").rename(data / "keras")
+    (data / "blue").rename(data / "onnx")
+    other = write_folder(tmp_path / "other", per_class=2)
+    for source, message in ((data, "would be taken for a class"), (other, "not a run's")):
+        words = ["finetune", str(source), "--backbone", tiny["backbone"], "--out", str(data), "--force"]
+        done = CliRunner().invoke(main, words)
+        assert done.exit_code == 1 and message in done.stderr
+    assert len(list(data.rglob("*.png"))) == 4
+
+
+def test_the_demo_replaces_no_run_on_other_data(
+    folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None
+) -> None:
+    mine = finetune(folder, **tiny, recipe=QUICK, out=tmp_path / "run")
+    with pytest.raises(RunError, match=rf"run on other data, '{folder}'"):
+        demo(tmp_path)
+    assert open_run(mine.folder).finished and not (tmp_path / "digits").exists()
+
+
+@pytest.mark.slow
+def test_starting_from_an_earlier_run_takes_its_backbone(folder: Path, tmp_path: Path, unserved: None) -> None:
+    tuned = Recipe("tuned", stages=(Stage(2, 1e-2, unfreeze=1),), batch_size=8)
+    trained = finetune(folder, backbone="nano", image_size=64, recipe=tuned, out=tmp_path / "first").folder
+    data = write_folder(tmp_path / "two", per_class=4, classes=("red", "blue"), start=500)
+    frozen = Recipe("frozen", stages=(Stage(1, 1e-9),), batch_size=4)
+    run = finetune(data, from_run=trained, recipe=frozen, out=tmp_path / "run")
+    mine, theirs, shipped = load_model(run), load_model(trained), build_classifier("nano", 2, image_size=64)
+    kernels = [one.get_layer("top").kernel for one in (mine, theirs, shipped)]
+    assert np.array_equal(kernels[0], kernels[1]) and not np.array_equal(kernels[0], kernels[2])
+    assert mine.output_shape[-1] == 2 and run.plan["settings"]["backbone"] == "nano"
+    with pytest.raises(SpecError, match="Leave --backbone out"):
+        finetune(data, from_run=trained, backbone="vgg16", out=tmp_path / "other")
+
+
+@pytest.mark.slow
+def test_a_recipe_with_augmentation_and_stages_ends_in_a_proven_export(
+    folder: Path, tmp_path: Path, tiny: dict[str, Any]
+) -> None:
+    recipe = Recipe(
+        "full",
+        stages=(
+            Stage(1, 1e-3),
+            Stage(1, 1e-3, unfreeze=1, layer_decay=0.5),
+            Stage(1, 1e-3, unfreeze="all", batch_norm="moving"),
+        ),
+        augmentation=Augmentation(rotate=(-10, 10), flip_horizontal=0.5),
+        views=2,
+        batch_size=8,
+        class_weights=True,
+    )
+    run = finetune(folder, **tiny, recipe=recipe, fit="pad", out=tmp_path / "run")
+    assert run.metrics["parity"]["top1_agreement"] == 1.0
+    assert pd.read_csv(run.folder / "history.csv")["stage"].tolist() == [1, 2, 3]
+
+
+def test_the_proof_is_spread_over_all_images() -> None:
+    """Tables are in the order of classes: the first 256 would be of the first classes alone."""
+    assert parity_sample(0) == [] and parity_sample(3) == [0, 1, 2]
+    sample = parity_sample(1000)
+    assert len(set(sample)) == 256 and sample[0] == 0 and sample[-1] > 990
+
+
+def test_a_chosen_recipe_unfreezes_no_more_than_there_is() -> None:
+    module = importlib.import_module("tlkit.finetuning.finetune")
+    one_block = replace(BACKBONES["vgg16"], boundaries=())
+    assert [s.unfreeze for s in module._within(RECIPES["large_similar"], one_block).stages] == [0, 1]
+    assert module._within(RECIPES["large_different"], BACKBONES["vgg16"]) == RECIPES["large_different"]
+
+
+@pytest.mark.slow
+def test_a_run_in_mixed_precision_ends_in_a_float32_export(folder: Path, tmp_path: Path, tiny: dict[str, Any]) -> None:
+    stages = (Stage(2, 1e-2), Stage(2, 1e-3, unfreeze=1))
+    recipe = Recipe("mixed", stages=stages, batch_size=8, precision="mixed_bfloat16")
+    run = finetune(folder, **tiny, recipe=recipe, out=tmp_path / "run")
+    assert run.plan["precision"] == "mixed_bfloat16" and run.metrics["parity"]["max_difference"] < 1e-5
+    assert {layer.compute_dtype for layer in load_model(run).layers} == {"float32"}
+
+
+@pytest.mark.slow
+def test_the_time_limit_ends_training_early_and_says_so(folder: Path, tmp_path: Path, tiny: dict[str, Any]) -> None:
+    recipe = Recipe("long", stages=(Stage(1_000_000, 1e-6, unfreeze="all"),), batch_size=8)
+    started = time.monotonic()
+    run = finetune(folder, **tiny, recipe=recipe, max_minutes=0.75, out=tmp_path / "run")
+    assert time.monotonic() - started < 0.75 * 60 * 1.1
+    assert any("time limit" in note for note in run.metrics["notes"])
+    assert run.metrics["parity"]["top1_agreement"] == 1.0
+
+
+# -- killed -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "plan.json",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("history.csv", "model.keras", "predictions.csv")),
+        "saved_model",
+    ],
+)
+def test_a_killed_run_is_reported_as_unfinished_and_can_be_replaced(
+    folder: Path, tmp_path: Path, moment: str, tiny: dict[str, Any]
+) -> None:
+    out = tmp_path / "run"
+    code = f"from tlkit import *; finetune({str(folder)!r}, backbone={tiny['backbone']!r}, epochs=2, out={str(out)!r})"
+    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ)
+    try:
+        while not (out / moment).exists():
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.002)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    for name in ("plan.json",):
+        json.loads((out / name).read_text())
+    if (out / "model.keras").exists():
+        keras.saving.load_model(out / "model.keras", compile=False)
+    with pytest.raises(RunError, match="did not finish"):
+        open_run(out)
+    with pytest.raises(RunError, match="unfinished run"):
+        finetune(folder, **tiny, recipe=QUICK, out=out)
+    assert finetune(folder, **tiny, recipe=QUICK, out=out, force=True).finished
+    assert {p.name for p in out.iterdir()} == set(FILES) - set(OF_REPORT)
+
+
+# -- afterwards -------------------------------------------------------------------------------------------
+
+
+def test_evaluating_a_run_on_its_own_validation_part_gives_its_own_numbers(trained: Path) -> None:
+    mine, theirs = evaluate_run(trained), open_run(trained).metrics["validation"]
+    assert mine["accuracy"] == theirs["accuracy"] and mine["log_loss"] == pytest.approx(theirs["log_loss"], abs=1e-6)
+
+
+def test_evaluating_on_other_data(trained: Path, tmp_path: Path) -> None:
+    other = write_folder(tmp_path / "other", per_class=3, classes=("red", "blue"), start=900)
+    (other / "red" / "bad.png").write_bytes(b"")
+    found = evaluate_run(trained, other)
+    assert found["n"] == 6 and found["accuracy"] == 1.0 and found["left_out"] == 1
+    shutil.move(other / "red", other / "rde")
+    with pytest.raises(DataError, match=r"'rde' \(nearest: 'red'\)"):
+        evaluate_run(trained, other)
+
+
+def test_changed_or_missing_images_are_not_evaluated_as_if_they_were_the_same(trained: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(trained, copy)
+    plan = open_run(copy).plan
+    data = tmp_path / "data"
+    shutil.copytree(plan["settings"]["data"], data)
+    plan["settings"]["data"] = str(data)
+    open_run(copy).write_json("plan.json", plan)
+    table = pd.read_csv(copy / "split.csv")
+    victim = data / table[table["part"] == "val"]["path"].iloc[0]
+    draw((5, 5, 5), 123456).save(victim)
+    with pytest.raises(DataError, match="has changed since"):
+        evaluate_run(copy)
+    victim.unlink()
+    with pytest.raises(DataError, match="is gone"):
+        evaluate_run(copy)
+
+
+@pytest.mark.slow
+def test_exporting_a_run_again_proves_it_again_and_predicts_the_same(trained: Path, tmp_path: Path) -> None:
+    folder, proof = export_run(trained, tmp_path / "served")
+    assert proof is not None and proof["top1_agreement"] == 1.0
+    draw(COLOURS["blue"], 4322).save(tmp_path / "b.jpg")
+    again, first = (predict(model, [tmp_path / "b.jpg"])["probability"][0] for model in (folder, trained))
+    assert again == pytest.approx(first, abs=1e-6)
+
+
+def test_predicting_files_and_folders(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    draw(COLOURS["red"], 4321).save(tmp_path / "deep" / "r.png")
+    draw(COLOURS["blue"], 4322).save(tmp_path / "b.jpg")
+    (tmp_path / "deep" / "page.jpg").write_text("<html>404</html>")
+    (tmp_path / "deep" / ".DS_Store").write_bytes(b"x")
+    table = predict(trained, [tmp_path / "deep", tmp_path / "b.jpg"], top=2)
+    assert list(table.columns) == ["path", "prediction", "probability", "top2", "top2_probability", "sure", "problem"]
+    assert [Path(p).name for p in table["path"]] == ["page.jpg", "r.png", "b.jpg"]
+    assert table["prediction"].tolist()[1:] == ["red", "blue"] and pd.isna(table["prediction"][0])
+    assert table["problem"].tolist() == ["not-an-image: it is an HTML or XML page", "", ""]
+
+
+def test_predicting_says_what_is_missing(trained: Path, tmp_path: Path) -> None:
+    draw(COLOURS["red"], 1).save(tmp_path / "photo.png")
+    with pytest.raises(DataError, match=r"Did you mean '.*photo.png'"):
+        predict(trained, [tmp_path / "foto.png"])
+    with pytest.raises(RunError, match="not a run"):
+        predict(tmp_path, [tmp_path / "photo.png"])
+
+
+def test_inspecting_finds_what_does_not_decode(folder: Path) -> None:
+    (folder / "red" / "half.png").write_bytes((folder / "red" / "000.png").read_bytes()[:300])
+    images = inspect(folder, size=32)
+    assert len(images) == 24 and images.problems["problem"].tolist() == ["truncated"]
+    with pytest.raises(DataError, match="1 truncated"):
+        inspect(folder, size=32, strict=True)
+
+
+@pytest.mark.long
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "recipe", "floor"),
+    [
+        ("cats_dogs", "auto", 0.958),
+        ("blood_cells", "small_different", 0.983),
+        ("latin_letters", "small_different", 0.80),
+    ],
+)
+def test_the_main_job_on_real_data(
+    name: str, recipe: str, floor: float, shared: Path, imagenet: Path, tmp_path: Path
+) -> None:
+    data = shared / "data" / name / "splits.csv"
+    run = finetune(data, backbone="mobilenetv2", recipe=recipe, out=tmp_path / "run")
+    assert run.metrics["test"]["accuracy"] >= floor
+    assert run.metrics["parity"]["max_difference"] < 1e-5 and run.metrics["parity"]["top1_agreement"] == 1.0

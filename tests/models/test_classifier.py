@@ -1,0 +1,251 @@
+"""The contract that every row of the backbone table keeps, and what the head and the freezing do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from tests.tiny import tiny_file
+from tlkit.backbones import BACKBONES, find_backbone
+from tlkit.errors import SpecError
+from tlkit.models.blocks import blocks, cut, set_trainable
+from tlkit.models.classifier import as_float32, build_classifier, copy_weights
+from tlkit.models.head import FEATURES
+from tlkit.plan.recipe import Head
+
+SMALLEST_OF_FAMILY = [
+    "nano",
+    "vgg16",
+    "resnet50",
+    "resnet50v2",
+    "inceptionv3",
+    "inceptionresnetv2",
+    "xception",
+    "densenet121",
+    "mobilenet_0.25",
+    "mobilenetv2_0.35",
+    "mobilenetv3small_0.75",
+    "mobilenetv3large_0.75",
+    "efficientnetb0",
+    "efficientnetv2b0",
+    "convnexttiny",
+    "nasnetmobile",
+]
+QUICK = ["nano", "mobilenet_0.25", "mobilenetv2_0.35", "mobilenetv3small_0.75"]
+
+
+def long_unless_smallest(name: str) -> Any:
+    """A row of the table; those beside the smallest of each family are run by benchmarks/contract_all.py and before a release."""
+    return name if name in SMALLEST_OF_FAMILY else pytest.param(name, marks=pytest.mark.long)
+
+
+def tiny(name: str, **settings: Any) -> keras.Model:
+    keras.backend.clear_session()
+    return build_classifier(name, 3, image_size=BACKBONES[name].smallest, weights="none", **settings)
+
+
+def pictures(model: keras.Model, count: int = 4) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, *model.input_shape[1:])).astype("float32")
+
+
+def batch_norms(model: keras.Model) -> list[keras.layers.Layer]:
+    return [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+
+
+def check_structure(name: str) -> None:
+    """Boundaries cover every weighted layer, without overlap, and unfreezing more blocks trains strictly more."""
+    model, backbone = tiny(name), BACKBONES[name]
+    parts = blocks(model, backbone)
+    covered = [id(layer) for block in parts for layer in block.layers]
+    assert len(covered) == len(set(covered)), "a layer is in two blocks"
+    weighted = [
+        layer for layer in model.layers if layer.weights and not layer.name.startswith(("head_", "predictions"))
+    ]
+    assert [layer.name for layer in weighted if id(layer) not in set(covered)] == []
+    assert sum(layer.count_params() for layer in weighted) == backbone.parameters
+    counts = [set_trainable(model, backbone, unfreeze=k) for k in range(len(parts) + 1)]
+    assert counts == sorted(set(counts)), "unfreezing a block trains nothing more"
+    assert counts[-1] == set_trainable(model, backbone, unfreeze="all")
+    assert 4 <= len(parts) <= 7 and all(len(block.end) <= 2 for block in parts)
+
+
+def check_explanation(name: str) -> None:
+    """Grad-CAM finds the last feature maps, and what it says is a map for each picture and the classifier's own probabilities."""
+    import tensorflow as tf
+
+    from tlkit.evaluation.saliency import GradCam
+
+    model = tiny(name)
+    images = pictures(model, 2)
+    tf.config.run_functions_eagerly(True)  # tracing the large ones takes minutes, and is no matter here
+    try:
+        maps, probabilities = GradCam(model, 2)(images, [0, 2])
+        expected = np.asarray(model(images, training=False))
+    finally:
+        tf.config.run_functions_eagerly(False)
+    assert maps.shape[0] == 2 and maps.ndim == 3 and min(maps.shape) >= 1
+    assert np.isfinite(maps).all() and maps.min() >= 0 and maps.max() <= 1 + 1e-6
+    assert np.allclose(probabilities, expected, atol=1e-4)
+
+
+def check_behaviour(name: str, tmp_path: Path) -> None:
+    """`fit` moves what is unfrozen and nothing else, BatchNorm obeys its mode, and both files answer the same."""
+    from tlkit.deployment.saved_model import export
+
+    model, backbone = tiny(name), BACKBONES[name]
+    images, labels = pictures(model), np.eye(3)[[0, 1, 2, 0]]
+    parts = blocks(model, backbone)
+    for mode in ("frozen", "moving"):
+        set_trainable(model, backbone, unfreeze=2, batch_norm=mode)
+        before = {w.path: w.numpy().copy() for w in model.weights}
+        prefix, suffix = cut(model, backbone, 2)
+        # Adam's steps are bounded; plain gradients of a deep network with random weights are not
+        suffix.compile(keras.optimizers.Adam(1e-3), "categorical_crossentropy")
+        outputs = prefix.predict(images, verbose=0)
+        suffix.fit(outputs if isinstance(outputs, list) else [outputs], labels, epochs=2, verbose=0)
+        moved = {w.path for w in model.weights if not np.array_equal(w.numpy(), before[w.path])}
+        frozen = {w.path for block in parts[:-2] for layer in block.layers for w in layer.weights}
+        assert not moved & frozen, "a frozen weight moved"
+        assert any("predictions" in path for path in moved)
+        statistics = {w.path for layer in batch_norms(model) for w in layer.weights if "moving" in w.path}
+        assert bool(moved & statistics) == (mode == "moving" and bool(statistics)), f"BatchNorm is not {mode}"
+    expected = model.predict(images, verbose=0)
+    prefix, suffix = cut(model, backbone, 1)
+    outputs = prefix.predict(images, verbose=0)
+    joined = suffix.predict(outputs if isinstance(outputs, list) else [outputs], verbose=0)
+    assert np.allclose(joined, expected, atol=1e-5)
+    model.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras", compile=False)
+    assert np.allclose(again.predict(images, verbose=0), expected, atol=1e-5)
+    assert [len(b.layers) for b in blocks(again, backbone)] == [len(b.layers) for b in parts]
+    import tensorflow as tf
+
+    served = tf.saved_model.load(str(export(model, ["a", "b", "c"], tmp_path / "served")))
+    answer = served.signatures["serve"](image=tf.constant(images.astype("uint8")))
+    assert np.allclose(answer["probabilities"].numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_blocks_cover_the_backbone(name: str) -> None:
+    check_structure(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [long_unless_smallest(n) for n in BACKBONES if n not in QUICK])
+def test_blocks_cover_the_backbone_of_every_row(name: str) -> None:
+    check_structure(name)
+
+
+@pytest.mark.parametrize("name", QUICK[:2])
+def test_grad_cam_runs(name: str) -> None:
+    check_explanation(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [long_unless_smallest(n) for n in BACKBONES if n not in QUICK[:2]])
+def test_grad_cam_runs_on_every_row(name: str) -> None:
+    check_explanation(name)
+
+
+@pytest.mark.slow
+def test_fit_obeys_the_blocks_and_the_batch_norm_mode(tmp_path: Path) -> None:
+    check_behaviour("mobilenet_0.25", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in SMALLEST_OF_FAMILY if n != "mobilenet_0.25"])
+def test_fit_obeys_the_blocks_and_the_batch_norm_mode_in_every_family(name: str, tmp_path: Path) -> None:
+    check_behaviour(name, tmp_path)
+
+
+def test_unfreezing_two_blocks_of_vgg16_trains_six_conv_layers() -> None:
+    model = tiny("vgg16")
+    set_trainable(model, "vgg16", unfreeze=2)
+    trainable = [layer.name for layer in model.layers if layer.trainable and isinstance(layer, keras.layers.Conv2D)]
+    assert trainable == [f"block{b}_conv{c}" for b in (4, 5) for c in (1, 2, 3)]
+
+
+def test_too_many_blocks_is_an_error_that_says_how_many_there_are() -> None:
+    with pytest.raises(SpecError, match=r"mobilenet_0\.25 has 5 blocks"):
+        set_trainable(tiny("mobilenet_0.25"), "mobilenet_0.25", unfreeze=6)
+
+
+def test_cuts_share_their_weights_with_the_classifier() -> None:
+    model = tiny("mobilenet_0.25")
+    prefix, suffix = cut(model, BACKBONES["mobilenet_0.25"], 2)
+    own = {id(w) for w in model.weights}
+    assert prefix is not None and {id(w) for w in prefix.weights} | {id(w) for w in suffix.weights} == own
+    assert not {id(w) for w in prefix.weights} & {id(w) for w in suffix.weights}
+    assert cut(model, BACKBONES["mobilenet_0.25"], "all") == (None, model)
+
+
+@pytest.mark.parametrize(
+    ("head", "features"),
+    [
+        (Head(), 32),
+        (Head(pooling="max"), 32),
+        (Head(pooling="avg+max", batch_norm=True, dropout=0.2), 64),
+        (Head(pooling="flatten", hidden=(8, 4), l2=1e-3), 32 * 4),
+    ],
+)
+def test_the_head_is_configurable(head: Head, features: int) -> None:
+    model = build_classifier(tiny_file(), 4, head=head)
+    assert model.get_layer(FEATURES).output.shape[-1] == features
+    dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+    assert [layer.units for layer in dense] == [*head.hidden, 4]
+    assert all((layer.kernel_regularizer is not None) == bool(head.l2) for layer in dense)
+    rates = [layer.rate for layer in model.layers if layer.name.startswith("head_dropout")]
+    assert rates == ([head.dropout] * (len(head.hidden) + 1) if head.dropout else [])
+    assert np.allclose(model.predict(pictures(model), verbose=0).sum(axis=1), 1, atol=1e-5)
+    prefix, _ = cut(model, find_backbone(tiny_file()), 0)
+    assert prefix is not None and prefix.outputs[0].shape[-1] == features
+
+
+def test_under_mixed_precision_the_softmax_is_float32_and_the_copy_is_float32_throughout() -> None:
+    model = tiny("mobilenet_0.25", precision="mixed_bfloat16")
+    assert model.get_layer("conv1").compute_dtype == "bfloat16"
+    assert model.get_layer("predictions").compute_dtype == "float32" == model.get_layer("normalise").compute_dtype
+    assert keras.config.dtype_policy().name == "float32"
+    model.get_layer("conv1_bn").momentum = 0.123
+    plain = as_float32(model, BACKBONES["mobilenet_0.25"], Head())
+    assert plain.get_layer("conv1_bn").momentum == 0.123
+    assert {layer.compute_dtype for layer in plain.layers} == {"float32"}
+    assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), plain.get_weights(), strict=True))
+
+
+def test_the_seed_decides_the_initial_weights() -> None:
+    first, same, other = (build_classifier(tiny_file(), 3, seed=s).get_weights() for s in (1, 1, 2))
+    assert all(np.array_equal(a, b) for a, b in zip(first, same, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_random_weights_get_statistics_that_arrive_in_time() -> None:
+    """At Keras' own momentum a network trained from nothing validated at chance; see `_quicken_batch_norm`."""
+    assert {layer.momentum for layer in batch_norms(tiny("mobilenet_0.25"))} == {0.9}
+
+
+def test_weights_are_copied_with_or_without_the_head() -> None:
+    source, target = tiny("mobilenet_0.25", seed=1), tiny("mobilenet_0.25", seed=2)
+    copy_weights(source, target, with_head=False)
+    assert np.array_equal(source.get_layer("conv1").kernel, target.get_layer("conv1").kernel)
+    assert not np.array_equal(source.get_layer("predictions").kernel, target.get_layer("predictions").kernel)
+    copy_weights(source, target, with_head=True)
+    assert np.array_equal(source.get_layer("predictions").kernel, target.get_layer("predictions").kernel)
+    with pytest.raises(SpecError, match="other weights"):
+        copy_weights(tiny("mobilenet_0.5"), target, with_head=False)
+
+
+def test_a_size_below_the_smallest_is_refused() -> None:
+    with pytest.raises(SpecError, match="takes 32 or more"):
+        build_classifier("mobilenet_0.25", 2, image_size=31, weights="none")
+
+
+def test_layers_that_hold_layers_obey_too() -> None:
+    model = tiny("convnexttiny")
+    set_trainable(model, "convnexttiny", unfreeze=1)
+    downsampling = [layer for layer in model.layers if "downsampling" in layer.name]
+    assert [bool(layer.trainable_weights) for layer in downsampling] == [False, False, True]

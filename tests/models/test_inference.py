@@ -1,0 +1,74 @@
+"""A model run as constants answers what the model answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from tests.tiny import tiny_file
+from tlkit import build_classifier, cut, find_backbone
+from tlkit.devices import while_memory_lasts
+from tlkit.models import inference as module
+from tlkit.models.inference import frozen_call, inference_batch
+
+PICTURES = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype="uint8")
+
+
+@pytest.fixture(params=["constants", "predict"])
+def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> keras.Model:
+    if request.param == "predict":
+        monkeypatch.setattr(module, "MOST_BYTES", 0)
+    return build_classifier(tiny_file(), 3, image_size=32)
+
+
+def test_it_answers_what_the_model_answers_in_whole_and_short_batches(model: keras.Model) -> None:
+    call, expected = frozen_call(model, 4), model.predict(PICTURES, verbose=0)
+    assert np.allclose(call(PICTURES[:4])[0], expected[:4], atol=1e-6)
+    (short,) = call(PICTURES[4:])
+    assert short.shape == (3, 3) and np.allclose(short, expected[4:], atol=1e-6)
+
+
+def test_dropout_and_batch_statistics_are_those_of_inference(model: keras.Model) -> None:
+    before = [w.copy() for w in model.get_weights()]
+    inputs = keras.Input((32, 32, 3))
+    dropped = keras.Model(inputs, keras.layers.Dropout(0.9)(model(inputs, training=True)))
+    first, again = (frozen_call(dropped, 7)(PICTURES)[0] for _ in range(2))
+    assert np.array_equal(first, again) and np.allclose(first, model.predict(PICTURES, verbose=0), atol=1e-6)
+    assert all(np.array_equal(w, b) for w, b in zip(model.get_weights(), before, strict=True))
+
+
+def test_several_inputs_and_outputs_pass_through(model: keras.Model) -> None:
+    one, two = keras.Input((4,)), keras.Input((4,))
+    both = keras.Model([one, two], [keras.layers.Add()([one, two]), keras.layers.Subtract()([one, two])])
+    rows: list[Any] = [np.full((2, 4), 3, "float32"), np.ones((2, 4), "float32")]
+    added, taken = frozen_call(both, 5)(rows)
+    assert (added == 4).all() and (taken == 2).all() and added.shape == (2, 4)
+
+
+def test_a_prefix_gives_its_boundary(model: keras.Model) -> None:
+    prefix, suffix = cut(model, find_backbone(tiny_file()), 2)
+    assert prefix is not None
+    (boundary,) = frozen_call(prefix, 8)(PICTURES)
+    assert np.allclose(frozen_call(suffix, 8)(boundary)[0], model.predict(PICTURES, verbose=0), atol=1e-6)
+
+
+def test_on_a_gpu_more_images_run_at_once_until_memory_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["gpu:0"])
+    tried: list[int] = []
+
+    def work(batch: int) -> str:
+        tried.append(batch)
+        if batch > 64:
+            raise RuntimeError("Out of memory while trying to allocate 17179869184 bytes.")
+        return "done"
+
+    lines: list[str] = []
+    assert while_memory_lasts(work, inference_batch(32), lines.append) == "done"
+    assert tried == [256, 128, 64] and lines[-1] == "out of memory: going on with batches of 64"
+    monkeypatch.undo()
+    assert inference_batch(32) == 32
+    with pytest.raises(MemoryError):
+        while_memory_lasts(lambda batch: (_ for _ in ()).throw(MemoryError), 4, lines.append)

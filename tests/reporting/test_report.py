@@ -1,0 +1,282 @@
+"""The report page: what it holds, that it needs nothing but itself, and that it is made again from the run folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tlkit import Recipe, RunError, SpecError, Stage, finetune, open_run, report
+from tlkit.folders import FILES
+from tlkit.reporting.charts import lines, reliability
+from tlkit.reporting.leaderboard import rank
+from tlkit.reporting.sections.confusion import confusion_order
+from tlkit.reporting.sections.summary import next_steps
+
+SECTIONS = [
+    "summary",
+    "curves",
+    "confusion",
+    "mistakes",
+    "data-problems",
+    "explain",
+    "reliability",
+    "safety",
+    "decisions",
+]
+
+
+class Page(HTMLParser):
+    """Collects what a test asks about."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.images: list[dict[str, str]] = []
+        self.links: list[str] = []
+        self.tags: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        self.tags.append(tag)
+        self.ids += [values["id"]] if "id" in values else []
+        self.images += [values] if tag == "img" else []
+        self.links += [values[name] for name in ("href", "src", "action", "srcset") if name in values]
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def run_folder(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained run with its report, in a folder of this module."""
+    folder = tmp_path_factory.mktemp("reported") / "run"
+    shutil.copytree(trained, folder)
+    report([folder])
+    return folder
+
+
+def test_the_page_has_its_sections_and_needs_nothing_else(run_folder: Path) -> None:
+    page = Page((run_folder / "report.html").read_text(encoding="utf-8"))
+    assert [one for one in page.ids if one in SECTIONS] == SECTIONS
+    assert "robustness" not in page.ids
+    assert "script" not in page.tags and "link" not in page.tags and "iframe" not in page.tags
+    assert all(one.startswith(("#", "data:image/jpeg;base64,")) for one in page.links)
+    for anchor in [one[1:] for one in page.links if one.startswith("#")]:
+        assert anchor in page.ids
+    assert len(page.images) >= 8
+    assert all(one["alt"].strip() for one in page.images)
+    said = " ".join(page.words)
+    accuracy = open_run(run_folder).metrics["validation"]["accuracy"]
+    assert f"{accuracy:.1%}" in said and "What to do next" in said
+
+
+def test_the_same_numbers_are_files_beside_it(run_folder: Path) -> None:
+    numbers = json.loads((run_folder / "report.json").read_text(encoding="utf-8"))
+    assert numbers["data"]["n"] == 48
+    assert numbers["milliseconds_an_image"] > 0
+    assert 0 <= numbers["explain"]["without_evidence"] <= 1
+    assert {p.name for p in run_folder.iterdir()} == set(FILES)
+    for name in ("label_errors", "duplicates", "outliers", "mistakes"):
+        assert "path" in pd.read_csv(run_folder / f"{name}.csv").columns
+    mistakes = pd.read_csv(run_folder / "mistakes.csv")
+    assert (mistakes["label"] != mistakes["prediction"]).all()
+
+
+def test_a_report_is_made_again_without_the_pictures_when_they_are_gone(
+    run_folder: Path, tmp_path: Path, reported: None
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run_folder, folder)
+    plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    plan["settings"]["data"] = str(tmp_path / "gone")
+    (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    said: list[str] = []
+    page = Page(report([folder], say=said.append).read_text(encoding="utf-8"))
+    assert [one for one in page.ids if one in SECTIONS] == SECTIONS
+    assert not page.images and any("gone" in line for line in said)
+
+
+def test_of_very_many_pictures_a_sample_is_looked_at_and_the_page_says_so(
+    run_folder: Path, tmp_path: Path, reported: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run_folder, folder)
+    monkeypatch.setattr("tlkit.reporting.findings.CHECKED", 20)
+    page = Page(report([folder]).read_text(encoding="utf-8"))
+    assert json.loads((folder / "report.json").read_text(encoding="utf-8"))["data"]["n"] == 20
+    assert any("looked at 20 of 48 pictures" in words for words in page.words)
+
+
+def test_what_names_hold_is_shown_and_not_run(run_folder: Path, tmp_path: Path, reported: None) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run_folder, folder)
+    for name in ("plan.json", "metrics.json", "predictions.csv"):
+        text = (folder / name).read_text(encoding="utf-8").replace("green", "<img src=x onerror=alert(1)>")
+        (folder / name).write_text(text, encoding="utf-8")
+    plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    plan["settings"]["data"] = str(tmp_path / "gone")
+    (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    page = Page(report([folder]).read_text(encoding="utf-8"))
+    assert not page.images
+    assert any("<img src=x onerror=alert(1)>" in words for words in page.words)
+
+
+@pytest.mark.slow
+def test_robustness_is_measured_when_asked_for_and_kept_in_the_next_report(
+    run_folder: Path, tmp_path: Path, reported: None
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run_folder, folder)
+    assert "robustness" in Page(report([folder], robustness=True).read_text(encoding="utf-8")).ids
+    assert "robustness" in Page(report([folder]).read_text(encoding="utf-8")).ids
+
+
+def test_finetune_writes_the_report_and_says_where(
+    folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None, reported: None
+) -> None:
+    said: list[str] = []
+    recipe = Recipe("short", stages=(Stage(1, 1e-3), Stage(1, 1e-4, unfreeze=1)))
+    run = finetune(folder, recipe=recipe, out=tmp_path / "run", say=said.append, **tiny)
+    assert (run.folder / "report.html").is_file()
+    assert said[-1].startswith("report ")
+    assert "<polyline" in (run.folder / "report.html").read_text(encoding="utf-8")  # two epochs make a curve
+    again = finetune(folder, recipe=recipe, out=tmp_path / "run", force=True, report=False, **tiny)
+    assert not (again.folder / "report.html").exists()  # the old one is not of this run
+
+
+def test_classes_that_are_confused_stand_together() -> None:
+    matrix = np.eye(6, dtype=int) * 20
+    for a, b in ((0, 3), (3, 5), (1, 4)):
+        matrix[a, b] = matrix[b, a] = 8
+    order = confusion_order(matrix)
+    assert sorted(order) == list(range(6))
+    assert abs(order.index(0) - order.index(3)) == 1 == abs(order.index(3) - order.index(5))
+    assert abs(order.index(1) - order.index(4)) == 1
+    assert confusion_order(np.eye(2, dtype=int)) == [0, 1]
+
+
+def answers(right: str) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "path": [f"{i}.png" for i in range(len(right))],
+            "label": ["a"] * len(right),
+            "prediction": ["a" if one == "1" else "b" for one in right],
+        }
+    )
+
+
+def test_runs_are_ranked_on_common_images_with_paired_intervals() -> None:
+    good, worse, other = "1" * 90 + "0" * 10, "1" * 60 + "0" * 40, "1" * 89 + "0" * 11
+    rows = rank(["w", "g", "o"], [answers(worse), answers(good), answers(other)], {f"{i}.png" for i in range(100)})
+    assert [row["run"] for row in rows] == ["g", "o", "w"]
+    assert rows[0]["behind"] == "the best"
+    assert rows[2]["surely_behind"] and not rows[1]["surely_behind"]
+    assert rows[2]["behind"].startswith("-30.0")
+
+
+def test_a_leaderboard_of_two_runs_is_written_and_one_of_strangers_refused(run_folder: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(run_folder, tmp_path / name)
+    said: list[str] = []
+    page = report([tmp_path / "one", tmp_path / "two"], say=said.append)
+    assert page == tmp_path / "leaderboard.html"
+    assert len(said) == 2 and "the best" in said[0]
+    assert "cannot be told" in page.read_text(encoding="utf-8")
+    table = pd.read_csv(tmp_path / "two" / "predictions.csv")
+    table.assign(path="other/" + table["path"]).to_csv(tmp_path / "two" / "predictions.csv", index=False)
+    with pytest.raises(SpecError, match="share no image"):
+        report([tmp_path / "one", tmp_path / "two"])
+
+
+def test_what_is_no_run_has_no_report(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not a run"):
+        report([tmp_path])
+
+
+def test_the_next_step_names_leaks_before_all_else(run_folder: Path) -> None:
+    from tlkit.doctor.checkup import Checkup
+
+    run = open_run(run_folder)
+    nothing = pd.DataFrame({"probable": np.zeros(0, bool)})
+    pairs = pd.DataFrame({"part": ["train"], "other_part": ["val"], "leak": [True], "kind": ["near"]})
+    found = Checkup(nothing, pairs, nothing, pd.DataFrame(), 48, "nano", 0.9, True, 1.0)
+    steps = next_steps(run, run.plan, run.metrics, "validation", found)
+    assert "duplicate in another part" in steps[0]
+    assert "tlkit predict" in steps[-1]
+    without = next_steps(run, run.plan, run.metrics, "validation", None)
+    assert not any("duplicate" in line for line in without)
+
+
+def test_charts_tell_in_words_what_they_show_and_escape_names() -> None:
+    drawn = lines({"<a>": [(1, 0.5), (2, 0.7)]}, title="it <rises>", x_label="x", y_label="y", percent=True)
+    assert "&lt;rises&gt;" in drawn and "<a>" not in drawn and 'role="img"' in drawn
+    one = lines({"a": [(3, 0.5)]}, title="one point", x_label="x", y_label="y")
+    assert "nan" not in one
+    assert "says 90%, right 80% of 10" in reliability([(0.9, 0.8, 10)], title="r")
+
+
+@pytest.mark.slow
+@pytest.mark.real
+def test_the_page_of_a_clothing_run_in_a_real_browser(
+    shared: Path, imagenet: Path, tmp_path: Path, reported: None
+) -> None:
+    browser = next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+    )
+    if browser is None:
+        pytest.skip("no Chromium on this machine (on Debian: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    recipe = Recipe("head", stages=(Stage(1, 1e-3, solver="logistic"), Stage(2, 1e-4, unfreeze=1)))
+    data = shared / "data" / "clothing" / "splits.csv"
+    run = finetune(
+        data,
+        backbone="mobilenetv2_0.35",
+        image_size=128,
+        recipe=recipe,
+        augment="light",
+        out=tmp_path / "run",
+        max_error=0.1,
+    )
+    said: list[str] = []
+    requests: list[str] = []
+    with sync_playwright() as play:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        chromium = play.chromium.launch(executable_path=browser, args=flags)
+        for width in (390, 1280):
+            for scheme in ("light", "dark"):
+                context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+                page = context.new_page()
+                page.on("console", lambda message: said.append(message.text))
+                page.on("pageerror", lambda error: said.append(str(error)))
+                page.on("request", lambda request: requests.append(request.url))
+                page.goto((run.folder / "report.html").as_uri())
+                assert page.evaluate("document.documentElement.scrollWidth") <= width  # nothing sticks out
+                for section in SECTIONS:
+                    box = page.locator(f"#{section}").bounding_box()
+                    assert box is not None and box["width"] > 0.8 * min(width, 1120) - 40 and box["height"] > 60
+                shown = page.evaluate(
+                    "[...document.images].map(i => [i.alt.length > 0, i.naturalWidth > 0, i.getBoundingClientRect().right <= innerWidth + 1])"
+                )
+                assert len(shown) > 60 and all(all(one) for one in shown)
+                beside = page.evaluate("[...document.querySelectorAll('figure')].map(f => f.innerText.trim().length)")
+                assert min(beside) > 3
+                context.close()
+        scriptless = chromium.new_context(java_script_enabled=False)
+        page = scriptless.new_page()
+        page.goto((run.folder / "report.html").as_uri())
+        assert page.locator("#summary").is_visible()
+        page.locator(".matrix a").first.click()  # a number of the confusion matrix leads to its pictures
+        assert "#pair-" in page.url
+        chromium.close()
+    assert said == []
+    assert {url for url in requests if not url.startswith("data:")} == {(run.folder / "report.html").as_uri()}

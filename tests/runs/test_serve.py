@@ -1,0 +1,307 @@
+"""`tlkit serve`: the page, the endpoint, what they refuse; a real browser, and a thousand broken requests to a real server."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import io
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.broken import png_header
+from tests.mutate import good, mutated, peak_bytes
+from tests.tiny import tiny_file
+from tlkit import RunError, build_classifier, predict
+from tlkit.deployment.formats import write_target
+from tlkit.deployment.requests import MAX_IMAGES, MAX_REQUEST_BYTES
+from tlkit.errors import SpecError
+from tlkit.runs.serve import make_app, serve
+
+
+@pytest.fixture(scope="module")
+def client(trained: Path) -> Any:
+    return make_app(trained).test_client()
+
+
+@pytest.fixture(scope="module")
+def files(trained: Path) -> list[Path]:
+    return sorted((trained.parent / "data").rglob("*.png"))[::11]
+
+
+def b64(data: bytes) -> dict[str, str]:
+    return {"b64": base64.b64encode(data).decode("ascii")}
+
+
+def test_every_way_to_send_an_image_gives_what_predict_gives(client: Any, trained: Path, files: list[Path]) -> None:
+    expected = predict(trained, files)
+    data = [file.read_bytes() for file in files]
+    by_json = client.post("/predict", json={"instances": [b64(d) for d in data]}).json["predictions"]
+    assert [one["class"] for one in by_json] == list(expected["prediction"])
+    assert np.allclose([one["probability"] for one in by_json], expected["probability"], atol=1e-6)
+    assert all(sum(one["probabilities"].values()) == pytest.approx(1, abs=1e-5) for one in by_json)
+    named = client.post("/predict", json={"instances": [{"image_bytes": b64(d)} for d in data]}).json["predictions"]
+    form = {"image": [(io.BytesIO(d), f"{i}.png") for i, d in enumerate(data)]}
+    by_form = client.post("/predict", data=form, content_type="multipart/form-data").json["predictions"]
+    assert named == by_json == by_form
+    for kind in ("image/png", "application/octet-stream", "application/x-www-form-urlencoded", None):
+        assert client.post("/predict", data=data[0], content_type=kind).json["predictions"] == by_json[:1]
+
+
+def test_a_bad_item_does_not_fail_the_others(client: Any, files: list[Path]) -> None:
+    sound = files[0].read_bytes()
+    bad: list[Any] = [b64(b"junk"), b64(png_header(30_000, 30_000)), {"b64": "###"}, {"b64": 3}, 7, b64(b"")]
+    rows = client.post("/predict", json={"instances": [b64(sound), *bad, b64(sound)]}).json["predictions"]
+    assert [row["ok"] for row in rows] == [True, *[False] * len(bad), True] and rows[0] == rows[-1]
+    assert all(row["problem"] and row["class"] == "" and row["probabilities"] == {} for row in rows[1:-1])
+    assert "at most 50 megapixels" in rows[2]["problem"] and "not base64" in rows[3]["problem"]
+
+
+def test_evidence_is_a_picture_of_where_it_lies(client: Any, files: list[Path]) -> None:
+    row = client.post("/predict?evidence=1", data=files[0].read_bytes(), content_type="image/png").json["predictions"][
+        0
+    ]
+    kind, encoded = row["evidence"].split(",", 1)
+    picture = Image.open(io.BytesIO(base64.b64decode(encoded)))
+    assert kind == "data:image/png;base64" and picture.size == (384, 384)
+    spread = np.ptp(np.asarray(picture).astype(int), axis=-1)
+    picture.close()
+    assert spread.max() > 40, "the map is coloured, the picture under it grey"
+    assert "evidence" not in client.post("/predict", data=files[0].read_bytes()).json["predictions"][0]
+
+
+@pytest.mark.slow
+def test_a_run_without_feature_maps_is_explained_by_occlusion(tmp_path: Path, folder: Path) -> None:
+    import keras
+
+    from tlkit import Recipe, Stage, finetune
+
+    network = keras.saving.load_model(tiny_file())
+    keras.Model(network.input, keras.layers.GlobalAveragePooling2D()(network.output)).save(tmp_path / "vector.keras")
+    head = Recipe("head", stages=(Stage(1, 1e-3, solver="logistic"),))
+    run = finetune(folder, backbone=str(tmp_path / "vector.keras"), recipe=head, out=tmp_path / "run")
+    row = make_app(run.folder).test_client().post("/predict?evidence=1", data=good(1)).json["predictions"][0]
+    assert row["evidence"].startswith("data:image/png;base64,")
+
+
+def test_an_export_is_served_without_evidence_and_says_unsure(tmp_path: Path) -> None:
+    model = build_classifier(tiny_file(), 3, image_size=32)
+    folder = write_target(model, ["a", "b", "c"], tmp_path / "out", "keras", unsure_below=0.99)
+    row = make_app(folder).test_client().post("/predict?evidence=1", data=good(1)).json["predictions"][0]
+    assert row["ok"] and not row["sure"] and row["class"] == "unsure" and "evidence" not in row
+    assert set(row["probabilities"]) == {"a", "b", "c"} and row["probability"] == max(row["probabilities"].values())
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status", "words"),
+    [
+        (b"", "image/png", 400, "The request is empty"),
+        (b"{", "application/json", 400, "is not JSON"),
+        (b"[" * 100_000, "application/json", 400, "is not JSON"),
+        (b"[1]", "application/json", 400, "has no instances"),
+        (b'{"instances": []}', "application/json", 400, "has no instances"),
+        (b"--x\r\n\r\n--x--", "multipart/form-data; boundary=x", 400, "holds no file"),
+        (b"junk", "multipart/form-data", 400, "holds no file"),
+        (b"a=b", "text/html", 415, "holds text/html"),
+        (json.dumps({"instances": [1] * (MAX_IMAGES + 1)}).encode(), "application/json", 400, f"Expected {MAX_IMAGES}"),
+        (bytes(MAX_REQUEST_BYTES + 1), "image/png", 413, "larger than 32 MiB"),
+    ],
+)
+def test_a_request_that_cannot_be_says_what_was_expected(
+    client: Any, body: bytes, kind: str, status: int, words: str
+) -> None:
+    reply = client.post("/predict", data=body, content_type=kind)
+    assert reply.status_code == status and words in reply.json["error"]
+
+
+def test_other_paths_methods_and_names_are_refused(client: Any, trained: Path) -> None:
+    assert client.get("/predict").status_code == 405 and client.get("/etc/passwd").status_code == 404
+    assert "POST /predict" in client.put("/predict").json["error"]
+    assert client.get("/", headers={"Host": "pictures.example"}).status_code == 403, "DNS rebinding"
+    assert client.get("/", headers={"Host": "localhost:8000"}).status_code == 200
+
+
+def test_the_page_brings_everything_and_asks_nobody_else(client: Any) -> None:
+    reply = client.get("/")
+    policy, html = reply.headers["Content-Security-Policy"], reply.text
+    nonce = re.search(r"script-src 'nonce-([^']+)'", policy)
+    assert nonce and f'<script nonce="{nonce[1]}">' in html and "default-src 'none'" in policy
+    assert "blue, green, red" in html and not re.search(r'(src|href)="', html)
+    assert client.get("/").headers["Content-Security-Policy"] != policy, "a nonce serves once"
+
+
+def test_a_class_name_is_text_not_markup(tmp_path: Path) -> None:
+    model = build_classifier(tiny_file(), 2, image_size=32)
+    folder = write_target(model, ["<script>alert(1)</script>", "b"], tmp_path / "out", "keras")
+    assert "<script>alert" not in make_app(folder).test_client().get("/").text
+
+
+def test_what_cannot_be_served_says_so(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="No such run"):
+        serve(tmp_path / "nothing")
+    with pytest.raises(SpecError, match="--port is 99999"):
+        serve(trained, port=99_999)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(RunError, match=r"Cannot listen at 127.0.0.1, port \d+: .* another --port"):
+            serve(trained, port=taken.getsockname()[1])
+
+
+@contextlib.contextmanager
+def running(model: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """`tlkit serve` as a person starts it, and its port."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tlkit", "serve", str(model), "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=None,
+        bufsize=1,
+    )
+    try:
+        assert process.stdout is not None
+        found = re.search(r"http://127\.0\.0\.1:(\d+)/", process.stdout.readline())
+        assert found
+        yield process, int(found[1])
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def ask(port: int, body: bytes, kind: str, length: int | None = None) -> tuple[int, Any]:
+    """A POST; length: what the header claims. (0, None) where the server hangs up."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    headers = {"Content-Type": kind, "Content-Length": str(len(body) if length is None else length)}
+    try:
+        connection.request("POST", "/predict", body, headers)
+        if length is not None:
+            connection.sock.shutdown(socket.SHUT_WR)
+        reply = connection.getresponse()
+        text = reply.read()
+        return reply.status, json.loads(text) if reply.getheader("Content-Type", "").startswith(
+            "application/json"
+        ) else text
+    except (http.client.HTTPException, ConnectionError):
+        return 0, None
+    finally:
+        connection.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [160, pytest.param(1000, marks=pytest.mark.long)])
+def test_broken_requests_leave_it_answering(count: int, trained: Path, files: list[Path]) -> None:
+    sound = files[0].read_bytes()
+    expected = predict(trained, files[:1])["prediction"][0]
+    rng = np.random.default_rng(2)
+    with running(trained) as (process, port):
+        statuses: dict[int, int] = {}
+        for place, (kind, data) in enumerate(mutated(count, seed=7)):
+            way = place % 8
+            if way == 0:  # beside a good one in a form's place: as JSON
+                status, reply = ask(
+                    port, json.dumps({"instances": [b64(data), b64(sound)]}).encode(), "application/json"
+                )
+                assert status == 200 and reply["predictions"][1]["class"] == expected, kind
+            elif way == 1:
+                whole = json.dumps({"instances": [b64(data)]}).encode()
+                status, _ = ask(port, whole[: int(rng.integers(len(whole)))], "application/json")
+            elif way == 2:
+                status, _ = ask(
+                    port,
+                    json.dumps([{"b64": 1}, {"instances": {"b64": kind}}, place, None][place // 8 % 4]).encode(),
+                    "application/json",
+                )
+            elif way == 3:
+                body = (
+                    b'--x\r\nContent-Disposition: form-data; name="a"; filename="a.png"\r\n\r\n'
+                    + data
+                    + b"\r\n--x--\r\n"
+                )
+                status, _ = ask(port, body[: int(rng.integers(1, len(body) + 1))], "multipart/form-data; boundary=x")
+            elif way == 4:
+                status, _ = ask(
+                    port,
+                    data,
+                    ("text/plain", "video/mp4", "x" * 500, "image/\u00e9".encode().decode("latin-1"))[place // 8 % 4],
+                )
+            elif way == 5 and data:
+                status, _ = ask(port, data, "image/png", length=len(data) + 10)  # cut off on the way
+            else:
+                status, _ = ask(port, data, "application/octet-stream")
+            statuses[status] = statuses.get(status, 0) + 1
+            if place % 50 == 49:
+                status, reply = ask(port, sound, "image/png")
+                assert status == 200 and reply["predictions"][0]["class"] == expected
+        huge = bytes(50_000_000)
+        assert ask(port, huge, "image/png")[0] in (413, 0)
+        assert ask(port, b"", "image/png", length=10**12)[0] in (413, 0)
+        status, reply = ask(port, sound, "image/png")
+        assert status == 200 and reply["predictions"][0]["class"] == expected
+        print(f"{statuses}, most memory {peak_bytes(process.pid) / 2**30:.2f} GiB")  # shown by -rP
+        assert process.poll() is None and peak_bytes(process.pid) < 2 * 2**30
+        assert (
+            set(statuses) <= {0, 200, 400, 413, 415} and statuses[200] > 0.3 * count and statuses[400] > 0.1 * count
+        ), statuses
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) in (0, 1, 130, -signal.SIGINT)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("chromium"), reason="there is no chromium")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_in_a_browser(trained: Path, files: list[Path], tmp_path: Path, width: int) -> None:
+    from playwright.sync_api import sync_playwright
+
+    (tmp_path / "words.jpg").write_bytes(b"just some words")
+    expected = predict(trained, files[:1])["prediction"][0]
+    words, requests = [], []
+    with running(trained) as (_, port), sync_playwright() as tool:
+        browser = tool.chromium.launch(
+            executable_path=shutil.which("chromium"),
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
+        page = browser.new_page(
+            viewport={"width": width, "height": 900}, color_scheme="dark" if width > 500 else "light"
+        )
+        page.on("console", lambda message: words.append(message.text))
+        page.on("pageerror", lambda error: words.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(f"http://127.0.0.1:{port}/")
+        page.set_input_files("#file", [str(files[0]), str(tmp_path / "words.jpg")])
+        page.wait_for_selector("article ol")
+        page.wait_for_selector("article .problem")
+        assert page.locator("article h2").inner_text() == expected
+        assert page.locator("article progress").count() == 3
+        assert page.locator("article .problem").inner_text().startswith("not-an-image")
+        assert all(
+            page.evaluate("Promise.all([...document.images].map(one => one.decode().then(() => one.naturalWidth)))")
+        )
+        assert page.locator("article img").count() == 2, "the picture and its evidence; what is no picture is not shown"
+        assert page.evaluate("[...document.images].every(one => one.alt)")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.uncheck("#evidence")
+        page.dispatch_event("#drop", "dragover", {"dataTransfer": page.evaluate_handle("new DataTransfer()")})
+        page.set_input_files("#file", str(files[0]))
+        page.locator("article ol").nth(
+            1
+        ).wait_for()  # a function to wait for would be evaluated, which the page forbids
+        assert page.locator("article img").count() == 3
+        page.screenshot(path=str(tmp_path / "page.png"), full_page=True)
+        browser.close()
+    assert not [line for line in words if "blob:" not in line], words
+    ours = f"http://127.0.0.1:{port}/"
+    assert all(url.startswith((ours, "blob:" + ours, "data:")) for url in requests), requests

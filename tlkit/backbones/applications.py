@@ -1,0 +1,175 @@
+"""The backbones of `keras.applications`, a row per family.
+
+A row knows the function, how its pixels are normalised, its native size, where its blocks end, and its ImageNet weights. Parameters
+are counted without the top. Hashes are those that Keras itself checks (none for MobileNet and MobileNetV2). Weights were trained on
+ImageNet, whose images are for research and education; the licence is that of the weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tlkit.backbones.backbone import Backbone, _after, _before
+
+_STORAGE = "https://storage.googleapis.com/tensorflow/keras-applications/"
+_EFFICIENTNET_STORAGE = "https://storage.googleapis.com/keras-applications/"
+
+
+@dataclass(frozen=True)
+class _Family:
+    preprocessing: str
+    licence: str
+    url: str
+    boundaries: tuple[str, ...]
+    smallest: int = 32
+
+
+_EFFICIENTNET_BLOCKS = _before(
+    "block2a_expand_conv", "block3a_expand_conv", "block4a_expand_conv", "block6a_expand_conv"
+)
+
+_FAMILIES = {
+    "vgg": _Family(
+        "caffe",
+        "CC BY 4.0",
+        _STORAGE + "{name}/",
+        _before("block2_conv1", "block3_conv1", "block4_conv1", "block5_conv1"),
+    ),
+    "resnet": _Family(
+        "caffe",
+        "MIT",
+        _STORAGE + "resnet/",
+        _before("conv2_block1_1_conv", "conv3_block1_1_conv", "conv4_block1_1_conv", "conv5_block1_1_conv"),
+    ),
+    "resnetv2": _Family(
+        "tf",
+        "Apache-2.0",
+        _STORAGE + "resnet/",
+        _before(
+            "conv2_block1_preact_bn",
+            "conv3_block1_preact_bn",
+            "conv4_block1_preact_bn",
+            "conv5_block1_preact_bn",
+        ),
+    ),
+    "inceptionv3": _Family(
+        "tf",
+        "Apache-2.0",
+        _STORAGE + "inception_v3/",
+        _after("mixed0", "mixed2", "mixed5", "mixed7"),
+        smallest=75,
+    ),
+    "inceptionresnetv2": _Family(
+        "tf",
+        "Apache-2.0",
+        _STORAGE + "inception_resnet_v2/",
+        _after("mixed_5b", "block35_10_ac", "block17_10_ac", "block17_20_ac"),
+        smallest=75,
+    ),
+    "xception": _Family(
+        "tf",
+        "MIT",
+        _STORAGE + "xception/",
+        _before(
+            "block2_sepconv1",
+            "block4_sepconv1_act",
+            "block5_sepconv1_act",
+            "block9_sepconv1_act",
+            "block13_sepconv1_act",
+        ),
+        smallest=71,
+    ),
+    "densenet": _Family(
+        "torch",
+        "BSD-3-Clause",
+        _STORAGE + "densenet/",
+        _before("conv2_block1_0_bn", "conv3_block1_0_bn", "conv4_block1_0_bn", "conv5_block1_0_bn"),
+    ),
+    "mobilenet": _Family(
+        "tf",
+        "Apache-2.0",
+        _STORAGE + "mobilenet/",
+        _before("conv_pad_2", "conv_pad_4", "conv_pad_6", "conv_pad_12"),
+    ),
+    "mobilenetv2": _Family(
+        "tf",
+        "Apache-2.0",
+        _STORAGE + "mobilenet_v2/",
+        _before("block_1_expand", "block_3_expand", "block_6_expand", "block_10_expand", "block_13_expand"),
+    ),
+    "mobilenetv3small": _Family(
+        "included",
+        "Apache-2.0",
+        _STORAGE + "mobilenet_v3/",
+        _before(
+            "expanded_conv_1_expand",
+            "expanded_conv_3_expand",
+            "expanded_conv_6_expand",
+            "expanded_conv_8_expand",
+        ),
+    ),
+    "mobilenetv3large": _Family(
+        "included",
+        "Apache-2.0",
+        _STORAGE + "mobilenet_v3/",
+        _before(
+            "expanded_conv_1_expand",
+            "expanded_conv_3_expand",
+            "expanded_conv_6_expand",
+            "expanded_conv_12_expand",
+        ),
+    ),
+    "efficientnet": _Family("efficientnet", "Apache-2.0", _EFFICIENTNET_STORAGE, _EFFICIENTNET_BLOCKS),
+    "efficientnetv2": _Family("included", "Apache-2.0", _STORAGE + "efficientnet_v2/", _EFFICIENTNET_BLOCKS),
+    "convnext": _Family(
+        "included",
+        "MIT",
+        _STORAGE + "convnext/",
+        _before("*_downsampling_block_0", "*_downsampling_block_1", "*_downsampling_block_2"),
+    ),
+    "nasnetmobile": _Family(
+        "tf",
+        "Apache-2.0",
+        _STORAGE + "nasnet/",
+        _after("normal_concat_3", "normal_concat_6", "normal_concat_8", "normal_concat_10"),
+    ),
+    "nasnetlarge": _Family(
+        "tf",
+        "Apache-2.0",
+        _STORAGE + "nasnet/",
+        _after("normal_concat_5", "normal_concat_9", "normal_concat_12", "normal_concat_15"),
+    ),
+}
+
+_UPSTREAM_NAMES = {  # Keras stores these under a name of its own
+    "nasnet_mobile_no_top.h5": "NASNet-mobile-no-top.h5",
+    "nasnet_large_no_top.h5": "NASNet-large-no-top.h5",
+}
+
+
+def _row(
+    application: str,
+    family: str,
+    size: int,
+    parameters: int,
+    weights_file: str,
+    weights_hash: str | None,
+    alpha: float | None = None,
+) -> Backbone:
+    kind = _FAMILIES[family]
+    name = application.lower() + ("" if alpha in (None, 1.0) else f"_{alpha:g}")
+    prefix = application.lower().replace("convnext", "convnext_")
+    return Backbone(
+        name=name,
+        application=application,
+        preprocessing=kind.preprocessing,
+        size=size,
+        smallest=kind.smallest,
+        boundaries=tuple(b.replace("*", prefix) for b in kind.boundaries),
+        parameters=parameters,
+        weights_file=weights_file,
+        weights_url=kind.url.format(name=name) + _UPSTREAM_NAMES.get(weights_file, weights_file),
+        weights_hash=weights_hash,
+        licence=kind.licence,
+        alpha=alpha,
+    )

@@ -1,0 +1,140 @@
+"""One's own `.keras` model as a backbone: its top is taken off, its blocks end where its resolution changes.
+
+The file is read in Keras' safe mode, so nothing in it is executed.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from tlkit.backbones.backbone import Backbone
+from tlkit.backbones.graph import ancestors_of, crossing_tensors, graph_nodes
+from tlkit.errors import SpecError, WeightsError, nearest
+
+
+def own_backbone(file: str) -> Backbone:
+    """Describe a `.keras` file as a backbone. Reads the file; raises WeightsError when it cannot be one.
+
+    The model must be functional, with one image input of shape (n, height, width, 3) that takes raw RGB 0-255.
+    """
+    model = _load(file)
+    shape = model.input_shape
+    if not isinstance(shape, tuple) or len(shape) != 4 or shape[-1] != 3 or len(model.outputs) != 1:
+        raise WeightsError(
+            f"'{file}' takes {shape}. Expected a functional model with one RGB image input, shape (n, height, width, 3)."
+        )
+    fixed = shape[1] if shape[1] and shape[1] == shape[2] else None
+    if shape[1] and not fixed:
+        raise WeightsError(f"'{file}' takes {shape[1]} x {shape[2]} pixels. Expected a square input.")
+    if not fixed:
+        model = _resized(model, 224)  # without a size, no layer's resolution is known
+    boundaries, end, _ = boundaries_of(model)
+    return Backbone(
+        name=str(file),
+        application="",
+        preprocessing="included",
+        size=fixed or 224,
+        smallest=fixed or 32,
+        boundaries=boundaries,
+        parameters=parameters_below(model, end),
+        weights_file=Path(file).name,
+        weights_url="",
+        weights_hash=None,
+        licence="your own",
+        file=str(file),
+        source="keras",
+    )
+
+
+def own_graph(backbone: Backbone, size: int) -> tuple[Any, Any]:
+    """The own model's input tensor and the tensor its head is attached to, at the given image size."""
+    model = _load(backbone.file)
+    fixed = model.input_shape[1]
+    if fixed and size != fixed:
+        raise SpecError(
+            f"'{backbone.file}' takes {fixed} x {fixed} pixels only. Leave --image-size out, or give {fixed}."
+        )
+    if not fixed:
+        model = _resized(model, size)
+    _, _, features = boundaries_of(model)
+    return model.input, features
+
+
+def _resized(model: Any, size: int) -> Any:
+    """A copy of a model of any size that takes one size."""
+    import keras
+
+    copy = keras.models.clone_model(model, input_tensors=keras.Input((size, size, 3), name="image"))
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _load(file: str) -> Any:
+    import keras
+
+    path = Path(file)
+    if not path.is_file():
+        siblings = [str(p) for p in path.parent.glob("*.keras")] if path.parent.is_dir() else []
+        close = nearest(str(path), siblings)
+        hint = f"Did you mean '{close}'?" if close else "Expected a Keras model saved as .keras."
+        raise WeightsError(f"No such backbone file: '{file}'. {hint}")
+    try:
+        model = keras.saving.load_model(file, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises many kinds for a damaged or foreign file
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise WeightsError(f"'{file}' does not load as a Keras model: {reason}") from error
+    if isinstance(model, keras.Sequential):
+        model = keras.Model(model.inputs, model.outputs)
+    if not getattr(model, "_is_graph_network", False) and not hasattr(model, "_nodes"):
+        raise WeightsError(f"'{file}' is a {type(model).__name__}, not a functional model, so it has no graph to cut.")
+    return model
+
+
+def boundaries_of(model: Any) -> tuple[tuple[str, ...], Any, Any]:
+    """Where a model's blocks end: ("after LAYER", ...), the last backbone layer, and its output.
+
+    Candidates are layers through which everything above must pass; the last one at each resolution ends a block. The
+    backbone ends at the last image-shaped candidate. A transformer's blocks are four about equal runs of its layers on tokens, and it ends
+    at the vector they become; other models without image-shaped candidates are one block, below the last dense layer.
+    """
+    nodes = graph_nodes(model)
+    candidates = []
+    for layer in (op for op in nodes if hasattr(op, "trainable_weights") and op is not model.layers[0]):
+        below = ancestors_of(nodes[layer].output_tensors, nodes)
+        crossing = crossing_tensors(below, nodes)
+        if len(nodes[layer].output_tensors) == 1 and (not crossing or _only(crossing, nodes[layer].output_tensors[0])):
+            candidates.append((layer, nodes[layer].output_tensors[0]))
+    images = [(layer, tensor) for layer, tensor in candidates if len(tensor.shape) == 4]
+    tokens = [(layer, tensor) for layer, tensor in candidates if len(tensor.shape) == 3 and layer.weights]
+    if len(tokens) > len(images) and len(model.outputs[0].shape) == 2:
+        ends = [tokens[place * len(tokens) // 4 - 1] for place in (1, 2, 3)] if len(tokens) >= 4 else []
+        return tuple(f"after {layer.name}" for layer, _ in ends), *candidates[-1]
+    if not images:
+        vectors = [(layer, tensor) for layer, tensor in candidates if len(tensor.shape) == 2]
+        layer, tensor = vectors[-2] if len(vectors) > 1 else vectors[-1]
+        return (), layer, tensor
+    ends = [a for a, b in pairwise(images) if a[1].shape[1:3] != b[1].shape[1:3]]
+    ends = [
+        end
+        for end, before in zip(ends, [None, *ends], strict=False)
+        if _weighs_more(nodes, end[1], before and before[1])
+    ]
+    return tuple(f"after {layer.name}" for layer, _ in ends), images[-1][0], images[-1][1]
+
+
+def _only(tensors: tuple[Any, ...], tensor: Any) -> bool:
+    return len(tensors) == 1 and tensors[0] is tensor
+
+
+def _weighs_more(nodes: dict[Any, Any], tensor: Any, before: Any) -> bool:
+    """Whether layers with weights lie below a tensor, and not all of them below the one before."""
+    lower = ancestors_of([before], nodes) if before is not None else set()
+    return any(getattr(op, "weights", None) for op in ancestors_of([tensor], nodes) - lower)
+
+
+def parameters_below(model: Any, end: Any) -> int:
+    nodes = graph_nodes(model)
+    below = ancestors_of(nodes[end].output_tensors, nodes)
+    return sum(op.count_params() for op in below if hasattr(op, "count_params"))

@@ -1,0 +1,172 @@
+"""The commands on data before a run: `inspect`, `augment` and `lr-find`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tlkit.cli.group import main
+from tlkit.quiet import _tensorflow_quietly
+
+
+@main.command()
+@click.argument("data")
+@click.option("--group-by", metavar="COLUMN", help="CSV column whose values stay together")
+@click.option("--csv", "csv_file", metavar="FILE", help="write every problem to a CSV")
+@click.option("--strict", is_flag=True, help="any problem is an error")
+@click.option("--fast", is_flag=True, help="read the files only: no label errors, no near duplicates")
+@click.option("--out", "folder", metavar="FOLDER", help="write all that is found to CSV files in FOLDER")
+@click.option("--backbone", metavar="NAME", help="measure size and similarity by its features")
+@click.option("--image-size", type=click.IntRange(1), metavar="N", help="pixels; default native")
+def inspect(
+    data: str,
+    group_by: str | None,
+    csv_file: str | None,
+    strict: bool,
+    fast: bool,
+    folder: str | None,
+    backbone: str | None,
+    image_size: int | None,
+) -> None:
+    """Say what is in DATA and what is wrong with it; with a backbone, how much there is for it to learn from."""
+    from tlkit.backbones import find_backbone
+
+    size = image_size or (find_backbone(backbone).size if backbone else 224)
+    with _tensorflow_quietly():
+        from tlkit.doctor.checkup import inspect as look
+        from tlkit.strategy.axes import measure_axes
+    images = look(data, group_by=group_by, strict=strict, size=size)
+    table, problems = images.table, images.problems
+    click.echo(f"{data}: {len(table):,} usable images in {len(images.class_names)} classes")
+    parts = [part for part in ("train", "val", "test") if (table["part"] == part).any()]
+    for name in images.class_names:
+        mine = table[table["label"] == name]
+        split_up = "".join(f"  {part} {int((mine['part'] == part).sum()):,}" for part in parts)
+        click.echo(f"  {name:<24} {len(mine):>7,}{split_up}")
+    if len(table):
+        shorter = table[["width", "height"]].astype(int).min(axis=1)
+        formats = ", ".join(f"{n:,} {kind}" for kind, n in table["format"].value_counts().items())
+        click.echo(f"shorter side {shorter.min()} to {shorter.max()} px (median {int(shorter.median())}); {formats}")
+    _print_problems(problems)
+    if csv_file:
+        from tlkit.files import write_atomically
+
+        write_atomically(Path(csv_file), problems.to_csv(index=False))
+    if not fast and len(table):
+        _print_checkup(images, problems, backbone or "nano", size, folder)
+    if backbone:
+        axes = measure_axes(images, backbone, image_size=image_size, verbose=sys.stdout.isatty())
+        click.echo("")
+        for one in axes["blocks"]:
+            low, high = one["accuracy_95"]
+            click.echo(
+                f"block {one['block']:>2}  {one['features']:>5} features  linear probe {one['accuracy']:>6.1%}  "
+                f"({low:.1%} to {high:.1%}, n = {axes['n']:,})"
+            )
+        for line in axes["sentences"]:
+            click.echo(f"- {line}")
+
+
+@main.command("augment")
+@click.argument("data")
+@click.option("--preset", metavar="NAME|FILE", help="none, light, standard, strong, trivial, or a file")
+@click.option("--out", metavar="FILE", help="draw what training will see into a picture file")
+@click.option("--check", is_flag=True, help="measure what it does to the classes")
+@click.option("--search", is_flag=True, help="choose the safe fields that help a probe")
+@click.option("--backbone", metavar="NAME", default="nano", help="whose features judge; default nano")
+@click.option("--allow", multiple=True, metavar="FIELD", help="keep it though it is unsafe; repeatable")
+@click.option("--json", "json_file", metavar="FILE", help="write the verdict on every field")
+@click.option("--write", metavar="FILE", help="write the augmentation for `finetune --augment FILE`")
+@click.option("--image-size", type=click.IntRange(16), metavar="N", default=224, help="of --out; 224")
+@click.option("--max-minutes", type=float, metavar="M", default=5.0, help="of --search; 5")
+@click.option("--seed", type=int, default=0, help="default 0")
+def augment_(data: str, **settings: Any) -> None:
+    """Show, check or choose augmentation for DATA. Without a preset, every field at its full range is checked."""
+    from tlkit.backbones import find_backbone
+    from tlkit.data.scan import check_exists
+    from tlkit.plan.augmentation import check_fields, find_augmentation
+
+    asked = find_augmentation(settings["preset"]) if settings["preset"] else None
+    check_fields(settings["allow"])
+    find_backbone(settings["backbone"])
+    check_exists(data)
+    with _tensorflow_quietly():
+        from tlkit.safety.explore import explore_augmentation
+    explore_augmentation(data, asked, say=click.echo, **{k: v for k, v in settings.items() if k != "preset"})
+
+
+@main.command("lr-find")
+@click.argument("data")
+@click.option("--backbone", metavar="NAME", default="nano", help="see `tlkit backbones`; default nano")
+@click.option("--unfreeze", metavar="N|all", default="0", help="top blocks that train; default 0, the head alone")
+@click.option("--optimizer", metavar="NAME", default="adam", help="adam (default), adamw or sgd")
+@click.option("--batch-size", type=click.IntRange(1), metavar="N", default=32, help="default 32")
+@click.option("--image-size", type=click.IntRange(1), metavar="N", help="pixels; default native")
+@click.option("--weights", metavar="NAME|FILE", default="imagenet", help="imagenet (default), none, or a file")
+@click.option("--csv", "csv_file", metavar="FILE", help="write rate and loss of each step")
+def lr_find(data: str, csv_file: str | None, unfreeze: str, **settings: Any) -> None:
+    """Suggest a learning rate for DATA by training while it rises."""
+    from tlkit.data.scan import check_exists
+    from tlkit.plan.recipe import Stage
+
+    blocks = int(unfreeze) if unfreeze.isdecimal() else unfreeze
+    Stage(1, 1e-3, unfreeze=blocks, optimizer=settings["optimizer"])  # says what is wrong with the words
+    check_exists(data)
+    with _tensorflow_quietly():
+        from tlkit.data.scan import scan
+        from tlkit.training.learning_rate import suggest_learning_rate
+    found = suggest_learning_rate(scan(data), unfreeze=blocks, **settings)
+    highest, lowest = max(found.losses), min(found.losses)
+    for rate, loss in list(zip(found.rates, found.losses, strict=True))[:: max(1, len(found.losses) // 20)]:
+        bar = "#" * (1 + round(40 * (loss - lowest) / max(highest - lowest, 1e-9)))
+        click.echo(f"{rate:>9.1e}  {loss:>8.4f}  {bar}")
+    click.echo(f"suggestion: {found.suggestion:.1e} (where the loss falls fastest; for a constant rate)")
+    if csv_file:
+        from tlkit.files import write_atomically
+
+        rows = [f"{rate:.6e},{loss:.6f}" for rate, loss in zip(found.rates, found.losses, strict=True)]
+        write_atomically(Path(csv_file), "\n".join(["learning_rate,loss", *rows]) + "\n")
+
+
+def _print_checkup(images: Any, problems: Any, backbone: str, size: int, folder: str | None) -> None:
+    """What the data doctor found, the most suspicious of each kind, and where the rest is."""
+    from tlkit.doctor.checkup import check_up
+
+    found = check_up(images, backbone=backbone, size=size, verbose=sys.stdout.isatty())
+    click.echo("")
+    for line in found.sentences():
+        click.echo(f"- {line}")
+    probable = found.label_errors[found.label_errors["probable"]]
+    for row in probable.head(5).itertuples():
+        click.echo(f"  label?     {row.path}: labelled {row.label} ({row.probability:.1%}), perhaps {row.suggested}")
+    for row in found.duplicates.head(5).itertuples():
+        click.echo(f"  {row.kind:<10} {row.path} = {row.other}" + (" (across parts)" if row.leak else ""))
+    for row in found.outliers.head(5).itertuples():
+        click.echo(f"  outlier    {row.path}: {row.label}")
+    if folder:
+        from tlkit.errors import RunError
+        from tlkit.files import write_atomically
+
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tables = {"label_errors": found.label_errors, "duplicates": found.duplicates, "outliers": found.outliers}
+        tables |= {"problems": problems, "classes": found.classes}
+        files = {name: Path(folder) / f"{name}.csv" for name in tables}
+        for name, file in files.items():
+            header = ",".join(tables[name].columns)
+            if file.is_file() and header != file.read_text(encoding="utf-8", errors="replace").partition("\n")[0]:
+                raise RunError(f"'{file}' is none that `tlkit inspect` wrote. Nothing was written. Give another --out.")
+        for name, file in files.items():
+            write_atomically(file, tables[name].to_csv(index=False))
+        click.echo(f"all of it in {folder}")
+
+
+def _print_problems(problems: Any) -> None:
+    if not len(problems):
+        click.echo("no problems")
+        return
+    for (severity, kind, action), rows in problems.groupby(["severity", "problem", "action"], sort=True):
+        first = rows.iloc[0]
+        click.echo(f"{severity:<8} {len(rows):>6,} {kind} ({action}), such as {first['path']}: {first['detail']}")

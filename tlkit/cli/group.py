@@ -1,0 +1,62 @@
+"""The `tlkit` command: the group that all commands join, its help, and how an error is printed.
+
+Exit codes: 0 done, 1 an error of `tlkit.errors`, 2 words that are no command, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from tlkit import __version__
+from tlkit.errors import TlkitError, nearest
+
+
+class _Command(click.Command):
+    """A command whose help leaves out --help, which who reads it has found."""
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.hidden = True
+        return option
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Without a headline of their own: what follows the sentence are the options."""
+        records = [
+            record
+            for one in self.get_params(ctx)
+            if isinstance(one, click.Option) and (record := one.get_help_record(ctx))
+        ]
+        if records:
+            formatter.write_paragraph()
+            with formatter.indentation():
+                formatter.write_dl(records)
+
+
+class _Group(click.Group):
+    """A group that offers the nearest command, and prints our errors as one paragraph."""
+
+    command_class = _Command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            close = nearest(name, self.commands)
+            hint = f"Did you mean '{close}'?" if close else f"Expected one of: {', '.join(sorted(self.commands))}."
+            raise click.UsageError(f"No such command '{name}'. {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TlkitError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="tlkit")
+def main() -> None:
+    """A folder of images in, a classifier you can trust and deploy out."""

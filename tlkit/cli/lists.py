@@ -1,0 +1,66 @@
+"""The commands that list what there is: `backbones`, `recipes` and `cache`."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from tlkit.cli.group import main
+
+
+@main.command()
+def backbones() -> None:
+    """List the pretrained backbones."""
+    from tlkit.backbones import BACKBONES, cached_file
+
+    click.echo(f"{'name':<22} parameters  size  blocks  weights  {'licence of weights':<22} here")
+    for name, one in BACKBONES.items():
+        megabytes = f"{one.parameters * (2 if one.shipped else 4) / 1e6:,.0f} MB"
+        here = "yes" if cached_file(one) else "no"
+        click.echo(
+            f"{name:<22} {one.parameters / 1e6:>8.1f} M {one.size:>5} {one.blocks:>7} {megabytes:>8}  {one.licence:<22} {here}"
+        )
+    click.echo(
+        "All are trained on ImageNet's images, which are for research and education; nano, which comes with tlkit, on a small part "
+        "of them (see tlkit/backbones/NANO.md). here: on this machine."
+    )
+    click.echo(
+        "Others: one's own .keras file or SavedModel folder; hub:HANDLE or hub:FOLDER, a TF-Hub module, fine-tuned as a whole or not at "
+        "all; kerashub:PRESET or kerashub:FOLDER (pip install 'tlkit[kerashub]'), such as kerashub:resnet_18_imagenet."
+    )
+
+
+@main.command()
+def recipes() -> None:
+    """List the recipes."""
+    from tlkit.recipes import RECIPES
+
+    click.echo(f"{'auto':<16} the default: a tournament of strategies, decided by held-out images of your own")
+    for name, recipe in RECIPES.items():
+        stages = " -> ".join(
+            (f"{stage.solver} head" + (" on all blocks" if recipe.head.taps else ""))
+            if stage.solver != "gradient"
+            else ("head" if stage.unfreeze == 0 else f"{stage.unfreeze} blocks")
+            + f" x{stage.epochs} @{stage.learning_rate:g}"
+            for stage in recipe.stages
+        )
+        click.echo(f"{name:<16} {stages}\n{'':<16} {recipe.why}")
+
+
+@main.command()
+@click.option("--clear", metavar="WHICH", help="pixels, features, safety, or all")
+@click.option("--unused-days", type=float, default=0.0, metavar="D", help="only what was not opened for D days")
+def cache(clear: str | None, unused_days: float) -> None:
+    """Show what earlier runs keep on disk so that nothing is computed twice, or clear it."""
+    from tlkit.cache import cache_folder, caches, clear_caches
+
+    if clear is not None:
+        count, freed = clear_caches(clear, unused_days)
+        click.echo(f"cleared {count} caches, {freed / 1e9:.2f} GB")
+        return
+    there = caches()
+    for one in there:
+        days = max(0.0, time.time() - one.used) / 86400
+        click.echo(f"{one.kind:<9} {one.bytes / 1e9:>8.2f} GB  unused for {days:>5.1f} days  {one.about}")
+    click.echo(f"{len(there)} caches, {sum(one.bytes for one in there) / 1e9:.2f} GB in {cache_folder()}")

@@ -1,0 +1,179 @@
+"""The commands on finished runs: `evaluate`, `predict`, `export`, `serve`, `report`, `explain` and `ensemble`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tlkit.cli.group import main
+from tlkit.quiet import _tensorflow_quietly
+
+
+@main.command()
+@click.argument("run")
+@click.argument("data", required=False)
+@click.option("--views", metavar="HOW", help="also average over views: flip or ten-crop")
+@click.option("--json", "as_json", is_flag=True, help="print all numbers as JSON")
+def evaluate(run: str, data: str | None, views: str | None, as_json: bool) -> None:
+    """Evaluate RUN on DATA, or on its own validation part."""
+    import json
+
+    with _tensorflow_quietly():
+        from tlkit.runs.evaluate import evaluate_run
+    scores = evaluate_run(run, data, views=views)
+    if as_json:
+        click.echo(json.dumps(scores, indent=2))
+        return
+    low, high = scores["accuracy_95"]
+    click.echo(
+        f"accuracy {scores['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}, n = {scores['n']:,}), "
+        f"macro-F1 {scores['macro_f1']:.3f}, log loss {scores['log_loss']:.3f}, ECE {scores['ece']:.3f}"
+    )
+    click.echo(f"{'class':<24} precision  recall      F1  images")
+    for name, one in scores["per_class"].items():
+        click.echo(f"{name:<24} {one['precision']:>9.3f} {one['recall']:>7.3f} {one['f1']:>7.3f} {one['support']:>7}")
+    if views:
+        found = scores["views"]
+        click.echo(
+            f"averaged over {views}: accuracy {found['accuracy']:.1%}, {100 * found['gain']:+.1f} points "
+            f"(±{196 * found['gain_error']:.1f}), {found['times_as_long']:.1f} times as long"
+        )
+    if scores["left_out"]:
+        click.echo(f"{scores['left_out']} files were left out; `tlkit inspect` names them")
+
+
+@main.command()
+@click.argument("model")
+@click.argument("files", nargs=-1, required=True)
+@click.option("--csv", "csv_file", metavar="FILE", help="write the answers to a CSV")
+@click.option("--top", type=click.IntRange(1), default=3, metavar="N", help="classes per image; 3")
+def predict(model: str, files: Sequence[str], csv_file: str | None, top: int) -> None:
+    """Classify FILES (files or folders) by MODEL, a run or an exported folder."""
+    with _tensorflow_quietly():
+        from tlkit.runs.predict import predict as answer
+    table = answer(model, files, top=top)
+    if csv_file:
+        from tlkit.files import write_atomically
+
+        write_atomically(Path(csv_file), table.to_csv(index=False))
+        bad = int((table["problem"] != "").sum())
+        click.echo(f"{len(table):,} files, {bad:,} with a problem: {csv_file}")
+        return
+    for row in table.to_dict("records"):
+        if row["problem"]:
+            click.echo(f"{row['path']}  ({row['problem']})")
+            continue
+        names = ["prediction", *[f"top{i}" for i in range(2, top + 1)]]
+        answers = [
+            f"{row[name]} {row['probability' if name == 'prediction' else f'{name}_probability']:.3f}"
+            for name in names
+            if name in row
+        ]
+        click.echo(f"{row['path']}  {'' if row['sure'] else 'unsure: '}{'  '.join(answers)}")
+
+
+@main.command()
+@click.argument("run")
+@click.option("--to", metavar="FOLDER", help="default RUN/saved_model")
+@click.option("--max-error", type=float, metavar="SHARE", help='serve what is not so sure as "unsure"')
+@click.option(
+    "--format", "target", metavar="NAME", default="savedmodel", help="savedmodel, litert, litert-int8, onnx, keras"
+)
+@click.option("--force", is_flag=True, help="keep 8-bit integers that agree on less than 95 %")
+def export(run: str, to: str | None, max_error: float | None, target: str, force: bool) -> None:
+    """Write RUN's model for deployment and prove that it equals the trained one."""
+    from tlkit.plan.job import check_max_error
+
+    check_max_error(max_error)
+    with _tensorflow_quietly():
+        from tlkit.runs.export import export_run, exports_of
+    folder, proof = export_run(run, to, target=target, max_error=max_error, force=force)
+    click.echo(f"written to {folder}")
+    if proof is None:
+        click.echo("parity not measured: the run's images are not where they were")
+        return
+    click.echo(
+        f"equals the trained model on {proof['top1_agreement']:.0%} of {proof['n']} files, "
+        f"largest difference {proof['max_difference']:.1e}"
+    )
+    if "accuracy" in proof:
+        click.echo(f"accuracy {proof['accuracy_before']:.1%} to {proof['accuracy']:.1%}")
+    click.echo(f"{'format':<12}  agrees  difference  {'size':>9}  {'an image':>9}")
+    for one in exports_of(run).itertuples():
+        size = "" if one.bytes != one.bytes else f"{one.bytes / 1e6:.1f} MB"  # an older run's is not known
+        speed = "" if one.milliseconds_an_image != one.milliseconds_an_image else f"{one.milliseconds_an_image:.1f} ms"
+        click.echo(f"{one.format:<12} {one.top1_agreement:>7.1%}  {one.max_difference:>10.1e}  {size:>9}  {speed:>9}")
+
+
+@main.command("serve")
+@click.argument("run")
+@click.option("--host", metavar="ADDRESS", default="127.0.0.1", help="default 127.0.0.1, this machine alone")
+@click.option("--port", type=int, metavar="N", default=8000, help="default 8000; 0 takes any that is free")
+def serve_(run: str, host: str, port: int) -> None:
+    """Try RUN (or an exported folder) out: a local page, and a JSON endpoint at /predict."""
+    with _tensorflow_quietly():
+        from tlkit.runs.serve import serve
+    serve(run, host=host, port=port, say=click.echo)
+
+
+@main.command("report")
+@click.argument("runs", nargs=-1, required=True)
+@click.option("--robustness", is_flag=True, help="also measure accuracy on worsened pictures (minutes)")
+@click.option("--out", metavar="FILE", help="of several RUNS' leaderboard; default leaderboard.html beside them")
+def report_(runs: Sequence[str], robustness: bool, out: str | None) -> None:
+    """Write the report page of a run again, or rank several RUNS on the images they share."""
+    from tlkit.runs.folder import open_run
+
+    for one in runs:
+        open_run(one)
+    with _tensorflow_quietly():
+        from tlkit.reporting.report import report
+    page = report(runs, robustness=robustness, out=out, verbose=sys.stdout.isatty(), say=click.echo)
+    click.echo(f"written to {page}")
+
+
+@main.command("explain")
+@click.argument("run")
+@click.argument("files", nargs=-1)
+@click.option("--out", metavar="FILE", default="explained.png", help="picture file; default explained.png")
+@click.option("--method", metavar="NAME", default="grad-cam", help="grad-cam (default) or occlusion")
+@click.option("--class", "of_class", metavar="NAME", help="evidence for this class; default the answer")
+@click.option("--filters", is_flag=True, help="draw the first layer's filters instead")
+@click.option("--typical", is_flag=True, help="draw what each class (or --class) answers to most")
+def explain_(run: str, files: Sequence[str], **settings: Any) -> None:
+    """Draw where in FILES the answers of RUN come from."""
+    from tlkit.runs.folder import open_run
+
+    open_run(run)
+    with _tensorflow_quietly():
+        from tlkit.runs.explain import explain_files
+    for line in explain_files(run, files, **settings):
+        click.echo(line)
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True)
+@click.option("--out", metavar="RUN", required=True, help="folder of the new run")
+@click.option("--force", is_flag=True, help="replace an earlier run in RUN")
+def ensemble(runs: Sequence[str], out: str, force: bool) -> None:
+    """Average RUNS in one exportable model, and say what that gains."""
+    from tlkit.runs.ensemble import check_members
+    from tlkit.runs.ensemble import ensemble as average
+
+    check_members(runs)
+    with _tensorflow_quietly():
+        import keras  # noqa: F401
+    run = average(runs, out, force=force, say=click.echo)
+    for part in ("validation", "test"):
+        score = run.metrics[part]
+        if score:
+            low, high = score["accuracy_95"]
+            click.echo(
+                f"{part:<11} accuracy {score['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}, n = {score['n']:,}), "
+                f"log loss {score['log_loss']:.3f}"
+            )
+    click.echo(f"run         {run.folder}")

@@ -1,0 +1,246 @@
+"""Random variation of training images: the only file that imports albumentations and cv2.
+
+What a picture becomes depends on the augmentation and one seed alone, so any number of threads, in any order, give the
+same pixels. Shift, zoom, rotation, stretch and crop are one warp; brightness, contrast and colour shifts one table.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tlkit.plan.augmentation import Augmentation
+
+# Variances of ImageNet's colours along their principal axes, values from 0 to 1, and those axes (columns) in red, green and blue, as
+# published with the training code of Gross and Wilber 2016 for ResNets.
+IMAGENET_COLOUR_VARIANCES = np.array([0.2175, 0.0188, 0.0045])
+IMAGENET_COLOUR_AXES = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+
+_VALUES = np.arange(256)[:, None]
+_of_thread = threading.local()
+
+
+def augment(image: np.ndarray, augmentation: Augmentation, seed: tuple[int, ...]) -> np.ndarray:
+    """One random version of a picture.
+
+    image: uint8, shape (height, width, 3), RGB. seed: whole numbers, such as (seed, epoch, index); the same numbers give
+    the same version on every thread. Returns uint8 of the same shape.
+
+    >>> image = np.zeros((8, 8, 3), "uint8")
+    >>> int(augment(image, Augmentation(brightness=(0.2, 0.2)), (0, 0, 0)).max())
+    51
+    """
+    if augmentation.is_identity():
+        return image
+    pipeline = _pipeline(augmentation)
+    pipeline.set_random_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+    return pipeline(image=np.ascontiguousarray(image))["image"]
+
+
+def augment_and_tell(
+    image: np.ndarray, augmentation: Augmentation, seed: tuple[int, ...]
+) -> tuple[np.ndarray, dict[str, float]]:
+    """`augment`, and what was drawn: field -> its value in the field's unit; colour casts and PCA colour as the largest channel's.
+
+    >>> augment_and_tell(np.zeros((8, 8, 3), "uint8"), Augmentation(brightness=(0.2, 0.2)), (0,))[1]
+    {'brightness': 0.2}
+    """
+    if augmentation.is_identity():
+        return image, {}
+    pipeline = _pipeline(augmentation, tell=True)
+    pipeline.set_random_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+    found = pipeline(image=np.ascontiguousarray(image))
+    drawn: dict[str, float] = {}
+    flips = {"HorizontalFlip": "flip_horizontal", "VerticalFlip": "flip_vertical", "HalfTurn": "half_turn"}
+    for name, values in found["applied_transforms"]:
+        drawn |= {flips[name]: 1.0} if name in flips else values.get("drawn", {})
+    return found["image"], {name: drawn[name] for name in augmentation.fields() if _changes(name, drawn.get(name))}
+
+
+def _changes(name: str, value: float | None) -> bool:
+    off = getattr(Augmentation, name)
+    return value is not None and abs(value - (off[0] if isinstance(off, tuple) else off)) > 1e-9
+
+
+def augment_all(images: np.ndarray, augmentation: Augmentation, seeds: Sequence[tuple[int, ...]]) -> np.ndarray:
+    """`augment` over a batch: uint8, shape (n, height, width, 3), one seed each."""
+    return np.stack([augment(image, augmentation, seed) for image, seed in zip(images, seeds, strict=True)])
+
+
+def _pipeline(augmentation: Augmentation, tell: bool = False) -> Any:
+    """This thread's own pipeline: a shared one under threads is not repeatable."""
+    known = _of_thread.__dict__.setdefault("pipelines", {})
+    if (augmentation, tell) not in known:
+        known[augmentation, tell] = _build(augmentation, tell)
+    return known[augmentation, tell]
+
+
+def _build(augmentation: Augmentation, tell: bool = False) -> Any:
+    """The pipeline. Albumentations only warns of an argument it does not know: a test makes those warnings errors.
+
+    It is not done here, because this runs on threads, and Python's warning filters are one for all of them.
+    """
+    transforms = _transforms()
+    if augmentation.policy == "all":
+        return transforms.compose(_steps(augmentation, transforms), save_applied_params=tell)
+    alone = [_steps(augmentation.only(name), transforms) for name in augmentation.fields()]
+    return transforms.compose([transforms.one_of([*alone, []])], save_applied_params=tell)
+
+
+def _steps(a: Augmentation, transforms: _Transforms) -> list[Any]:
+    steps, on = [], set(a.fields())
+    if on & {"shift_x", "shift_y", "zoom", "rotate", "stretch", "crop"}:
+        steps.append(transforms.warp(a))
+    if a.flip_horizontal:
+        steps.append(transforms.flip_horizontal(p=a.flip_horizontal))
+    if a.flip_vertical:
+        steps.append(transforms.flip_vertical(p=a.flip_vertical))
+    if a.half_turn:
+        steps.append(transforms.half_turn(p=a.half_turn))
+    if on & {"brightness", "contrast", "colour_cast", "pca_colour"}:
+        steps.append(transforms.tone(a))
+    if "vignette" in on:
+        steps.append(transforms.vignette(a))
+    return steps
+
+
+@dataclass(frozen=True)
+class _Transforms:
+    """What a pipeline is made of: albumentations' own transforms, and ours that put several fields into one."""
+
+    compose: Callable[..., Any]
+    one_of: Callable[[list[list[Any]]], Any]
+    flip_horizontal: Callable[..., Any]
+    flip_vertical: Callable[..., Any]
+    half_turn: Callable[..., Any]
+    warp: Callable[[Augmentation], Any]
+    tone: Callable[[Augmentation], Any]
+    vignette: Callable[[Augmentation], Any]
+
+
+@functools.cache
+def _transforms() -> _Transforms:
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing it asks the network otherwise
+    import albumentations as A
+    import cv2
+
+    cv2.setNumThreads(0)
+    borders = {
+        "reflect": cv2.BORDER_REFLECT_101,
+        "replicate": cv2.BORDER_REPLICATE,
+        "wrap": cv2.BORDER_WRAP,
+        "black": cv2.BORDER_CONSTANT,
+    }
+
+    class Warp(A.Affine):
+        """Shift, zoom, rotate, stretch and crop as one matrix, so that pixels are interpolated once."""
+
+        def __init__(self, a: Augmentation) -> None:
+            super().__init__(
+                scale=a.zoom,
+                translate_percent={"x": a.shift_x, "y": a.shift_y},
+                rotate=a.rotate,
+                shear=0,
+                border_mode=borders[a.border],
+                keep_ratio=True,
+                p=1.0,
+            )
+            self.stretch, self.crop = a.stretch, a.crop
+
+        def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+            found = super().get_params_dependent_on_data(params, data)
+            height, width = params["shape"][:2]
+            drawn = {"zoom": found["scale"]["x"], "rotate": found["rotate"]}
+            middle = found["matrix"] @ [(width - 1) / 2, (height - 1) / 2, 1]
+            drawn |= {"shift_x": middle[0] / width - (width - 1) / width / 2}
+            drawn |= {"shift_y": middle[1] / height - (height - 1) / height / 2}
+            found["drawn"] = drawn
+            if self.stretch != (1, 1):
+                drawn["stretch"] = self.py_random.uniform(*self.stretch)
+                factor = drawn["stretch"] ** 0.5
+                found["matrix"] = found["matrix"] @ _about_centre(factor, 1 / factor, width, height)
+            if self.crop != (1, 1):
+                drawn["crop"] = self.py_random.uniform(*self.crop)
+                found["matrix"] = found["matrix"] @ self._cut(drawn["crop"], width, height)
+            return found
+
+        def _cut(self, area: float, width: int, height: int) -> np.ndarray:
+            """Puts a part of the picture over all of it."""
+            draw = self.py_random.uniform
+            ratio = math.exp(draw(math.log(3 / 4), math.log(4 / 3)))
+            across, down = min(1.0, (area * ratio) ** 0.5), min(1.0, (area / ratio) ** 0.5)
+            left, top = draw(0, 1 - across) * width, draw(0, 1 - down) * height
+            x, y = left + across * width / 2 - width / 2, top + down * height / 2 - height / 2
+            moved = np.array([[1, 0, -x], [0, 1, -y], [0, 0, 1]])
+            return _about_centre(1 / across, 1 / down, width, height) @ moved
+
+    class HalfTurn(A.ImageOnlyTransform):
+        def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
+            return np.ascontiguousarray(img[::-1, ::-1])
+
+    class Tone(A.ImageOnlyTransform):
+        """Brightness, contrast and both colour shifts as one table of 256 values for each channel."""
+
+        def __init__(self, a: Augmentation) -> None:
+            super().__init__(p=1.0)
+            self.of = a
+
+        def get_params(self) -> dict[str, Any]:
+            a, draw = self.of, self.py_random.uniform
+            drawn = {"brightness": draw(*a.brightness), "contrast": draw(*a.contrast)}
+            cast = np.array([draw(*a.colour_cast) for _ in range(3)])
+            shift = np.zeros(3)
+            if a.pca_colour:
+                alphas = np.array([self.py_random.gauss(0, a.pca_colour) for _ in range(3)])
+                shift = IMAGENET_COLOUR_AXES @ (alphas * IMAGENET_COLOUR_VARIANCES)
+            for name, one in (("colour_cast", cast), ("pca_colour", shift)):
+                drawn[name] = float(one[np.abs(one).argmax()])
+            added = 255 * (drawn["brightness"] + cast + shift)
+            values = (_VALUES - 127.5) * (1 + drawn["contrast"]) + 127.5 + added
+            return {"table": np.rint(values).clip(0, 255).astype("uint8"), "drawn": drawn}
+
+        def apply(self, img: np.ndarray, table: np.ndarray, **params: Any) -> np.ndarray:
+            return cv2.LUT(img, table[None])
+
+    class Vignette(A.ImageOnlyTransform):
+        def __init__(self, a: Augmentation) -> None:
+            super().__init__(p=1.0)
+            self.range = a.vignette
+
+        def get_params(self) -> dict[str, Any]:
+            return {"drawn": {"vignette": self.py_random.uniform(*self.range)}}
+
+        def apply(self, img: np.ndarray, drawn: dict[str, float], **params: Any) -> np.ndarray:
+            light = 1 - drawn["vignette"] * _square_of_distance(*img.shape[:2])
+            return cv2.multiply(img, cv2.merge([light] * 3), dtype=cv2.CV_8U)
+
+    return _Transforms(
+        compose=A.Compose,
+        one_of=lambda ways: A.OneOf([A.Sequential(way or [A.NoOp()], p=1.0) for way in ways], p=1.0),
+        flip_horizontal=A.HorizontalFlip,
+        flip_vertical=A.VerticalFlip,
+        half_turn=HalfTurn,
+        warp=Warp,
+        tone=Tone,
+        vignette=Vignette,
+    )
+
+
+def _about_centre(across: float, down: float, width: int, height: int) -> np.ndarray:
+    """The matrix that scales about the middle of a picture, whose pixels' centres are whole numbers."""
+    x, y = (width - 1) / 2, (height - 1) / 2
+    return np.array([[across, 0, x - across * x], [0, down, y - down * y], [0, 0, 1]])
+
+
+@functools.lru_cache(maxsize=4)
+def _square_of_distance(height: int, width: int) -> np.ndarray:
+    """From the middle, 1 in the corners: float32."""
+    y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)
+    return ((x**2 + y**2) / 2).astype("float32")

@@ -1,0 +1,49 @@
+"""Examples: rows of pixels with their labels, keys and groups, as training and evaluation take them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class RowSource(Protocol):
+    """Anything rows can be gathered from: cached or streamed pixels, cached features."""
+
+    @property
+    def row_shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def gather(self, indices: Any) -> np.ndarray: ...
+
+    def take(self, indices: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Decoded images with their labels.
+
+    pixels: uint8 rows, shape (n, size, size, 3), RGB 0-255. labels: int64, shape (n,). keys: content hashes, by which
+    whatever is computed from a picture is cached and its augmentation is seeded. groups: int64, shape (n,): what belongs together (a
+    patient, a camera), which cross-validation does not tear apart; None = every image for itself.
+    """
+
+    pixels: RowSource
+    labels: np.ndarray
+    keys: Sequence[str]
+    groups: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: np.ndarray) -> Examples:
+        """Some of the examples, nothing copied."""
+        groups = self.groups[indices] if self.groups is not None else None
+        return Examples(self.pixels.take(indices), self.labels[indices], [self.keys[i] for i in indices], groups)
+
+    def numbers(self) -> list[int]:
+        """A whole number per image that stays with its content; seeds its augmentation."""
+        return [int(key[:8], 16) for key in self.keys]

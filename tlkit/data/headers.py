@@ -1,0 +1,197 @@
+"""What the first bytes of a file say: its format, its size, its orientation, and what else it may be. Decodes no pixels."""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tlkit.data.images import problem
+from tlkit.data.limits import MAX_JPEG_PIXELS, MAX_PIXELS
+from tlkit.data.sources.item import _Found
+
+# first bytes -> format
+_SIGNATURES = (
+    (b"\xff\xd8\xff", "jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"GIF87a", "gif"),
+    (b"GIF89a", "gif"),
+    (b"BM", "bmp"),
+)
+_UNSUPPORTED = (
+    (b"II*\x00", "TIFF"),
+    (b"MM\x00*", "TIFF"),
+    (b"8BPS", "Photoshop"),
+    (b"\x00\x00\x01\x00", "ICO"),
+    (b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
+    (b"DDS ", "DDS"),
+    (b"%PDF", "PDF"),
+)
+
+
+def looks_truncated(data: bytes, kind: str) -> bool:
+    """True if an image file's end is missing, by the end mark or length its format prescribes."""
+    if kind == "jpeg":
+        return b"\xff\xd9" not in data[-4096:]
+    if kind == "png":
+        return b"IEND" not in data[-64:]
+    if kind == "gif":
+        return not data.rstrip(b"\x00").endswith(b";")
+    if kind == "bmp":
+        return len(data) < int.from_bytes(data[2:6], "little") or len(data) < 54
+    if kind == "webp":
+        return len(data) < int.from_bytes(data[4:8], "little") + 8
+    return False
+
+
+def image_format(head: bytes) -> str | None:
+    """The supported format that a file's first bytes show: jpeg, png, gif, bmp, webp, or None."""
+    for signature, kind in _SIGNATURES:
+        if head.startswith(signature):
+            return kind
+    return "webp" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else None
+
+
+def _look(root: Path, found: _Found, findings: list[dict[str, str]]) -> dict[str, Any] | None:
+    """A table row for one file from its header and hash, or None with the reason in `findings`."""
+
+    def name(kind: str, detail: str) -> None:
+        findings.append(problem(found.path, found.label, kind, detail))
+
+    file = root / found.path
+    try:
+        mode = file.stat().st_mode
+        if not stat.S_ISREG(mode):
+            name("not-an-image", "not a regular file")
+            return None
+        with file.open("rb") as stream:
+            head = stream.read(512)
+            kind = image_format(head)
+            if kind is None:
+                name(*what_else(head))
+                return None
+            stream.seek(0)
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    except FileNotFoundError:
+        name("broken-link", "the link leads nowhere") if file.is_symlink() else name("missing-file", "no such file")
+        return None
+    except OSError as error:
+        name("symlink-loop" if file.is_symlink() else "unreadable", error.strerror or str(error))
+        return None
+    try:
+        width, height, notes = _header(file, kind, head)
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        KeyError,
+        IndexError,
+        TypeError,
+        OverflowError,
+    ) as error:
+        data = file.read_bytes()
+        name(
+            *(
+                ("truncated", "the end of the file is missing")
+                if looks_truncated(data, kind)
+                else ("corrupt", str(error))
+            )
+        )
+        return None
+    if kind == "webp" and head[12:16] == b"VP8X" and head[20] & 2:
+        name("unsupported-format", "animated WebP is not read; save its first frame")
+        return None
+    limit = MAX_JPEG_PIXELS if kind == "jpeg" else MAX_PIXELS
+    if width * height > limit:
+        name("too-large", f"{width} x {height} pixels; at most {limit // 1_000_000} megapixels are decoded")
+        return None
+    for note, detail in notes:
+        name(note, detail)
+    return {
+        "path": found.path,
+        "label": found.label,
+        "part": found.part,
+        "group": found.group,
+        "sha256": digest,
+        "format": kind,
+        "width": width,
+        "height": height,
+    }
+
+
+def _header(file: Path, kind: str, head: bytes) -> tuple[int, int, list[tuple[str, str]]]:
+    from PIL import Image
+
+    notes = []
+    with _pillow_without_limit(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(file) as image:
+            width, height = image.size
+            if image.mode == "CMYK":
+                notes.append(("cmyk", "converted to RGB without its colour profile"))
+            elif image.mode in ("L", "1", "I;16", "I", "LA"):
+                notes.append(("grey", "one channel, repeated to three"))
+            if (kind == "png" and head[24] == 16) or image.mode.startswith("I"):
+                notes.append(("16-bit", "reduced to 8 bits a channel by dropping the lower byte"))
+            if kind in ("png", "webp") and (image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info):
+                notes.append(("transparent", "laid over white"))
+            if kind == "gif" and getattr(image, "is_animated", False):
+                notes.append(("animated", "only the first frame is used"))
+            orientation = _orientation(image)
+            if orientation > 1 and kind == "jpeg":
+                notes.append(("exif-rotated", f"turned upright (orientation {orientation})"))
+            elif orientation > 1:
+                notes.append(("orientation-ignored", f"orientation {orientation} is honoured in JPEG only"))
+    return width, height, notes
+
+
+def _orientation(image: Any) -> int:
+    if "exif" not in image.info:
+        return 1
+    try:
+        value = image.getexif().get(0x0112, 1)
+    except Exception:  # Pillow raises many kinds on broken EXIF, and a broken tag turns nothing
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+@contextmanager
+def _pillow_without_limit() -> Iterator[None]:
+    """Pillow refuses large headers by its own limit; ours is judged after the header is read."""
+    from PIL import Image
+
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def what_else(head: bytes) -> tuple[str, str]:
+    """(problem, detail) for the first bytes of a file that is no image of a supported format."""
+    if not head:
+        return "empty-file", "0 bytes"
+    supported = "expected JPEG, PNG, GIF, BMP or WebP"
+    for signature, kind in _UNSUPPORTED:
+        if head.startswith(signature):
+            return "unsupported-format", f"{kind}; {supported}"
+    if head[4:8] == b"ftyp":
+        return (
+            "unsupported-format",
+            f"{head[8:12].decode('latin-1').strip().upper()} (HEIC, AVIF or video); {supported}",
+        )
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if b"<svg" in text:
+        return "unsupported-format", f"SVG; {supported}"
+    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
+        return "not-an-image", "it is an HTML or XML page"
+    if not any(head):
+        return "not-an-image", "it holds zeros"
+    return "not-an-image", f"its first bytes are {head[:4].hex(' ')}; {supported}"

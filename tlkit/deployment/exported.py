@@ -1,0 +1,53 @@
+"""Opens an export of pixels as a function from files to answers, with the decoder that training used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tlkit.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+Opened = Callable[[list[bytes]], tuple[Any, Any, Any]]
+
+
+def _opened_target(folder: Path) -> tuple[list[str], Opened]:
+    import numpy as np
+
+    from tlkit.deployment.formats import open_target
+
+    description, ask = open_target(folder)
+    size, names = description["image_size"], description["classes"]
+
+    def decoded(data: bytes) -> np.ndarray | None:
+        try:
+            return decoded_pixels(data, size, description["fit"])
+        except DataError:
+            return None
+
+    def answer(data: list[bytes]) -> tuple[Any, Any, Any]:
+        pictures = [decoded(one) for one in data]
+        ok = np.array([one is not None for one in pictures])
+        values = np.zeros((len(data), len(names)), "float32")
+        if ok.any():
+            values[ok] = ask(np.stack([one for one in pictures if one is not None]))
+        return ok, ok & (values.max(1) >= description["unsure_below"]), values
+
+    return names, answer
+
+
+def decoded_pixels(data: bytes, size: int, fit: str) -> np.ndarray:
+    """An image file's bytes as a model sees them: uint8, shape (size, size, 3). Raises DataError for what does not decode."""
+    import tensorflow as tf
+
+    from tlkit.data.decode import decode_and_resize
+    from tlkit.data.pixels import why_not
+
+    try:
+        return decode_and_resize(tf.constant(data), size, fit).numpy()
+    except (tf.errors.InvalidArgumentError, ValueError):
+        raise DataError(f"no image that decodes: {': '.join(why_not(data))}. Leave it out.") from None

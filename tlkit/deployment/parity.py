@@ -1,0 +1,188 @@
+"""The proof that an export equals the trained model, measured on real images; a SavedModel's in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tlkit.deployment.formats import open_target
+from tlkit.deployment.saved_model import UNSURE
+from tlkit.errors import ParityError
+
+PARITY_LIMIT = 1e-5
+EVALUATED_LIMIT = 1e-2  # rounding in `models.inference`, magnified by a head of large weights, came to 9e-5 at most
+_WORKER = Path(__file__).with_name("_worker.py")
+
+LEAST_AGREEMENT = 0.95  # of 8-bit integers with the trained model
+
+
+class FreshProcess:
+    """A process that has TensorFlow and nothing of Keras or tlkit, to ask a SavedModel in.
+
+    Importing TensorFlow takes it seconds, so it is made before it is needed. Answers once; a context ends it in any case.
+    """
+
+    def __init__(self) -> None:
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed in __exit__)
+        self._process = subprocess.Popen([sys.executable, str(_WORKER)], stdin=subprocess.PIPE, stderr=self._errors)
+
+    def __enter__(self) -> FreshProcess:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+    def ask(self, saved_model: str | Path, files: Sequence[Path], batch_size: int = 16) -> dict[str, np.ndarray]:
+        """What the SavedModel answers to files: probabilities (n, classes), class (n,), sure (n,) and ok (n,), and how many seconds that took."""
+        with tempfile.TemporaryDirectory() as scratch:
+            answers = Path(scratch) / "answers.npz"
+            question = {
+                "saved_model": str(saved_model),
+                "files": [str(Path(f).resolve()) for f in files],
+                "answers": str(answers),
+                "batch_size": batch_size,
+            }
+            self._process.communicate(json.dumps(question).encode())
+            if self._process.returncode != 0:
+                self._errors.seek(0)
+                said = self._errors.read().decode("utf-8", "replace")[-1500:]
+                raise ParityError(f"The exported model '{saved_model}' failed in a fresh process:\n{said}")
+            with np.load(answers, allow_pickle=False) as loaded:
+                return {name: loaded[name] for name in loaded.files}
+
+
+def serve_files(saved_model: str | Path, files: Sequence[Path]) -> dict[str, np.ndarray]:
+    """What a SavedModel answers to files, asked in a `FreshProcess`."""
+    with FreshProcess() as fresh:
+        return fresh.ask(saved_model, files)
+
+
+def prove_parity(
+    saved_model: str | Path,
+    files: Sequence[Path],
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+    fresh: FreshProcess | None = None,
+    ask_again: Callable[[Sequence[int]], np.ndarray] | None = None,
+) -> dict[str, Any]:
+    """Compare a SavedModel on files with the Keras model's probabilities for their cached pixels.
+
+    fresh: a process made ahead; default one made now.
+    ask_again: gives the Keras model's own probabilities for the files at some places. `probabilities` may come from
+        `tlkit.models.inference`, whose graph joins layers and rounds otherwise, and a head with large weights magnifies that; where they differ by
+        more than the limit, the model itself is asked, so that what is left is the difference between it and what is served. Rounding
+        explains no more than `EVALUATED_LIMIT`: beyond it the reported numbers are not this model's.
+    Returns n, top1_agreement (share), max_difference (largest of any probability), asked_again (how many files), evaluated_difference
+    (largest before asking again), bytes, milliseconds_an_image (reading and decoding included), limit and within_limit. Raises ParityError when one class differs, one file is refused, or a
+    difference exceeds 1e-3 (the target is below 1e-5), or when `probabilities` differ from the model's own by `EVALUATED_LIMIT` or more.
+    """
+    served = fresh.ask(saved_model, files) if fresh else serve_files(saved_model, files)
+    if not served["ok"].all():
+        refused = [str(f) for f, ok in zip(files, served["ok"], strict=True) if not ok]
+        raise ParityError(
+            f"The exported model refuses {len(refused)} files that training read, such as '{refused[0]}'."
+        )
+    differences = np.abs(served["probabilities"] - probabilities).max(axis=1)
+    evaluated_difference = float(differences.max())
+    again: list[int] = np.flatnonzero(differences >= PARITY_LIMIT).tolist() if ask_again else []
+    if ask_again and again:
+        own = ask_again(again)
+        _check_evaluated(probabilities[again], own, [files[i] for i in again])
+        probabilities = probabilities.copy()
+        probabilities[again] = own
+    names = np.array(class_names)
+    sure = served.get("sure", served["ok"])  # an older export is sure of everything
+    expected = np.where(sure, names[probabilities.argmax(axis=1)], UNSURE)
+    agreement = float((served["class"] == expected).mean())
+    difference = float(np.abs(served["probabilities"] - probabilities).max())
+    proof = {
+        "n": len(files),
+        "top1_agreement": agreement,
+        "max_difference": difference,
+        "asked_again": len(again),
+        "evaluated_difference": evaluated_difference,
+        "bytes": sum(file.stat().st_size for file in Path(saved_model).rglob("*") if file.is_file()),
+        "milliseconds_an_image": round(1000 * float(served["seconds"]) / len(files), 2),
+        "limit": PARITY_LIMIT,
+        "within_limit": difference < PARITY_LIMIT,
+    }
+    if agreement < 1.0 or difference > 1e-3:
+        raise ParityError(
+            f"The exported model agrees with the trained one on {agreement:.2%} of {len(files)} files (expected 100 %), and its "
+            f"probabilities differ by up to {difference:.2g} (expected below {PARITY_LIMIT:g}). Do not deploy '{saved_model}'."
+        )
+    return proof
+
+
+def _check_evaluated(evaluated: np.ndarray, own: np.ndarray, files: Sequence[Path]) -> None:
+    """Raise ParityError if evaluated probabilities differ from the model's own by more than rounding explains.
+
+    evaluated, own: float32, shape (n, classes).
+    """
+    differences = np.abs(evaluated - own).max(axis=1)
+    wrong = differences >= EVALUATED_LIMIT
+    if wrong.any():
+        worst = int(differences.argmax())
+        raise ParityError(
+            f"The probabilities that were evaluated differ from the model's own on {wrong.sum()} of {len(files)} files asked again, by "
+            f"up to {differences[worst]:.2g} on '{files[worst]}' (expected below {EVALUATED_LIMIT:g}). The reported accuracy is not this "
+            "model's. Cached images or features may be damaged or out of date: clear them (`tlkit cache` shows how), and run again."
+        )
+
+
+def prove_target(
+    folder: Path,
+    pixels: np.ndarray,
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    *,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Compare an export with the Keras model's own answers on real pictures.
+
+    pixels: uint8, shape (n, size, size, 3). probabilities: what the model answers to them. labels: int, shape (n,).
+    Returns n, top1_agreement, max_difference, accuracy and accuracy_before, bytes, milliseconds_an_image, limit and within_limit.
+
+    Raises ParityError: for 8-bit integers below 95 % agreement unless `force`; for the others where one class
+    differs or a probability by more than 1e-3.
+    """
+    description, answer = open_target(folder)
+    answer(pixels[:1])
+    started = time.perf_counter()
+    found = np.concatenate([answer(pixels[at : at + 16]) for at in range(0, len(pixels), 16)])
+    seconds = time.perf_counter() - started
+    agreement = float((found.argmax(1) == probabilities.argmax(1)).mean())
+    difference = float(np.abs(found - probabilities).max())
+    proof = {
+        "n": len(pixels),
+        "top1_agreement": agreement,
+        "max_difference": difference,
+        "accuracy": float((found.argmax(1) == labels).mean()),
+        "accuracy_before": float((probabilities.argmax(1) == labels).mean()),
+        "bytes": (folder / description["file"]).stat().st_size,
+        "milliseconds_an_image": round(1000 * seconds / len(pixels), 2),
+        "limit": PARITY_LIMIT,
+        "within_limit": difference < PARITY_LIMIT,
+    }
+    rounded = description["format"] == "litert-int8"
+    if rounded and agreement < LEAST_AGREEMENT and not force:
+        raise ParityError(
+            f"With 8-bit integers the model agrees with itself on {agreement:.1%} of {len(pixels)} pictures (expected {LEAST_AGREEMENT:.0%} or more), "
+            f"accuracy {proof['accuracy_before']:.1%} to {proof['accuracy']:.1%}. Use --format litert, or keep '{folder}' with --force."
+        )
+    if not rounded and (agreement < 1.0 or difference > 1e-3):
+        raise ParityError(
+            f"The export agrees with the trained model on {agreement:.2%} of {len(pixels)} pictures (expected 100 %), and its probabilities differ by "
+            f"up to {difference:.2g} (expected below {PARITY_LIMIT:g}). Do not deploy '{folder}'."
+        )
+    return proof

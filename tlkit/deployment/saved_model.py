@@ -1,0 +1,187 @@
+"""The SavedModel: image bytes in, class names and probabilities out.
+
+It holds the decoder that training used and the classifier in float32, needs TensorFlow alone, and holds each variable once. One
+bad image does not fail its batch: it comes back with `ok` false.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tensorflow as tf
+
+from tlkit.data.decode import attempt, decode_and_resize, first_frame, fit_to_square, read_header
+from tlkit.errors import SpecError
+from tlkit.files import temporary_beside
+from tlkit.folders import DESCRIPTION, check_replaceable, write_description
+
+if TYPE_CHECKING:
+    import keras
+
+
+LARGE = 12_000_000  # pixels of an image that is decoded alone
+PARALLEL = 4
+UNSURE = "unsure"  # what is served in the place of a class
+
+
+def export(
+    model: keras.Model,
+    class_names: Sequence[str],
+    folder: str | Path,
+    *,
+    fit: str = "squash",
+    unsure_below: float = 0.0,
+) -> Path:
+    """Write a classifier as a SavedModel that answers encoded images.
+
+    model: float32, raw RGB 0-255 in, probabilities out. class_names: in class order.
+    unsure_below: where the highest probability is lower, the class is "unsure" (see `tlkit.evaluation.refusal.refusal_threshold`); 0 = never.
+    folder: replaced if it holds an earlier export and nothing else; written under another name first.
+
+    Signatures:
+      serving_default, serve_bytes: image_bytes string (n,) -> class string (n,), probability float32 (n,),
+        probabilities float32 (n, classes), classes string (n, classes), sure bool (n,), ok bool (n,), problem string (n,). Where `ok` is
+        false, `problem` says why, the class is "" and the probabilities are 0; where only `sure` is, the class is "unsure". Every
+        output has a row for each image, as TensorFlow Serving's REST interface wants it.
+      serve: image uint8 (n, height, width, 3), RGB -> the same without ok and problem. serve_float: the same for float32 0-255.
+
+    Raises RunError for a folder that holds anything else (see `tlkit.runs`), SpecError for a class that is called "unsure".
+    """
+    folder = Path(folder)
+    check_replaceable(folder, DESCRIPTION)
+    if unsure_below:
+        check_no_class_is_unsure(class_names)
+    size = int(model.input_shape[1])
+    module = _Served(model, list(class_names), size, fit, unsure_below)
+    signatures = {
+        "serving_default": module.serve_bytes.get_concrete_function(),
+        "serve_bytes": module.serve_bytes.get_concrete_function(),
+        "serve": module.serve.get_concrete_function(tf.TensorSpec((None, None, None, 3), tf.uint8, name="image")),
+        "serve_float": module.serve.get_concrete_function(
+            tf.TensorSpec((None, None, None, 3), tf.float32, name="image")
+        ),
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_beside(folder) as temporary:
+        tf.saved_model.save(module, str(temporary), signatures=signatures)
+        description = {
+            "classes": list(class_names),
+            "image_size": size,
+            "fit": fit,
+            "unsure_below": unsure_below,
+            "input": "image_bytes: encoded JPEG, PNG, GIF, BMP or WebP files, string (n,)",
+        }
+        write_description(temporary, description)
+        check_replaceable(folder, DESCRIPTION)  # again: what came there meanwhile stays
+    return folder
+
+
+def check_no_class_is_unsure(class_names: Sequence[str]) -> None:
+    """Raise SpecError where a class has the name that is served in the place of one."""
+    if UNSURE in class_names:
+        raise SpecError(
+            f"A class is called '{UNSURE}', which is what is served in the place of a class that is not sure. Rename it."
+        )
+
+
+class _Served(tf.Module):
+    """What is saved. Holds the classifier's variables themselves, so each is stored once."""
+
+    def __init__(
+        self, model: keras.Model, class_names: list[str], size: int, fit: str, unsure_below: float = 0.0
+    ) -> None:
+        super().__init__()
+        self._variables = [variable.value for variable in model.variables]
+        shape = tf.TensorSpec((None, size, size, 3), tf.float32)
+        # one trace that all signatures call
+        self._call = tf.function(lambda images: model(images, training=False), input_signature=[shape], autograph=False)
+        self._names, self._size, self._fit, self._unsure_below = class_names, size, fit, unsure_below
+        self._square = tf.function(
+            lambda data: decode_and_resize(data, size, fit),
+            input_signature=[tf.TensorSpec((), tf.string)],
+            autograph=False,
+        )
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")], autograph=False)
+    def serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        ok, problem, pixels = self._decode_each(image_bytes)
+        answers = self._answers(tf.cast(pixels, tf.float32))
+        answers["probabilities"] *= tf.cast(ok, tf.float32)[:, None]
+        answers["probability"] *= tf.cast(ok, tf.float32)
+        answers["class"] = tf.where(ok, answers["class"], "")
+        answers["sure"] &= ok
+        return {**answers, "ok": ok, "problem": problem}
+
+    @tf.function(autograph=False)  # there is nothing to convert, and converting takes seconds
+    def serve(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
+        squares = tf.map_fn(
+            lambda one: fit_to_square(one, self._size, self._fit),
+            image,
+            fn_output_signature=tf.TensorSpec((self._size, self._size, 3), image.dtype),
+        )
+        return self._answers(tf.cast(squares, tf.float32))
+
+    def _answers(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        count = tf.shape(images)[0]
+        blank = tf.zeros((tf.cast(count == 0, tf.int32), self._size, self._size, 3))  # layers refuse an empty batch
+        probabilities = self._call(tf.concat([images, blank], 0))[:count]
+        names, highest = tf.constant(self._names), tf.reduce_max(probabilities, axis=1)
+        sure, best = highest >= self._unsure_below, tf.gather(names, tf.argmax(probabilities, axis=1))
+        return {
+            "class": tf.where(sure, best, UNSURE) if self._unsure_below else best,
+            "sure": sure,
+            "probability": highest,
+            "probabilities": probabilities,
+            "classes": tf.repeat(names[None], count, axis=0),
+        }
+
+    def _decode_each(self, image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """(ok, problem, pixels): what has a faulty header, or fails an attempt at decoding, is not ok, and its pixels are zero.
+
+        An operation that fails would fail the whole batch; a data set that ignores errors is the one place in a graph where
+        one item may fail alone.
+        """
+        image_bytes = tf.map_fn(first_frame, image_bytes)
+        signature = (tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int64))
+        fault, pixels = tf.map_fn(read_header, image_bytes, fn_output_signature=signature)
+        sound = fault == b""
+        # one at a time where one is large, so that memory is that of one
+        large = tf.reduce_any(sound & (pixels > LARGE))
+        ok = tf.cond(
+            large, lambda: self._tried(image_bytes, sound, 1), lambda: self._tried(image_bytes, sound, PARALLEL)
+        )
+        squares = tf.cond(
+            large, lambda: self._squares(image_bytes, ok, 1), lambda: self._squares(image_bytes, ok, PARALLEL)
+        )
+        return ok, tf.where(ok, "", tf.where(sound, "it does not decode", fault)), squares
+
+    def _tried(self, image_bytes: tf.Tensor, sound: tf.Tensor, parallel: int) -> tf.Tensor:
+        safe = tf.where(sound, image_bytes, b"")
+        count = tf.shape(image_bytes, out_type=tf.int64)[0]
+        items = tf.data.Dataset.from_tensor_slices((tf.range(count), safe))
+        tried = items.map(_attempt_item, num_parallel_calls=parallel).ignore_errors()
+        options = tf.data.Options()
+        options.autotune.enabled = False  # tuning and rewriting the data set would cost most of a request's time
+        options.experimental_optimization.apply_default_optimizations = False
+        return tried.with_options(options).reduce(tf.zeros((count,), tf.bool), _mark_item)
+
+    def _squares(self, image_bytes: tf.Tensor, ok: tf.Tensor, parallel: int) -> tf.Tensor:
+        shape = (self._size, self._size, 3)
+        return tf.map_fn(
+            lambda one: tf.cond(one[0], lambda: self._square(one[1]), lambda: tf.zeros(shape, tf.uint8)),
+            (ok, image_bytes),
+            fn_output_signature=tf.TensorSpec(shape, tf.uint8),
+            parallel_iterations=parallel,
+        )
+
+
+@tf.autograph.experimental.do_not_convert
+def _attempt_item(index: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    return index, attempt(data)
+
+
+@tf.autograph.experimental.do_not_convert
+def _mark_item(ok: tf.Tensor, item: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+    return tf.tensor_scatter_nd_update(ok, [[item[0]]], [True])

@@ -1,0 +1,103 @@
+"""Probabilities from a trained model: from pixels, averaged over views, or from cached features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from tlkit.backbones import Backbone
+from tlkit.data.examples import Examples, RowSource
+from tlkit.features.extract import extract_features
+from tlkit.models.blocks import cut
+from tlkit.models.inference import frozen_call
+from tlkit.plan.recipe import Unfreeze
+
+
+def predict_probabilities(
+    model: keras.Model, pixels: RowSource, *, batch_size: int = 32, verbose: bool = False
+) -> np.ndarray:
+    """The classifier's probabilities: float32, shape (n, classes), from pixels in uint8 RGB."""
+    count = len(pixels)
+    result = np.zeros((count, model.output_shape[-1]), "float32")
+    call = frozen_call(model, batch_size)
+    bar = keras.utils.Progbar(count, unit_name="image", verbose=1 if verbose and count else 0)
+    for start in range(0, count, batch_size):
+        images = pixels.gather(np.arange(start, min(start + batch_size, count)))
+        result[start : start + len(images)] = call(images)[0]
+        bar.update(start + len(images))
+    return result
+
+
+def own_probabilities(
+    model: keras.Model, pixels: RowSource, places: Sequence[int], *, batch_size: int = 32
+) -> np.ndarray:
+    """What Keras' own forward pass gives for some rows: slower than `predict_probabilities`, whose graph joins layers and rounds
+    otherwise. float32, shape (len(places), classes).
+    """
+    chunks = [places[start : start + batch_size] for start in range(0, len(places), batch_size)]
+    return np.concatenate([model.predict_on_batch(pixels.gather(np.asarray(chunk))) for chunk in chunks])
+
+
+VIEWS = ("flip", "ten-crop")
+CROP = 0.875  # of the side: 224 of 256, as in Krizhevsky, Sutskever and Hinton 2012
+
+
+def predict_averaged(model: keras.Model, pixels: RowSource, views: str, *, batch_size: int = 32) -> np.ndarray:
+    """Probabilities averaged over views of each picture: "flip" = it and its mirror image; "ten-crop" = the corners and the middle
+    at 7/8 of the side, enlarged to the whole, each with its mirror image; "five-crop" = without. float32, shape (n, classes).
+
+    Costs 2, 10 or 5 times the forward passes. Only for classes that a mirror image does not change.
+    """
+    call, result = frozen_call(model, batch_size), np.zeros((len(pixels), model.output_shape[-1]), "float32")
+    for start in range(0, len(pixels), batch_size):
+        images = pixels.gather(np.arange(start, min(start + batch_size, len(pixels))))
+        several = [images] if views == "flip" else _crops(images)
+        if views != "five-crop":
+            several = [view for one in several for view in (one, one[:, :, ::-1])]
+        result[start : start + len(images)] = sum(call(view)[0] for view in several) / len(several)
+    return result
+
+
+def _crops(images: np.ndarray) -> list[np.ndarray]:
+    side = images.shape[1]
+    inner = round(CROP * side)
+    margin = side - inner
+    places = [(0, 0), (0, margin), (margin, 0), (margin, margin), (margin // 2, margin // 2)]
+    crops = [images[:, top : top + inner, left : left + inner] for top, left in places]
+    return [np.asarray(keras.ops.image.resize(one.astype("float32"), (side, side))) for one in crops]
+
+
+def predict_from_cache(
+    model: keras.Model,
+    backbone: Backbone,
+    unfreeze: Unfreeze,
+    examples: Examples,
+    batch_size: int = 32,
+    *,
+    pixels_key: str,
+    cache_gb: float | None = None,
+    verbose: bool = False,
+) -> tuple[np.ndarray, int]:
+    """The classifier's probabilities, its frozen blocks' outputs taken from the cache or computed and kept.
+
+    unfreeze: as in the last stage: what lies below is what earlier stages and runs have computed already.
+    pixels_key, cache_gb: see `extract_features`. Returns float32, shape (n, classes), and how many images ran through the
+    frozen blocks (all n when nothing is frozen, or the cache has no room).
+    """
+    prefix, suffix = cut(model, backbone, unfreeze)
+    features = None
+    if prefix is not None:
+        features = extract_features(
+            prefix, examples, pixels_key=pixels_key, batch_size=batch_size, cache_gb=cache_gb, verbose=verbose
+        )
+    if features is None:
+        return predict_probabilities(model, examples.pixels, batch_size=batch_size, verbose=verbose), len(examples)
+    (sources,) = features.views
+    call = frozen_call(suffix, batch_size)
+    result = np.zeros((len(examples), model.output_shape[-1]), "float32")
+    for start in range(0, len(examples), batch_size):
+        places = np.arange(start, min(start + batch_size, len(examples)))
+        result[places] = call([source.gather(places) for source in sources])[0]
+    return result, features.computed

@@ -1,0 +1,128 @@
+"""Where an answer came from: Grad-CAM and occlusion maps.
+
+A map is float32, shape (rows, columns), 0 or more, the larger the more a position spoke for the class. Works on every classifier that
+`tlkit.build_classifier` makes and that ends in feature maps. Needs the TensorFlow backend for gradients.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+
+from tlkit.errors import SpecError
+from tlkit.models.blocks import feature_maps
+from tlkit.models.inference import frozen_call
+
+COLOURS = ((0.0, (0, 0, 4)), (0.35, (120, 28, 109)), (0.65, (237, 105, 37)), (1.0, (252, 255, 164)))
+
+
+class GradCam:
+    """A classifier's Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391): the last feature maps, each weighed by the mean gradient of the class
+    by it, what is below 0 left out.
+
+    Where a head reads several blocks, the topmost one's maps are weighed.
+
+    Raises SpecError for a model whose head reads no feature maps, such as an ensemble.
+    """
+
+    def __init__(self, model: keras.Model, batch_size: int = 16) -> None:
+        ends = feature_maps(model)
+        if not ends or len(ends[-1].shape) != 4:
+            raise SpecError(
+                f"The model '{model.name}' has no feature maps before its head, so Grad-CAM has nothing to weigh. Use occlusion (--method occlusion)."
+            )
+        self._batch, self._shape = batch_size, model.input_shape[1:]
+        self._prefix = frozen_call(keras.Model(model.input, ends), batch_size)
+        self._suffix = keras.Model(ends, model.output)
+
+    def milliseconds(self) -> float:
+        """How long the network takes for an image on this machine, in batches: the best of three."""
+        blank = np.zeros((self._batch, *self._shape), "uint8")
+        self._prefix(blank)  # traces
+        times = []
+        for _ in range(3):
+            before = time.perf_counter()
+            self._prefix(blank)
+            times.append(time.perf_counter() - before)
+        return 1000 * min(times) / self._batch
+
+    def __call__(self, pictures: np.ndarray, classes: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Maps, shape (n, rows, columns), the largest of each 1, and the probabilities, shape (n, classes).
+
+        pictures: uint8 or float, RGB 0-255, shape (n, height, width, 3). classes: which to explain; default the most probable.
+        """
+        found = [
+            self._of_batch(pictures[start : start + self._batch], classes and classes[start : start + self._batch])
+            for start in range(0, len(pictures), self._batch)
+        ]
+        maps, probabilities = zip(*found, strict=True)
+        return np.concatenate(maps), np.concatenate(probabilities)
+
+    def _of_batch(self, pictures: np.ndarray, classes: Sequence[int] | None) -> tuple[np.ndarray, np.ndarray]:
+        import tensorflow as tf
+
+        ends = [tf.constant(one) for one in self._prefix(pictures)]
+        with tf.GradientTape() as tape:
+            tape.watch(ends)
+            probabilities = self._suffix(ends, training=False)
+            chosen = tf.argmax(probabilities, axis=1) if classes is None else tf.constant(classes, tf.int64)
+            picked = tf.gather(probabilities, chosen, batch_dims=1)
+            # the class against the others together: the log odds do not saturate where the probability is near 1
+            odds = tf.math.log(picked + 1e-12) - tf.math.log(1 - picked + 1e-6)
+        slopes = tape.gradient(odds, ends[-1])
+        weights = tf.reduce_mean(slopes, axis=(1, 2), keepdims=True)
+        maps = tf.nn.relu(tf.reduce_sum(weights * ends[-1], axis=-1)).numpy()
+        return _to_1(maps), probabilities.numpy()
+
+
+def occlusion_maps(
+    model: keras.Model, pictures: np.ndarray, classes: Sequence[int], *, patches: int = 8, batch_size: int = 32
+) -> np.ndarray:
+    """By how much a class's probability falls when a patch is covered with the picture's mean colour (Zeiler and Fergus 2014,
+    arXiv:1311.2901): shape (n, patches, patches), below 0 left out. Costs patches² + 1 forward passes for each picture.
+
+    pictures: uint8, shape (n, height, width, 3). classes: one for each. A patch is twice as wide as its step.
+    """
+    call = frozen_call(model, batch_size)
+    return np.stack([_occluded(call, *one, patches, batch_size) for one in zip(pictures, classes, strict=True)])
+
+
+def _occluded(
+    call: Callable[[np.ndarray], list[np.ndarray]], picture: np.ndarray, chosen: int, patches: int, batch_size: int
+) -> np.ndarray:
+    height, width = picture.shape[:2]
+    covered = np.repeat(picture[None], patches**2 + 1, axis=0)
+    mean = picture.reshape(-1, 3).mean(0).astype(picture.dtype)
+    for row in range(patches):
+        for column in range(patches):
+            top, left = (int((at - 0.5) * side / patches) for at, side in ((row, height), (column, width)))
+            bottom, right = (int((at + 1.5) * side / patches) for at, side in ((row, height), (column, width)))
+            covered[1 + row * patches + column, max(top, 0) : bottom, max(left, 0) : right] = mean
+    found = [call(covered[start : start + batch_size])[0] for start in range(0, len(covered), batch_size)]
+    probabilities = np.concatenate(found)[:, chosen]
+    return np.maximum(probabilities[0] - probabilities[1:], 0).reshape(patches, patches)
+
+
+def enlarged(maps: np.ndarray, size: int) -> np.ndarray:
+    """Maps as large as the pictures, bilinearly: float32, shape (n, size, size)."""
+    from PIL import Image
+
+    box = (size, size)
+    return np.stack([np.asarray(Image.fromarray(one).resize(box, Image.Resampling.BILINEAR)) for one in maps])
+
+
+def overlay(picture: np.ndarray, map_: np.ndarray) -> np.ndarray:
+    """The picture in grey with its map in colour over it: uint8, shape (height, width, 3)."""
+    heat = enlarged(_to_1(map_[None].astype("float32")), picture.shape[0])[0]
+    grey = picture.mean(-1, keepdims=True)
+    colour = np.stack(
+        [np.interp(heat, [at for at, _ in COLOURS], [one[c] for _, one in COLOURS]) for c in range(3)], -1
+    )
+    return (grey * (1 - 0.6 * heat[..., None]) + colour * 0.6 * heat[..., None]).clip(0, 255).astype("uint8")
+
+
+def _to_1(maps: np.ndarray) -> np.ndarray:
+    return maps / np.maximum(maps.max(axis=(1, 2), keepdims=True), 1e-12)

@@ -1,0 +1,57 @@
+"""A first run with nothing but tlkit: scikit-learn's handwritten digits and the backbone that ships with tlkit. No download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tlkit.errors import RunError
+from tlkit.files import temporary_beside
+from tlkit.finetuning.finetune import finetune
+from tlkit.folders import PLAN, own_manifest
+from tlkit.progress import Say
+from tlkit.runs.folder import Run
+
+
+def write_digits(folder: str | Path, per_class: int | None = None) -> Path:
+    """Write scikit-learn's digits (1,797 scans of 8 x 8 pixels, 10 classes) as a folder per digit. Returns the folder.
+
+    per_class: images of each digit, default all. Files that are there already are left alone. PNG, grown to 32 x 32 pixels.
+    Source: E. Alpaydin, C. Kaynak 1998, Optical Recognition of Handwritten Digits, UCI, doi 10.24432/C50P49, CC BY 4.0.
+    """
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    written = [0] * 10
+    for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+        if per_class is not None and written[label] >= per_class:
+            continue
+        written[label] += 1
+        file = Path(folder) / str(label) / f"{number:04d}.png"
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            picture = Image.fromarray((pixels * 255 / 16).astype(np.uint8)).convert("RGB")
+            with temporary_beside(file) as temporary:
+                picture.resize((32, 32), Image.Resampling.BICUBIC).save(temporary)
+    return Path(folder)
+
+
+def demo(folder: str | Path = "tlkit-demo", *, verbose: bool = False, say: Say = lambda line: None) -> Run:
+    """Write the digits to `folder`/digits and fine-tune `nano` on them in `folder`/run, which is replaced if it is such a run.
+
+    say: called with each line for a person to read. Returns the Run. Raises RunError where `folder`/run is anything else.
+    """
+    out, data = Path(folder) / "run", Path(folder) / "digits"
+    earlier = own_manifest(out, PLAN)
+    if earlier and Path(earlier["settings"]["data"]).resolve() != data.resolve():
+        raise RunError(
+            f"'{out}' holds a run on other data, '{earlier['settings']['data']}'. Give the demo another --out."
+        )
+    write_digits(data)
+    say(f"wrote scikit-learn's 1,797 handwritten digits to {data}/0 to {data}/9\n")
+    recipe = "large_similar"  # the default's tournament would take a minute more
+    run = finetune(data, backbone="nano", recipe=recipe, out=out, force=True, verbose=verbose, say=say)
+    say("\nYour own pictures, one folder per class:\n  tlkit inspect FOLDER\n  tlkit finetune FOLDER")
+    say(f"What became of the digits:\n  tlkit predict {run.folder} {data}/7\n  tlkit evaluate {run.folder}")
+    return run

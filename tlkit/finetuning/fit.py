@@ -1,0 +1,64 @@
+"""Builds the classifier of a run, and says when its training must end."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from tlkit.backbones import Backbone
+from tlkit.data.images import ImageSet
+from tlkit.plan.recipe import Head
+from tlkit.runs.folder import open_run
+from tlkit.runs.reading import parity_sample
+
+if TYPE_CHECKING:
+    import keras
+
+
+def _build(
+    network: Backbone, images: ImageSet, head: Head, settings: dict[str, Any], size: int, precision: str
+) -> keras.Model:
+    from tlkit.models.classifier import build_classifier, copy_weights
+    from tlkit.runs.reading import load_model
+
+    start = settings["from_run"]
+    model = build_classifier(
+        network,
+        len(images.class_names),
+        head=head,
+        image_size=size,
+        weights="none" if start else settings["weights"],
+        seed=settings["seed"],
+        precision=precision,
+    )
+    if start:
+        copy_weights(
+            load_model(open_run(start)),
+            model,
+            with_head=list(open_run(start).plan["classes"]) == list(images.class_names),
+        )
+    return model
+
+
+def _deadline(
+    started: float, max_minutes: float | None, model: keras.Model, images: ImageSet, report: bool
+) -> float | None:
+    """When training must end, so that evaluation, export, the parity proof and the report still fit into the limit."""
+    if max_minutes is None:
+        return None
+    import numpy as np
+
+    from tlkit.models.inference import frozen_call
+
+    call, batch = frozen_call(model, 16), np.zeros((16, *model.input_shape[1:]), "uint8")
+    call(batch)  # the first call traces
+    before = time.monotonic()
+    call(batch)
+    per_image = (time.monotonic() - before) / 16
+    parts = images.table["part"].value_counts()
+    val, test = int(parts.get("val", 0)), int(parts.get("test", 0))
+    # the last epoch's validation, the evaluation of both parts, and the proof
+    reserve = 25 + 1.3 * per_image * (val + val + test + len(parity_sample(val)))
+    if report:  # measured: 5 s with 600 pictures, 22 s with 3,781
+        reserve += 5 + 0.005 * len(images)
+    return started + 60 * max_minutes - reserve

@@ -1,0 +1,120 @@
+"""Judges a trained model: its predictions, its temperature, its scores."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING, Any
+
+from tlkit.backbones import Backbone
+from tlkit.data.dataset import examples_of
+from tlkit.data.images import ImageSet
+from tlkit.plan.recipe import Recipe
+from tlkit.progress import Say
+from tlkit.runs.folder import Run
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+    from tlkit.data.pixels import Pixels
+
+
+def _as_saved(model: keras.Model, network: Backbone, recipe: Recipe, precision: str) -> keras.Model:
+    import keras
+
+    from tlkit.models.classifier import as_float32
+
+    if precision != "float32":
+        model = as_float32(model, network, recipe.head)
+    for layer in model.layers:
+        layer.trainable = True  # which layers a stage froze is no property of the saved model
+    return keras.Model(model.input, model.output, name=model.name)  # without what the last stage compiled into it
+
+
+def _predict_parts(
+    model: keras.Model,
+    network: Backbone,
+    recipe: Recipe,
+    images: ImageSet,
+    pixels: Pixels,
+    cache_gb: float | None,
+    verbose: bool,
+    say: Say,
+) -> tuple[dict[str, np.ndarray], int]:
+    """Probabilities by part, and how many images ran through the frozen blocks."""
+    from tlkit.devices import while_memory_lasts
+    from tlkit.evaluation.predict import predict_from_cache
+    from tlkit.models.inference import inference_batch
+
+    probabilities, computed = {}, 0
+    for part in ("val", "test"):
+        chosen, examples = images.part(part), examples_of(images, pixels, part)
+        if not len(chosen):
+            continue
+        found, ran = while_memory_lasts(
+            functools.partial(
+                predict_from_cache,
+                model,
+                network,
+                recipe.stages[-1].unfreeze,
+                examples,
+                pixels_key=pixels.key,
+                cache_gb=cache_gb,
+                verbose=verbose,
+            ),
+            inference_batch(recipe.batch_size),
+            say,
+        )
+        computed += ran
+        probabilities[part] = found
+    return probabilities, computed
+
+
+def _calibrate_and_score(
+    run: Run, model: keras.Model, images: ImageSet, raw: dict[str, np.ndarray], max_error: float | None
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Bakes a temperature into the model, writes the predictions, and returns what `metrics.json` says of both parts and the tempered
+    probabilities by part.
+    """
+    import pandas as pd
+
+    from tlkit.evaluation.calibration import bake, fit_temperature, temper
+    from tlkit.evaluation.refusal import refusal_threshold
+    from tlkit.evaluation.scores import evaluate, prediction_table
+
+    labels = {part: images.part(part).labels() for part in raw}
+    temperature = fit_temperature(raw["val"], labels["val"])
+    bake(model, temperature)
+    probabilities = {part: temper(found, temperature) for part, found in raw.items()}
+    before, scores, tables = {}, {}, []
+    for part, found in probabilities.items():
+        uncalibrated = evaluate(raw[part], labels[part], images.class_names)
+        before[part] = {name: uncalibrated[name] for name in ("log_loss", "ece")}
+        scores[part] = evaluate(found, labels[part], images.class_names)
+        mine = images.part(part).table
+        table = prediction_table(list(mine["path"]), found, images.class_names)
+        table.insert(1, "part", part)
+        table.insert(2, "label", list(mine["label"]))
+        tables.append(table)
+    run.write_table("predictions.csv", pd.concat(tables, ignore_index=True))
+    refusal = None
+    if max_error is not None:
+        chosen = refusal_threshold(probabilities["val"], labels["val"], max_error)
+        measured = {part: chosen.measured(probabilities[part], labels[part]) for part in raw}
+        refusal = {
+            **dataclasses.asdict(chosen),
+            "validation": measured["val"],
+            "test": measured.get("test"),
+        }
+    numbers = {
+        "validation": scores["val"],
+        "test": scores.get("test"),
+        "calibration": {
+            "temperature": temperature,
+            "fitted_on": len(labels["val"]),
+            "before": {"validation": before["val"], "test": before.get("test")},
+        },
+        "refusal": refusal,
+    }
+    return numbers, probabilities

@@ -1,0 +1,130 @@
+"""What the folder of a run or of an export may hold, and when it may be replaced.
+
+One rule holds wherever a folder is replaced: it must carry tlkit's own description, and hold nothing but the files of such a run or
+export. Otherwise the command fails before it changes anything and names what is in the way. Links are never followed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from tlkit.errors import RunError
+from tlkit.files import contents, write_atomically
+
+PLAN = "plan.json"
+DESCRIPTION = "tlkit.json"  # of an export
+
+OF_REPORT = (
+    "mistakes.csv",
+    "label_errors.csv",
+    "duplicates.csv",
+    "outliers.csv",
+    "report.json",
+    "report.html",
+)
+EXPORTED = "exports.csv"
+# what only some runs hold: the folders that `tlkit export` added and their table, the module of a backbone that is a SavedModel
+SOMETIMES = ("litert", "litert-int8", "onnx", "keras", EXPORTED, "modules")
+FILES = (
+    PLAN,
+    "split.csv",
+    "problems.csv",
+    "history.csv",
+    "model.keras",
+    "predictions.csv",
+    "saved_model",
+    *OF_REPORT,
+    "metrics.json",
+)
+
+
+def write_description(folder: Path, values: dict[str, Any]) -> None:
+    """An export's `tlkit.json`: what it says of itself, and the names of all its files, which are replaced with it."""
+    values = {**values, "files": contents(folder)}
+    write_atomically(folder / DESCRIPTION, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+_KEYS = {PLAN: ("tlkit", "settings", "recipe", "classes"), DESCRIPTION: ("classes", "image_size", "fit", "input")}
+_EXPORTS = ("saved_model", "litert", "litert-int8", "onnx", "keras")
+_KILLED = r"\.(?:tmp|old)-[0-9a-f]{8}-"  # how names begin that a killed process left: see `tlkit.files`
+_LEFT = re.compile(f"{_KILLED}(.+)")
+_MODULE = re.compile(
+    rf"modules/(|({_KILLED})?[0-9a-f]{{16}}/(|saved_model\.pb|tfhub_module\.pb|(variables|assets)/.*))"
+)
+_SAVED_MODEL = re.compile(r"saved_model\.pb|fingerprint\.pb|assets/|variables/variables\.(index|data-\d{5}-of-\d{5})")
+
+
+def own_manifest(folder: Path, name: str) -> dict[str, Any] | None:
+    """A folder's PLAN or DESCRIPTION, if there is one and it is tlkit's."""
+    file = folder / name
+    try:
+        values = None if file.is_symlink() else json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) and all(key in values for key in _KEYS[name]) else None
+
+
+def check_replaceable(folder: Path, manifest: str) -> None:
+    """Raise RunError unless a folder is absent, empty, or wholly a run's (`manifest` is PLAN) or an export's (DESCRIPTION)."""
+    what = {PLAN: "a run", DESCRIPTION: "an export"}[manifest]
+    if folder.is_symlink():
+        raise RunError(
+            f"'{folder}' is a link to '{folder.readlink()}'. Expected a folder; give the one that it leads to."
+        )
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise RunError(f"'{folder}' is a file. Expected a new or empty folder for {what}.")
+    foreign = _foreign(folder, manifest)
+    if foreign:
+        named = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3:,} more" if len(foreign) > 3 else "")
+        why = "" if own_manifest(folder, manifest) else f" (it has no {manifest} of tlkit's)"
+        raise RunError(
+            f"'{folder}' holds files that are not {what}'s{why}: {named}. Nothing was changed. Move them away, or give a new or empty folder."
+        )
+    if manifest == DESCRIPTION:
+        _check_movable(folder)
+
+
+def _foreign(folder: Path, manifest: str) -> list[str]:
+    """What a folder holds that is not of its run or export; all of it, where its description is not tlkit's."""
+    names = [name for name in contents(folder) if name.rpartition("/")[2] != ".DS_Store"]
+    known = own_manifest(folder, manifest)
+    if manifest == PLAN:
+        inside = {f"{one}/{name}" for one in _EXPORTS for name in _foreign(folder / one, DESCRIPTION)}
+        return [name for name in names if not _is_of_run(name, inside) or not (known or _is_left(name))]
+    if known is None:
+        return names
+    listed = known.get("files")
+    if isinstance(listed, list):
+        return [name for name in names if name != DESCRIPTION and name not in listed]
+    own = (DESCRIPTION, known.get("file"))  # an export from before there was a list
+    return [
+        name for name in names if name not in own and not (_MODULE if "file" in known else _SAVED_MODEL).fullmatch(name)
+    ]
+
+
+def _is_of_run(name: str, foreign_inside: set[str]) -> bool:
+    first = name.partition("/")[0]
+    if first in _EXPORTS:
+        return name != first and name not in foreign_inside
+    return name in (*FILES, EXPORTED) or _is_left(name) or bool(_MODULE.fullmatch(name))
+
+
+def _is_left(name: str) -> bool:
+    """Whether a killed process was writing it, in a run's folder."""
+    left = _LEFT.fullmatch(name.partition("/")[0])
+    return left is not None and left[1] in (*FILES, *SOMETIMES)
+
+
+def _check_movable(folder: Path) -> None:
+    place, here = folder.resolve(), Path.cwd()
+    if os.path.ismount(place) or place in (here, *here.parents):
+        raise RunError(
+            f"'{folder}' is where this command runs, or where a disk is mounted, and cannot be replaced as a whole. "
+            "Run it from elsewhere, or give another folder."
+        )

@@ -1,0 +1,145 @@
+"""The blocks of a classifier: where they end, which of them train, and how a model is cut between two of them.
+
+Unfreezing is done per layer, right before `compile`; nothing else in the library touches `trainable`. Imports Keras only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from tlkit.backbones import Backbone, find_backbone
+from tlkit.backbones.graph import _boundary_tensors, ancestors_of, crossing_tensors, graph_nodes
+from tlkit.errors import SpecError
+from tlkit.models.head import FEATURES, TAP
+from tlkit.plan.recipe import BATCH_NORMS, Unfreeze
+
+
+@dataclass(frozen=True)
+class Block:
+    """A stretch of the backbone between two boundaries.
+
+    layers: its layers, in graph order. end: the tensors that leave it, one for most networks and two for NASNet.
+    """
+
+    layers: tuple[keras.layers.Layer, ...]
+    end: tuple[Any, ...]
+
+
+def blocks(model: keras.Model, backbone: Backbone) -> list[Block]:
+    """The backbone's blocks in a classifier, bottom first; together they hold every weighted backbone layer."""
+    nodes = graph_nodes(model)
+    there = {layer.name for layer in model.layers}
+    below: set[Any] = set()
+    result = []
+    ends = [_boundary_tensors(model, nodes, one) for one in backbone.boundaries if one.split(" ", 1)[1] in there]
+    for tensors in (*ends, _end_of_backbone(model, nodes)):
+        ancestors = ancestors_of(tensors, nodes)
+        if ancestors <= below:
+            continue  # a head that taps a lower block leaves the ones above it out
+        below_taps = ancestors | _taps_of(ancestors, nodes)
+        mine = [op for op in nodes if op in ancestors and op not in below]
+        layers = tuple(op for op in mine if isinstance(op, keras.layers.Layer))
+        result.append(Block(layers, crossing_tensors(below_taps, nodes)))
+        below = below_taps
+    return result
+
+
+def _taps_of(below: set[Any], nodes: dict[Any, Any]) -> set[Any]:
+    """The layers that pool the ends of blocks below: beside the road upwards, and no longer than a vector."""
+    found: set[Any] = set()
+    for operation, node in nodes.items():
+        if operation.name.startswith(TAP):
+            makers = {tensor._keras_history.operation for tensor in node.input_tensors}
+            if makers <= below | found:
+                found.add(operation)
+    return found
+
+
+def set_trainable(
+    model: keras.Model, backbone: Backbone | str, *, unfreeze: Unfreeze = 0, batch_norm: str = "frozen"
+) -> int:
+    """Let the head and the top blocks train, and freeze everything else. Compile afterwards.
+
+    unfreeze: how many blocks from the top; "all" for every one; 0 for the head alone; a tuple for those blocks, 1 = the bottom one.
+    batch_norm: "frozen" and "recalibrated" hold the unfrozen blocks' BatchNormalization still (weights and moving statistics);
+        "moving" trains them. Keras up to 3.15 ignores `training=False` during `fit`, so this is done per layer.
+
+    Returns the number of trainable weights (numbers, not tensors). Raises SpecError when the backbone has fewer blocks.
+    """
+    if batch_norm not in BATCH_NORMS:
+        raise SpecError(f"batch_norm is '{batch_norm}'. Expected one of {', '.join(BATCH_NORMS)}.")
+    backbone = find_backbone(backbone) if isinstance(backbone, str) else backbone
+    parts = blocks(model, backbone)
+    count = backbone.block_count(unfreeze)
+    of_backbone = {id(layer) for block in parts for layer in block.layers}
+    for layer in model.layers:
+        layer.trainable = id(layer) not in of_backbone
+    for number, block in enumerate(parts, start=1):
+        if not (number in unfreeze if isinstance(unfreeze, tuple) else number > len(parts) - count):
+            continue
+        for layer in block.layers:
+            layer.trainable = True
+            if hasattr(layer, "hold_still"):  # a SavedModel, whose layers cannot be told apart
+                layer.hold_still = batch_norm != "moving"
+            if batch_norm != "moving":
+                for inner in _inner_layers(layer):
+                    if isinstance(inner, keras.layers.BatchNormalization):
+                        inner.trainable = False
+    return sum(math.prod(weight.shape) for weight in model.trainable_weights)
+
+
+def cut(model: keras.Model, backbone: Backbone, unfreeze: Unfreeze) -> tuple[keras.Model | None, keras.Model]:
+    """Two models that share the classifier's weights: the frozen prefix, and what trains on its outputs.
+
+    With unfreeze 0 the prefix ends at the pooled features, one output for each tapped block; with k, below the top k blocks; with
+    "all" (or every block) there is no prefix, and the second is the classifier itself.
+    """
+    parts = blocks(model, backbone)
+    count = backbone.block_count(unfreeze)
+    if count >= len(parts):
+        return None, model
+    end = _pooled(model) if count == 0 else parts[len(parts) - count - 1].end
+    prefix = keras.Model(model.input, list(end), name="prefix")
+    return prefix, keras.Model(list(end), model.output, name="suffix")
+
+
+def _inner_layers(layer: keras.layers.Layer) -> Sequence[keras.layers.Layer]:
+    """A layer and, when it holds others (ConvNeXt's down-sampling), those too."""
+    return [layer, *[inner for child in getattr(layer, "layers", ()) for inner in _inner_layers(child)]]
+
+
+def _pooled(model: keras.Model) -> Sequence[Any]:
+    """The pooled features: one tensor, or one for each tapped block."""
+    features = model.get_layer(FEATURES)
+    inputs = features.input if isinstance(features.input, list) else [features.input]
+    tapped = all(tensor._keras_history.operation.name.startswith(TAP) for tensor in inputs)
+    return inputs if tapped else [features.output]
+
+
+def tap_numbers(model: keras.Model) -> list[int]:
+    """Which block each of the pooled features is of, as `cut` with unfreeze 0 puts them out; 0 for a head that does not tap."""
+    names = [tensor._keras_history.operation.name for tensor in _pooled(model)]
+    if names == [FEATURES]:
+        return [0]
+    return [int(name.removeprefix(TAP).split("_")[0]) for name in names]
+
+
+def _end_of_backbone(model: keras.Model, nodes: dict[Any, Any]) -> Sequence[Any]:
+    """The backbone's tensors that the head reads."""
+    taps = [op for op in nodes if op.name.startswith(TAP)]
+    if taps:
+        return [t for op in taps for t in nodes[op].input_tensors if t._keras_history.operation not in taps]
+    pooling = "head_avg" if any(op.name == "head_avg" for op in nodes) else FEATURES
+    return nodes[model.get_layer(pooling)].input_tensors
+
+
+def feature_maps(model: keras.Model) -> list[Any]:
+    """The backbone's tensors that a classifier's head reads, the topmost last; none for a model without such a head."""
+    if not any(layer.name == FEATURES for layer in model.layers):
+        return []
+    return list(_end_of_backbone(model, graph_nodes(model)))

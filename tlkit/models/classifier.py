@@ -1,0 +1,110 @@
+"""The classifier: an ordinary functional Keras model whose backbone layers are its own layers.
+
+Because the model is flat, a block boundary is a tensor of its graph, and cutting there gives two models that share
+their weights (see `tlkit.models.blocks`). Imports Keras only, so it runs on every Keras backend.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+
+from tlkit.backbones import Backbone, find_backbone, find_weights, graph_of, load_backbone_weights
+from tlkit.backbones.table import build_backbone
+from tlkit.errors import SpecError
+from tlkit.models.batch_norm import _copy_momentum, _quicken_batch_norm
+from tlkit.models.head import _attach_head, _head_layers, _pool, _pooled_taps
+from tlkit.plan.recipe import Head
+
+
+def build_classifier(
+    backbone: Backbone | str,
+    classes: int,
+    *,
+    head: Head | None = None,
+    image_size: int | None = None,
+    weights: str = "imagenet",
+    seed: int = 0,
+    precision: str = "float32",
+) -> keras.Model:
+    """A backbone with a new head, as one flat functional model.
+
+    backbone: a row of `tlkit.backbones`, or its name, or what else `find_backbone` takes.
+    classes: 2 or more. image_size: pixels of each side; default the backbone's native size.
+    weights: "imagenet", "none" for random ones, or a weights file of the backbone without its top.
+    seed: sets Keras' global seed, so that initial weights repeat.
+    precision: a Keras dtype policy for the layers; the softmax is float32 in any case.
+
+    The model takes raw RGB, 0-255, shape (n, image_size, image_size, 3), and answers float32 probabilities, shape
+    (n, classes). It normalises by itself. All layers are trainable: call `set_trainable` before `compile`.
+
+    Raises SpecError for a size the backbone cannot take, WeightsError for absent or foreign weights.
+    """
+    backbone = find_backbone(backbone) if isinstance(backbone, str) else backbone
+    head = head or Head()
+    size = image_size or backbone.size
+    if classes < 2:
+        raise SpecError(f"classes is {classes}. Expected 2 or more.")
+    if size < backbone.smallest:
+        raise SpecError(f"image_size is {size}, and {backbone.name} takes {backbone.smallest} or more pixels.")
+    file = find_weights(backbone, weights)
+    keras.utils.set_random_seed(seed)
+    with _dtype_policy(precision):
+        if backbone.file:
+            inputs, features = graph_of(backbone, size)
+        else:
+            inputs = keras.Input((size, size, 3), name="image")
+            features = build_backbone(backbone, inputs)
+            network = keras.Model(inputs, features)
+            if file is not None:
+                load_backbone_weights(backbone, network, file)
+            else:
+                _quicken_batch_norm(network)
+        x = _pooled_taps(keras.Model(inputs, features), backbone, head) if head.taps else _pool(features, head.pooling)
+        return keras.Model(inputs, _attach_head(x, head, classes), name="classifier")
+
+
+@contextmanager
+def _dtype_policy(name: str):  # type: ignore[no-untyped-def]
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def as_float32(model: keras.Model, backbone: Backbone, head: Head) -> keras.Model:
+    """The same classifier computing in float32 throughout, weights copied; for saving and serving."""
+    size, classes = model.input_shape[1], model.output_shape[-1]
+    plain = build_classifier(backbone, classes, head=head, image_size=size, weights="none")
+    plain.set_weights(model.get_weights())
+    _copy_momentum(model, plain)
+    return plain
+
+
+def copy_weights(source: keras.Model, target: keras.Model, *, with_head: bool) -> None:
+    """Copy a classifier's backbone weights into another of the same backbone; with_head: and its head's, where they fit.
+
+    Raises SpecError when the backbones differ.
+    """
+    theirs, ours = _backbone_weights(source), _backbone_weights(target)
+    if [tuple(w.shape) for w in theirs] != [tuple(w.shape) for w in ours]:
+        raise SpecError(
+            "The earlier run's backbone has other weights than this one. Start from a run of the same backbone."
+        )
+    for mine, other in zip(ours, theirs, strict=True):
+        mine.assign(other)
+    _copy_momentum(source, target)
+    if with_head:
+        heads = [[w for layer in _head_layers(m) for w in layer.weights] for m in (source, target)]
+        if [tuple(w.shape) for w in heads[0]] == [tuple(w.shape) for w in heads[1]]:
+            for other, mine in zip(*heads, strict=True):
+                mine.assign(other)
+
+
+def _backbone_weights(model: keras.Model) -> list[Any]:
+    head = {id(layer) for layer in _head_layers(model)}
+    return [weight for layer in model.layers if id(layer) not in head for weight in layer.weights]

@@ -1,0 +1,86 @@
+"""The head of a classifier: what it reads of the backbone, how that is pooled, and the layers that end it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from tlkit.backbones import Backbone
+from tlkit.backbones.graph import _boundary_tensors, ancestors_of, crossing_tensors, graph_nodes
+from tlkit.errors import SpecError
+from tlkit.plan.recipe import Head
+
+FEATURES = "head_features"  # the layer whose output is the pooled features
+TAP = "head_tap_"  # begins the names of the layers that pool the ends of single blocks
+
+
+def tapped_blocks(head: Head, backbone: Backbone) -> tuple[int, ...]:
+    """The blocks whose pooled outputs a head reads, 1 = the bottom one. Raises SpecError for a block that is not there."""
+    if head.taps == "all":
+        return tuple(range(1, backbone.blocks + 1))
+    chosen = tuple(sorted({int(block) for block in head.taps})) or (backbone.blocks,)
+    if chosen[-1] > backbone.blocks:
+        raise SpecError(f"Head.taps names block {chosen[-1]}, and {backbone.name} has {backbone.blocks} blocks.")
+    return chosen
+
+
+def _pooled_taps(network: keras.Model, backbone: Backbone, head: Head) -> Any:
+    nodes, tapped = graph_nodes(network), tapped_blocks(head, backbone)
+    pooled = []
+    for block in tapped:
+        if block == backbone.blocks:
+            ends = tuple(network.outputs)
+        else:
+            boundary = _boundary_tensors(network, nodes, backbone.boundaries[block - 1])
+            ends = crossing_tensors(ancestors_of(boundary, nodes), nodes)
+        for place, end in enumerate(ends):
+            suffix = f"{block}" if len(ends) == 1 else f"{block}_{place}"
+            pooled.append(_pool(end, head.pooling, TAP + suffix))
+    if len(pooled) == 1:
+        return keras.layers.Activation("linear", name=FEATURES)(pooled[0])
+    return keras.layers.Concatenate(name=FEATURES)(pooled)
+
+
+def _attach_head(x: Any, head: Head, classes: int) -> Any:
+    layers = keras.layers
+    limits: dict[str, Any] = {
+        "kernel_regularizer": keras.regularizers.L1L2(head.l1, head.l2) if head.l1 or head.l2 else None,
+        "kernel_constraint": keras.constraints.MaxNorm(head.max_norm) if head.max_norm else None,
+    }
+    if head.batch_norm:
+        x = layers.BatchNormalization(name="head_bn")(x)
+    for number, units in enumerate(head.hidden, start=1):
+        x = _drop(x, head.dropout, f"head_dropout_{number}")
+        x = layers.Dense(units, use_bias=not head.batch_norm, name=f"head_dense_{number}", **limits)(x)
+        if head.batch_norm:
+            x = layers.BatchNormalization(name=f"head_bn_{number}")(x)
+        x = layers.Activation("relu", name=f"head_relu_{number}")(x)
+    x = _drop(x, head.dropout, "head_dropout")
+    return layers.Dense(classes, activation="softmax", dtype="float32", name="predictions", **limits)(x)
+
+
+def _pool(features: Any, pooling: str, name: str = FEATURES) -> Any:
+    layers = keras.layers
+    if len(features.shape) == 2:  # a backbone that is not of the table may end in a vector
+        return layers.Activation("linear", name=name)(features)
+    if len(features.shape) == 3:  # tokens
+        return layers.GlobalAveragePooling1D(name=name)(features)
+    if pooling == "avg":
+        return layers.GlobalAveragePooling2D(name=name)(features)
+    if pooling == "max":
+        return layers.GlobalMaxPooling2D(name=name)(features)
+    if pooling == "flatten":
+        return layers.Flatten(name=name)(features)
+    prefix = "head" if name == FEATURES else name
+    average = layers.GlobalAveragePooling2D(name=f"{prefix}_avg")(features)
+    highest = layers.GlobalMaxPooling2D(name=f"{prefix}_max")(features)
+    return layers.Concatenate(name=name)([average, highest])
+
+
+def _drop(x: Any, rate: float, name: str) -> Any:
+    return keras.layers.Dropout(rate, name=name)(x) if rate else x
+
+
+def _head_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    return [layer for layer in model.layers if layer.name.startswith("head_") or layer.name == "predictions"]

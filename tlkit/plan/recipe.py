@@ -1,0 +1,254 @@
+"""The recipes: frozen values that say what a run will do. Standard library only; nothing here does work.
+
+`Head`, `Stage` and `Recipe` check themselves when they are made, so a plan that exists can be carried out. To vary one, use
+`dataclasses.replace`. They turn into JSON and back (`to_dict`, `recipe_from_dict`), which is how a run folder's `plan.json` can be
+run again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tlkit.errors import SpecError
+from tlkit.plan.augmentation import Augmentation
+from tlkit.plan.checks import _between, _from_dict, _one_of, _whole
+
+Unfreeze = int | str | tuple[int, ...]
+
+POOLINGS = ("avg", "max", "avg+max", "flatten")
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("constant", "cosine", "plateau")
+BATCH_NORMS = ("frozen", "moving", "recalibrated")
+SOLVERS = ("gradient", "logistic", "svm")
+PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
+MONITORS = ("val_loss", "val_accuracy", "last")
+
+
+@dataclass(frozen=True)
+class Head:
+    """What replaces the ImageNet top. The default is one dense softmax layer on averaged features.
+
+    pooling: "avg", "max", "avg+max" (concatenated) or "flatten".
+    taps: which blocks' pooled outputs the head reads, concatenated: () = the last alone; "all"; or numbers, 1 = the bottom one.
+        Earlier blocks hold more general features, which serve pictures unlike ImageNet's (Evci et al. 2022, arXiv:2201.03529).
+        Blocks above the highest tap are left out of the model.
+    hidden: units of each ReLU layer between pooling and softmax.
+    dropout: share of units dropped before every dense layer, 0 to below 1.
+    batch_norm: a BatchNormalization after pooling and after each hidden layer.
+    l1, l2: weight of the absolute and of the squared kernel values added to the loss, 0 or more.
+    max_norm: the largest norm that a dense unit's weights may have, above 0 (Srivastava et al. 2014); None = any.
+    label_smoothing: share of the target probability spread over all classes, 0 to below 1
+        (Szegedy et al. 2016, arXiv:1512.00567).
+
+    >>> Head(hidden=(256,), dropout=0.5).pooling
+    'avg'
+    """
+
+    pooling: str = "avg"
+    taps: tuple[int, ...] | str = ()
+    hidden: tuple[int, ...] = ()
+    dropout: float = 0.0
+    batch_norm: bool = False
+    l1: float = 0.0
+    l2: float = 0.0
+    max_norm: float | None = None
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        _one_of("Head.pooling", self.pooling, POOLINGS)
+        _between("Head.dropout", self.dropout, 0, 1, open_end=True)
+        _between("Head.label_smoothing", self.label_smoothing, 0, 1, open_end=True)
+        _between("Head.l1", self.l1, 0, None)
+        _between("Head.l2", self.l2, 0, None)
+        if self.max_norm is not None:
+            _between("Head.max_norm", self.max_norm, 0, None, open_start=True)
+        for units in self.hidden:
+            _whole("Head.hidden", units, 1)
+        if isinstance(self.taps, str) and self.taps != "all":
+            raise SpecError(f"Head.taps is '{self.taps}'. Expected 'all', or numbers of blocks such as (2, 4).")
+        for block in () if self.taps == "all" else self.taps:
+            _whole("Head.taps", block, 1)
+        if self.taps and self.pooling == "flatten":
+            raise SpecError(
+                "Head.pooling 'flatten' of several blocks would be millions of numbers. Use 'avg' or 'max'."
+            )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training: which blocks may move, how fast, for how long.
+
+    epochs: passes over the training images, 1 or more.
+    learning_rate: per step, at its highest. A stage that unfreezes blocks commonly takes a tenth to a
+        hundredth of the head stage's (keras.io/guides/transfer_learning).
+    unfreeze: how many of the backbone's top blocks train; 0 = the head alone, "all" = every block; (2,) = block 2 and no other, 1
+        being the bottom one (surgical fine-tuning, Lee et al. 2023, arXiv:2210.11466).
+    optimizer: "adam", "adamw" (decoupled weight decay, arXiv:1711.05101) or "sgd" (momentum 0.9).
+    weight_decay: for "adamw" and "sgd", 0 or more; "adam" takes none.
+    schedule: "constant"; "cosine" to zero; "plateau" = a fifth after two epochs without improvement.
+    warmup: epochs over which the learning rate rises from zero, 0 or more; not with "plateau".
+    layer_decay: each block further from the head learns at this factor of the one above it, above 0 to 1
+        (discriminative rates, Howard and Ruder 2018, arXiv:1801.06146). 1 = all alike.
+    batch_norm: "frozen" keeps the unfrozen blocks' BatchNormalization layers as pretrained, "moving" trains
+        them, "recalibrated" takes their statistics from the training images before the stage and then keeps them (Li et al. 2016,
+        arXiv:1603.04779). Which is best depends on the learning rate and the data: measure it.
+    patience: epochs without improvement on validation before the stage ends; None = never.
+    mixup, cutmix: alpha of the Beta distribution by which two images and their labels are blended (Zhang et al. 2018,
+        arXiv:1710.09412) or a rectangle of one is put into the other (Yun et al. 2019, arXiv:1905.04899); 0 = off. With both, batches
+        take turns by chance.
+    ema: momentum of a moving average of the weights, which is what is validated and kept; 0 = off, up to below 1.
+    interpolate: how far the stage goes from the weights it began with to those it ended with, above 0 to 1. 0.5 is half the way, which
+        often serves pictures from elsewhere better (WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903).
+    solver: "gradient" trains. "logistic" and "svm" solve a linear head outright on cached features (see `tlkit.features.linear`); epochs and
+        rates then play no part, unless the cache has no room for the features.
+    strength: C, the inverse weight of a solver's penalty, above 0; None = 7 values are tried, and cross-validation over
+        training and validation images chooses.
+
+    >>> Stage(epochs=5, learning_rate=1e-4, unfreeze=2).schedule
+    'constant'
+    """
+
+    epochs: int
+    learning_rate: float
+    unfreeze: Unfreeze = 0
+    optimizer: str = "adam"
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    warmup: float = 0.0
+    layer_decay: float = 1.0
+    batch_norm: str = "frozen"
+    patience: int | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    ema: float = 0.0
+    interpolate: float = 1.0
+    solver: str = "gradient"
+    strength: float | None = None
+
+    def __post_init__(self) -> None:
+        _whole("Stage.epochs", self.epochs, 1)
+        _between("Stage.learning_rate", self.learning_rate, 0, None, open_start=True)
+        if isinstance(self.unfreeze, tuple):
+            for block in self.unfreeze:
+                _whole("Stage.unfreeze", block, 1)
+        if self.unfreeze == ():
+            raise SpecError("Stage.unfreeze is (). Expected blocks such as (2,), or 0 for the head alone.")
+        if isinstance(self.unfreeze, str) and self.unfreeze != "all":
+            raise SpecError(
+                f"Stage.unfreeze is '{self.unfreeze}'. Expected a number of blocks, 'all', or (2,) for block 2."
+            )
+        if not isinstance(self.unfreeze, str | tuple):
+            _whole("Stage.unfreeze", self.unfreeze, 0)
+        for name in ("mixup", "cutmix"):
+            _between(f"Stage.{name}", getattr(self, name), 0, None)
+        _between("Stage.ema", self.ema, 0, 1, open_end=True)
+        _between("Stage.interpolate", self.interpolate, 0, 1, open_start=True)
+        if self.cutmix and self.unfreeze == 0:
+            raise SpecError(
+                "Stage.cutmix puts one picture into another, and a head alone sees pooled features. Use mixup."
+            )
+        _one_of("Stage.optimizer", self.optimizer, OPTIMIZERS)
+        _between("Stage.weight_decay", self.weight_decay, 0, None)
+        _one_of("Stage.schedule", self.schedule, SCHEDULES)
+        _between("Stage.warmup", self.warmup, 0, None)
+        _between("Stage.layer_decay", self.layer_decay, 0, 1, open_start=True)
+        _one_of("Stage.batch_norm", self.batch_norm, BATCH_NORMS)
+        _one_of("Stage.solver", self.solver, SOLVERS)
+        if self.solver != "gradient" and self.unfreeze != 0:
+            raise SpecError(f"Stage.solver '{self.solver}' solves a head alone. Use unfreeze=0, or solver='gradient'.")
+        if self.strength is not None:
+            _between("Stage.strength", self.strength, 0, None, open_start=True)
+            if self.solver == "gradient":
+                raise SpecError(
+                    "Stage.strength is a solver's, and this stage trains. Use solver='logistic' or 'svm', or None."
+                )
+        if self.patience is not None:
+            _whole("Stage.patience", self.patience, 1)
+        if self.optimizer == "adam" and self.weight_decay:
+            raise SpecError("Stage.weight_decay is not applied by 'adam'. Use optimizer='adamw', or 0.")
+        if self.schedule == "plateau" and self.warmup:
+            raise SpecError("Stage.warmup goes with 'constant' or 'cosine', not with 'plateau'.")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole training plan: a head, an augmentation, and stages in order.
+
+    name: how the recipe is called in tables and plans.
+    stages: at least one; a later stage starts from the best weights so far.
+    batch_size: images per step, 1 or more.
+    views: augmented versions of each image that are computed once and then reused across epochs where
+        blocks are frozen (see `tlkit.train`); ignored without augmentation. More is closer to fresh augmentation and costs
+        that many forward passes.
+    class_weights: True weighs each class by n / (classes * n_class), for unbalanced sets.
+    precision: "auto" = mixed_float16 on a GPU and float32 on a CPU; or a Keras dtype policy.
+    monitor: which validation number decides the best weights, "val_loss" or "val_accuracy"; ties go to
+        the other. "last" keeps the last epoch's, whatever validation says: for schedules that end at rate zero, and for validation
+        parts too small to choose by. No stage then ends early.
+    why: one sentence for the plan and the report.
+
+    >>> Recipe("probe", stages=(Stage(epochs=10, learning_rate=1e-3),)).batch_size
+    32
+    """
+
+    name: str
+    stages: tuple[Stage, ...]
+    head: Head = field(default_factory=Head)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    batch_size: int = 32
+    views: int = 4
+    class_weights: bool = False
+    precision: str = "auto"
+    monitor: str = "val_loss"
+    why: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise SpecError(f"Recipe '{self.name}' has no stages. Give at least one Stage.")
+        head = self.head
+        if any(stage.solver != "gradient" for stage in self.stages) and (
+            head.hidden
+            or head.batch_norm
+            or head.dropout
+            or head.label_smoothing
+            or head.l1
+            or head.l2
+            or head.max_norm
+        ):
+            raise SpecError(
+                f"Recipe '{self.name}' solves its head, which must then be one dense layer: Head(pooling=...) and nothing more. "
+                "Regularisation is the solver's, chosen by validation."
+            )
+        _whole("Recipe.batch_size", self.batch_size, 1)
+        _whole("Recipe.views", self.views, 1)
+        _one_of("Recipe.precision", self.precision, PRECISIONS)
+        _one_of("Recipe.monitor", self.monitor, MONITORS)
+
+
+def to_dict(plan: Head | Augmentation | Stage | Recipe) -> dict[str, Any]:
+    """A plan as plain JSON values; `recipe_from_dict` reads a recipe back."""
+    return dataclasses.asdict(plan)
+
+
+def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
+    """A Recipe from `to_dict`'s values. Raises NameUnknown for a field that does not exist, SpecError for a bad value.
+
+    >>> recipe = Recipe("probe", stages=(Stage(epochs=10, learning_rate=1e-3),))
+    >>> recipe_from_dict(to_dict(recipe)) == recipe
+    True
+    """
+    given = dict(values)
+    given["head"] = _from_dict(Head, given.get("head", {}))
+    given["augmentation"] = _from_dict(Augmentation, given.get("augmentation", {}))
+    given["stages"] = tuple(_from_dict(Stage, stage) for stage in given.get("stages", ()))
+    return _from_dict(Recipe, given)
+
+
+def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
+    """The same recipe with every stage of that many epochs."""
+    return dataclasses.replace(
+        recipe, stages=tuple(dataclasses.replace(stage, epochs=epochs) for stage in recipe.stages)
+    )

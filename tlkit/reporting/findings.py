@@ -1,0 +1,150 @@
+"""What takes long in a report: the data doctor's checkup, what answers rest on, and robustness."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tlkit.data.images import ImageSet
+from tlkit.errors import SpecError
+from tlkit.runs.folder import Run
+
+if TYPE_CHECKING:
+    import keras
+    import pandas as pd
+
+    from tlkit.data.pixels import Pixels
+    from tlkit.doctor.checkup import Checkup
+    from tlkit.evaluation.reliance import Reliance
+    from tlkit.evaluation.saliency import GradCam
+
+
+EXPLAINED = 200  # pictures at most for the test of what answers rest on ...
+SECONDS = 1.0  # ... and about how long that may take in `finetune`
+CHECKED = 10_000  # pictures at most for the data doctor; `tlkit inspect` looks at all
+ROBUST = 500  # pictures at most for robustness
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a report is made of. images, pixels: of all parts, None if the pictures are not where they were."""
+
+    run: Run
+    model: keras.Model
+    images: ImageSet | None
+    pixels: Pixels | None
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What takes long in a report. checkup: of the data. cam: Grad-CAM of the model. reliance: what answers rest on. Each None where it cannot be."""
+
+    checkup: Checkup | None
+    cam: GradCam | None
+    reliance: Reliance | None
+
+
+def look_at(
+    material: Material, *, seconds: float = SECONDS, cache_gb: float | None = None, verbose: bool = False
+) -> Looked:
+    """The data doctor's checkup, and what the model's answers rest on. Needs the run's plan and predictions.
+
+    seconds: about how long the latter may take.
+    """
+    from tlkit.evaluation.saliency import GradCam
+
+    checkup, cam, found = None, None, None
+    if material.images is not None and material.pixels is not None:
+        checkup = _checkup(material, material.run.plan, cache_gb, verbose)
+    with contextlib.suppress(SpecError):  # an ensemble has no feature maps to weigh
+        cam = GradCam(material.model)
+    if cam is not None and material.images is not None:
+        found = _reliance(material, _answers(material.run), cam, seconds)
+    return Looked(checkup, cam, found)
+
+
+def _answers(run: Run, part: str | None = None) -> pd.DataFrame:
+    """The predictions of a part, "test" or "validation"; default test, where there is one."""
+    import pandas as pd
+
+    text = {"path": str, "label": str, "prediction": str, "top2": str}
+    table = pd.read_csv(run.folder / "predictions.csv", keep_default_na=False, dtype=text)
+    if part is None:
+        part = "test" if (table["part"] == "test").any() else "validation"
+    return table[table["part"] == {"validation": "val"}.get(part, part)].reset_index(drop=True)
+
+
+def _checkup(material: Material, plan: dict[str, Any], cache_gb: float | None, verbose: bool) -> Checkup:
+    """Labels judged by the run's own backbone, as pretrained, where its features are there; else by `nano`."""
+    import keras
+
+    from tlkit.backbones import named_backbones
+    from tlkit.doctor.checkup import check_data
+    from tlkit.models.blocks import cut
+
+    assert material.images is not None and material.pixels is not None
+    settings = plan["settings"]
+    own = settings["backbone"] if settings["weights"] == "imagenet" and not settings["from_run"] else "nano"
+    (network,) = named_backbones(own)
+    untouched = own != "nano" and all(stage["unfreeze"] == 0 for stage in plan["recipe"]["stages"])
+    prefix = cut(material.model, network, 0)[0] if untouched and "ensemble_of" not in plan else None
+    if prefix is not None and len(prefix.outputs) > 1:
+        prefix = keras.Model(prefix.input, prefix.outputs[-1])  # of a head on several blocks, the last
+    images = material.images
+    if len(images) > CHECKED:
+        order = np.random.default_rng(settings["seed"]).permutation(len(images))[:CHECKED]
+        images = images.take(np.sort(order).tolist())
+    return check_data(
+        images,
+        material.pixels,
+        backbone=network,
+        prefix=prefix,
+        compute=False,
+        seed=settings["seed"],
+        cache_gb=cache_gb,
+        verbose=verbose,
+    )
+
+
+def _reliance(material: Material, answers: pd.DataFrame, cam: GradCam, seconds: float) -> Reliance:
+    """What painting evidence over does to as many of the judged pictures as the time allows, 16 at least."""
+    from tlkit.evaluation.reliance import reliance
+
+    count = int(np.clip(seconds * 1000 / (3 * cam.milliseconds()), 16, EXPLAINED))
+    order = np.random.default_rng(0).permutation(len(answers))[:count]
+    chosen = answers.iloc[np.sort(order)]
+    classes = material.run.plan["classes"]
+    labels = np.array([classes.index(one) for one in chosen["label"]])
+    return reliance(material.model, _pictures(material, list(chosen["path"])), labels, cam=cam)
+
+
+def _pictures(material: Material, paths: Sequence[str]) -> np.ndarray:
+    assert material.images is not None and material.pixels is not None
+    place = {path: i for i, path in enumerate(material.images.table["path"])}
+    return material.pixels.of(material.images).gather(np.array([place[path] for path in paths]))
+
+
+def _robustness(material: Material, answers: pd.DataFrame, verbose: bool) -> list[dict[str, Any]]:
+    import keras
+
+    from tlkit.evaluation.robustness import robustness
+
+    order = np.sort(np.random.default_rng(0).permutation(len(answers))[:ROBUST])
+    chosen, classes = answers.iloc[order], material.run.plan["classes"]
+    bar: list[Any] = []
+
+    def progress(done: int, of: int) -> None:
+        if verbose:
+            bar[:] = bar or [keras.utils.Progbar(of, unit_name="look")]
+            bar[0].update(done)
+
+    return robustness(
+        material.model,
+        _pictures(material, list(chosen["path"])),
+        np.array([classes.index(one) for one in chosen["label"]]),
+        progress=progress,
+    )

@@ -1,0 +1,104 @@
+"""Evaluates a run on other data, or on its own validation part."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tlkit.data.images import ImageSet
+from tlkit.data.scan import scan
+from tlkit.errors import DataError, SpecError, nearest, unknown
+from tlkit.plan.augmentation import Augmentation
+from tlkit.runs.folder import Run, open_run
+from tlkit.runs.reading import BATCH, load_model, own_part
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+    from tlkit.safety.verdict import Verdict
+
+
+def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views: str | None = None) -> dict[str, Any]:
+    """A run's classifier on other data, or on its own validation part: the numbers of `tlkit.evaluate`.
+
+    views: also average over views of each picture, "flip" or "ten-crop" (see `tlkit.evaluation.predict.predict_averaged`), and give under "views"
+    its accuracy, the gain with its standard error, and how many times as long it took. Where the safety check finds that mirror images
+    become another class, flip is refused, and ten crops are the five without them.
+
+    Raises SpecError for a flip that is not safe, DataError when the data holds a class that the run does not know, or the run's own images are gone or changed.
+    """
+    import numpy as np
+
+    from tlkit.data.pixels import decode_images
+    from tlkit.devices import while_memory_lasts
+    from tlkit.evaluation.predict import VIEWS, predict_probabilities
+    from tlkit.evaluation.scores import evaluate
+    from tlkit.models.inference import inference_batch
+
+    if views is not None and views not in VIEWS:
+        raise unknown("views", views, VIEWS)
+    run = run if isinstance(run, Run) else open_run(run)
+    plan = run.plan
+    images = scan(data) if data is not None else own_part(run, "val")
+    strange = sorted(set(images.class_names) - set(plan["classes"]))
+    if strange:
+        close = nearest(strange[0], plan["classes"])
+        raise DataError(
+            f"'{images.root}' holds {len(strange)} classes that the run does not know, such as '{strange[0]}'"
+            + (f" (nearest: '{close}')" if close else "")
+            + f". Expected among: {', '.join(plan['classes'][:20])}."
+        )
+    pixels, images = decode_images(images, plan["image_size"], plan["settings"]["fit"])
+    number = {name: i for i, name in enumerate(plan["classes"])}
+    labels = np.array([number[label] for label in images.table["label"]], dtype="int64")
+    model, rows = load_model(run), pixels.of(images)
+    probabilities = while_memory_lasts(
+        lambda batch: predict_probabilities(model, rows, batch_size=batch), inference_batch(BATCH), lambda line: None
+    )
+    scores = evaluate(probabilities, labels, plan["classes"])
+    left_out = images.problems[images.problems["action"] == "left out"]
+    scores = {**scores, "left_out": len(left_out)}
+    if views is None:
+        return scores
+    mirror = _mirror_verdict(images)
+    if mirror.verdict == "unsafe" or (mirror.verdict == "not_measurable" and mirror.hinted):
+        if views == "flip":
+            raise SpecError(
+                f"Mirror images are another class here ({mirror.why}), so that averaging over them would mix classes. "
+                "--views ten-crop leaves them out."
+            )
+        views = "five-crop"
+    return {**scores, "views": {**_gain(model, rows, labels, views), "mirror_images": mirror.verdict}}
+
+
+def _mirror_verdict(images: ImageSet) -> Verdict:
+    """Whether a mirror image keeps its class, by these very pictures."""
+    from tlkit.safety.check import check_safety
+
+    labelled = dataclasses.replace(images, table=images.table.assign(part=""))
+    return check_safety(labelled, Augmentation(flip_horizontal=1.0), thorough=False).verdicts[0]
+
+
+def _gain(model: keras.Model, rows: Any, labels: np.ndarray, views: str) -> dict[str, Any]:
+    from tlkit.evaluation.predict import predict_averaged, predict_probabilities
+    from tlkit.stats import paired_difference
+
+    seconds, right = [], []
+    for way in (
+        lambda: predict_probabilities(model, rows, batch_size=BATCH),
+        lambda: predict_averaged(model, rows, views, batch_size=BATCH),
+    ):
+        started = time.monotonic()
+        right.append(way().argmax(1) == labels)
+        seconds.append(time.monotonic() - started)
+    gain, error = paired_difference(right[1], right[0])
+    return {
+        "views": views,
+        "accuracy": float(right[1].mean()),
+        "gain": gain,
+        "gain_error": error,
+        "times_as_long": round(seconds[1] / seconds[0], 2),
+    }

@@ -1,0 +1,92 @@
+"""Draws where the answers of a run come from."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tlkit.deployment.exported import decoded_pixels
+from tlkit.errors import DataError, unknown
+from tlkit.runs.folder import Run, open_run
+from tlkit.runs.predict import _expand, _read
+from tlkit.runs.reading import load_model
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+MOST_EXPLAINED = 64
+
+METHODS = ("grad-cam", "occlusion")
+
+
+def explain_files(
+    run: Run | str | Path,
+    files: Sequence[str | Path],
+    out: str | Path = "explained.png",
+    *,
+    method: str = "grad-cam",
+    of_class: str | None = None,
+    filters: bool = False,
+    typical: bool = False,
+) -> list[str]:
+    """Draw where the evidence for a run's answers lies in picture files, and return a line for each.
+
+    out: a picture file, up to 64 pictures. method: "grad-cam" or "occlusion" (see `tlkit.evaluation.saliency`). of_class: whose evidence; default the
+    most probable class's. filters: the first layer's filters instead; typical: pictures drawn to be the class's most typical instead.
+
+    Raises SpecError for unknown names, DataError for files that do not decode.
+    """
+    import numpy as np
+
+    from tlkit.drawing import draw_rows
+    from tlkit.evaluation.feature_visualization import first_filters, most_typical
+    from tlkit.evaluation.saliency import GradCam, occlusion_maps, overlay
+
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    run = run if isinstance(run, Run) else open_run(run)
+    plan, out = run.plan, Path(out)
+    classes = plan["classes"]
+    if of_class is not None and of_class not in classes:
+        raise unknown("class", of_class, classes)
+    model = load_model(run)
+    if filters:
+        kernels = first_filters(model)
+        across = 8
+        draw_rows([[(one, "") for one in kernels[at : at + across]] for at in range(0, len(kernels), across)], out, 96)
+        return [f"{len(kernels)} filters of the first layer: {out}"]
+    if typical:
+        names = [of_class] if of_class else classes[:16]
+        drawn = [(most_typical(model, classes.index(name)), name) for name in names]
+        draw_rows([drawn[at : at + 4] for at in range(0, len(drawn), 4)], out)
+        return [f"what is most typical of {', '.join(names)}: {out}"]
+    found = _expand(files)[:MOST_EXPLAINED]
+    if not found:
+        raise DataError("No files to explain. Expected image files or folders.")
+    pictures = np.stack([_decoded(file, plan["image_size"], plan["settings"]["fit"]) for file in found])
+    probabilities = np.asarray(model.predict(pictures, verbose=0))
+    chosen = [classes.index(of_class)] * len(found) if of_class else probabilities.argmax(1).tolist()
+    if method == "grad-cam":
+        maps, _ = GradCam(model)(pictures, chosen)
+    else:
+        maps = occlusion_maps(model, pictures, chosen)
+    said = [f"{classes[c]} {row[c]:.1%}" for c, row in zip(chosen, probabilities, strict=True)]
+    rows = [
+        [(picture, file.name), (overlay(picture, one), words)]
+        for picture, file, one, words in zip(pictures, found, maps, said, strict=True)
+    ]
+    draw_rows([list(itertools.chain(*rows[at : at + 3])) for at in range(0, len(rows), 3)], out)
+    return [*(f"{file}  {words}" for file, words in zip(found, said, strict=True)), f"drawn to {out}"]
+
+
+def _decoded(file: Path, size: int, fit: str) -> np.ndarray:
+    data = _read(file)
+    if isinstance(data, str):
+        raise DataError(f"'{file}' cannot be read: {data}. Expected an image file.")
+    try:
+        return decoded_pixels(data, size, fit)
+    except DataError as error:
+        raise DataError(f"'{file}' is {error}") from None

@@ -1,0 +1,169 @@
+"""The run folder: what is in it, when it is whole, and when it may be replaced.
+
+`plan.json` is written first, and again when a tournament has decided the plan, before the run's first gradient; `metrics.json` last, when
+everything else is there. So a folder without metrics is a run that did not finish. Every file is written under a temporary name and renamed.
+
+One rule holds wherever tlkit replaces a folder, a run's or an export's: it is replaced if it holds tlkit's own description, and nothing but
+the files that are of such a run or export. Else the command fails before it changes anything, and names what is in the way. Links are
+never tlkit's, and never followed. A run that replaces another is made beside it, in `.unfinished-1a2b3c4d-NAME`, and put in its place when it is
+finished; until then the earlier one stays as it is.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tlkit.errors import RunError
+from tlkit.files import contents, name_beside, remove, replace_folder, write_atomically
+from tlkit.folders import PLAN, _check_movable, _foreign, _is_left, check_replaceable
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder on disk. Nothing is read before it is asked for."""
+
+    folder: Path
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "metrics.json").is_file()
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What was going to be done, and why: `plan.json`."""
+        return _read_json(self.folder / "plan.json")
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """How good it is: `metrics.json`."""
+        return _read_json(self.folder / "metrics.json")
+
+    @property
+    def model_file(self) -> Path:
+        return self.folder / "model.keras"
+
+    @property
+    def saved_model(self) -> Path:
+        return self.folder / "saved_model"
+
+    def write_json(self, name: str, values: dict[str, Any]) -> None:
+        write_atomically(self.folder / name, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+    def write_table(self, name: str, table: Any) -> None:
+        """A pandas table as CSV, without its index."""
+        write_atomically(self.folder / name, table.to_csv(index=False))
+
+
+def open_run(folder: str | Path) -> Run:
+    """A finished run. Raises RunError if the folder is no run, or one that did not finish."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise RunError(f"No such run: '{folder}'. Expected the folder that `tlkit finetune` wrote.")
+    run = Run(folder)
+    if not (folder / "plan.json").is_file():
+        raise RunError(
+            f"'{folder}' is not a run: it has no plan.json. Expected the folder that `tlkit finetune` wrote."
+        )
+    if not run.finished:
+        raise RunError(
+            f"The run '{folder}' did not finish. Repeat it with `tlkit finetune {folder}/plan.json --out {folder} --force`."
+        )
+    return run
+
+
+def check_out(folder: Path, force: bool, data: Path | None = None) -> None:
+    """Raise RunError if a run may not be written to `folder`: it holds something and `force` was not given.
+
+    Even with `force`, a folder that holds anything but a run's own files is refused, so that nothing else is lost. data: what the run
+    learns from, which may not lie in `folder`, nor around it.
+    """
+    if data is not None:
+        _check_apart(folder, data)
+    check_replaceable(folder, PLAN)
+    replaced = _holds_something(folder)
+    if replaced and not force:
+        state = "a finished run" if Run(folder).finished else "an unfinished run"
+        raise RunError(f"'{folder}' holds {state}. Use --force to replace it, or another --out.")
+    if replaced:
+        _check_movable(folder)
+    stuck = [] if folder.exists() else _left_beside(folder, "old")
+    stuck += [one for one in _left_beside(folder, "unfinished") if Run(one).finished]
+    if stuck:
+        raise RunError(
+            f"A command that replaced '{folder}' was stopped at its very end, and left '{stuck[0]}'. "
+            "Rename that folder, or remove it, first."
+        )
+
+
+def start_run(folder: Path, force: bool) -> Run:
+    """An empty folder for a run: `folder`, or with `force`, where that holds an earlier run, one beside it for `finish_run` to put there."""
+    check_out(folder, force)
+    if not _holds_something(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        remove(folder, filter(_is_left, contents(folder)), itself=False)
+        return Run(folder)
+    for one in (*_left_beside(folder, "unfinished"), *_left_beside(folder, "old")):
+        if not _foreign(one, PLAN):
+            remove(one, contents(one))
+    new = name_beside(folder.resolve(), "unfinished")
+    try:
+        new.mkdir()
+    except OSError as error:
+        raise RunError(
+            f"'{new.parent}', where the run that replaces '{folder}' is made, cannot be written to: {error.strerror}. Give another --out."
+        ) from None
+    return Run(new)
+
+
+def finish_run(run: Run, folder: Path) -> Run:
+    """The finished run of `start_run` in its place. Raises RunError if meanwhile something came there that is not a run's."""
+    if run.folder == folder:
+        return run
+    try:
+        check_replaceable(folder, PLAN)
+        replace_folder(folder.resolve(), run.folder)
+    except OSError as error:
+        raise RunError(f"{error} The new run is finished, and stays in '{run.folder}'.") from error
+    return Run(folder)
+
+
+def next_free(parent: Path, name: str) -> Path:
+    """parent/name-1, or the first number that is not taken."""
+    number = 1
+    while (parent / f"{name}-{number}").exists():
+        number += 1
+    return parent / f"{name}-{number}"
+
+
+def _holds_something(folder: Path) -> bool:
+    return any(name != ".DS_Store" and not _is_left(name) for name in contents(folder))
+
+
+def _left_beside(folder: Path, why: str) -> list[Path]:
+    """What `name_beside` named for this folder."""
+    place = folder.resolve()
+    return sorted(place.parent.glob(f".{why}-{'[0-9a-f]' * 8}-{glob.escape(place.name)}"))
+
+
+def _check_apart(folder: Path, data: Path) -> None:
+    """Images in a run's folder would be in the way, and a run in a folder of images would be taken for a class."""
+    out, source = folder.resolve(), data.resolve()
+    if source.is_dir() and source in (out, *out.parents):
+        raise RunError(
+            f"The run's folder '{folder}' lies in the data '{data}', where it would be taken for a class. Give --out a folder outside it."
+        )
+    if out in source.parents:
+        raise RunError(f"The data '{data}' lies in the run's folder '{folder}'. Give another --out.")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"'{file}' does not exist. Expected the folder of a run that `tlkit finetune` wrote.") from None
+    except ValueError as error:
+        raise RunError(f"'{file}' is not JSON: {error}. Repeat the run.") from None

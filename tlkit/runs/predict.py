@@ -1,0 +1,82 @@
+"""Classifies image files by a run or an export."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tlkit.errors import DataError, nearest
+from tlkit.runs.reading import BATCH, open_exported
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+MAX_FILE_BYTES = 512 * 1024 * 1024
+
+
+def predict(model: str | Path, files: Sequence[str | Path], *, top: int = 3) -> pd.DataFrame:
+    """Classes and probabilities for image files, by the exported SavedModel.
+
+    model: a run's folder, or a folder that export wrote. files: files, and folders which are searched through.
+    top: how many classes to give, 1 or more.
+
+    Returns one row per file: path, prediction, probability, top2, top2_probability, ..., problem. A file that cannot be
+    read has its reason under problem and no prediction.
+    """
+    import numpy as np
+    import pandas as pd
+
+    from tlkit.data.pixels import why_not
+
+    if top < 1:
+        raise DataError(f"top is {top}. Expected 1 or more.")
+    found = _expand(files)
+    if not found:
+        raise DataError(f"No files in {', '.join(repr(str(f)) for f in files)}. Expected image files.")
+    names, answer = open_exported(model)
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(found), BATCH):
+        chunk = found[start : start + BATCH]
+        data = [_read(file) for file in chunk]
+        oks, sures, all_values = answer([one if isinstance(one, bytes) else b"" for one in data])
+        for file, one, ok, sure, values in zip(chunk, data, oks, sures, all_values, strict=True):
+            row: dict[str, Any] = {"path": str(file)}
+            for place, best in enumerate(np.argsort(-values, kind="stable")[:top], start=1):
+                column = "prediction" if place == 1 else f"top{place}"
+                row[column] = names[best] if ok else None
+                row["probability" if place == 1 else f"{column}_probability"] = float(values[best]) if ok else None
+            row["sure"] = bool(sure) if ok else None
+            row["problem"] = "" if ok else one if isinstance(one, str) else ": ".join(why_not(one))
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _expand(files: Sequence[str | Path]) -> list[Path]:
+    found: list[Path] = []
+    for one in map(Path, files):
+        if one.is_dir():
+            for here, folders, names in os.walk(one):
+                folders[:] = sorted(f for f in folders if not f.startswith("."))
+                found += [Path(here) / name for name in sorted(names) if not name.startswith(".")]
+        elif one.exists():
+            found.append(one)
+        else:
+            siblings = [p.name for p in one.parent.iterdir()] if one.parent.is_dir() else []
+            close = nearest(one.name, siblings)
+            raise DataError(f"No such file: '{one}'." + (f" Did you mean '{one.parent / close}'?" if close else ""))
+    return found
+
+
+def _read(file: Path) -> bytes | str:
+    """A file's bytes, or why not."""
+    try:
+        if not file.is_file():
+            return "not a regular file"
+        if file.stat().st_size > MAX_FILE_BYTES:
+            return f"larger than {MAX_FILE_BYTES // 1024**2} MiB"
+        return file.read_bytes()
+    except OSError as error:
+        return error.strerror or str(error)

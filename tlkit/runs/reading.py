@@ -1,0 +1,125 @@
+"""Opens what a run left: its model, the images of its own split, and its export."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tlkit.data.images import ImageSet
+from tlkit.deployment.exported import Opened, _opened_target
+from tlkit.errors import DataError, RunError, WeightsError
+from tlkit.folders import DESCRIPTION
+from tlkit.runs.folder import Run, open_run
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+    from tlkit.data.pixels import Pixels
+
+
+PARITY_FILES = 256
+BATCH = 32
+
+
+def load_model(run: Run | str | Path) -> keras.Model:
+    """A run's classifier: an ordinary Keras model, raw RGB 0-255 in, probabilities out."""
+    from tlkit.models.files import open_model
+
+    run = run if isinstance(run, Run) else open_run(run)
+    try:
+        return open_model(run.model_file)
+    except WeightsError:  # it says all
+        raise
+    except (OSError, ValueError) as error:
+        raise RunError(f"'{run.model_file}' does not load: {str(error).splitlines()[0]}. Repeat the run.") from error
+
+
+def own_part(run: Run, part: str | None) -> ImageSet:
+    """The images of one part of a run's own split, or of all. Raises DataError for files that are gone or have changed."""
+    import pandas as pd
+
+    from tlkit.data.images import PROBLEM_COLUMNS, TABLE_COLUMNS
+
+    table = pd.read_csv(run.folder / "split.csv", dtype=str, keep_default_na=False)
+    table = table if part is None else table[table["part"] == part].reset_index(drop=True)
+    data = Path(run.plan["settings"]["data"])
+    root = data if data.is_dir() else data.parent
+    for row in table.itertuples():
+        file = root / row.path
+        if not file.is_file():
+            raise DataError(
+                f"'{file}', an image of the run '{run.folder}', is gone. Give DATA, or run where the data is."
+            )
+        with file.open("rb") as stream:
+            if hashlib.file_digest(stream, "sha256").hexdigest() != row.sha256:
+                raise DataError(
+                    f"'{file}' has changed since the run '{run.folder}' was made. Give DATA, or repeat the run."
+                )
+    table = table.reindex(columns=list(TABLE_COLUMNS))
+    problems = pd.DataFrame(columns=list(PROBLEM_COLUMNS))
+    return ImageSet(root, table, tuple(sorted(set(table["label"]))), problems)
+
+
+def whole_set(run: Run, cache_gb: float | None = None) -> tuple[ImageSet, Pixels]:
+    """All images of a run's own split, and their pixels. Raises DataError for files that are gone or have changed."""
+    from tlkit.data.pixels import decode_images
+
+    pixels, images = decode_images(own_part(run, None), run.plan["image_size"], run.plan["settings"]["fit"], cache_gb)
+    return images, pixels
+
+
+def _some_pixels(run: Run, part: str, most: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of a part's images, evenly taken from all if there are more than so many, and their labels."""
+    import numpy as np
+
+    from tlkit.data.pixels import decode_images
+
+    images, plan = own_part(run, part), run.plan
+    if most is not None and len(images) > most:
+        images = images.take(np.linspace(0, len(images) - 1, most).round().astype(int).tolist())
+    pixels, images = decode_images(images, plan["image_size"], plan["settings"]["fit"])
+    labels = np.array([plan["classes"].index(label) for label in images.table["label"]], dtype="int64")
+    return pixels.of(images).gather(np.arange(len(images))), labels
+
+
+def parity_sample(count: int) -> list[int]:
+    """Up to 256 places among `count` images, spread evenly, so that every class takes part in the proof."""
+    picked = min(count, PARITY_FILES)
+    return [i * count // picked for i in range(picked)]
+
+
+def open_exported(model: str | Path) -> tuple[list[str], Opened]:
+    """A run's or an export's class names, and a function from files' bytes to (ok, sure, probabilities), whatever format it is in.
+
+    Raises RunError for what is neither, or does not load.
+    """
+    import tensorflow as tf
+
+    folder = Path(model)
+    if (folder / DESCRIPTION).is_file() and not (folder / "saved_model.pb").is_file():
+        return _opened_target(folder)
+    folder = served_folder(model)
+    try:
+        serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"'{folder}' does not load as a SavedModel: {error}. Export the run again.") from error
+    names = [name.decode("utf-8") for name in serve(image_bytes=tf.constant([b""]))["classes"].numpy().ravel()]
+
+    def answer(data: list[bytes]) -> tuple[Any, Any, Any]:
+        reply = serve(image_bytes=tf.constant(data))
+        return tuple(reply[name].numpy() for name in ("ok", "sure" if "sure" in reply else "ok", "probabilities"))
+
+    return names, answer
+
+
+def served_folder(model: str | Path) -> Path:
+    """The SavedModel folder of a run, or the folder itself if it is one. Raises RunError otherwise."""
+    folder = Path(model)
+    if (folder / "saved_model.pb").is_file():
+        return folder
+    run = open_run(folder)
+    if not (run.saved_model / "saved_model.pb").is_file():
+        raise RunError(f"The run '{folder}' has no saved_model. Write it with `tlkit export {folder}`.")
+    return run.saved_model

@@ -1,0 +1,95 @@
+"""Which backbone: compares several by linear probes on held-out images. The quicker wins where these cannot tell."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tlkit.errors import DataError
+
+if TYPE_CHECKING:
+    from tlkit.backbones import Backbone
+    from tlkit.data.images import ImageSet
+
+
+def compare_backbones(
+    networks: Sequence[Backbone],
+    images: ImageSet,
+    settings: Mapping[str, Any],
+    cache_gb: float | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[Backbone, dict[str, Any]]:
+    """Compare backbones by linear probes on their last block, by held-out images; the quicker wins where these cannot tell.
+
+    images: not split yet, or with parts; test images play no part. settings: seed, fit, weights, validation, image_size (None: each
+    backbone's own). Returns the backbone, and the decision with its evidence for the plan.
+    """
+    import numpy as np
+
+    from tlkit.data.dataset import examples_of
+    from tlkit.data.pixels import decode_images
+    from tlkit.data.split import split
+    from tlkit.features.linear import choose_strength
+    from tlkit.features.table import feature_table
+    from tlkit.models.classifier import build_classifier
+    from tlkit.models.inference import frozen_call
+    from tlkit.stats import paired_difference, wilson_interval
+
+    rows: list[dict[str, Any]] = []
+    right: dict[str, np.ndarray] = {}
+    say(f"comparing {len(networks)} backbones by linear probes on held-out images")
+    for network in networks:
+        size = settings["image_size"] or network.size
+        pixels, usable = decode_images(images, size, settings["fit"], cache_gb)
+        usable = split(usable, validation=settings["validation"], seed=settings["seed"])
+        pool = examples_of(usable, pixels, "train", "val")
+        model = build_classifier(
+            network, len(usable.class_names), image_size=size, weights=settings["weights"], seed=settings["seed"]
+        )
+        training = int((usable.table["part"] == "train").sum())
+        table = feature_table(
+            model, network, pool, training, pixels_key=pixels.key, seed=settings["seed"], cache_gb=cache_gb
+        )
+        if table is None:
+            raise DataError(
+                f"The cache has no room for {network.name}'s features. Raise --cache-gb, or name one backbone."
+            )
+        found = choose_strength(table.blocks[0], table.labels, table.folds, table.classes)
+        right[network.name] = found.probabilities.argmax(1) == table.labels[table.held_out]
+        call, batch = frozen_call(model, 32), np.zeros((32, size, size, 3), "uint8")
+        call(batch)  # the first call traces
+        started = time.monotonic()
+        call(batch)
+        milliseconds = 1000 * (time.monotonic() - started) / 32
+        mine = right[network.name]
+        low, high = wilson_interval(int(mine.sum()), len(mine))
+        rows.append(
+            {
+                "backbone": network.name,
+                "image_size": size,
+                "accuracy": float(mine.mean()),
+                "accuracy_95": [low, high],
+                "n": len(mine),
+                "milliseconds_per_image": round(milliseconds, 2),
+            }
+        )
+        say(
+            f"  {network.name:<22} {mine.mean():.1%} ({low:.1%} to {high:.1%}, n = {len(mine):,}), {milliseconds:.1f} ms an image"
+        )
+    rows.sort(key=lambda row: row["milliseconds_per_image"])
+    leader = rows[0]
+    for row in rows[1:]:
+        ahead, error = paired_difference(right[row["backbone"]], right[leader["backbone"]])
+        if ahead > error:
+            leader = row
+    best = max(rows, key=lambda row: row["accuracy"])
+    why = f"{leader['accuracy']:.1%} by a linear probe (n = {leader['n']:,}), {leader['milliseconds_per_image']:.1f} ms an image"
+    if best is not leader:
+        ahead, error = paired_difference(right[best["backbone"]], right[leader["backbone"]])
+        why += (
+            f"; {best['backbone']} is {100 * ahead:.1f} points ahead (±{196 * error:.1f}), which these images cannot tell from "
+            f"chance, at {best['milliseconds_per_image']:.1f} ms"
+        )
+    chosen = next(network for network in networks if network.name == leader["backbone"])
+    return chosen, {"what": "backbone", "chosen": chosen.name, "why": why, "evidence": {"compared": rows}}

@@ -1,0 +1,106 @@
+"""Which recipe, and why: by a tournament on the person's own images, or by their number and what the person says of similarity."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tlkit.plan.recipe import Head, Recipe
+from tlkit.recipes import RECIPES
+
+if TYPE_CHECKING:
+    import keras
+
+    from tlkit.backbones import Backbone
+    from tlkit.data.examples import Examples
+    from tlkit.strategy.tournament import Outcome
+
+
+LARGE = 1000  # training images from which a set counts as large
+MINUTES, SECONDS_PER_IMAGE, MOST_MINUTES = 1.0, 0.2, 30.0  # what a tournament may take
+
+
+def choose_recipe(training_images: int, similar: bool | None = None) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe for a data set, and the decision with its evidence for the plan.
+
+    training_images: how many. similar: whether the pictures are like ImageNet's (photographs of things, animals,
+    scenes); None = not said, taken as similar, and the decision says so.
+
+    >>> choose_recipe(390)[0].name
+    'small_similar'
+    """
+    size = "large" if training_images >= LARGE else "small"
+    kind = "different" if similar is False else "similar"
+    recipe = RECIPES[f"{size}_{kind}"]
+    said = "assumed, because neither --similar nor --different was given" if similar is None else "as you said"
+    why = (
+        f"{training_images:,} training images are {size} (the border is {LARGE:,}); "
+        f"{kind} to ImageNet is {said}; similarity was not measured"
+    )
+    evidence = {"training_images": training_images, "large_from": LARGE, "similar": similar}
+    return recipe, {"what": "recipe", "chosen": recipe.name, "why": why, "evidence": evidence}
+
+
+def decide_by_tournament(
+    build: Callable[[Head], keras.Model],
+    backbone: Backbone,
+    pool: Examples,
+    training: int,
+    *,
+    pixels_key: str,
+    seed: int = 0,
+    minutes: float | None = None,
+    cache_gb: float | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    similar: bool | None = None,
+    verbose: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[Outcome, list[dict[str, Any]]]:
+    """Measure the two axes, let the strategies compete, and give the winner with the decisions and their evidence for the plan.
+
+    build, pool, training: see `tlkit.features.table.feature_table`; `build` gives a classifier for a head, its weights fresh.
+    minutes: for the whole; default 1 and a fifth of a second per image, at most 30. epochs, batch_size: of fine-tuning stages, default
+    by the number of images.
+    """
+    from tlkit.features.table import feature_table
+    from tlkit.strategy.axes import profile
+    from tlkit.strategy.tournament import Outcome, Tournament
+
+    limit = min(MINUTES + SECONDS_PER_IMAGE * len(pool) / 60, MOST_MINUTES) if minutes is None else max(minutes, 0.0)
+    deadline = time.monotonic() + 60 * limit
+    say(f"deciding  a tournament of strategies on held-out images, {limit:.1f} minutes at most")
+    tapped = build(Head(taps="all"))
+    table = feature_table(
+        tapped,
+        backbone,
+        pool,
+        training,
+        pixels_key=pixels_key,
+        seed=seed,
+        batch_size=batch_size or 32,
+        cache_gb=cache_gb,
+        verbose=verbose,
+    )
+    if table is None:
+        recipe, decision = choose_recipe(training, similar)
+        decision["why"] = (
+            f"the cache has no room for features (--cache-gb), so no tournament was held; {decision['why']}"
+        )
+        return Outcome(recipe, decision["why"], []), [decision]
+    axes = profile(tapped, backbone, table, pool, seed=seed)
+    outcome = Tournament(
+        build, backbone, table, pool, pixels_key, seed, deadline, cache_gb, epochs, batch_size, axes["similar"], say
+    ).run()
+    size = "large" if training >= LARGE else "small"
+    kind = {True: "similar", False: "different", None: "not known to be different"}[axes["similar"]]
+    return outcome, [
+        {"what": "measured", "chosen": f"{size}, {kind}", "why": "; ".join(axes["sentences"]), "evidence": axes},
+        {
+            "what": "recipe",
+            "chosen": outcome.recipe.name,
+            "why": outcome.why,
+            "evidence": {"contenders": outcome.contenders, "minutes_at_most": round(limit, 2)},
+        },
+    ]

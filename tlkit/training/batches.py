@@ -1,0 +1,159 @@
+"""Batches of examples for Keras, in an order that depends on the seed and the epoch alone.
+
+Imports Keras and NumPy only. Order, view and augmentation of every image are functions of (seed, epoch), so the number of
+threads changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import keras
+import numpy as np
+
+from tlkit.data.augment import augment
+from tlkit.data.examples import RowSource
+from tlkit.plan.augmentation import Augmentation
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of (inputs, one-hot labels, weights) for `fit` and `evaluate`.
+
+    views: one or more versions of the inputs, each a list of row sources (one per input tensor). In epoch e an image is
+        read from view (its own random start + e) modulo the number of views, so every view is used equally often.
+    labels: int64, shape (n,). weights: float32, shape (classes,), each class's weight in the loss, or None.
+    transform: applied to the gathered inputs with (inputs, indices, epoch); None hands them on.
+    mixup, cutmix: see `tlkit.Stage`. cutmix cuts the first input that is a picture (or a feature map) and every other alike.
+    shuffle: a new order each epoch, from (seed, epoch). The last batch may be smaller.
+    """
+
+    def __init__(
+        self,
+        views: Sequence[Sequence[RowSource]],
+        labels: np.ndarray,
+        classes: int,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = False,
+        weights: np.ndarray | None = None,
+        transform: Callable[[list[np.ndarray], np.ndarray, int], list[np.ndarray]] | None = None,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+    ) -> None:
+        super().__init__(workers=1)
+        self._views, self._labels, self._classes = views, labels, classes
+        self._size, self._seed, self._shuffle = batch_size, seed, shuffle
+        self._weights, self._transform = weights, transform
+        self._mixup, self._cutmix = mixup, cutmix
+        self._start = np.random.default_rng((seed, 0)).integers(len(views), size=len(labels))
+        self.set_epoch(0)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._labels) / self._size)
+
+    def __getitem__(self, number: int) -> tuple[Any, ...]:
+        indices = self._order[number * self._size : (number + 1) * self._size]
+        inputs = self._gather(indices)
+        if self._transform:
+            inputs = self._transform(inputs, indices, self.epoch)
+        labels = self._labels[indices]
+        one_hot = np.eye(self._classes, dtype="float32")[labels]
+        weights = None if self._weights is None else self._weights[labels]
+        if self._mixup or self._cutmix:
+            random = np.random.default_rng((self._seed, 3, self.epoch, number))
+            inputs, share, partner = self._mix(inputs, random)
+            one_hot = share * one_hot + (1 - share) * one_hot[partner]
+            weights = None if weights is None else share * weights + (1 - share) * weights[partner]
+        packed = inputs[0] if len(inputs) == 1 else tuple(inputs)
+        return (packed, one_hot) if weights is None else (packed, one_hot, weights)
+
+    def _mix(self, inputs: list[np.ndarray], random: np.random.Generator) -> tuple[list[np.ndarray], Any, np.ndarray]:
+        """Every image with a partner of the same batch: the inputs, what is left of the first, and the partners' places."""
+        partner = random.permutation(len(inputs[0]))
+        cut_out = self._cutmix and (not self._mixup or random.random() < 0.5)
+        alpha = self._cutmix if cut_out else self._mixup
+        share = np.float32(random.beta(alpha, alpha))
+        if not cut_out:
+            return [share * values + (1 - share) * values[partner] for values in inputs], share, partner
+        side, (middle_y, middle_x) = (1 - share) ** 0.5, random.random(2)
+        mixed, left = [], share
+        for values in inputs:
+            if values.ndim < 4:  # a pooled tap of a block below: no picture to cut, so it is blended
+                mixed.append(left * values + (1 - left) * values[partner])
+                continue
+            height, width = values.shape[1:3]
+            top, bottom = (round(float(np.clip(middle_y + d * side / 2, 0, 1)) * height) for d in (-1, 1))
+            start, end = (round(float(np.clip(middle_x + d * side / 2, 0, 1)) * width) for d in (-1, 1))
+            values = values.copy()
+            values[:, top:bottom, start:end] = values[partner, top:bottom, start:end]
+            mixed.append(values)
+            left = np.float32(1 - (bottom - top) * (end - start) / (height * width))
+        return mixed, left, partner
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take an epoch's order and views. `fit` must be told by a `FollowEpochs` callback: Keras' own `on_epoch_end`
+        is also called once before the first epoch, after it fetched batches to learn their shape.
+        """
+        self.epoch = epoch
+        self._order = self._order_of(epoch)
+
+    def _order_of(self, epoch: int) -> np.ndarray:
+        if not self._shuffle:
+            return np.arange(len(self._labels))
+        return np.random.default_rng((self._seed, 1, epoch)).permutation(len(self._labels))
+
+    def _gather(self, indices: np.ndarray) -> list[np.ndarray]:
+        if len(self._views) == 1:
+            return [source.gather(indices) for source in self._views[0]]
+        which = (self._start[indices] + self.epoch) % len(self._views)
+        result = []
+        for place in range(len(self._views[0])):
+            rows = [
+                (np.flatnonzero(which == view), self._views[view][place].gather(indices[which == view]))
+                for view in range(len(self._views))
+                if (which == view).any()
+            ]
+            merged = np.empty((len(indices), *rows[0][1].shape[1:]), rows[0][1].dtype)
+            for places, values in rows:
+                merged[places] = values
+            result.append(merged)
+        return result
+
+
+class FollowEpochs(keras.callbacks.Callback):
+    """Tells `Batches` which epoch begins."""
+
+    def __init__(self, batches: Batches) -> None:
+        super().__init__()
+        self._batches = batches
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._batches.set_epoch(epoch)
+
+
+def augmenting(
+    augmentation: Augmentation, numbers: Sequence[int], seed: int, pool: ThreadPoolExecutor
+) -> Callable[[list[np.ndarray], np.ndarray, int], list[np.ndarray]]:
+    """A transform for `Batches`: augments each picture from (seed, epoch, its number), on the pool's threads."""
+
+    def transform(inputs: list[np.ndarray], indices: np.ndarray, epoch: int) -> list[np.ndarray]:
+        (images,) = inputs
+        seeds = [(seed, epoch, numbers[i]) for i in indices]
+        jobs = pool.map(lambda image, one: augment(image, augmentation, one), images, seeds)
+        return [np.stack(list(jobs))]
+
+    return transform
+
+
+def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
+    """n / (classes * n_class) for each class: float32, shape (classes,). A class without images weighs 1.
+
+    >>> class_weights(np.array([0, 0, 0, 1]), 2).astype(float).round(2).tolist()
+    [0.67, 2.0]
+    """
+    counts = np.bincount(labels, minlength=classes)
+    return np.where(counts > 0, len(labels) / (classes * np.maximum(counts, 1)), 1.0).astype("float32")

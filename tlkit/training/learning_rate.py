@@ -1,0 +1,153 @@
+"""Which learning rate: the loss while the rate rises, step by step, from far too low to far too high (Smith 2017, arXiv:1506.01186).
+
+Imports Keras and NumPy only. The model's weights are put back afterwards.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+from tlkit.backbones import Backbone, find_backbone
+from tlkit.data.examples import Examples
+from tlkit.features.extract import extract_features
+from tlkit.models.blocks import cut, set_trainable
+from tlkit.plan.recipe import Recipe, Stage, Unfreeze
+from tlkit.training.batches import Batches, FollowEpochs
+from tlkit.training.optimizers import make_optimizer
+
+if TYPE_CHECKING:
+    from tlkit.data.images import ImageSet
+
+
+SMOOTHING = 0.9
+DIVERGED = 4.0  # times the lowest smoothed loss, at which the search ends
+
+
+@dataclass(frozen=True)
+class LearningRates:
+    """rates, losses: one per step; losses are smoothed. suggestion: where the loss falls fastest per factor of the rate."""
+
+    rates: np.ndarray
+    losses: np.ndarray
+    suggestion: float
+
+
+def lr_find(
+    model: keras.Model,
+    backbone: Backbone | str,
+    examples: Examples,
+    *,
+    unfreeze: Unfreeze = 0,
+    optimizer: str = "adam",
+    batch_size: int = 32,
+    steps: int = 100,
+    lowest: float = 1e-6,
+    highest: float = 1.0,
+    seed: int = 0,
+    pixels_key: str = "",
+    cache_gb: float | None = None,
+) -> LearningRates:
+    """Train for some steps while the learning rate rises from `lowest` to `highest`, by an equal factor each step.
+
+    model, backbone: as for `tlkit.train`. examples: training images. unfreeze, optimizer: as in `tlkit.Stage`. steps: 10 or more.
+    Ends early when the smoothed loss has risen to four times its lowest value. The suggestion is for a constant rate.
+    """
+    backbone = find_backbone(backbone) if isinstance(backbone, str) else backbone
+    stage = Stage(1, lowest, unfreeze=unfreeze, optimizer=optimizer)
+    set_trainable(model, backbone, unfreeze=unfreeze)
+    prefix, suffix = cut(model, backbone, unfreeze)
+    views = [[examples.pixels]]
+    if prefix is not None:
+        features = extract_features(prefix, examples, pixels_key=pixels_key, batch_size=batch_size, cache_gb=cache_gb)
+        if features is None:
+            prefix, suffix = None, model  # no room to keep them: frozen layers run in every step
+        else:
+            views = features.views
+    before = suffix.get_weights()
+    batches = Batches(
+        views,
+        examples.labels,
+        model.output_shape[-1],
+        batch_size=min(batch_size, len(examples)),
+        seed=seed,
+        shuffle=True,
+    )
+    watch = _Watch(steps)
+    found = make_optimizer(stage, len(batches), {})
+    factor = (highest / lowest) ** (1 / max(steps - 1, 1))
+    found.learning_rate = keras.optimizers.schedules.ExponentialDecay(lowest, 1, factor)  # a decay that grows
+    suffix.compile(found, "categorical_crossentropy")
+    epochs = math.ceil(steps / len(batches))
+    suffix.fit(batches, epochs=epochs, shuffle=False, verbose=0, callbacks=[FollowEpochs(batches), watch])
+    suffix.set_weights(before)
+    losses = np.array(watch.losses)
+    rates = lowest * (highest / lowest) ** (np.arange(len(losses)) / max(steps - 1, 1))
+    return LearningRates(rates, losses, _steepest(rates, losses))
+
+
+class _Watch(keras.callbacks.Callback):
+    """Smoothed loss of each batch: Keras reports the mean since the epoch began."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.losses: list[float] = []
+        self._steps, self._mean, self._average = steps, 0.0, 0.0
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        mean = float(logs["loss"])
+        loss = mean * (batch + 1) - (self._mean * batch if batch else 0.0)
+        self._mean = mean
+        self._average = SMOOTHING * self._average + (1 - SMOOTHING) * loss
+        self.losses.append(self._average / (1 - SMOOTHING ** (len(self.losses) + 1)))
+        lost = not math.isfinite(self.losses[-1]) or self.losses[-1] > DIVERGED * min(self.losses)
+        if lost or len(self.losses) >= self._steps:
+            self.model.stop_training = True
+
+
+def _steepest(rates: np.ndarray, losses: np.ndarray) -> float:
+    """Where the loss falls fastest before it is lowest."""
+    end = max(int(np.nanargmin(losses)), 2)
+    slopes = np.gradient(losses[: end + 1], np.log(rates[: end + 1]))
+    return float(rates[int(np.nanargmin(slopes))])
+
+
+def suggest_learning_rate(
+    images: ImageSet,
+    backbone: str,
+    *,
+    unfreeze: Unfreeze = 0,
+    optimizer: str = "adam",
+    batch_size: int = 32,
+    image_size: int | None = None,
+    weights: str = "imagenet",
+    seed: int = 0,
+    cache_gb: float | None = None,
+) -> LearningRates:
+    """A learning rate for the training images of a set: see `tlkit.training.learning_rate.lr_find`. The head is solved first if blocks train.
+
+    images: from `tlkit.scan`; they are split if they are not yet.
+    """
+    from tlkit.backbones import find_backbone
+    from tlkit.data.dataset import examples_of
+    from tlkit.data.pixels import decode_images
+    from tlkit.data.split import split
+    from tlkit.models.classifier import build_classifier
+    from tlkit.training.train import train
+
+    network = find_backbone(backbone)
+    network.block_count(unfreeze)
+    size = image_size or network.size
+    pixels, images = decode_images(images, size, cache_gb=cache_gb)
+    images = split(images, seed=seed)
+    model = build_classifier(network, len(images.class_names), image_size=size, weights=weights, seed=seed)
+    training, validation = (examples_of(images, pixels, part) for part in ("train", "val"))
+    common: dict[str, Any] = {"seed": seed, "pixels_key": pixels.key, "cache_gb": cache_gb}
+    if unfreeze != 0:
+        solved = Recipe("head", stages=(Stage(1, 1e-3, solver="logistic"),), batch_size=batch_size)
+        train(model, network, solved, training, validation, **common)
+    return lr_find(model, network, training, unfreeze=unfreeze, optimizer=optimizer, batch_size=batch_size, **common)
