@@ -49,11 +49,11 @@ def run(backbone: str, seed: int, way: str) -> dict[str, object]:
 
     network = find_backbone(backbone)
     data = Path(os.environ.get("TLKIT_SHARED", "../shared")) / "data" / "latin_letters" / "splits.csv"
-    pixels, images = tlkit.decode_images(tlkit.scan(data), network.size)
+    dataset = tlkit.decode_images(tlkit.scan(data), network.size)
     started = time.monotonic()
     augmentation = PRESETS[way.split(",")[0]]
     if way.endswith("narrowed"):
-        augmentation = tlkit.check_safety(images, augmentation, seed=seed, thorough=False).augmentation
+        augmentation = tlkit.check_safety(dataset.images, augmentation, seed=seed, thorough=False).augmentation
     recipe = Recipe(
         way,
         stages=(
@@ -65,12 +65,12 @@ def run(backbone: str, seed: int, way: str) -> dict[str, object]:
         batch_size=16,
         monitor="last",
     )
-    model = tlkit.build_classifier(network, len(images.class_names), seed=seed)
-    parts = [tlkit.examples_of(images, pixels, part) for part in ("train", "val", "test")]
+    model = tlkit.build_classifier(network, len(dataset.class_names), seed=seed)
+    parts = [dataset.part(part) for part in ("train", "val", "test")]
     solved = dataclasses.replace(recipe, stages=recipe.stages[:1], augmentation=PRESETS["none"])
     tuned = dataclasses.replace(recipe, stages=recipe.stages[1:])
     for one in (solved, tuned):  # the head is solved on untouched pictures in every way
-        tlkit.train(model, network, one, *parts[:2], seed=seed, pixels_key=pixels.key)
+        tlkit.train(model, network, one, *parts[:2], seed=seed)
     right = predict_probabilities(model, parts[2].pixels).argmax(1) == parts[2].labels
     return {
         "date": date.today().isoformat(),

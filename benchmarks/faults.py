@@ -50,9 +50,9 @@ def run(data: str, backbone: str, seed: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         flipped, copies = write_with_faults(source, folder, seed)
-        pixels, images = tlkit.decode_images(tlkit.scan(folder / "splits.csv"), find_backbone(backbone).size)
-        check_data(images, pixels, backbone=backbone)  # so that features are cached
-        found = check_data(images, pixels, backbone=backbone, seed=seed)
+        dataset = tlkit.decode_images(tlkit.scan(folder / "splits.csv"), find_backbone(backbone).size)
+        check_data(dataset, backbone=backbone)  # so that features are cached
+        found = check_data(dataset, backbone=backbone, seed=seed)
     suspects = list(found.label_errors["path"])[: len(flipped)]
     pairs = {frozenset((row.path, row.other)) for row in found.duplicates.itertuples()}
     source_of = {name: next(iter(pair - {name})) for name, pair in of_copy(copies).items()}
@@ -69,7 +69,7 @@ def run(data: str, backbone: str, seed: int) -> dict[str, object]:
         "data": data,
         "backbone": backbone,
         "seed": seed,
-        "n": len(images),
+        "n": len(dataset),
         "flipped": len(flipped),
         "label_precision": round(len(flipped.intersection(suspects)) / len(flipped), 3),
         "named_probable": int(found.label_errors["probable"].sum()),
@@ -78,7 +78,7 @@ def run(data: str, backbone: str, seed: int) -> dict[str, object]:
         "pairs_not_put_in": len(strange),
         "real_pairs": len(real),
         "seconds": round(found.seconds, 1),
-        "images_per_second": round(len(images) / found.seconds),
+        "images_per_second": round(len(dataset) / found.seconds),
         "tlkit": version("tlkit"),
     }
 

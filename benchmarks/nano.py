@@ -73,10 +73,10 @@ def probe(name: str, weights: str, dataset: str, size: int = 96) -> dict[str, fl
     from tlkit.models.head import FEATURES
 
     shared = Path(os.environ.get("TLKIT_SHARED", "../shared"))
-    pixels, images = tlkit.decode_images(tlkit.scan(shared / "data" / dataset / "splits.csv"), size)
+    dataset = tlkit.decode_images(tlkit.scan(shared / "data" / dataset / "splits.csv"), size)
     model = tlkit.build_classifier(name, 2, image_size=size, weights=weights, seed=0)
     features = keras.Model(model.input, model.get_layer(FEATURES).output)
-    parts = {part: tlkit.examples_of(images, pixels, part) for part in ("train", "val", "test")}
+    parts = {part: dataset.part(part) for part in ("train", "val", "test")}
     x = {
         part: features.predict(one.pixels.gather(np.arange(len(one))), batch_size=64, verbose=0)
         for part, one in parts.items()

@@ -66,25 +66,24 @@ def run(data: str, size: str, seed: int, way: str) -> dict[str, object]:
     from tlkit.strategy.recipes import decide_by_tournament
 
     backbone = find_backbone(BACKBONE)
-    pixels, images = cell(data, size, seed)
-    build = functools.partial(build_classifier, backbone, len(images.class_names), pixels.size, seed)
+    dataset = cell(data, size, seed)
+    build = functools.partial(build_classifier, backbone, len(dataset.class_names), dataset.pixels.size, seed)
     started, chosen, model = time.monotonic(), way, None
     if way == "auto":
-        pool = tlkit.examples_of(images, pixels, "train", "val")
-        training = int((images.table["part"] == "train").sum())
-        outcome, decisions = decide_by_tournament(build, backbone, pool, training, pixels_key=pixels.key, seed=seed)
+        pool, training = dataset.part("train", "val"), dataset.count("train")
+        outcome, decisions = decide_by_tournament(build, backbone, pool, training, seed=seed)
         recipe, model, chosen = outcome.recipe, outcome.model, decisions[-1]["chosen"]
     else:
         recipe = find_recipe(way)
     if model is None:
         model = build(recipe.head)
-        parts = [tlkit.examples_of(images, pixels, part) for part in ("train", "val")]
-        tlkit.train(model, backbone, recipe, *parts, seed=seed, pixels_key=pixels.key)
+        parts = [dataset.part(part) for part in ("train", "val")]
+        tlkit.train(model, backbone, recipe, *parts, seed=seed)
     seconds = time.monotonic() - started
-    test = tlkit.examples_of(images, pixels, "test")
+    test = dataset.part("test")
     batch = inference_batch(recipe.batch_size)
     unfreeze = recipe.stages[-1].unfreeze
-    probabilities, _ = predict_from_cache(model, backbone, unfreeze, test, batch, pixels_key=pixels.key)
+    probabilities, _ = predict_from_cache(model, backbone, unfreeze, test, batch)
     right = probabilities.argmax(1) == test.labels
     return {
         "date": date.today().isoformat(),
@@ -95,9 +94,9 @@ def run(data: str, size: str, seed: int, way: str) -> dict[str, object]:
         "chosen": chosen,
         "accuracy": round(float(right.mean()), 5),
         "n": len(right),
-        "train": int((images.table["part"] == "train").sum()),
-        "val": int((images.table["part"] == "val").sum()),
-        "image_size": pixels.size,
+        "train": dataset.count("train"),
+        "val": dataset.count("val"),
+        "image_size": dataset.pixels.size,
         "seconds": round(seconds, 1),
         "backbone": BACKBONE,
         "cores": os.cpu_count(),
@@ -119,10 +118,10 @@ def cell(data: str, size: str, seed: int):  # type: ignore[no-untyped-def]
 
     images = tlkit.scan(Path(os.environ.get("TLKIT_SHARED", "../shared")) / "data" / data / "splits.csv")
     side = 128 if size == "all" and data in ("clothing", "chest_xray") else 224
-    pixels, images = tlkit.decode_images(images, side)
+    dataset = tlkit.decode_images(images, side)
     if size == "all":
-        return pixels, images
-    table, random = images.table.copy(), np.random.default_rng((seed, int(size)))
+        return dataset
+    table, random = dataset.images.table.copy(), np.random.default_rng((seed, int(size)))
     pool = table["part"] != "test"
     table.loc[pool, "part"] = ""
     for _, mine in table[pool].groupby("label"):
@@ -130,7 +129,8 @@ def cell(data: str, size: str, seed: int):  # type: ignore[no-untyped-def]
         validation = max(1, round(0.2 * len(drawn)))
         table.loc[drawn[:validation], "part"] = "val"
         table.loc[drawn[validation:], "part"] = "train"
-    return pixels, dataclasses.replace(images, table=table[table["part"] != ""].reset_index(drop=True))
+    images = dataclasses.replace(dataset.images, table=table[table["part"] != ""].reset_index(drop=True))
+    return dataclasses.replace(dataset, images=images)
 
 
 # -- the report -------------------------------------------------------------------------------------------

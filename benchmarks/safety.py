@@ -126,12 +126,12 @@ def looked_at(data: str, backbone: str):  # type: ignore[no-untyped-def]
     network = find_backbone(backbone)
     if data == "digits":
         pictures, labels = digits(network.size)
-        examples = Examples(Held(pictures), labels, [f"{i:08x}" for i in range(len(labels))])
+        examples = Examples(Held(pictures), labels, [f"{i:08x}" for i in range(len(labels))], made_by="drawn")
         names = [str(i) for i in range(10)]
     else:
         images = tlkit.scan(Path(os.environ.get("TLKIT_SHARED", "../shared")) / "data" / data / "splits.csv")
-        pixels, images = tlkit.decode_images(images, network.size)
-        examples, names = tlkit.examples_of(images, pixels, "train", "val"), list(images.class_names)
+        dataset = tlkit.decode_images(images, network.size)
+        examples, names = dataset.part("train", "val"), list(dataset.class_names)
     return examples, names, Eyes(tlkit.build_classifier(network, 2), network)
 
 

@@ -10,24 +10,23 @@ import tlkit
 
 
 def main(data: str, out: Path, backbone: str = "nano", size: int = 96, weights: str = "imagenet") -> list[dict]:
-    pixels, images = tlkit.decode_images(tlkit.scan(data), size)
-    images = tlkit.split(images, validation=0.2, seed=0)
-    training, validation = (tlkit.examples_of(images, pixels, part) for part in ("train", "val"))
+    dataset = tlkit.decode_images(tlkit.scan(data), size).split(validation=0.2, seed=0)
+    training, validation = dataset.part("train"), dataset.part("val")
     recipe, decision = tlkit.choose_recipe(len(training))
     print(decision["why"])
 
     model = tlkit.build_classifier(
-        backbone, len(images.class_names), head=recipe.head, image_size=size, weights=weights, seed=0
+        backbone, len(dataset.class_names), head=recipe.head, image_size=size, weights=weights, seed=0
     )
-    history = tlkit.train(model, backbone, recipe, training, validation, seed=0, pixels_key=pixels.key, say=print)
+    history = tlkit.train(model, backbone, recipe, training, validation, seed=0, say=print)
 
     probabilities = tlkit.predict_probabilities(model, validation.pixels)
-    scores = tlkit.evaluate(probabilities, validation.labels, images.class_names)
+    scores = tlkit.evaluate(probabilities, validation.labels, dataset.class_names)
     print(f"validation accuracy {scores['accuracy']:.3f}, 95 % interval {scores['accuracy_95']}")
 
     model.save(out / "model.keras", include_optimizer=False)
-    served = tlkit.export(model, images.class_names, out / "saved_model")
-    print(tlkit.prove_parity(served, images.part("val").files(), probabilities, images.class_names))
+    served = tlkit.export(model, dataset.class_names, out / "saved_model")
+    print(tlkit.prove_parity(served, dataset.images.part("val").files(), probabilities, dataset.class_names))
     return history.rows
 
 

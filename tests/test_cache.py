@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tlkit.cache import Store, caches, clear_caches, describe, in_memory, make_room
+from tlkit.cache import Cache, Store, describe, in_memory
 from tlkit.errors import NameUnknown, RunError
 from tlkit.files import temporary_beside, write_atomically
 
@@ -84,27 +84,27 @@ def two_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_caches_are_listed_longest_unused_first_with_what_they_hold(two_caches: Path) -> None:
-    there = caches()
+    there = Cache().entries()
     assert [one.kind for one in there] == ["features", "pixels"] and there[0].about == "about features/abc"
     assert all(1_000_000 < one.bytes < 1_010_000 for one in there)
 
 
 def test_room_is_made_by_clearing_the_longest_unused_and_no_more(two_caches: Path) -> None:
-    assert make_room(1_500_000, limit_gb=0.003)
-    assert [one.kind for one in caches()] == ["pixels"]
+    assert Cache(limit_gb=0.003).has_room_for(1_500_000)
+    assert [one.kind for one in Cache().entries()] == ["pixels"]
 
 
 def test_what_was_opened_within_the_hour_is_not_cleared(two_caches: Path) -> None:
     Store(two_caches / "features" / "abc")  # opens it
-    assert not make_room(2_500_000, limit_gb=0.003)
-    assert [one.kind for one in caches()] == ["features"]
+    assert not Cache(limit_gb=0.003).has_room_for(2_500_000)
+    assert [one.kind for one in Cache().entries()] == ["features"]
 
 
 def test_what_exceeds_the_limit_by_itself_clears_nothing(two_caches: Path) -> None:
-    assert not make_room(4_000_000, limit_gb=0.003)
-    assert not make_room(1, limit_gb=0.0)
-    assert not make_room(10**18)
-    assert len(caches()) == 2
+    assert not Cache(limit_gb=0.003).has_room_for(4_000_000)
+    assert not Cache(limit_gb=0.0).has_room_for(1)
+    assert not Cache().has_room_for(10**18)
+    assert len(Cache().entries()) == 2
 
 
 def test_what_is_not_ours_is_neither_listed_nor_cleared(two_caches: Path) -> None:
@@ -114,10 +114,10 @@ def test_what_is_not_ours_is_neither_listed_nor_cleared(two_caches: Path) -> Non
         file.write_text("dear")
         os.utime(file, (0, 0))
         os.utime(file.parent, (0, 0))
-    assert len(caches()) == 2
-    make_room(2_999_990, limit_gb=0.003)
-    clear_caches("all")
-    assert caches() == [] and all(file.read_text() == "dear" for file in theirs)
+    assert len(Cache().entries()) == 2
+    Cache(limit_gb=0.003).has_room_for(2_999_990)
+    Cache().clear("all")
+    assert Cache().entries() == [] and all(file.read_text() == "dear" for file in theirs)
 
 
 @pytest.mark.parametrize("name", ["beach.jpg", "notes/", "model.npy"])
@@ -127,37 +127,39 @@ def test_a_cache_that_holds_anything_else_is_not_cleared(name: str, two_caches: 
     for path in (theirs, theirs.parent):
         os.utime(path, (0, 0))
     with pytest.raises(RunError, match=rf"features/abc' holds.*{name}.*Nothing was cleared"):
-        clear_caches("all")
-    assert theirs.exists() and len(caches()) == 2
-    assert make_room(1_500_000, limit_gb=0.003), "the other one goes"
-    assert theirs.exists() and [one.kind for one in caches()] == ["features"]
+        Cache().clear("all")
+    assert theirs.exists() and len(Cache().entries()) == 2
+    assert Cache(limit_gb=0.003).has_room_for(1_500_000), "the other one goes"
+    assert theirs.exists() and [one.kind for one in Cache().entries()] == ["features"]
 
 
 def test_a_link_among_the_caches_is_left_alone(two_caches: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     theirs = tmp_path_factory.mktemp("theirs")
     (theirs / "about.txt").write_text("dear")
     (two_caches / "pixels" / "theirs").symlink_to(theirs, target_is_directory=True)
-    clear_caches("all")
-    assert (theirs / "about.txt").exists() and (two_caches / "pixels" / "theirs").is_symlink() and caches() == []
+    Cache().clear("all")
+    assert (theirs / "about.txt").exists() and (two_caches / "pixels" / "theirs").is_symlink() and Cache().entries() == []
 
 
 def test_a_cleared_cache_stays_readable_to_who_reads_it(two_caches: Path) -> None:
     rows = Store(two_caches / "features" / "abc").rows(["a"])
-    assert clear_caches("features") == (1, pytest.approx(1_000_000, rel=0.01))
+    assert [one.bytes for one in Cache().clear("features")] == [pytest.approx(1_000_000, rel=0.01)]
     assert rows.gather([0]).shape == (1, 1000, 1000)
     assert not Store(two_caches / "features" / "abc").known(["a"]).any()
 
 
 def test_only_caches_unused_for_long_enough_are_cleared(two_caches: Path) -> None:
-    assert clear_caches("all", unused_days=2.5 / 24)[0] == 1 and [one.kind for one in caches()] == ["pixels"]
+    assert len(Cache().clear("all", unused_days=2.5 / 24)) == 1 and [one.kind for one in Cache().entries()] == [
+        "pixels"
+    ]
     with pytest.raises(NameUnknown, match="Did you mean 'pixels'"):
-        clear_caches("pixel")
+        Cache().clear("pixel")
 
 
 def test_a_cache_folder_that_cannot_be_written_has_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TLKIT_CACHE", str(tmp_path / "file"))
-    assert not make_room(1)
+    assert not Cache().has_room_for(1)
     monkeypatch.setenv("TLKIT_CACHE", str(tmp_path / "none"))
     monkeypatch.setattr(shutil, "disk_usage", lambda *a: (_ for _ in ()).throw(OSError))
-    assert not make_room(1)
+    assert not Cache().has_room_for(1)

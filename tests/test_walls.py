@@ -63,7 +63,6 @@ WITHOUT_KERAS = {  # rooms and modules that import neither Keras nor TensorFlow 
     "data.scan",
     "data.split",
     "data.examples",
-    "data.dataset",
     "backbones",
     "deployment.exported",
     "deployment.requests",

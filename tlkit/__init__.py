@@ -40,7 +40,7 @@ _HOME = {
     "decode_and_resize": "data.decode",
     "Run": "runs.folder",
     "open_run": "runs.folder",
-    "decode_images": "data.pixels",
+    "decode_images": "data.dataset",
     "Examples": "data.examples",
     "blocks": "models.blocks",
     "build_classifier": "models.classifier",
@@ -65,7 +65,8 @@ _HOME = {
     "load_model": "runs.reading",
     "predict": "runs.predict",
     "finetune": "finetuning.finetune",
-    "examples_of": "data.dataset",
+    "Cache": "cache",
+    "Dataset": "data.dataset",
     "report": "reporting.report",
     "check_data": "doctor.checkup",
     "check_up": "doctor.checkup",
@@ -81,11 +82,10 @@ __all__ = [*_HOME]
 if TYPE_CHECKING:
     from tlkit.backbones import Backbone, find_backbone
     from tlkit.data.augment import augment
-    from tlkit.data.dataset import examples_of
+    from tlkit.data.dataset import Dataset, decode_images
     from tlkit.data.decode import decode_and_resize
     from tlkit.data.examples import Examples
     from tlkit.data.images import ImageSet
-    from tlkit.data.pixels import decode_images
     from tlkit.data.preview import draw_sheet
     from tlkit.data.scan import scan
     from tlkit.data.split import split

@@ -4,9 +4,9 @@ A store is a folder of shards, each a `.npy` file and a `.json` list of the keys
 temporary name, renamed, and never changed; so readers need no locks, a killed writer leaves nothing that is read, and a new
 picture in a folder costs one new row. Knows nothing of images or networks.
 
-Caches are the folders KIND/NAME of the cache folder, each a store or a few. `make_room` clears those unused for longest when a
-new one would exceed the limit; memory-mapped arrays that another run still reads stay readable to it. What holds a file that no cache has is not
-cleared.
+A `Cache` is a folder of entries KIND/NAME, each a store or a few, with a limit. `has_room_for` clears those unused for longest when a
+new one would exceed the limit; memory-mapped arrays that another run still reads stay readable to it.
+An entry that holds a file that no cache has is not cleared.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def cache_folder() -> Path:
 
 
 @dataclass(frozen=True)
-class Cache:
-    """One cache on disk. kind: "pixels" or "features". about: what it holds. used: when it was last opened, in Unix seconds."""
+class CacheEntry:
+    """One entry of a cache. kind: "pixels", "features" or "safety". about: what it holds. used: when it was last opened, in Unix seconds."""
 
     folder: Path
     kind: str
@@ -58,87 +58,103 @@ class Cache:
     bytes: int
     used: float
 
+    def clear(self) -> None:
+        """Remove it from disk. It is renamed first, so that no reader finds half of it.
 
-def caches() -> list[Cache]:
-    """What is in the cache folder, the longest unused first."""
-    found = []
-    for folder in (one for kind in KINDS for one in cache_folder().glob(f"{kind}/*")):
-        if folder.is_symlink() or not ((folder / ABOUT).is_file() or folder.name.startswith(CLEARED)):
-            continue  # not written by this module: whoever points TLKIT_CACHE at a folder of theirs loses nothing
+        Raises RunError if it holds a file that no cache has.
+        """
+        self.check_clearable()
+        doomed = self.folder.with_name(CLEARED + uuid.uuid4().hex[:8])
         try:
-            files = [path.stat() for path in (folder, *folder.rglob("*"))]
-            about = (folder / ABOUT).read_text(encoding="utf-8") if (folder / ABOUT).is_file() else folder.name
+            self.folder.rename(doomed)
+        except FileNotFoundError:
+            return  # another run has cleared it
+        with contextlib.suppress(OSError):
+            remove(doomed, [name for name in contents(doomed) if _OWN.fullmatch(name)])
+
+    def foreign(self) -> list[str]:
+        """Files in it that no cache has."""
+        return [name for name in contents(self.folder) if not _OWN.fullmatch(name)]
+
+    def check_clearable(self) -> None:
+        """Raise RunError if it holds a file that no cache has."""
+        foreign = self.foreign()
+        if foreign:
+            raise RunError(
+                f"'{self.folder}' holds files that are not a cache's: {', '.join(foreign[:3])}. Nothing was cleared. Move them away."
+            )
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What was computed once and is kept on disk, in folders KIND/NAME of one folder, and how many gigabytes it may take.
+
+    limit_gb: gigabytes (10^9 bytes) for all entries together; None: a fifth of what is free or taken by them.
+    root: the folder; None: `cache_folder()` at the time of use.
+    """
+
+    limit_gb: float | None = None
+    root: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        return self.root or cache_folder()
+
+    def at(self, kind: str, name: str) -> Path:
+        """The folder of an entry, whether it is there or not."""
+        return self.folder / kind / name
+
+    def entries(self) -> list[CacheEntry]:
+        """What is kept, the longest unused first."""
+        found = []
+        for folder in (one for kind in KINDS for one in self.folder.glob(f"{kind}/*")):
+            if folder.is_symlink() or not ((folder / ABOUT).is_file() or folder.name.startswith(CLEARED)):
+                continue  # not written by this module: whoever points TLKIT_CACHE at a folder of theirs loses nothing
+            try:
+                files = [path.stat() for path in (folder, *folder.rglob("*"))]
+                about = (folder / ABOUT).read_text(encoding="utf-8") if (folder / ABOUT).is_file() else folder.name
+            except OSError:
+                continue  # another run is writing or clearing it
+            size = sum(one.st_size for one in files if stat.S_ISREG(one.st_mode))
+            used = max(one.st_mtime for one in files)
+            found.append(CacheEntry(folder, folder.parent.name, about.strip(), size, used))
+        return sorted(found, key=lambda one: one.used)
+
+    def has_room_for(self, needed: int) -> bool:
+        """Whether `needed` more bytes may be kept. The longest unused entries are cleared if that makes room for them."""
+        folder = self.folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(folder).free
         except OSError:
-            continue  # another run is writing or clearing it
-        size = sum(one.st_size for one in files if stat.S_ISREG(one.st_mode))
-        found.append(Cache(folder, folder.parent.name, about.strip(), size, max(one.st_mtime for one in files)))
-    return sorted(found, key=lambda one: one.used)
+            return False
+        entries = self.entries()
+        taken = sum(one.bytes for one in entries)
+        limit = SHARE_OF_FREE_DISK * (free + taken) if self.limit_gb is None else self.limit_gb * 1e9
+        if needed > min(limit, free + taken) or not os.access(folder, os.W_OK):
+            return False
+        for one in entries:
+            if taken + needed <= limit and needed <= free:
+                break
+            if time.time() - one.used > IN_USE_SECONDS and not one.foreign():
+                one.clear()
+                taken, free = taken - one.bytes, free + one.bytes
+        return taken + needed <= limit and needed <= free
 
+    def clear(self, which: str, unused_days: float = 0.0) -> list[CacheEntry]:
+        """Remove the entries of one kind, or "all", that were unused for that many days. Returns those it removed.
 
-def make_room(needed: int, limit_gb: float | None = None) -> bool:
-    """Whether `needed` more bytes may be kept, the longest unused caches being cleared if that makes room for them.
-
-    limit_gb: gigabytes (10^9 bytes) that all caches together may take; default a fifth of what is free or taken by caches.
-    """
-    folder = cache_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(folder).free
-    except OSError:
-        return False
-    there = caches()
-    taken = sum(one.bytes for one in there)
-    limit = SHARE_OF_FREE_DISK * (free + taken) if limit_gb is None else limit_gb * 1e9
-    if needed > min(limit, free + taken) or not os.access(folder, os.W_OK):
-        return False
-    for one in there:
-        if taken + needed <= limit and needed <= free:
-            break
-        if time.time() - one.used > IN_USE_SECONDS and not _foreign(one):
-            clear(one)
-            taken, free = taken - one.bytes, free + one.bytes
-    return taken + needed <= limit and needed <= free
-
-
-def clear(cache: Cache) -> None:
-    """Remove one cache. It is renamed first, so that no reader finds half of it. Raises RunError if it holds a file that no cache has."""
-    check_clearable(cache)
-    doomed = cache.folder.with_name(CLEARED + uuid.uuid4().hex[:8])
-    try:
-        cache.folder.rename(doomed)
-    except FileNotFoundError:
-        return  # another run has cleared it
-    with contextlib.suppress(OSError):
-        remove(doomed, [name for name in contents(doomed) if _OWN.fullmatch(name)])
-
-
-def check_clearable(cache: Cache) -> None:
-    """Raise RunError for a cache that holds a file that no cache has."""
-    foreign = _foreign(cache)
-    if foreign:
-        raise RunError(
-            f"'{cache.folder}' holds files that are not a cache's: {', '.join(foreign[:3])}. Nothing was cleared. Move them away."
-        )
-
-
-def _foreign(cache: Cache) -> list[str]:
-    return [name for name in contents(cache.folder) if not _OWN.fullmatch(name)]
-
-
-def clear_caches(which: str, unused_days: float = 0.0) -> tuple[int, int]:
-    """Remove caches of one kind ("pixels", "features", "safety") or "all", if unused for that many days. Returns how many, and their bytes.
-
-    Raises RunError, before any is removed, if one of them holds a file that no cache has.
-    """
-    if which not in (*KINDS, "all"):
-        raise unknown("cache", which, (*KINDS, "all"))
-    before = time.time() - unused_days * 86400
-    chosen = [one for one in caches() if which in (one.kind, "all") and one.used <= before]
-    for one in chosen:
-        check_clearable(one)
-    for one in chosen:
-        clear(one)
-    return len(chosen), sum(one.bytes for one in chosen)
+        Raises RunError, before any is removed, if one of them holds a file that no cache has.
+        """
+        if which not in (*KINDS, "all"):
+            raise unknown("cache", which, (*KINDS, "all"))
+        before = time.time() - unused_days * 86400
+        chosen = [one for one in self.entries() if which in (one.kind, "all") and one.used <= before]
+        for one in chosen:
+            one.check_clearable()
+        for one in chosen:
+            one.clear()
+        return chosen
 
 
 def describe(folder: Path, about: str) -> None:

@@ -110,7 +110,7 @@ def test_an_unusable_csv_says_why(folder: Path, text: str, message: str) -> None
 
 
 def test_every_broken_file_is_named_and_left_out(folder: Path) -> None:
-    from tlkit.data.pixels import decode_images
+    from tlkit.data.dataset import decode_images
 
     expected = {}
     for name, data, problem in left_out(1):
@@ -118,20 +118,20 @@ def test_every_broken_file_is_named_and_left_out(folder: Path) -> None:
         expected[f"red/{name}"] = problem
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _, images = decode_images(scan(folder), 32)
+        images = decode_images(scan(folder), 32).images
     assert problems_of(images) == expected
     assert len(images) == 24
     assert set(images.problems["action"]) == {"left out"}
 
 
 def test_odd_files_are_used_and_named(folder: Path) -> None:
-    from tlkit.data.pixels import decode_images
+    from tlkit.data.dataset import decode_images
 
     expected = set()
     for name, data, problem in used_with_a_note(1):
         (folder / "green" / name).write_bytes(data)
         expected.add((f"green/{name}", problem))
-    _, images = decode_images(scan(folder), 32)
+    images = decode_images(scan(folder), 32).images
     found = images.problems
     assert expected <= set(zip(found["path"], found["problem"], strict=True))
     assert set(found["action"]) == {"used"} and len(images) == 24 + len(expected)

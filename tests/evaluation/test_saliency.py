@@ -195,13 +195,10 @@ def test_masking_evidence_on_cats_and_dogs_costs_more_than_masking_at_random(
     recipe = Recipe("head", stages=(Stage(1, 1e-3, solver="logistic"),))
     data = shared / "data" / "cats_dogs" / "splits.csv"
     run = finetune(data, backbone="mobilenetv2", recipe=recipe, out=tmp_path / "run")
-    from tlkit.runs.reading import whole_set
+    from tlkit.runs.reading import decoded, own_part
 
-    images, pixels = whole_set(run)
-    images = images.part("test", "val").take(np.random.default_rng(0).permutation(210)[:100].tolist())
-    classes = run.plan["classes"]
-    labels = np.array([classes.index(label) for label in images.table["label"]])
-    found = reliance(load_model(run), pixels.of(images).gather(slice(None)), labels)
+    chosen = decoded(run, own_part(run, None)).part("test", "val").take(np.random.default_rng(0).permutation(210)[:100])
+    found = reliance(load_model(run), chosen.pixels.gather(slice(None)), chosen.labels)
     difference = found.falls[:, 0] - found.falls[:, 1]
     assert found.n == 100
     assert difference.mean() > 1.96 * difference.std(ddof=1) / 10

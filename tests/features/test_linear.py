@@ -148,7 +148,7 @@ def test_a_given_strength_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_room_for_features_a_solving_stage_trains_instead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tlkit.features.extract.make_room", lambda *a: False)
+    monkeypatch.setattr("tlkit.cache.Cache.has_room_for", lambda *a: False)
     history = train(
         tiny(seed=6), BACKBONE, recipe(Stage(2, 1e-2, solver="logistic")), examples(24, 132), examples(12, 133)
     )

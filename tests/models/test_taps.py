@@ -66,7 +66,7 @@ def test_what_one_head_computed_another_finds() -> None:
     def computed(taps: Any) -> int:
         prefix, _ = cut(tiny(head=Head(taps=taps)), BACKBONE, 0)
         assert prefix is not None
-        found = extract_features(prefix, data, pixels_key="taps")
+        found = extract_features(prefix, data)
         assert found is not None
         return found.computed
 
@@ -78,7 +78,7 @@ def test_cached_outputs_are_those_of_the_prefix_whatever_was_there_before() -> N
     for taps in ((2,), "all"):
         prefix, _ = cut(tiny(head=Head(taps=taps)), BACKBONE, 0)
         assert prefix is not None
-        found = extract_features(prefix, data, pixels_key="order")
+        found = extract_features(prefix, data)
         assert found is not None
         expected = prefix.predict(data.pixels.gather(slice(None)), verbose=0)
         expected = expected if isinstance(expected, list) else [expected]

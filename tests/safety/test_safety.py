@@ -64,7 +64,7 @@ def arrows(each: int = 24, kinds: tuple[str, ...] = ARROWS) -> Examples:
     random = np.random.default_rng(0)
     rows = np.stack([arrow(kind, random) for kind in kinds for _ in range(each)])
     labels = np.repeat(np.arange(len(kinds)), each)
-    return Examples(Held(rows), labels, [f"{i:08x}" for i in range(len(labels))])
+    return Examples(Held(rows), labels, [f"{i:08x}" for i in range(len(labels))], made_by="drawn")
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_two_flips_that_are_safe_alone_are_judged_together(eyes: Eyes) -> None:
             ImageDraw.Draw(picture).ellipse((x - 14, y - 14, x + 14, y + 14), fill="white")
             rows.append(np.asarray(picture))
             labels.append(label)
-    examples = Examples(Held(np.stack(rows)), np.array(labels), [f"{i:08x}" for i in range(48)])
+    examples = Examples(Held(np.stack(rows)), np.array(labels), [f"{i:08x}" for i in range(48)], made_by="drawn")
     safety = run_check(SafetyCheck(examples, ["here", "there"], eyes, FULL), Augmentation(half_turn=0.5))
     assert safety.verdicts[0].verdict == "unsafe" and len(safety.verdicts[0].pairs) == 2
     both = run_check(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from tlkit.strategy.recipes import decide_by_tournament
 from tlkit.strategy.tournament import Contender, Outcome, Tournament, tuning_recipe
 
 FINETUNE = importlib.import_module("tlkit.finetuning.finetune")
-KEY = "tournament"
 
 
 def build(head: Head) -> keras.Model:
@@ -32,13 +32,13 @@ def build(head: Head) -> keras.Model:
 
 
 def table_of(pool: Examples, training: int) -> Table:
-    found = feature_table(build(Head(taps="all")), BACKBONE, pool, training, pixels_key=KEY)
+    found = feature_table(build(Head(taps="all")), BACKBONE, pool, training)
     assert found is not None
     return found
 
 
 def hold(pool: Examples, training: int, **settings: Any) -> Outcome:
-    return Tournament(build, BACKBONE, table_of(pool, training), pool, KEY, **settings).run()
+    return Tournament(build, BACKBONE, table_of(pool, training), pool, **settings).run()
 
 
 @pytest.fixture
@@ -78,8 +78,8 @@ def test_a_profile_says_how_much_there_is_and_how_good_each_block_is() -> None:
 
 def test_doubled_files_and_rare_classes_lower_the_effective_number() -> None:
     pool = examples(30, 602)
-    doubled = Examples(pool.pixels, pool.labels, [*pool.keys[:15]] * 2)
-    rare = Examples(pool.pixels, np.array([0] * 26 + [1, 1, 2, 2]), pool.keys)
+    doubled = replace(pool, keys=[*pool.keys[:15]] * 2)
+    rare = replace(pool, labels=np.array([0] * 26 + [1, 1, 2, 2]))
     model = build(Head(taps="all"))
     sizes = [
         profile(model, BACKBONE, table_of(one, 24), one)["effective_images_per_class"] for one in (pool, doubled, rare)
@@ -97,7 +97,7 @@ def test_pictures_like_those_the_statistics_are_of_are_near_and_others_far() -> 
     layer.moving_mean.assign(inputs.mean((0, 1, 2)))
     layer.moving_variance.assign(inputs.var((0, 1, 2)))
     near = activation_distance(model, pool)
-    dark = Examples(in_memory((pool.pixels.gather(slice(None)) // 8).astype("uint8")), pool.labels, pool.keys)
+    dark = replace(pool, pixels=in_memory((pool.pixels.gather(slice(None)) // 8).astype("uint8")))
     far = activation_distance(model, dark)
     assert near is not None and far is not None and near < 0.01 < 0.1 < far
 
@@ -136,12 +136,12 @@ def _start() -> Any:
     ],
 )
 def test_the_dearer_leads_only_by_more_than_the_standard_error(shares: tuple[float, ...], leader: str) -> None:
-    tournament = Tournament(build, BACKBONE, table_of(examples(20, 604), 14), examples(20, 604), KEY)
+    tournament = Tournament(build, BACKBONE, table_of(examples(20, 604), 14), examples(20, 604))
     assert tournament._lead(contenders(*shares)).name == leader
 
 
 def test_where_it_cannot_tell_it_says_so() -> None:
-    tournament = Tournament(build, BACKBONE, table_of(examples(20, 604), 14), examples(20, 604), KEY)
+    tournament = Tournament(build, BACKBONE, table_of(examples(20, 604), 14), examples(20, 604))
     tournament.contenders = contenders(0.80, 0.805)
     assert "cannot tell from chance, so the cheaper is taken" in tournament._why(tournament.contenders[0])
     tournament.contenders = contenders(0.70, 0.90)
@@ -194,8 +194,8 @@ def test_when_time_is_up_fine_tuning_is_dropped_and_a_linear_head_taken() -> Non
 
 
 def test_no_room_for_features_means_a_recipe_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tlkit.features.extract.make_room", lambda *a: False)
-    found, decisions = decide_by_tournament(build, BACKBONE, examples(12, 609), 9, pixels_key=KEY)
+    monkeypatch.setattr("tlkit.cache.Cache.has_room_for", lambda *a: False)
+    found, decisions = decide_by_tournament(build, BACKBONE, examples(12, 609), 9)
     assert found.recipe.name == "small_similar" and "no room for features" in decisions[0]["why"]
 
 

@@ -30,7 +30,7 @@ BACKBONE = find_backbone(tiny_file())
 SHIFT = Augmentation(shift_x=(-0.2, 0.2), brightness=(-0.1, 0.1))
 
 
-def examples(count: int = 24, seed: int = 0) -> Examples:
+def examples(count: int = 24, seed: int = 0, made_by: str = "drawn") -> Examples:
     """Three classes by colour, with noise."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % 3
@@ -38,7 +38,7 @@ def examples(count: int = 24, seed: int = 0) -> Examples:
     images[np.arange(count), :, :, labels] += 150
     keys = [f"{seed:08x}{i:056x}" for i in range(count)]
     keys = [f"{i * 7919 + seed:08x}{key[8:]}" for i, key in enumerate(keys)]
-    return Examples(in_memory(images.astype("uint8")), labels, keys)
+    return Examples(in_memory(images.astype("uint8")), labels, keys, made_by=made_by)
 
 
 def tiny(**settings: Any) -> keras.Model:
@@ -123,14 +123,14 @@ def test_fresh_augmentation_depends_on_seed_epoch_and_picture_only() -> None:
 def test_features_equal_the_prefix_and_are_computed_once() -> None:
     data, model = examples(10, seed=101), tiny(seed=3)
     prefix, _ = cut(model, BACKBONE, 1)
-    first = extract_features(prefix, data, pixels_key="a", batch_size=4)
-    again = extract_features(prefix, data, pixels_key="a", batch_size=4)
+    first = extract_features(prefix, data, batch_size=4)
+    again = extract_features(prefix, data, batch_size=4)
     assert first is not None and again is not None
     assert (first.computed, again.computed) == (10, 0)
     direct = prefix.predict(data.pixels.gather(np.arange(10)), verbose=0)
     direct = direct[0] if isinstance(direct, list) else direct
     assert np.allclose(again.views[0][0].gather(np.arange(10)), direct, atol=1e-5)
-    more = extract_features(prefix, examples(12, seed=101), pixels_key="a", batch_size=4)
+    more = extract_features(prefix, examples(12, seed=101), batch_size=4)
     assert more is not None and more.computed == 2, "new pictures cost only themselves"
 
 
@@ -146,7 +146,7 @@ def test_the_key_is_of_what_is_computed_not_of_names() -> None:
 def test_views_differ_and_are_kept_by_seed() -> None:
     data, model = examples(6, seed=102), tiny(seed=3)
     prefix, _ = cut(model, BACKBONE, 3)
-    settings: dict[str, Any] = {"pixels_key": "a", "augmentation": SHIFT, "views": 3, "batch_size": 4}
+    settings: dict[str, Any] = {"augmentation": SHIFT, "views": 3, "batch_size": 4}
     found = extract_features(prefix, data, seed=1, **settings)
     assert found is not None and len(found.views) == 3 and found.computed == 18
     first, second = (view[0].gather(np.arange(6)) for view in found.views[:2])
@@ -158,7 +158,7 @@ def test_views_differ_and_are_kept_by_seed() -> None:
 def test_extraction_stops_at_its_deadline_with_what_it_has() -> None:
     data, model = examples(20, seed=103), tiny(seed=3)
     prefix, _ = cut(model, BACKBONE, 1)
-    found = extract_features(prefix, data, pixels_key="a", batch_size=4, deadline=time.monotonic() - 1)
+    found = extract_features(prefix, data, batch_size=4, deadline=time.monotonic() - 1)
     assert found is not None and found.count == 4 and len(found.views[0][0]) == 4
 
 
@@ -168,7 +168,7 @@ def test_two_tensor_boundaries_are_cached_too() -> None:
     model = build_classifier(nasnet, 3, image_size=32, weights="none")
     prefix, suffix = cut(model, nasnet, 1)
     data = examples(3, seed=104)
-    found = extract_features(prefix, data, pixels_key="a", batch_size=3)
+    found = extract_features(prefix, data, batch_size=3)
     assert found is not None and len(found.views[0]) == 2
     joined = suffix.predict([source.gather(np.arange(3)) for source in found.views[0]], verbose=0)
     assert np.allclose(joined, model.predict(data.pixels.gather(np.arange(3)), verbose=0), atol=1e-5)
@@ -203,7 +203,7 @@ def test_the_same_seed_gives_the_same_history() -> None:
 def test_streaming_the_frozen_part_gives_what_caching_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     plan, data, val = recipe(Stage(2, 1e-2, unfreeze=1)), examples(24, 109), examples(9, 110)
     cached, streamed = tiny(seed=0), tiny(seed=0)
-    monkeypatch.setattr(FEATURES, "make_room", lambda *a: False)
+    monkeypatch.setattr("tlkit.cache.Cache.has_room_for", lambda *a: False)
     history = train(streamed, BACKBONE, plan, data, val)
     assert any("exceed the caches' limit" in note for note in history.notes) and history.images_computed == 0
     monkeypatch.undo()
@@ -253,6 +253,17 @@ def test_more_epochs_trace_nothing_anew(monkeypatch: pytest.MonkeyPatch) -> None
     assert counts[0] == counts[1] > 0
 
 
+def test_features_of_other_pixels_of_the_same_files_are_not_taken_from_the_cache() -> None:
+    prefix, _ = cut(tiny(), BACKBONE, 0)
+    squashed = examples(6, 123, made_by="32-squash")
+    cropped = replace(squashed, pixels=in_memory(255 - squashed.pixels.gather(slice(None))), made_by="32-crop")
+    first, other = (extract_features(prefix, one) for one in (squashed, cropped))
+    assert (first.computed, other.computed) == (6, 6)
+    assert not np.allclose(*(one.views[0][0].gather(slice(None)) for one in (first, other)))
+    with pytest.raises(TypeError, match="made_by"):
+        Examples(squashed.pixels, squashed.labels, squashed.keys)  # type: ignore[call-arg]
+
+
 def test_another_error_is_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keras.Model, "fit", lambda *a, **k: (_ for _ in ()).throw(RuntimeError("no room for doubt")))
     with pytest.raises(RuntimeError, match="no room for doubt"):
@@ -261,9 +272,9 @@ def test_another_error_is_not_taken_for_a_lack_of_memory(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("unfreeze", [0, 2, "all"])
 def test_probabilities_from_cached_features_are_the_whole_models(unfreeze: int | str) -> None:
-    model, data = tiny(seed=3), examples(21, 121)
+    model, data = tiny(seed=3), examples(21, 121, made_by=f"parity-{unfreeze}")
     whole = predict_probabilities(model, data.pixels, batch_size=8)
-    settings: dict[str, Any] = {"pixels_key": f"parity-{unfreeze}", "batch_size": 8}
+    settings: dict[str, Any] = {"batch_size": 8}
     first, computed = predict_from_cache(model, BACKBONE, unfreeze, data, **settings)
     again, computed_again = predict_from_cache(model, BACKBONE, unfreeze, data, **settings)
     assert np.allclose(first, whole, atol=1e-6) and np.array_equal(first, again)

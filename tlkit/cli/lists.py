@@ -53,14 +53,14 @@ def recipes() -> None:
 @click.option("--unused-days", type=float, default=0.0, metavar="D", help="only what was not opened for D days")
 def cache(clear: str | None, unused_days: float) -> None:
     """Show what earlier runs keep on disk so that nothing is computed twice, or clear it."""
-    from tlkit.cache import cache_folder, caches, clear_caches
+    from tlkit.cache import Cache
 
     if clear is not None:
-        count, freed = clear_caches(clear, unused_days)
-        click.echo(f"cleared {count} caches, {freed / 1e9:.2f} GB")
+        cleared = Cache().clear(clear, unused_days)
+        click.echo(f"cleared {len(cleared)} caches, {sum(one.bytes for one in cleared) / 1e9:.2f} GB")
         return
-    there = caches()
+    there = Cache().entries()
     for one in there:
         days = max(0.0, time.time() - one.used) / 86400
         click.echo(f"{one.kind:<9} {one.bytes / 1e9:>8.2f} GB  unused for {days:>5.1f} days  {one.about}")
-    click.echo(f"{len(there)} caches, {sum(one.bytes for one in there) / 1e9:.2f} GB in {cache_folder()}")
+    click.echo(f"{len(there)} caches, {sum(one.bytes for one in there) / 1e9:.2f} GB in {Cache().folder}")

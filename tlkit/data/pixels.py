@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tlkit.cache import Rows, Store, cache_folder, describe, make_room
+from tlkit.cache import Cache, Rows, Store, describe
 from tlkit.data.decode import decode_and_resize, header_fault
 from tlkit.data.headers import image_format, looks_truncated, what_else
 from tlkit.data.images import ImageSet, problem
@@ -85,19 +85,13 @@ class StreamedRows:
         return StreamedRows(tuple(self.files[i] for i in np.asarray(indices)), self.size, self.fit)
 
 
-def decode_images(
-    images: ImageSet, size: int, fit: str = "squash", cache_gb: float | None = None
-) -> tuple[Pixels, ImageSet]:
-    """Decode what is not cached yet, and name the images that do not decode.
-
-    size: pixels of each side. fit: "squash", "crop" or "pad". cache_gb: see `tlkit.cache.make_room`.
-    Returns the pixels and the image set without the images that do not decode (its `problems` name them).
-    """
-    store = Store(cache_folder() / "pixels" / Pixels(size, fit, None).key)
+def decode(images: ImageSet, size: int, fit: str, cache: Cache) -> tuple[Pixels, list[dict[str, str]]]:
+    """The pixels, decoded where they are not cached yet, and a problem for each image that does not decode."""
+    store = Store(cache.at("pixels", Pixels(size, fit, None).key))
     known = store.known(images.keys())
     files = images.files()
     todo = _first_of_each(images.keys(), known)
-    cached = not todo or make_room(len(todo) * size * size * 3, cache_gb)
+    cached = not todo or cache.has_room_for(len(todo) * size * size * 3)
     good: set[str] = set(np.array(images.keys(), dtype=object)[known])
     keys = images.keys()
     if cached and len(todo):
@@ -114,7 +108,7 @@ def decode_images(
         for file, key, row in zip(files, keys, images.table.itertuples(), strict=True)
         if key not in good
     ]
-    return Pixels(size, fit, store if cached else None, len(todo)), images.without(findings)
+    return Pixels(size, fit, store if cached else None, len(todo)), findings
 
 
 def _first_of_each(keys: Sequence[str], known: np.ndarray) -> list[int]:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from tlkit.cache import Cache
 from tlkit.data.augment import augment_and_tell
-from tlkit.data.examples import Examples
+from tlkit.data.dataset import decode_images
 from tlkit.data.images import ImageSet
-from tlkit.data.pixels import decode_images
 from tlkit.files import temporary_beside
 from tlkit.plan.augmentation import Augmentation
 
@@ -28,7 +28,7 @@ def draw_sheet(
     size: int = 224,
     versions: int = 6,
     seed: int = 0,
-    cache_gb: float | None = None,
+    cache: Cache | None = None,
 ) -> Path:
     """Write a picture file: for up to 30 classes one image, drawn with the seed, and its versions of the first epochs.
 
@@ -41,13 +41,13 @@ def draw_sheet(
     random = np.random.default_rng(seed)
     names = [name for name in images.class_names if (images.table["label"] == name).any()][:MOST_CLASSES]
     chosen = [int(random.choice(np.flatnonzero(images.table["label"] == name))) for name in names]
-    pixels, decoded = decode_images(images.take(chosen), size, cache_gb=cache_gb)
-    examples = Examples(pixels.of(decoded), decoded.labels(), decoded.keys())
+    dataset = decode_images(images.take(chosen), size, cache=cache)
+    examples = dataset.examples()
     font = ImageFont.load_default(TEXT)
     rows = []
     for place, number in enumerate(examples.numbers()):
         picture = examples.pixels.gather(np.array([place]))[0]
-        row = [(picture, [decoded.class_names[examples.labels[place]], "as it is"])]
+        row = [(picture, [dataset.class_names[examples.labels[place]], "as it is"])]
         for epoch in range(versions):
             version, drawn = augment_and_tell(picture, augmentation, (seed, epoch, number))
             said = [f"{name}{_value(name, value)}" for name, value in drawn.items()] or ["as it is"]

@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 
 from tlkit.backbones import Backbone, find_backbone
+from tlkit.data.dataset import Dataset, decode_images
 from tlkit.data.examples import Examples, RowSource
 from tlkit.data.images import ImageSet
-from tlkit.data.pixels import Pixels
 from tlkit.data.scan import scan
 from tlkit.doctor.duplicates import _pair_table, near_duplicates
 from tlkit.doctor.labels import label_errors
@@ -95,14 +95,12 @@ class Checkup:
 
 
 def check_data(
-    images: ImageSet,
-    pixels: Pixels,
+    dataset: Dataset,
     *,
     backbone: Backbone | str = "nano",
     prefix: keras.Model | None = None,
     compute: bool = True,
     seed: int = 0,
-    cache_gb: float | None = None,
     verbose: bool = False,
 ) -> Checkup:
     """Look for label errors, duplicates, leakage, outliers and imbalance.
@@ -112,21 +110,20 @@ def check_data(
     compute: if features of the backbone are not all in the cache, compute them; else `nano` judges the labels too.
     """
     started = time.monotonic()
-    examples = Examples(pixels.of(images), images.labels(), images.keys(), images.groups())
+    examples, size = dataset.examples(), dataset.pixels.size
     chosen = find_backbone(backbone) if isinstance(backbone, str) else backbone
-    settings = (pixels.key, cache_gb, verbose)
-    looks = _features(_looking(pixels.size), examples, *settings)
+    looks = _features(_looking(size), examples, verbose)
     features, judge = looks, "nano"
     if chosen.name != "nano" or prefix is not None:
-        prefix = prefix or _network(chosen, pixels.size)
-        if compute or all_cached(prefix, examples, pixels.key):
-            features, judge = _features(prefix, examples, *settings), chosen.name
-    return examine(images, features, looks, examples.pixels, judge, seed, started)
+        prefix = prefix or _network(chosen, size)
+        if compute or all_cached(prefix, examples):
+            features, judge = _features(prefix, examples, verbose), chosen.name
+    return examine(dataset.images, features, looks, examples.pixels, judge, seed, started)
 
 
-def _features(prefix: keras.Model, examples: Examples, key: str, cache_gb: float | None, verbose: bool) -> np.ndarray:
+def _features(prefix: keras.Model, examples: Examples, verbose: bool) -> np.ndarray:
     batch = inference_batch(32)
-    found = extract_features(prefix, examples, pixels_key=key, batch_size=batch, cache_gb=cache_gb, verbose=verbose)
+    found = extract_features(prefix, examples, batch_size=batch, verbose=verbose)
     if found is None:  # the cache has no room
         return predict_probabilities(prefix, examples.pixels, batch_size=batch, verbose=verbose)
     return all_rows(found)
@@ -204,10 +201,9 @@ def inspect(data: str | Path, *, group_by: str | None = None, strict: bool = Fal
     The decoded pixels are kept, so a run at this size that follows does not decode again.
     """
     from tlkit.data.images import raise_if_strict
-    from tlkit.data.pixels import decode_images
 
     images = scan(data, group_by=group_by, strict=strict)
-    _, images = decode_images(images, size)
+    images = decode_images(images, size).images
     if strict:
         raise_if_strict(images)
     return images
@@ -219,7 +215,4 @@ def check_up(images: ImageSet, *, backbone: str = "nano", size: int = 224, verbo
     backbone: whose features judge the labels; `nano` comes with tlkit, a larger one is right more often. size: pixels at which pictures are
     compared; those of `inspect` are decoded already.
     """
-    from tlkit.data.pixels import decode_images
-
-    pixels, images = decode_images(images, size)
-    return check_data(images, pixels, backbone=backbone, verbose=verbose)
+    return check_data(decode_images(images, size), backbone=backbone, verbose=verbose)

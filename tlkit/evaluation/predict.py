@@ -76,22 +76,18 @@ def predict_from_cache(
     examples: Examples,
     batch_size: int = 32,
     *,
-    pixels_key: str,
-    cache_gb: float | None = None,
     verbose: bool = False,
 ) -> tuple[np.ndarray, int]:
     """The classifier's probabilities, its frozen blocks' outputs taken from the cache or computed and kept.
 
     unfreeze: as in the last stage: what lies below is what earlier stages and runs have computed already.
-    pixels_key, cache_gb: see `extract_features`. Returns float32, shape (n, classes), and how many images ran through the
+    Returns float32, shape (n, classes), and how many images ran through the
     frozen blocks (all n when nothing is frozen, or the cache has no room).
     """
     prefix, suffix = cut(model, backbone, unfreeze)
     features = None
     if prefix is not None:
-        features = extract_features(
-            prefix, examples, pixels_key=pixels_key, batch_size=batch_size, cache_gb=cache_gb, verbose=verbose
-        )
+        features = extract_features(prefix, examples, batch_size=batch_size, verbose=verbose)
     if features is None:
         return predict_probabilities(model, examples.pixels, batch_size=batch_size, verbose=verbose), len(examples)
     (sources,) = features.views

@@ -18,7 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tlkit.cache import Store, cache_folder, describe, make_room
+from tlkit.cache import Store, describe
 from tlkit.data.augment import augment
 from tlkit.data.examples import Examples, RowSource
 from tlkit.models.inference import frozen_call
@@ -68,9 +68,9 @@ def _without_names(settings: Any) -> Any:
     return [_without_names(one) for one in settings] if isinstance(settings, list | tuple) else settings
 
 
-def all_cached(prefix: keras.Model, examples: Examples, pixels_key: str) -> bool:
+def all_cached(prefix: keras.Model, examples: Examples) -> bool:
     """Whether `extract_features`, without augmentation, would find every output in the cache."""
-    _, folders = _where_kept(prefix, pixels_key)
+    _, folders = _where_kept(prefix, examples)
     return all(bool(Store(folder).known(list(examples.keys)).all()) for folder in folders)
 
 
@@ -78,27 +78,25 @@ def extract_features(
     prefix: keras.Model,
     examples: Examples,
     *,
-    pixels_key: str,
     augmentation: Augmentation | None = None,
     views: int = 1,
     seed: int = 0,
     batch_size: int = 32,
     deadline: float | None = None,
-    cache_gb: float | None = None,
     verbose: bool = False,
 ) -> Features | None:
     """The prefix's outputs for every example and view, from the cache or computed and kept.
 
-    pixels_key: names how pixels were made from files (size, fit, decoder version), as part of the cache's key.
+    examples: their `keys` and `made_by` name what is cached, their `cache` says where and how much.
     augmentation, views: with an augmentation, that many random versions of each image, seeded by (seed, view, content).
     deadline: a time of `time.monotonic()` at which to stop and return what is there.
-    cache_gb: see `tlkit.cache.make_room`. verbose: show a progress bar.
+    verbose: show a progress bar.
 
     Returns None when the outputs would exceed the caches' limit: the caller then runs the prefix batch by batch.
     """
     augmented = augmentation is not None and not augmentation.is_identity()
     views = views if augmented else 1
-    parts, folders = _where_kept(prefix, pixels_key)
+    parts, folders = _where_kept(prefix, examples)
     stores = [Store(folder) for folder in folders]
     keys = [_view_keys(examples.keys, augmentation if augmented else None, view, seed) for view in range(views)]
     known = [np.stack([store.known(view_keys) for store in stores]) for view_keys in keys]
@@ -108,11 +106,12 @@ def extract_features(
     todo = [(view, int(i)) for i in range(len(examples)) for view in range(views) if not known[view][:, i].all()]
     todo = list({keys[view][i]: (view, i) for view, i in todo}.values())
     size = len(todo) * sum(int(np.prod(s)) * np.dtype(d).itemsize for s, d in zip(shapes, dtypes, strict=True))
-    if size and not make_room(size, cache_gb):
+    if size and not examples.cache.has_room_for(size):
         return None
     for place, shape in zip(lacking, shapes, strict=True):
         describe(
-            folders[place], f"outputs of frozen layers up to {parts[place].layers[-1].name}, {shape}, {pixels_key}"
+            folders[place],
+            f"outputs of frozen layers up to {parts[place].layers[-1].name}, {shape}, {examples.made_by}",
         )
     done = 0
     if todo:
@@ -140,10 +139,10 @@ def extract_features(
     return Features([list(view) for view in rows], count, done)
 
 
-def _where_kept(prefix: keras.Model, pixels_key: str) -> tuple[list[keras.Model], list[Path]]:
+def _where_kept(prefix: keras.Model, examples: Examples) -> tuple[list[keras.Model], list[Path]]:
     """A model for each of the prefix's outputs, and the folder where its outputs are kept."""
     parts = [prefix] if len(prefix.outputs) == 1 else [keras.Model(prefix.input, one) for one in prefix.outputs]
-    return parts, [cache_folder() / "features" / f"{prefix_key(part)}-{pixels_key}" for part in parts]
+    return parts, [examples.cache.at("features", f"{prefix_key(part)}-{examples.made_by}") for part in parts]
 
 
 def _stored_as(dtype: str) -> str:

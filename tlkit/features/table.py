@@ -60,10 +60,8 @@ def feature_table(
     pool: Examples,
     training: int,
     *,
-    pixels_key: str,
     seed: int = 0,
     batch_size: int = 32,
-    cache_gb: float | None = None,
     verbose: bool = False,
 ) -> Table | None:
     """Every block's pooled features for all images, from the cache or computed and kept; None when the cache has no room.
@@ -76,9 +74,7 @@ def feature_table(
     features = extract_features(
         prefix,
         pool,
-        pixels_key=pixels_key,
         batch_size=inference_batch(batch_size),
-        cache_gb=cache_gb,
         verbose=verbose,
     )
     if features is None:

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlkit.backbones import Backbone
-from tlkit.data.images import ImageSet, summary
+from tlkit.data.images import summary
 from tlkit.devices import _device, _precision
 from tlkit.plan.recipe import Recipe, Unfreeze, to_dict, with_epochs
 from tlkit.progress import Say
 from tlkit.strategy.recipes import choose_recipe
 
 if TYPE_CHECKING:
-    from tlkit.data.pixels import Pixels
+    from tlkit.data.dataset import Dataset
 
 
 CHECK_SECONDS = 15  # at most for the class-safety check of a run without a limit of its own
@@ -28,11 +28,10 @@ CHECK_SECONDS = 15  # at most for the class-safety check of a run without a limi
 
 def _narrow(
     recipe: Recipe,
-    images: ImageSet,
+    dataset: Dataset,
     allow: Sequence[str],
     settings: dict[str, Any],
     max_minutes: float | None,
-    cache_gb: float | None,
     say: Say,
 ) -> tuple[Recipe, dict[str, Any]]:
     """The recipe with its augmentation narrowed to what is safe for these pictures, and the decision for the plan."""
@@ -42,13 +41,13 @@ def _narrow(
     seconds = CHECK_SECONDS if max_minutes is None else 6 * max_minutes  # a tenth of the run
     say("checking  what the augmentation does to the classes of these pictures")
     safety = check_safety(
-        images,
+        dataset.images,
         recipe.augmentation,
         allow=allow,
         seed=settings["seed"],
         deadline=time.monotonic() + seconds,
         thorough=False,
-        cache_gb=cache_gb,
+        cache=dataset.cache,
         say=say,
     )
     on = safety.augmentation.fields()
@@ -62,21 +61,20 @@ def _narrow(
 
 
 def _decide(
-    images: ImageSet,
+    dataset: Dataset,
     own: Recipe | None,
     network: Backbone,
     settings: dict[str, Any],
     epochs: int | None,
     batch_size: int | None,
 ) -> tuple[Recipe, list[dict[str, Any]]]:
-    training = int((images.table["part"] == "train").sum())
     if own is not None:
         recipe, decision = (
             own,
             {"what": "recipe", "chosen": own.name, "why": "it was asked for", "evidence": {}},
         )
     else:
-        recipe, decision = choose_recipe(training, settings["similar"])
+        recipe, decision = choose_recipe(dataset.count("train"), settings["similar"])
         recipe = _within(recipe, network)
     if epochs is not None:
         recipe = with_epochs(recipe, epochs)
@@ -100,10 +98,8 @@ def _plan(
     settings: dict[str, Any],
     recipe: Recipe,
     decisions: list[dict[str, Any]],
-    images: ImageSet,
+    dataset: Dataset,
     network: Backbone,
-    size: int,
-    pixels: Pixels,
     max_minutes: float | None,
 ) -> dict[str, Any]:
     device, precision = _device(), _precision(recipe.precision)
@@ -113,13 +109,12 @@ def _plan(
             *decisions,
             {"what": "precision", "chosen": precision, "why": why, "evidence": {"device": device}},
         ]
-    if pixels.streamed:
+    if dataset.pixels.streamed:
         why = "the decoded images exceed the caches' limit (--cache-gb)"
         decisions = [
             *decisions,
             {"what": "pixels", "chosen": "decoded in every epoch", "why": why, "evidence": {}},
         ]
-    parts = images.table["part"].value_counts()
     return {
         "tlkit": metadata.version("tlkit"),
         "command": shlex.join(["tlkit", *sys.argv[1:]]) if Path(sys.argv[0]).stem in ("tlkit", "__main__") else None,
@@ -135,10 +130,10 @@ def _plan(
             "sha256": network.weights_hash if network.source == "module" else None,
             "licence_of_weights": network.licence if network.file or settings["weights"] == "imagenet" else "your own",
         },
-        "image_size": size,
-        "classes": list(images.class_names),
-        "images": {part: int(parts.get(part, 0)) for part in ("train", "val", "test")},
-        "problems": summary(images),
+        "image_size": dataset.pixels.size,
+        "classes": list(dataset.class_names),
+        "images": {part: dataset.count(part) for part in ("train", "val", "test")},
+        "problems": summary(dataset.images),
         "max_minutes": max_minutes,
         "device": device,
         "precision": precision,

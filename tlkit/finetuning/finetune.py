@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlkit.backbones import find_weights
-from tlkit.data.dataset import examples_of
+from tlkit.cache import Cache
 from tlkit.data.scan import scan
-from tlkit.data.split import split
 from tlkit.devices import _precision, _use_devices
 from tlkit.errors import SpecError
 from tlkit.finetuning.decide import _decide, _narrow, _plan, _within
@@ -144,25 +143,27 @@ def finetune(
 
         check_no_class_is_unsure(images.class_names)
     _use_devices()
+    cache = Cache(cache_gb)
     compared: list[dict[str, Any]] = []
     if len(networks) > 1:
         with _timed(seconds, "compare"):
-            network, decision = compare_backbones(networks, images, settings, cache_gb, say)
+            network, decision = compare_backbones(networks, images, settings, cache, say)
             settings["backbone"], compared = network.name, [decision]
     size = settings["image_size"] or network.size
     with _timed(seconds, "decode"):
-        from tlkit.data.pixels import decode_images
+        from tlkit.data.dataset import decode_images
 
-        pixels, images = decode_images(images, size, settings["fit"], cache_gb)
-    images = split(images, validation=settings["validation"], seed=settings["seed"], strict=strict)
-    plan_recipe, decisions = _decide(images, own, network, settings, epochs, batch_size)
+        dataset = decode_images(images, size, settings["fit"], cache)
+    dataset = dataset.split(validation=settings["validation"], seed=settings["seed"], strict=strict)
+    images = dataset.images
+    plan_recipe, decisions = _decide(dataset, own, network, settings, epochs, batch_size)
     run = Run(folder)
     if not dry_run:
         run = start_run(folder, force)
         if run.folder != folder:
             say(f"replaces  {folder}, which stays as it is until the new run, in {run.folder}, is finished\n")
         asked_for = plan_recipe if asked is None else dataclasses.replace(plan_recipe, augmentation=asked)
-        plan = _plan(settings, asked_for, decisions, images, network, size, pixels, max_minutes)
+        plan = _plan(settings, asked_for, decisions, dataset, network, max_minutes)
         run.write_json("plan.json", {**plan, "recipe": None if auto else plan["recipe"], "decided": False})
         run.write_table("split.csv", images.table[["path", "label", "part", "group", "sha256"]])
         run.write_table("problems.csv", images.problems)
@@ -177,12 +178,10 @@ def finetune(
             outcome, decisions = decide_by_tournament(
                 functools.partial(_build, network, images, settings=settings, size=size, precision=_precision("auto")),
                 network,
-                examples_of(images, pixels, "train", "val"),
-                int((images.table["part"] == "train").sum()),
-                pixels_key=pixels.key,
+                dataset.part("train", "val"),
+                dataset.count("train"),
                 seed=settings["seed"],
                 minutes=None if max_minutes is None else (max_minutes - (time.monotonic() - started) / 60) / 2,
-                cache_gb=cache_gb,
                 epochs=epochs,
                 batch_size=batch_size,
                 similar=settings["similar"],
@@ -195,12 +194,12 @@ def finetune(
         plan_recipe, model, history = dataclasses.replace(plan_recipe, augmentation=asked), None, None
     if not plan_recipe.augmentation.is_identity() and not repeated and not dry_run:
         with _timed(seconds, "check"):
-            plan_recipe, decision = _narrow(plan_recipe, images, allow, settings, max_minutes, cache_gb, say)
+            plan_recipe, decision = _narrow(plan_recipe, dataset, allow, settings, max_minutes, say)
             decisions.append(decision)
     if not named:
         decisions.insert(0, {"what": "backbone", "chosen": network.name, "why": why, "evidence": {}})
     decisions = compared + decisions
-    plan = _plan(settings, plan_recipe, decisions, images, network, size, pixels, max_minutes)
+    plan = _plan(settings, plan_recipe, decisions, dataset, network, max_minutes)
     for line in plan_lines(plan):
         say(line)
     if dry_run:
@@ -217,12 +216,10 @@ def finetune(
                 model,
                 network,
                 plan_recipe,
-                examples_of(images, pixels, "train"),
-                examples_of(images, pixels, "val"),
+                dataset.part("train"),
+                dataset.part("val"),
                 seed=settings["seed"],
-                pixels_key=pixels.key,
-                deadline=_deadline(started, max_minutes, model, images, report),
-                cache_gb=cache_gb,
+                deadline=_deadline(started, max_minutes, model, dataset, report),
                 verbose=verbose,
                 say=say,
             )
@@ -236,9 +233,7 @@ def finetune(
         model = _as_saved(model, network, plan_recipe, plan["precision"])
         save_model(model, run.model_file)
         with _timed(seconds, "evaluate"):
-            probabilities, computed = _predict_parts(
-                model, network, plan_recipe, images, pixels, cache_gb, verbose, say
-            )
+            probabilities, computed = _predict_parts(model, network, plan_recipe, dataset, verbose, say)
             scores, probabilities = _calibrate_and_score(run, model, images, probabilities, settings["max_error"])
             save_model(model, run.model_file)
         refusal = scores["refusal"]
@@ -249,12 +244,12 @@ def finetune(
         if report:  # what takes long in it is done beside the proof, which another process works on
             from tlkit.reporting.findings import Material, look_at
 
-            material = Material(run, model, images, pixels)
-            looking = beside.submit(look_at, material, cache_gb=cache_gb)
+            material = Material(run, model, dataset)
+            looking = beside.submit(look_at, material)
         with _timed(seconds, "prove"):
             chosen = parity_sample(len(probabilities["val"]))
             part = images.part("val").take(chosen)
-            ask_again = functools.partial(own_probabilities, model, pixels.of(part))
+            ask_again = functools.partial(own_probabilities, model, dataset.pixels.of(part))
             parity = prove_parity(
                 run.saved_model, part.files(), probabilities["val"][chosen], images.class_names, fresh, ask_again
             )
@@ -263,7 +258,7 @@ def finetune(
         **scores,
         "parity": parity,
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
-        "images_decoded": pixels.decoded,
+        "images_decoded": dataset.pixels.decoded,
         "images_computed": computed_before + history.images_computed + computed,
         "notes": history.notes,
     }

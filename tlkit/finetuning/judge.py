@@ -7,7 +7,6 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from tlkit.backbones import Backbone
-from tlkit.data.dataset import examples_of
 from tlkit.data.images import ImageSet
 from tlkit.plan.recipe import Recipe
 from tlkit.progress import Say
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
-    from tlkit.data.pixels import Pixels
+    from tlkit.data.dataset import Dataset
 
 
 def _as_saved(model: keras.Model, network: Backbone, recipe: Recipe, precision: str) -> keras.Model:
@@ -36,9 +35,7 @@ def _predict_parts(
     model: keras.Model,
     network: Backbone,
     recipe: Recipe,
-    images: ImageSet,
-    pixels: Pixels,
-    cache_gb: float | None,
+    dataset: Dataset,
     verbose: bool,
     say: Say,
 ) -> tuple[dict[str, np.ndarray], int]:
@@ -49,8 +46,8 @@ def _predict_parts(
 
     probabilities, computed = {}, 0
     for part in ("val", "test"):
-        chosen, examples = images.part(part), examples_of(images, pixels, part)
-        if not len(chosen):
+        examples = dataset.part(part)
+        if not len(examples):
             continue
         found, ran = while_memory_lasts(
             functools.partial(
@@ -59,8 +56,6 @@ def _predict_parts(
                 network,
                 recipe.stages[-1].unfreeze,
                 examples,
-                pixels_key=pixels.key,
-                cache_gb=cache_gb,
                 verbose=verbose,
             ),
             inference_batch(recipe.batch_size),

@@ -20,10 +20,11 @@ class _Album:
 
     def __init__(self, material: Material) -> None:
         self._rows, self._place, self._of_key = None, {}, {}
-        if material.images is not None and material.pixels is not None:
-            self._rows = material.pixels.of(material.images)
-            self._place = {path: i for i, path in enumerate(material.images.table["path"])}
-            self._of_key = {key: i for i, key in enumerate(material.images.keys())}
+        if material.dataset is not None:
+            examples = material.dataset.examples()
+            self._rows = examples.pixels
+            self._place = {path: i for i, path in enumerate(material.dataset.images.table["path"])}
+            self._of_key = {key: i for i, key in enumerate(examples.keys)}
 
     def pixels(self, path: str) -> np.ndarray | None:
         place = self._place.get(path)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tlkit.data.images import ImageSet
 from tlkit.errors import SpecError
 from tlkit.runs.folder import Run
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     import keras
     import pandas as pd
 
-    from tlkit.data.pixels import Pixels
+    from tlkit.data.dataset import Dataset
     from tlkit.doctor.checkup import Checkup
     from tlkit.evaluation.reliance import Reliance
     from tlkit.evaluation.saliency import GradCam
@@ -31,12 +30,11 @@ ROBUST = 500  # pictures at most for robustness
 
 @dataclass(frozen=True)
 class Material:
-    """What a report is made of. images, pixels: of all parts, None if the pictures are not where they were."""
+    """What a report is made of. dataset: of all parts, None if the images are not where they were."""
 
     run: Run
     model: keras.Model
-    images: ImageSet | None
-    pixels: Pixels | None
+    dataset: Dataset | None
 
 
 @dataclass(frozen=True)
@@ -48,9 +46,7 @@ class Looked:
     reliance: Reliance | None
 
 
-def look_at(
-    material: Material, *, seconds: float = SECONDS, cache_gb: float | None = None, verbose: bool = False
-) -> Looked:
+def look_at(material: Material, *, seconds: float = SECONDS, verbose: bool = False) -> Looked:
     """The data doctor's checkup, and what the model's answers rest on. Needs the run's plan and predictions.
 
     seconds: about how long the latter may take.
@@ -58,11 +54,11 @@ def look_at(
     from tlkit.evaluation.saliency import GradCam
 
     checkup, cam, found = None, None, None
-    if material.images is not None and material.pixels is not None:
-        checkup = _checkup(material, material.run.plan, cache_gb, verbose)
+    if material.dataset is not None:
+        checkup = _checkup(material, material.run.plan, verbose)
     with contextlib.suppress(SpecError):  # an ensemble has no feature maps to weigh
         cam = GradCam(material.model)
-    if cam is not None and material.images is not None:
+    if cam is not None and material.dataset is not None:
         found = _reliance(material, _answers(material.run), cam, seconds)
     return Looked(checkup, cam, found)
 
@@ -78,7 +74,7 @@ def _answers(run: Run, part: str | None = None) -> pd.DataFrame:
     return table[table["part"] == {"validation": "val"}.get(part, part)].reset_index(drop=True)
 
 
-def _checkup(material: Material, plan: dict[str, Any], cache_gb: float | None, verbose: bool) -> Checkup:
+def _checkup(material: Material, plan: dict[str, Any], verbose: bool) -> Checkup:
     """Labels judged by the run's own backbone, as pretrained, where its features are there; else by `nano`."""
     import keras
 
@@ -86,7 +82,7 @@ def _checkup(material: Material, plan: dict[str, Any], cache_gb: float | None, v
     from tlkit.doctor.checkup import check_data
     from tlkit.models.blocks import cut
 
-    assert material.images is not None and material.pixels is not None
+    assert material.dataset is not None
     settings = plan["settings"]
     own = settings["backbone"] if settings["weights"] == "imagenet" and not settings["from_run"] else "nano"
     (network,) = named_backbones(own)
@@ -94,18 +90,16 @@ def _checkup(material: Material, plan: dict[str, Any], cache_gb: float | None, v
     prefix = cut(material.model, network, 0)[0] if untouched and "ensemble_of" not in plan else None
     if prefix is not None and len(prefix.outputs) > 1:
         prefix = keras.Model(prefix.input, prefix.outputs[-1])  # of a head on several blocks, the last
-    images = material.images
-    if len(images) > CHECKED:
-        order = np.random.default_rng(settings["seed"]).permutation(len(images))[:CHECKED]
-        images = images.take(np.sort(order).tolist())
+    dataset = material.dataset
+    if len(dataset) > CHECKED:
+        order = np.random.default_rng(settings["seed"]).permutation(len(dataset))[:CHECKED]
+        dataset = dataset.take(np.sort(order).tolist())
     return check_data(
-        images,
-        material.pixels,
+        dataset,
         backbone=network,
         prefix=prefix,
         compute=False,
         seed=settings["seed"],
-        cache_gb=cache_gb,
         verbose=verbose,
     )
 
@@ -123,9 +117,9 @@ def _reliance(material: Material, answers: pd.DataFrame, cam: GradCam, seconds: 
 
 
 def _pictures(material: Material, paths: Sequence[str]) -> np.ndarray:
-    assert material.images is not None and material.pixels is not None
-    place = {path: i for i, path in enumerate(material.images.table["path"])}
-    return material.pixels.of(material.images).gather(np.array([place[path] for path in paths]))
+    assert material.dataset is not None
+    place = {path: i for i, path in enumerate(material.dataset.images.table["path"])}
+    return material.dataset.examples().pixels.gather(np.array([place[path] for path in paths]))
 
 
 def _robustness(material: Material, answers: pd.DataFrame, verbose: bool) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tlkit.cache import Cache
 from tlkit.errors import DataError
 from tlkit.files import write_atomically
 from tlkit.progress import Say
@@ -30,7 +31,7 @@ from tlkit.reporting.sections.robustness import _robust_section
 from tlkit.reporting.sections.safety import _safety
 from tlkit.reporting.sections.summary import _summary
 from tlkit.runs.folder import Run, open_run
-from tlkit.runs.reading import load_model, whole_set
+from tlkit.runs.reading import decoded, load_model, own_part
 
 
 def report(
@@ -38,7 +39,7 @@ def report(
     *,
     robustness: bool = False,
     out: str | Path | None = None,
-    cache_gb: float | None = None,
+    cache: Cache | None = None,
     verbose: bool = False,
     say: Say = lambda line: None,
 ) -> Path:
@@ -53,12 +54,12 @@ def report(
     if len(opened) > 1:
         return leaderboard(opened, out, say)
     (run,) = opened
-    material = Material(run, load_model(run), None, None)
+    material = Material(run, load_model(run), None)
     try:
-        material = Material(run, material.model, *whole_set(run, cache_gb))
+        material = Material(run, material.model, decoded(run, own_part(run, None), cache))
     except DataError as error:
         say(f"without pictures: {error}")
-    return write_report(material, seconds=15 * SECONDS, robust=robustness, cache_gb=cache_gb, verbose=verbose)
+    return write_report(material, seconds=15 * SECONDS, robust=robustness, verbose=verbose)
 
 
 def write_report(
@@ -67,7 +68,6 @@ def write_report(
     *,
     seconds: float = SECONDS,
     robust: bool = False,
-    cache_gb: float | None = None,
     verbose: bool = False,
 ) -> Path:
     """Write `report.html` and the files beside it. looked: from `look_at`, if there is one already. The rest as there."""
@@ -75,7 +75,7 @@ def write_report(
     run = material.run
     plan, metrics, answers = run.plan, run.metrics, _answers(run)
     part = "test" if metrics["test"] else "validation"
-    looked = looked or look_at(material, seconds=seconds, cache_gb=cache_gb, verbose=verbose)
+    looked = looked or look_at(material, seconds=seconds, verbose=verbose)
     checkup, cam = looked.checkup, looked.cam
     album = _Album(material)
     speed = round(cam.milliseconds(), 2) if cam else None
@@ -86,7 +86,7 @@ def write_report(
         numbers["data"] = checkup.to_dict()
     if looked.reliance is not None:
         numbers["explain"] = looked.reliance.to_dict()
-    if robust and material.images is not None:
+    if robust and material.dataset is not None:
         numbers["robustness"] = _robustness(material, answers, verbose)
     elif (run.folder / "report.json").is_file():
         earlier = json.loads((run.folder / "report.json").read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ from typing import Any
 
 from tlkit.errors import SpecError
 from tlkit.runs.folder import Run, check_out, finish_run, open_run, start_run
-from tlkit.runs.reading import BATCH, load_model, own_part, parity_sample
+from tlkit.runs.reading import BATCH, decoded, load_model, own_part, parity_sample
 
 
 def ensemble(
@@ -25,10 +25,8 @@ def ensemble(
     run. Raises SpecError when the runs do not go together.
     """
     import keras
-    import numpy as np
     import pandas as pd
 
-    from tlkit.data.pixels import decode_images
     from tlkit.deployment.parity import FreshProcess, prove_parity
     from tlkit.deployment.saved_model import export
     from tlkit.evaluation.predict import own_probabilities, predict_probabilities
@@ -61,10 +59,11 @@ def ensemble(
             images = own_part(run, part)
             if not len(images):
                 continue
-            pixels, images = decode_images(images, plan["image_size"], plan["settings"]["fit"])
-            places = {label: i for i, label in enumerate(plan["classes"])}  # not every class need have an image here
-            labels = np.array([places[label] for label in images.table["label"]], dtype="int64")
-            found = [predict_probabilities(one, pixels.of(images), batch_size=BATCH) for one in (model, *models)]
+            dataset = decoded(run, images)
+            images, labels = dataset.images, dataset.images.labels()
+            found = [
+                predict_probabilities(one, dataset.examples().pixels, batch_size=BATCH) for one in (model, *models)
+            ]
             scores = [evaluate(one, labels, plan["classes"]) for one in found]
             metrics[name] = scores[0]
             if part == "val":
@@ -76,7 +75,7 @@ def ensemble(
             table.insert(1, "part", part)
             table.insert(2, "label", list(images.table["label"]))
             tables.append(table)
-            proven = proven or (images, pixels, found[0])
+            proven = proven or (dataset, found[0])
         if proven is None:
             raise SpecError(
                 "No image is validation or test in every one of the runs, so the ensemble cannot be judged."
@@ -84,9 +83,10 @@ def ensemble(
         run.write_table("predictions.csv", pd.concat(tables, ignore_index=True))
         export(model, plan["classes"], run.saved_model, fit=plan["settings"]["fit"])
         chosen = parity_sample(len(proven[0]))
-        images, pixels, probabilities = proven[0].take(chosen), proven[1], proven[2][chosen]
-        own = functools.partial(own_probabilities, model, pixels.of(images))
-        metrics["parity"] = prove_parity(run.saved_model, images.files(), probabilities, plan["classes"], fresh, own)
+        dataset, probabilities = proven[0].take(chosen), proven[1][chosen]
+        own = functools.partial(own_probabilities, model, dataset.examples().pixels)
+        files = dataset.images.files()
+        metrics["parity"] = prove_parity(run.saved_model, files, probabilities, plan["classes"], fresh, own)
     metrics["seconds"] = {"total": round(time.monotonic() - started, 2)}
     run.write_json("metrics.json", metrics)
     run = finish_run(run, out)

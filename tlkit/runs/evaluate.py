@@ -12,7 +12,7 @@ from tlkit.data.scan import scan
 from tlkit.errors import DataError, SpecError, nearest, unknown
 from tlkit.plan.augmentation import Augmentation
 from tlkit.runs.folder import Run, open_run
-from tlkit.runs.reading import BATCH, load_model, own_part
+from tlkit.runs.reading import BATCH, decoded, load_model, own_part
 
 if TYPE_CHECKING:
     import keras
@@ -30,9 +30,6 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
 
     Raises SpecError for a flip that is not safe, DataError when the data holds a class that the run does not know, or the run's own images are gone or changed.
     """
-    import numpy as np
-
-    from tlkit.data.pixels import decode_images
     from tlkit.devices import while_memory_lasts
     from tlkit.evaluation.predict import VIEWS, predict_probabilities
     from tlkit.evaluation.scores import evaluate
@@ -51,10 +48,9 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
             + (f" (nearest: '{close}')" if close else "")
             + f". Expected among: {', '.join(plan['classes'][:20])}."
         )
-    pixels, images = decode_images(images, plan["image_size"], plan["settings"]["fit"])
-    number = {name: i for i, name in enumerate(plan["classes"])}
-    labels = np.array([number[label] for label in images.table["label"]], dtype="int64")
-    model, rows = load_model(run), pixels.of(images)
+    dataset = decoded(run, images)
+    images, examples = dataset.images, dataset.examples()
+    model, rows, labels = load_model(run), examples.pixels, examples.labels
     probabilities = while_memory_lasts(
         lambda batch: predict_probabilities(model, rows, batch_size=batch), inference_batch(BATCH), lambda line: None
     )

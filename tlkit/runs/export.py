@@ -10,7 +10,7 @@ from tlkit.errors import DataError
 from tlkit.folders import EXPORTED
 from tlkit.plan.job import check_max_error
 from tlkit.runs.folder import Run, open_run
-from tlkit.runs.reading import BATCH, PARITY_FILES, _some_pixels, load_model, own_part, parity_sample
+from tlkit.runs.reading import BATCH, PARITY_FILES, _some_pixels, decoded, load_model, own_part, parity_sample
 
 if TYPE_CHECKING:
     import keras
@@ -120,7 +120,6 @@ def _answered(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
 
 
 def _prove_served(run: Run, model: keras.Model, folder: Path) -> dict[str, Any] | None:
-    from tlkit.data.pixels import decode_images
     from tlkit.deployment.parity import prove_parity
     from tlkit.evaluation.predict import own_probabilities, predict_probabilities
 
@@ -130,10 +129,11 @@ def _prove_served(run: Run, model: keras.Model, folder: Path) -> dict[str, Any] 
     except DataError:
         return None
     images = images.take(parity_sample(len(images)))
-    pixels, images = decode_images(images, plan["image_size"], plan["settings"]["fit"])
-    probabilities = predict_probabilities(model, pixels.of(images), batch_size=BATCH)
-    own = functools.partial(own_probabilities, model, pixels.of(images))
-    return prove_parity(folder, images.files(), probabilities, plan["classes"], ask_again=own)
+    dataset = decoded(run, images)
+    rows = dataset.examples().pixels
+    probabilities = predict_probabilities(model, rows, batch_size=BATCH)
+    own = functools.partial(own_probabilities, model, rows)
+    return prove_parity(folder, dataset.images.files(), probabilities, plan["classes"], ask_again=own)
 
 
 def _prove_pixels(

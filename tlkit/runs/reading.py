@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
-    from tlkit.data.pixels import Pixels
+    from tlkit.cache import Cache
+    from tlkit.data.dataset import Dataset
 
 
 PARITY_FILES = 256
@@ -59,29 +61,27 @@ def own_part(run: Run, part: str | None) -> ImageSet:
                 )
     table = table.reindex(columns=list(TABLE_COLUMNS))
     problems = pd.DataFrame(columns=list(PROBLEM_COLUMNS))
-    return ImageSet(root, table, tuple(sorted(set(table["label"]))), problems)
+    return ImageSet(root, table, tuple(run.plan["classes"]), problems)
 
 
-def whole_set(run: Run, cache_gb: float | None = None) -> tuple[ImageSet, Pixels]:
-    """All images of a run's own split, and their pixels. Raises DataError for files that are gone or have changed."""
-    from tlkit.data.pixels import decode_images
+def decoded(run: Run, images: ImageSet, cache: Cache | None = None) -> Dataset:
+    """Images as the run's model sees them: decoded at its size and fit, their labels numbered as its classes are."""
+    from tlkit.data.dataset import decode_images
 
-    pixels, images = decode_images(own_part(run, None), run.plan["image_size"], run.plan["settings"]["fit"], cache_gb)
-    return images, pixels
+    plan = run.plan
+    images = dataclasses.replace(images, class_names=tuple(plan["classes"]))
+    return decode_images(images, plan["image_size"], plan["settings"]["fit"], cache)
 
 
 def _some_pixels(run: Run, part: str, most: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Pixels of a part's images, evenly taken from all if there are more than so many, and their labels."""
     import numpy as np
 
-    from tlkit.data.pixels import decode_images
-
-    images, plan = own_part(run, part), run.plan
+    images = own_part(run, part)
     if most is not None and len(images) > most:
         images = images.take(np.linspace(0, len(images) - 1, most).round().astype(int).tolist())
-    pixels, images = decode_images(images, plan["image_size"], plan["settings"]["fit"])
-    labels = np.array([plan["classes"].index(label) for label in images.table["label"]], dtype="int64")
-    return pixels.of(images).gather(np.arange(len(images))), labels
+    examples = decoded(run, images).examples()
+    return examples.pixels.gather(np.arange(len(examples))), examples.labels
 
 
 def parity_sample(count: int) -> list[int]:

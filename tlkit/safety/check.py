@@ -19,10 +19,9 @@ from typing import Any
 import numpy as np
 
 from tlkit.backbones import find_backbone
-from tlkit.cache import describe, make_room
-from tlkit.data.examples import Examples
+from tlkit.cache import Cache, describe
+from tlkit.data.dataset import decode_images
 from tlkit.data.images import ImageSet
-from tlkit.data.pixels import decode_images
 from tlkit.files import write_atomically
 from tlkit.models.classifier import build_classifier
 from tlkit.plan.augmentation import AUGMENTATION_LIMITS, FLIPS, Augmentation, check_fields, held_to
@@ -93,7 +92,7 @@ def check_safety(
     seed: int = 0,
     deadline: float = math.inf,
     thorough: bool = True,
-    cache_gb: float | None = None,
+    cache: Cache | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Safety:
     """Judge an augmentation by images from `tlkit.scan`, seen by a backbone at its own size; test images play no part.
@@ -108,16 +107,17 @@ def check_safety(
     images = _reference(images, seed)
     words = [network.name, weights, list(allow), seed, thorough, dataclasses.asdict(asked), VERSION]
     about = [images.labels().tolist(), images.keys(), images.groups().tolist()]
-    file = _kept_file(json.dumps([*words, *about]))
+    cache = cache or Cache()
+    file = _kept_file(cache, json.dumps([*words, *about]))
     if file.is_file():
         known = _from_json(file.read_text(encoding="utf-8"))
         for one in known.verdicts:
             say(line_of(one))
         return known
-    check = prepare_check(images, asked, backbone=backbone, weights=weights, seed=seed, cache_gb=cache_gb)
+    check = prepare_check(images, asked, backbone=backbone, weights=weights, seed=seed, cache=cache)
     safety = run_check(check, asked, allow=allow, deadline=deadline, thorough=thorough, say=say)
     text = json.dumps(safety.to_dict())
-    if time.monotonic() < deadline and make_room(len(text), cache_gb):
+    if time.monotonic() < deadline and cache.has_room_for(len(text)):
         describe(file.parent, f"what augmentation does to {len(images):,} pictures, seen by {network.name}")
         write_atomically(file, text)
     return _from_json(text)
@@ -138,14 +138,13 @@ def prepare_check(
     backbone: str = "nano",
     weights: str = "imagenet",
     seed: int = 0,
-    cache_gb: float | None = None,
+    cache: Cache | None = None,
 ) -> SafetyCheck:
     """Decode a sample of the images at the backbone's size, and look at it: what `run_check` and `tlkit.safety.search.search` take."""
     network = find_backbone(backbone)
-    pixels, images = decode_images(_reference(images, seed), network.size, cache_gb=cache_gb)
-    examples = Examples(pixels.of(images), images.labels(), images.keys(), images.groups())
+    dataset = decode_images(_reference(images, seed), network.size, cache=cache)
     eyes = Eyes(build_classifier(network, 2, weights=weights), network)
-    return SafetyCheck(examples, images.class_names, eyes, asked, seed)
+    return SafetyCheck(dataset.examples(), dataset.class_names, eyes, asked, seed)
 
 
 def _narrowed(augmentation: Augmentation, name: str, verdict: Verdict) -> Augmentation:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tlkit.cache import cache_folder
+from tlkit.cache import Cache
 from tlkit.plan.augmentation import FLIPS, Augmentation, augmentation_from_dict
 
 VERSION = 2  # of the rules: results of others are not taken from the cache
@@ -77,8 +77,8 @@ class Safety:
         }
 
 
-def _kept_file(words: str) -> Path:
-    return cache_folder() / "safety" / hashlib.sha256(words.encode()).hexdigest()[:24] / "safety.json"
+def _kept_file(cache: Cache, words: str) -> Path:
+    return cache.at("safety", hashlib.sha256(words.encode()).hexdigest()[:24]) / "safety.json"
 
 
 def _from_json(text: str) -> Safety:

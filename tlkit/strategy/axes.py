@@ -23,6 +23,7 @@ from tlkit.plan.recipe import Head
 from tlkit.stats import paired_difference, wilson_interval
 
 if TYPE_CHECKING:
+    from tlkit.cache import Cache
     from tlkit.data.images import ImageSet
 
 
@@ -189,7 +190,7 @@ def measure_axes(
     image_size: int | None = None,
     weights: str = "imagenet",
     seed: int = 0,
-    cache_gb: float | None = None,
+    cache: Cache | None = None,
     verbose: bool = False,
 ) -> dict[str, Any]:
     """How much data there is and how like the pictures are to what the backbone knows: see `tlkit.strategy.axes.profile`.
@@ -198,24 +199,18 @@ def measure_axes(
     run that follows. Raises DataError when the cache has no room for the features, and the errors of `tlkit.build_classifier`.
     """
     from tlkit.backbones import find_backbone
-    from tlkit.data.dataset import examples_of
-    from tlkit.data.pixels import decode_images
-    from tlkit.data.split import split
+    from tlkit.data.dataset import decode_images
     from tlkit.features.table import feature_table
     from tlkit.models.classifier import build_classifier
 
     network = find_backbone(backbone)
     size = image_size or network.size
-    pixels, images = decode_images(images, size, cache_gb=cache_gb)
-    images = split(images, seed=seed)
-    pool = examples_of(images, pixels, "train", "val")
+    dataset = decode_images(images, size, cache=cache).split(seed=seed)
     tapped = build_classifier(
-        network, len(images.class_names), head=Head(taps="all"), image_size=size, weights=weights, seed=seed
+        network, len(dataset.class_names), head=Head(taps="all"), image_size=size, weights=weights, seed=seed
     )
-    training = int((images.table["part"] == "train").sum())
-    table = feature_table(
-        tapped, network, pool, training, pixels_key=pixels.key, seed=seed, cache_gb=cache_gb, verbose=verbose
-    )
+    pool, training = dataset.part("train", "val"), dataset.count("train")
+    table = feature_table(tapped, network, pool, training, seed=seed, verbose=verbose)
     if table is None:
         raise DataError(
             f"The cache has no room for the features of {len(pool):,} images. Raise --cache-gb, or clear it."

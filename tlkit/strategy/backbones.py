@@ -10,6 +10,7 @@ from tlkit.errors import DataError
 
 if TYPE_CHECKING:
     from tlkit.backbones import Backbone
+    from tlkit.cache import Cache
     from tlkit.data.images import ImageSet
 
 
@@ -17,7 +18,7 @@ def compare_backbones(
     networks: Sequence[Backbone],
     images: ImageSet,
     settings: Mapping[str, Any],
-    cache_gb: float | None = None,
+    cache: Cache | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[Backbone, dict[str, Any]]:
     """Compare backbones by linear probes on their last block, by held-out images; the quicker wins where these cannot tell.
@@ -27,9 +28,7 @@ def compare_backbones(
     """
     import numpy as np
 
-    from tlkit.data.dataset import examples_of
-    from tlkit.data.pixels import decode_images
-    from tlkit.data.split import split
+    from tlkit.data.dataset import decode_images
     from tlkit.features.linear import choose_strength
     from tlkit.features.table import feature_table
     from tlkit.models.classifier import build_classifier
@@ -41,16 +40,13 @@ def compare_backbones(
     say(f"comparing {len(networks)} backbones by linear probes on held-out images")
     for network in networks:
         size = settings["image_size"] or network.size
-        pixels, usable = decode_images(images, size, settings["fit"], cache_gb)
-        usable = split(usable, validation=settings["validation"], seed=settings["seed"])
-        pool = examples_of(usable, pixels, "train", "val")
+        dataset = decode_images(images, size, settings["fit"], cache)
+        dataset = dataset.split(validation=settings["validation"], seed=settings["seed"])
         model = build_classifier(
-            network, len(usable.class_names), image_size=size, weights=settings["weights"], seed=settings["seed"]
+            network, len(dataset.class_names), image_size=size, weights=settings["weights"], seed=settings["seed"]
         )
-        training = int((usable.table["part"] == "train").sum())
-        table = feature_table(
-            model, network, pool, training, pixels_key=pixels.key, seed=settings["seed"], cache_gb=cache_gb
-        )
+        pool, training = dataset.part("train", "val"), dataset.count("train")
+        table = feature_table(model, network, pool, training, seed=settings["seed"])
         if table is None:
             raise DataError(
                 f"The cache has no room for {network.name}'s features. Raise --cache-gb, or name one backbone."

@@ -48,10 +48,8 @@ def decide_by_tournament(
     pool: Examples,
     training: int,
     *,
-    pixels_key: str,
     seed: int = 0,
     minutes: float | None = None,
-    cache_gb: float | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
     similar: bool | None = None,
@@ -77,10 +75,8 @@ def decide_by_tournament(
         backbone,
         pool,
         training,
-        pixels_key=pixels_key,
         seed=seed,
         batch_size=batch_size or 32,
-        cache_gb=cache_gb,
         verbose=verbose,
     )
     if table is None:
@@ -90,9 +86,7 @@ def decide_by_tournament(
         )
         return Outcome(recipe, decision["why"], []), [decision]
     axes = profile(tapped, backbone, table, pool, seed=seed)
-    outcome = Tournament(
-        build, backbone, table, pool, pixels_key, seed, deadline, cache_gb, epochs, batch_size, axes["similar"], say
-    ).run()
+    outcome = Tournament(build, backbone, table, pool, seed, deadline, epochs, batch_size, axes["similar"], say).run()
     size = "large" if training >= LARGE else "small"
     kind = {True: "similar", False: "different", None: "not known to be different"}[axes["similar"]]
     return outcome, [

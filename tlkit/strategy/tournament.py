@@ -96,10 +96,8 @@ class Tournament:
     backbone: Backbone
     table: Table
     pool: Examples
-    pixels_key: str
     seed: int = 0
     deadline: float = math.inf
-    cache_gb: float | None = None
     epochs: int | None = None
     batch_size: int | None = None
     similar: bool | None = None
@@ -215,9 +213,7 @@ class Tournament:
             training,
             asked,
             seed=self.seed,
-            pixels_key=self.pixels_key,
             deadline=None if self.deadline == math.inf else self.deadline,
-            cache_gb=self.cache_gb,
         )
         self.images_computed += history.images_computed
         if any("time limit" in note for note in history.notes):

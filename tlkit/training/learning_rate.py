@@ -21,6 +21,7 @@ from tlkit.training.batches import Batches, FollowEpochs
 from tlkit.training.optimizers import make_optimizer
 
 if TYPE_CHECKING:
+    from tlkit.cache import Cache
     from tlkit.data.images import ImageSet
 
 
@@ -49,8 +50,6 @@ def lr_find(
     lowest: float = 1e-6,
     highest: float = 1.0,
     seed: int = 0,
-    pixels_key: str = "",
-    cache_gb: float | None = None,
 ) -> LearningRates:
     """Train for some steps while the learning rate rises from `lowest` to `highest`, by an equal factor each step.
 
@@ -63,7 +62,7 @@ def lr_find(
     prefix, suffix = cut(model, backbone, unfreeze)
     views = [[examples.pixels]]
     if prefix is not None:
-        features = extract_features(prefix, examples, pixels_key=pixels_key, batch_size=batch_size, cache_gb=cache_gb)
+        features = extract_features(prefix, examples, batch_size=batch_size)
         if features is None:
             prefix, suffix = None, model  # no room to keep them: frozen layers run in every step
         else:
@@ -126,28 +125,24 @@ def suggest_learning_rate(
     image_size: int | None = None,
     weights: str = "imagenet",
     seed: int = 0,
-    cache_gb: float | None = None,
+    cache: Cache | None = None,
 ) -> LearningRates:
     """A learning rate for the training images of a set: see `tlkit.training.learning_rate.lr_find`. The head is solved first if blocks train.
 
     images: from `tlkit.scan`; they are split if they are not yet.
     """
     from tlkit.backbones import find_backbone
-    from tlkit.data.dataset import examples_of
-    from tlkit.data.pixels import decode_images
-    from tlkit.data.split import split
+    from tlkit.data.dataset import decode_images
     from tlkit.models.classifier import build_classifier
     from tlkit.training.train import train
 
     network = find_backbone(backbone)
     network.block_count(unfreeze)
     size = image_size or network.size
-    pixels, images = decode_images(images, size, cache_gb=cache_gb)
-    images = split(images, seed=seed)
-    model = build_classifier(network, len(images.class_names), image_size=size, weights=weights, seed=seed)
-    training, validation = (examples_of(images, pixels, part) for part in ("train", "val"))
-    common: dict[str, Any] = {"seed": seed, "pixels_key": pixels.key, "cache_gb": cache_gb}
+    dataset = decode_images(images, size, cache=cache).split(seed=seed)
+    model = build_classifier(network, len(dataset.class_names), image_size=size, weights=weights, seed=seed)
+    training = dataset.part("train")
     if unfreeze != 0:
         solved = Recipe("head", stages=(Stage(1, 1e-3, solver="logistic"),), batch_size=batch_size)
-        train(model, network, solved, training, validation, **common)
-    return lr_find(model, network, training, unfreeze=unfreeze, optimizer=optimizer, batch_size=batch_size, **common)
+        train(model, network, solved, training, dataset.part("val"), seed=seed)
+    return lr_find(model, network, training, unfreeze=unfreeze, optimizer=optimizer, batch_size=batch_size, seed=seed)

@@ -47,18 +47,15 @@ def train(
     validation: Examples,
     *,
     seed: int = 0,
-    pixels_key: str = "",
     deadline: float | None = None,
-    cache_gb: float | None = None,
     verbose: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> History:
     """Train a classifier in place, stage after stage; it ends with the best weights on validation.
 
     training, validation: decoded images with labels, raw RGB 0-255.
-    seed: gives order, views and augmentation. pixels_key: see `extract_features`.
+    seed: gives order, views and augmentation.
     deadline: a time of `time.monotonic()` by which training ends; at least one epoch of the first stage is done.
-    cache_gb: see `tlkit.cache.make_room`.
     verbose: progress bars. say: called with a line per stage and epoch, for a person to read.
 
     Raises SpecError when a stage asks for more blocks than there are, TrainingError when the loss is not a number.
@@ -73,7 +70,7 @@ def train(
             history.notes.append(f"stage {number} of {len(recipe.stages)} was not begun: the time limit was reached")
             say(history.notes[-1])
             continue
-        job = _StageJob(model, backbone, recipe, stage, number, seed, pixels_key, deadline, cache_gb, verbose, say)
+        job = _StageJob(model, backbone, recipe, stage, number, seed, deadline, verbose, say)
         history = job.run(training, validation, history)
     return history
 
@@ -93,9 +90,7 @@ class _StageJob:
     stage: Stage
     number: int
     seed: int
-    pixels_key: str
     deadline: float | None
-    cache_gb: float | None
     verbose: bool
     say: Callable[[str], None]
 
@@ -267,13 +262,11 @@ class _StageJob:
         found = extract_features(
             prefix,
             examples,
-            pixels_key=self.pixels_key,
             augmentation=self.recipe.augmentation if train else None,
             views=self.recipe.views,
             seed=self.seed,
             batch_size=self.recipe.batch_size,
             deadline=deadline,
-            cache_gb=self.cache_gb,
             verbose=self.verbose,
         )
         part = "training" if train else "validation"
