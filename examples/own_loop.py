@@ -3,6 +3,7 @@
 python examples/own_loop.py DATA OUT [BACKBONE] [IMAGE_SIZE] [WEIGHTS]
 """
 
+import logging
 import sys
 from pathlib import Path
 
@@ -18,7 +19,7 @@ def main(data: str, out: Path, backbone: str = "nano", size: int = 96, weights: 
     model = tlkit.build_classifier(
         backbone, len(dataset.class_names), head=recipe.head, image_size=size, weights=weights, seed=0
     )
-    history = tlkit.train(model, backbone, recipe, training, validation, seed=0, say=print)
+    history = tlkit.train(model, backbone, recipe, training, validation, seed=0)
 
     probabilities = tlkit.predict_probabilities(model, validation.pixels)
     scores = tlkit.evaluate(probabilities, validation.labels, dataset.class_names)
@@ -31,6 +32,7 @@ def main(data: str, out: Path, backbone: str = "nano", size: int = 96, weights: 
 
 
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # what tlkit does, line by line
     folder = Path(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
     main(sys.argv[1], folder, *sys.argv[3:4], *map(int, sys.argv[4:5]), *sys.argv[5:6])

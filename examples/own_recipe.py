@@ -4,6 +4,7 @@ python examples/own_recipe.py DATA
 tlkit finetune DATA --recipe examples/own_recipe.py      # the same from the command line
 """
 
+import logging
 import sys
 
 from tlkit import Augmentation, Head, Recipe, Stage, finetune
@@ -20,5 +21,6 @@ recipe = Recipe(
 )
 
 if __name__ == "__main__":
-    run = finetune(sys.argv[1], recipe=recipe, say=print)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # what tlkit does, line by line
+    run = finetune(sys.argv[1], recipe=recipe)
     print(f"validation accuracy {run.metrics['validation']['accuracy']:.3f}")

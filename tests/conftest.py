@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -14,6 +15,7 @@ if (
         os.environ.setdefault(library, "1")
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,20 @@ def _unreported(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture
 def reported() -> None:
     """Lets `finetune` write its report."""
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """The lines that tlkit logs during the test."""
+    lines: list[str] = []
+    log, handler = logging.getLogger("tlkit"), logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    yield lines
+    log.removeHandler(handler)
+    log.setLevel(level)
 
 
 @pytest.fixture

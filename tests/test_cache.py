@@ -138,7 +138,9 @@ def test_a_link_among_the_caches_is_left_alone(two_caches: Path, tmp_path_factor
     (theirs / "about.txt").write_text("dear")
     (two_caches / "pixels" / "theirs").symlink_to(theirs, target_is_directory=True)
     Cache().clear("all")
-    assert (theirs / "about.txt").exists() and (two_caches / "pixels" / "theirs").is_symlink() and Cache().entries() == []
+    assert (
+        (theirs / "about.txt").exists() and (two_caches / "pixels" / "theirs").is_symlink() and Cache().entries() == []
+    )
 
 
 def test_a_cleared_cache_stays_readable_to_who_reads_it(two_caches: Path) -> None:

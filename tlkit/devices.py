@@ -6,11 +6,13 @@ import os
 from collections.abc import Callable
 from typing import TypeVar
 
+from tlkit.progress import log
+
 T = TypeVar("T")
 
 
-def while_memory_lasts(work: Callable[[int], T], batch_size: int, say: Callable[[str], None]) -> T:
-    """`work(batch_size)`; when memory runs out, again with half of it, down to 1, which `say` is told each time."""
+def while_memory_lasts(work: Callable[[int], T], batch_size: int) -> T:
+    """`work(batch_size)`; when memory runs out, again with half of it, down to 1, which is logged each time."""
     while True:
         try:
             return work(batch_size)
@@ -18,7 +20,7 @@ def while_memory_lasts(work: Callable[[int], T], batch_size: int, say: Callable[
             if batch_size == 1 or not _out_of_memory(error):
                 raise
         batch_size //= 2
-        say(f"out of memory: going on with batches of {batch_size}")
+        log.info(f"out of memory: going on with batches of {batch_size}")
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -1,21 +1,80 @@
-"""What a long job says while it runs, and how long each of its steps took."""
+"""What a long job tells a person: lines by the logger "tlkit", bars for loops; how long its steps took, and how long it may take.
+
+The library logs at INFO and prints nothing. A script shows the lines with
+`logging.basicConfig(level=logging.INFO, format="%(message)s")`; the command line prints them.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import math
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
-Say = Callable[[str], None]
+log = logging.getLogger("tlkit")
+log.addHandler(logging.NullHandler())
 
 
-class _timed:
-    """Adds the seconds that a block took to a table."""
+def bars_shown() -> bool:
+    """Whether loops draw a bar: the log is at INFO, and standard output is a terminal."""
+    return log.isEnabledFor(logging.INFO) and sys.stdout.isatty()
 
-    def __init__(self, table: dict[str, float], name: str) -> None:
-        self._table, self._name = table, name
 
-    def __enter__(self) -> None:
-        self._start = time.monotonic()
+@contextlib.contextmanager
+def bar(total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """A progress bar for a loop of `total` steps, gone when the block ends. Yields a function to tell how many are done."""
+    if not total or not bars_shown():
+        yield lambda done: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    def __exit__(self, *problem: Sequence[object]) -> None:
-        self._table[self._name] = time.monotonic() - self._start
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(f"{unit}s"), TimeRemainingColumn())
+    with Progress(*columns, transient=True) as shown:
+        task = shown.add_task("", total=total)
+        yield lambda done: shown.update(task, completed=done)
+
+
+@contextlib.contextmanager
+def timed(table: dict[str, float], name: str) -> Iterator[None]:
+    """Puts the seconds that a block took into a table."""
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        table[name] = time.monotonic() - started
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """A moment at which work ends. at: of `time.monotonic()`, in seconds; infinity for none.
+
+    >>> Deadline().over, Deadline.after(0).over
+    (False, True)
+    """
+
+    at: float = math.inf
+
+    @classmethod
+    def after(cls, seconds: float | None) -> Deadline:
+        """So many seconds from now; None for no deadline."""
+        return cls() if seconds is None else cls(time.monotonic() + seconds)
+
+    @property
+    def left(self) -> float:
+        """Seconds until then; below 0 when it is over."""
+        return self.at - time.monotonic()
+
+    @property
+    def over(self) -> bool:
+        return self.left <= 0
+
+    def share(self, part: float) -> Deadline:
+        """When that part of the time left from now will have passed."""
+        return Deadline.after(part * max(self.left, 0)) if math.isfinite(self.at) else self
+
+    def keeping(self, seconds: float) -> Deadline:
+        """So many seconds earlier, to keep them for what follows."""
+        return Deadline(self.at - seconds)

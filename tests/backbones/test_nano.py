@@ -141,10 +141,9 @@ def test_digits_are_written_once_and_are_real(tmp_path: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_the_demonstration_learns_the_digits_and_says_what_is_next(tmp_path: Path) -> None:
-    lines: list[str] = []
-    run = demo(tmp_path / "demo", say=lines.append)
-    text = "\n".join(lines)
+def test_the_demonstration_learns_the_digits_and_says_what_is_next(tmp_path: Path, said: list[str]) -> None:
+    run = demo(tmp_path / "demo")
+    text = "\n".join(said)
     assert run.metrics["validation"]["accuracy"] > 0.95, text
     assert "tlkit finetune FOLDER" in text and f"tlkit predict {run.folder}" in text
 

@@ -73,13 +73,12 @@ def test_the_plan_says_what_and_why(trained: Path) -> None:
 
 
 def test_without_a_recipe_a_tournament_will_decide_unless_similarity_was_said(
-    folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None
+    folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None, said: list[str]
 ) -> None:
-    said: list[str] = []
-    finetune(folder, **tiny, out=tmp_path / "run", dry_run=True, say=said.append)
+    finetune(folder, **tiny, out=tmp_path / "run", dry_run=True)
     assert any("auto: a tournament decides" in line for line in said)
     assert not (tmp_path / "run").exists()
-    finetune(folder, **tiny, out=tmp_path / "run", dry_run=True, similar=False, say=said.append)
+    finetune(folder, **tiny, out=tmp_path / "run", dry_run=True, similar=False)
     assert "small_different" in said[-2]
 
 
@@ -205,6 +204,7 @@ def test_a_forced_run_that_stops_loses_nothing_of_the_earlier_one(
     moment: str,
     what: BaseException,
     monkeypatch: pytest.MonkeyPatch,
+    said: list[str],
 ) -> None:
     out = tmp_path / "run"
     finetune(folder, **tiny, recipe=QUICK, out=out)
@@ -222,8 +222,8 @@ def test_a_forced_run_that_stops_loses_nothing_of_the_earlier_one(
     assert evaluate_run(out)["n"] == 6 and open_run(out).plan["settings"]["seed"] == 0
     (left,) = set(tmp_path.iterdir()) - {out, folder}
     assert left.name.startswith(".unfinished-") and left.name.endswith("-run")
-    said: list[str] = []
-    run = finetune(left / "plan.json", out=out, force=True, say=said.append)  # it can be repeated from there
+    said.clear()
+    run = finetune(left / "plan.json", out=out, force=True)  # it can be repeated from there
     assert run.folder == out and open_run(out).plan["settings"]["seed"] == 1 and evaluate_run(out)["n"] == 6
     assert set(tmp_path.iterdir()) == {out, folder} and said[0].startswith(f"replaces  {out}, which stays")
 

@@ -92,15 +92,14 @@ def test_the_same_numbers_are_files_beside_it(run_folder: Path) -> None:
 
 
 def test_a_report_is_made_again_without_the_pictures_when_they_are_gone(
-    run_folder: Path, tmp_path: Path, reported: None
+    run_folder: Path, tmp_path: Path, reported: None, said: list[str]
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(run_folder, folder)
     plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
     plan["settings"]["data"] = str(tmp_path / "gone")
     (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
-    said: list[str] = []
-    page = Page(report([folder], say=said.append).read_text(encoding="utf-8"))
+    page = Page(report([folder]).read_text(encoding="utf-8"))
     assert [one for one in page.ids if one in SECTIONS] == SECTIONS
     assert not page.images and any("gone" in line for line in said)
 
@@ -141,11 +140,10 @@ def test_robustness_is_measured_when_asked_for_and_kept_in_the_next_report(
 
 
 def test_finetune_writes_the_report_and_says_where(
-    folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None, reported: None
+    folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None, reported: None, said: list[str]
 ) -> None:
-    said: list[str] = []
     recipe = Recipe("short", stages=(Stage(1, 1e-3), Stage(1, 1e-4, unfreeze=1)))
-    run = finetune(folder, recipe=recipe, out=tmp_path / "run", say=said.append, **tiny)
+    run = finetune(folder, recipe=recipe, out=tmp_path / "run", **tiny)
     assert (run.folder / "report.html").is_file()
     assert said[-1].startswith("report ")
     assert "<polyline" in (run.folder / "report.html").read_text(encoding="utf-8")  # two epochs make a curve
@@ -183,11 +181,12 @@ def test_runs_are_ranked_on_common_images_with_paired_intervals() -> None:
     assert rows[2]["behind"].startswith("-30.0")
 
 
-def test_a_leaderboard_of_two_runs_is_written_and_one_of_strangers_refused(run_folder: Path, tmp_path: Path) -> None:
+def test_a_leaderboard_of_two_runs_is_written_and_one_of_strangers_refused(
+    run_folder: Path, tmp_path: Path, said: list[str]
+) -> None:
     for name in ("one", "two"):
         shutil.copytree(run_folder, tmp_path / name)
-    said: list[str] = []
-    page = report([tmp_path / "one", tmp_path / "two"], say=said.append)
+    page = report([tmp_path / "one", tmp_path / "two"])
     assert page == tmp_path / "leaderboard.html"
     assert len(said) == 2 and "the best" in said[0]
     assert "cannot be told" in page.read_text(encoding="utf-8")

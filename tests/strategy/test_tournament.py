@@ -204,10 +204,9 @@ def test_no_room_for_features_means_a_recipe_by_size(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.usefixtures("unserved")
 def test_a_run_without_a_recipe_decides_by_tournament_and_a_repeat_does_not(
-    folder: Path, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
-    said: list[str] = []
-    run = finetune(folder, **tiny, out=tmp_path / "run", say=said.append)
+    run = finetune(folder, **tiny, out=tmp_path / "run")
     data, recipe = run.plan["decisions"][:2]
     assert data["what"] == "measured" and data["evidence"]["images"] == 24 and "per class" in data["why"]
     assert recipe["what"] == "recipe" and {row["strategy"] for row in recipe["evidence"]["contenders"]} >= {

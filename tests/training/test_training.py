@@ -213,7 +213,9 @@ def test_streaming_the_frozen_part_gives_what_caching_gives(monkeypatch: pytest.
 
 
 @pytest.mark.slow
-def test_when_memory_runs_out_the_batch_is_halved_and_the_stage_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_memory_runs_out_the_batch_is_halved_and_the_stage_begins_anew(
+    monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
     plan, data, val = recipe(Stage(2, 1e-2)), examples(24, 117), examples(9, 118)
     asked: list[int] = []
     fit = keras.Model.fit
@@ -226,11 +228,10 @@ def test_when_memory_runs_out_the_batch_is_halved_and_the_stage_begins_anew(monk
         return fit(self, batches, **settings)
 
     monkeypatch.setattr(keras.Model, "fit", small_memory)
-    lines: list[str] = []
     model, same = tiny(seed=0), tiny(seed=0)
-    history = train(model, BACKBONE, replace(plan, batch_size=12), data, val, say=lines.append)
+    history = train(model, BACKBONE, replace(plan, batch_size=12), data, val)
     assert asked == [12, 6, 3] and len(history.rows) == 2 and history.images_computed == 24 + 9
-    assert "out of memory: going on with batches of 3" in lines and "memory did not suffice" in history.notes[-1]
+    assert "out of memory: going on with batches of 3" in said and "memory did not suffice" in history.notes[-1]
     train(same, BACKBONE, replace(plan, batch_size=3), data, val)
     for one, other in zip(model.get_weights(), same.get_weights(), strict=True):
         assert np.allclose(one, other, atol=1e-6)

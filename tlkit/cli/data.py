@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from tlkit.cli.group import main
+from tlkit.cli.group import log_shown, main
 from tlkit.quiet import _tensorflow_quietly
 
 
@@ -58,7 +57,7 @@ def inspect(
     if not fast and len(table):
         _print_checkup(images, problems, backbone or "nano", size, folder)
     if backbone:
-        axes = measure_axes(images, backbone, image_size=image_size, verbose=sys.stdout.isatty())
+        axes = measure_axes(images, backbone, image_size=image_size)
         click.echo("")
         for one in axes["blocks"]:
             low, high = one["accuracy_95"]
@@ -95,7 +94,8 @@ def augment_(data: str, **settings: Any) -> None:
     check_exists(data)
     with _tensorflow_quietly():
         from tlkit.safety.explore import explore_augmentation
-    explore_augmentation(data, asked, say=click.echo, **{k: v for k, v in settings.items() if k != "preset"})
+    with log_shown():
+        explore_augmentation(data, asked, **{k: v for k, v in settings.items() if k != "preset"})
 
 
 @main.command("lr-find")
@@ -135,7 +135,7 @@ def _print_checkup(images: Any, problems: Any, backbone: str, size: int, folder:
     """What the data doctor found, the most suspicious of each kind, and where the rest is."""
     from tlkit.doctor.checkup import check_up
 
-    found = check_up(images, backbone=backbone, size=size, verbose=sys.stdout.isatty())
+    found = check_up(images, backbone=backbone, size=size)
     click.echo("")
     for line in found.sentences():
         click.echo(f"- {line}")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
 
-from tlkit.cli.group import main
+from tlkit.cli.group import log_shown, main
 from tlkit.quiet import _tensorflow_quietly
 
 
@@ -17,7 +16,8 @@ def demo(out: str) -> None:
     """Fine-tune `nano` on scikit-learn's digits. Needs no download."""
     with _tensorflow_quietly():
         from tlkit.finetuning.demo import demo as run_demo
-    run_demo(out, verbose=sys.stdout.isatty(), say=click.echo)
+    with log_shown():
+        run_demo(out)
 
 
 @main.command()
@@ -49,7 +49,8 @@ def finetune(data: str, **settings: Any) -> None:
     _check_names(data, settings)
     with _tensorflow_quietly():
         from tlkit.finetuning.finetune import finetune as run_finetune
-    run_finetune(data, verbose=sys.stdout.isatty(), say=click.echo, **settings)
+    with log_shown():
+        run_finetune(data, **settings)
 
 
 def _check_names(data: str, settings: dict[str, Any]) -> None:

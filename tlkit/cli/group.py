@@ -5,12 +5,36 @@ Exit codes: 0 done, 1 an error of `tlkit.errors`, 2 words that are no command, 1
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from tlkit import __version__
 from tlkit.errors import TlkitError, nearest
+from tlkit.progress import log
+
+
+class _Echo(logging.Handler):
+    """Prints each line of the log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(self.format(record))
+
+
+@contextlib.contextmanager
+def log_shown() -> Iterator[None]:
+    """Prints what the library logs while the block runs, and lets its loops draw bars."""
+    handler, level = _Echo(), log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 class _Command(click.Command):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from tlkit.cli.group import main
+from tlkit.cli.group import log_shown, main
 from tlkit.quiet import _tensorflow_quietly
 
 
@@ -117,7 +116,8 @@ def serve_(run: str, host: str, port: int) -> None:
     """Try RUN (or an exported folder) out: a local page, and a JSON endpoint at /predict."""
     with _tensorflow_quietly():
         from tlkit.runs.serve import serve
-    serve(run, host=host, port=port, say=click.echo)
+    with log_shown():
+        serve(run, host=host, port=port)
 
 
 @main.command("report")
@@ -132,7 +132,8 @@ def report_(runs: Sequence[str], robustness: bool, out: str | None) -> None:
         open_run(one)
     with _tensorflow_quietly():
         from tlkit.reporting.report import report
-    page = report(runs, robustness=robustness, out=out, verbose=sys.stdout.isatty(), say=click.echo)
+    with log_shown():
+        page = report(runs, robustness=robustness, out=out)
     click.echo(f"written to {page}")
 
 
@@ -167,7 +168,8 @@ def ensemble(runs: Sequence[str], out: str, force: bool) -> None:
     check_members(runs)
     with _tensorflow_quietly():
         import keras  # noqa: F401
-    run = average(runs, out, force=force, say=click.echo)
+    with log_shown():
+        run = average(runs, out, force=force)
     for part in ("validation", "test"):
         score = run.metrics[part]
         if score:

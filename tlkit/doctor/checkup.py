@@ -101,7 +101,6 @@ def check_data(
     prefix: keras.Model | None = None,
     compute: bool = True,
     seed: int = 0,
-    verbose: bool = False,
 ) -> Checkup:
     """Look for label errors, duplicates, leakage, outliers and imbalance.
 
@@ -112,20 +111,20 @@ def check_data(
     started = time.monotonic()
     examples, size = dataset.examples(), dataset.pixels.size
     chosen = find_backbone(backbone) if isinstance(backbone, str) else backbone
-    looks = _features(_looking(size), examples, verbose)
+    looks = _features(_looking(size), examples)
     features, judge = looks, "nano"
     if chosen.name != "nano" or prefix is not None:
         prefix = prefix or _network(chosen, size)
         if compute or all_cached(prefix, examples):
-            features, judge = _features(prefix, examples, verbose), chosen.name
+            features, judge = _features(prefix, examples), chosen.name
     return examine(dataset.images, features, looks, examples.pixels, judge, seed, started)
 
 
-def _features(prefix: keras.Model, examples: Examples, verbose: bool) -> np.ndarray:
+def _features(prefix: keras.Model, examples: Examples) -> np.ndarray:
     batch = inference_batch(32)
-    found = extract_features(prefix, examples, batch_size=batch, verbose=verbose)
+    found = extract_features(prefix, examples, batch_size=batch)
     if found is None:  # the cache has no room
-        return predict_probabilities(prefix, examples.pixels, batch_size=batch, verbose=verbose)
+        return predict_probabilities(prefix, examples.pixels, batch_size=batch)
     return all_rows(found)
 
 
@@ -209,10 +208,10 @@ def inspect(data: str | Path, *, group_by: str | None = None, strict: bool = Fal
     return images
 
 
-def check_up(images: ImageSet, *, backbone: str = "nano", size: int = 224, verbose: bool = False) -> Checkup:
+def check_up(images: ImageSet, *, backbone: str = "nano", size: int = 224) -> Checkup:
     """Label errors, duplicates, leakage, outliers and imbalance in a scanned image set (see `tlkit.doctor`).
 
     backbone: whose features judge the labels; `nano` comes with tlkit, a larger one is right more often. size: pixels at which pictures are
     compared; those of `inspect` are decoded already.
     """
-    return check_data(decode_images(images, size), backbone=backbone, verbose=verbose)
+    return check_data(decode_images(images, size), backbone=backbone)

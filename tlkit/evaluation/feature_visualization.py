@@ -32,7 +32,7 @@ def most_typical(
     *,
     steps: int = 128,
     seed: int = 0,
-    say: Callable[[int], None] = lambda step: None,
+    done: Callable[[int], None] = lambda step: None,
 ) -> np.ndarray:
     """A picture drawn by climbing a class's log odds from grey noise: uint8, shape (height, width, 3).
 
@@ -62,6 +62,6 @@ def most_typical(
         if step % 4 == 3:
             picture = gaussian_filter(picture, (0, 0.7, 0.7, 0))
         picture = picture.clip(0, 255)
-        say(step + 1)
+        done(step + 1)
     faint = picture[0] - picture[0].mean()
     return (128 + faint * max(1.0, CONTRAST / max(float(faint.std()), 1e-6))).clip(0, 255).astype("uint8")

@@ -13,20 +13,19 @@ from tlkit.features.extract import extract_features
 from tlkit.models.blocks import cut
 from tlkit.models.inference import frozen_call
 from tlkit.plan.recipe import Unfreeze
+from tlkit.progress import bar
 
 
-def predict_probabilities(
-    model: keras.Model, pixels: RowSource, *, batch_size: int = 32, verbose: bool = False
-) -> np.ndarray:
+def predict_probabilities(model: keras.Model, pixels: RowSource, *, batch_size: int = 32) -> np.ndarray:
     """The classifier's probabilities: float32, shape (n, classes), from pixels in uint8 RGB."""
     count = len(pixels)
     result = np.zeros((count, model.output_shape[-1]), "float32")
     call = frozen_call(model, batch_size)
-    bar = keras.utils.Progbar(count, unit_name="image", verbose=1 if verbose and count else 0)
-    for start in range(0, count, batch_size):
-        images = pixels.gather(np.arange(start, min(start + batch_size, count)))
-        result[start : start + len(images)] = call(images)[0]
-        bar.update(start + len(images))
+    with bar(count, "image") as update:
+        for start in range(0, count, batch_size):
+            images = pixels.gather(np.arange(start, min(start + batch_size, count)))
+            result[start : start + len(images)] = call(images)[0]
+            update(start + len(images))
     return result
 
 
@@ -75,8 +74,6 @@ def predict_from_cache(
     unfreeze: Unfreeze,
     examples: Examples,
     batch_size: int = 32,
-    *,
-    verbose: bool = False,
 ) -> tuple[np.ndarray, int]:
     """The classifier's probabilities, its frozen blocks' outputs taken from the cache or computed and kept.
 
@@ -87,9 +84,9 @@ def predict_from_cache(
     prefix, suffix = cut(model, backbone, unfreeze)
     features = None
     if prefix is not None:
-        features = extract_features(prefix, examples, batch_size=batch_size, verbose=verbose)
+        features = extract_features(prefix, examples, batch_size=batch_size)
     if features is None:
-        return predict_probabilities(model, examples.pixels, batch_size=batch_size, verbose=verbose), len(examples)
+        return predict_probabilities(model, examples.pixels, batch_size=batch_size), len(examples)
     (sources,) = features.views
     call = frozen_call(suffix, batch_size)
     result = np.zeros((len(examples), model.output_shape[-1]), "float32")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tlkit.models.inference import frozen_call, inference_batch
+from tlkit.progress import bar
 from tlkit.stats import paired_difference, wilson_interval
 
 if TYPE_CHECKING:
@@ -81,11 +82,10 @@ def robustness(
     *,
     batch_size: int = 32,
     seed: int = 0,
-    progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[dict[str, Any]]:
     """Accuracy untouched, under each corruption at three strengths, and under FGSM (Goodfellow et al. 2014, arXiv:1412.6572) at three.
 
-    pictures: uint8, shape (n, side, side, 3). labels: int, shape (n,). progress: told how many of how many looks are done.
+    pictures: uint8, shape (n, side, side, 3). labels: int, shape (n,).
     Returns rows of JSON values: what, strength, n, accuracy, accuracy_95, lost (against untouched, the same pictures) and its standard
     error, lost_error.
     """
@@ -97,29 +97,30 @@ def robustness(
     slopes: np.ndarray | None = None
     untouched: np.ndarray | None = None
     rows = []
-    for done, (name, strength) in enumerate(todo, start=1):
-        if name == "untouched":
-            seen = pictures
-        elif name == "fgsm":
-            slopes = sign_slopes(model, pictures, labels) if slopes is None else slopes
-            seen = (pictures + strength * slopes).clip(0, 255).astype("float32")
-        else:
-            seen = corrupt(pictures, name, strength, seed)
-        right = _called(call, seen, batch) == labels
-        untouched = right if untouched is None else untouched
-        lost, error = paired_difference(untouched, right)
-        rows.append(
-            {
-                "what": name,
-                "strength": strength,
-                "n": len(labels),
-                "accuracy": float(right.mean()),
-                "accuracy_95": list(wilson_interval(int(right.sum()), len(labels))),
-                "lost": lost,
-                "lost_error": error,
-            }
-        )
-        progress(done, len(todo))
+    with bar(len(todo), "corruption") as update:
+        for done, (name, strength) in enumerate(todo, start=1):
+            if name == "untouched":
+                seen = pictures
+            elif name == "fgsm":
+                slopes = sign_slopes(model, pictures, labels) if slopes is None else slopes
+                seen = (pictures + strength * slopes).clip(0, 255).astype("float32")
+            else:
+                seen = corrupt(pictures, name, strength, seed)
+            right = _called(call, seen, batch) == labels
+            untouched = right if untouched is None else untouched
+            lost, error = paired_difference(untouched, right)
+            rows.append(
+                {
+                    "what": name,
+                    "strength": strength,
+                    "n": len(labels),
+                    "accuracy": float(right.mean()),
+                    "accuracy_95": list(wilson_interval(int(right.sum()), len(labels))),
+                    "lost": lost,
+                    "lost_error": error,
+                }
+            )
+            update(done)
     return rows
 
 

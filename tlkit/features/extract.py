@@ -23,6 +23,7 @@ from tlkit.data.augment import augment
 from tlkit.data.examples import Examples, RowSource
 from tlkit.models.inference import frozen_call
 from tlkit.plan.augmentation import Augmentation
+from tlkit.progress import bar
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,12 @@ def extract_features(
     seed: int = 0,
     batch_size: int = 32,
     deadline: float | None = None,
-    verbose: bool = False,
 ) -> Features | None:
     """The prefix's outputs for every example and view, from the cache or computed and kept.
 
     examples: their `keys` and `made_by` name what is cached, their `cache` says where and how much.
     augmentation, views: with an augmentation, that many random versions of each image, seeded by (seed, view, content).
     deadline: a time of `time.monotonic()` at which to stop and return what is there.
-    verbose: show a progress bar.
 
     Returns None when the outputs would exceed the caches' limit: the caller then runs the prefix batch by batch.
     """
@@ -130,7 +129,6 @@ def extract_features(
             dtypes,
             batch_size,
             deadline,
-            verbose,
         )
     count = len(examples)
     if done < len(todo):
@@ -169,15 +167,13 @@ def _compute(
     dtypes: list[str],
     batch_size: int,
     deadline: float | None,
-    verbose: bool,
 ) -> int:
     """Run the prefix over the missing (view, example) pairs and keep its outputs; returns how many were done."""
     numbers = examples.numbers()
-    bar = keras.utils.Progbar(len(todo), unit_name="image", verbose=1 if verbose else 0)
     call = frozen_call(prefix, batch_size)
     writers = [s.writer(len(todo), shape, d) for s, shape, d in zip(stores, shapes, dtypes, strict=True)]
     done = 0
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool, bar(len(todo), "image") as update:
 
         def prepare(chunk: list[tuple[int, int]]) -> np.ndarray:
             images = examples.pixels.gather(np.array([i for _, i in chunk]))
@@ -197,7 +193,7 @@ def _compute(
                 for writer, values in zip(writers, outputs, strict=True):
                     writer.add([keys[view][i] for view, i in chunk], values)
                 done += len(chunk)
-                bar.update(done)
+                update(done)
                 if deadline is not None and time.monotonic() > deadline:
                     break
         finally:

@@ -62,7 +62,6 @@ def feature_table(
     *,
     seed: int = 0,
     batch_size: int = 32,
-    verbose: bool = False,
 ) -> Table | None:
     """Every block's pooled features for all images, from the cache or computed and kept; None when the cache has no room.
 
@@ -75,7 +74,6 @@ def feature_table(
         prefix,
         pool,
         batch_size=inference_batch(batch_size),
-        verbose=verbose,
     )
     if features is None:
         return None

@@ -16,7 +16,7 @@ from tlkit.backbones import Backbone
 from tlkit.data.images import summary
 from tlkit.devices import _device, _precision
 from tlkit.plan.recipe import Recipe, Unfreeze, to_dict, with_epochs
-from tlkit.progress import Say
+from tlkit.progress import log
 from tlkit.strategy.recipes import choose_recipe
 
 if TYPE_CHECKING:
@@ -32,14 +32,13 @@ def _narrow(
     allow: Sequence[str],
     settings: dict[str, Any],
     max_minutes: float | None,
-    say: Say,
 ) -> tuple[Recipe, dict[str, Any]]:
     """The recipe with its augmentation narrowed to what is safe for these pictures, and the decision for the plan."""
     from tlkit.safety.check import check_safety
     from tlkit.safety.verdict import sentence
 
     seconds = CHECK_SECONDS if max_minutes is None else 6 * max_minutes  # a tenth of the run
-    say("checking  what the augmentation does to the classes of these pictures")
+    log.info("checking  what the augmentation does to the classes of these pictures")
     safety = check_safety(
         dataset.images,
         recipe.augmentation,
@@ -48,7 +47,6 @@ def _narrow(
         deadline=time.monotonic() + seconds,
         thorough=False,
         cache=dataset.cache,
-        say=say,
     )
     on = safety.augmentation.fields()
     decision = {

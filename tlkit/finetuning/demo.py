@@ -8,7 +8,7 @@ from tlkit.errors import RunError
 from tlkit.files import temporary_beside
 from tlkit.finetuning.finetune import finetune
 from tlkit.folders import PLAN, own_manifest
-from tlkit.progress import Say
+from tlkit.progress import log
 from tlkit.runs.folder import Run
 
 
@@ -37,10 +37,10 @@ def write_digits(folder: str | Path, per_class: int | None = None) -> Path:
     return Path(folder)
 
 
-def demo(folder: str | Path = "tlkit-demo", *, verbose: bool = False, say: Say = lambda line: None) -> Run:
+def demo(folder: str | Path = "tlkit-demo") -> Run:
     """Write the digits to `folder`/digits and fine-tune `nano` on them in `folder`/run, which is replaced if it is such a run.
 
-    say: called with each line for a person to read. Returns the Run. Raises RunError where `folder`/run is anything else.
+    Returns the Run. Raises RunError where `folder`/run is anything else.
     """
     out, data = Path(folder) / "run", Path(folder) / "digits"
     earlier = own_manifest(out, PLAN)
@@ -49,9 +49,9 @@ def demo(folder: str | Path = "tlkit-demo", *, verbose: bool = False, say: Say =
             f"'{out}' holds a run on other data, '{earlier['settings']['data']}'. Give the demo another --out."
         )
     write_digits(data)
-    say(f"wrote scikit-learn's 1,797 handwritten digits to {data}/0 to {data}/9\n")
+    log.info(f"wrote scikit-learn's 1,797 handwritten digits to {data}/0 to {data}/9\n")
     recipe = "large_similar"  # the default's tournament would take a minute more
-    run = finetune(data, backbone="nano", recipe=recipe, out=out, force=True, verbose=verbose, say=say)
-    say("\nYour own pictures, one folder per class:\n  tlkit inspect FOLDER\n  tlkit finetune FOLDER")
-    say(f"What became of the digits:\n  tlkit predict {run.folder} {data}/7\n  tlkit evaluate {run.folder}")
+    run = finetune(data, backbone="nano", recipe=recipe, out=out, force=True)
+    log.info("\nYour own pictures, one folder per class:\n  tlkit inspect FOLDER\n  tlkit finetune FOLDER")
+    log.info(f"What became of the digits:\n  tlkit predict {run.folder} {data}/7\n  tlkit evaluate {run.folder}")
     return run

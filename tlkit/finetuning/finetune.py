@@ -23,7 +23,7 @@ from tlkit.finetuning.words import plan_lines, result_lines
 from tlkit.plan.augmentation import Augmentation, check_fields, find_augmentation
 from tlkit.plan.job import AUTO, check_max_error
 from tlkit.plan.recipe import Recipe
-from tlkit.progress import Say, _timed
+from tlkit.progress import log, timed
 from tlkit.recipes import find_recipe
 from tlkit.runs.folder import Run, check_out, finish_run, next_free, start_run
 from tlkit.runs.reading import parity_sample
@@ -59,8 +59,6 @@ def finetune(
     report: bool = True,
     dry_run: bool = False,
     force: bool = False,
-    verbose: bool = False,
-    say: Say = lambda line: None,
 ) -> Run:
     """Fine-tune a pretrained backbone on a folder of images, evaluate it, export it, and prove the export.
 
@@ -88,7 +86,7 @@ def finetune(
         what is free or taken by them.
     strict: any problem in the data is an error. report: also write `report.html` (see `tlkit.report`). dry_run: stop after the plan, write nothing, and return a Run whose folder
         was not made. force: replace an earlier run in `out` when the new one is finished; what else is there is never removed (see `tlkit.runs`).
-    verbose: progress bars. say: called with each line for a person to read.
+    What is done is logged, as lines for a person to read: see `tlkit.progress`.
 
     Returns the Run. Raises the errors of `tlkit.errors`; names are checked before any image is read.
     """
@@ -136,7 +134,7 @@ def finetune(
     check_out(folder, force, source)
 
     seconds: dict[str, float] = {}
-    with _timed(seconds, "scan"):
+    with timed(seconds, "scan"):
         images = scan(source, group_by=settings["group_by"], strict=strict)
     if settings["max_error"] is not None:  # now, not when everything is trained
         from tlkit.deployment.saved_model import check_no_class_is_unsure
@@ -146,11 +144,11 @@ def finetune(
     cache = Cache(cache_gb)
     compared: list[dict[str, Any]] = []
     if len(networks) > 1:
-        with _timed(seconds, "compare"):
-            network, decision = compare_backbones(networks, images, settings, cache, say)
+        with timed(seconds, "compare"):
+            network, decision = compare_backbones(networks, images, settings, cache)
             settings["backbone"], compared = network.name, [decision]
     size = settings["image_size"] or network.size
-    with _timed(seconds, "decode"):
+    with timed(seconds, "decode"):
         from tlkit.data.dataset import decode_images
 
         dataset = decode_images(images, size, settings["fit"], cache)
@@ -161,7 +159,7 @@ def finetune(
     if not dry_run:
         run = start_run(folder, force)
         if run.folder != folder:
-            say(f"replaces  {folder}, which stays as it is until the new run, in {run.folder}, is finished\n")
+            log.info(f"replaces  {folder}, which stays as it is until the new run, in {run.folder}, is finished\n")
         asked_for = plan_recipe if asked is None else dataclasses.replace(plan_recipe, augmentation=asked)
         plan = _plan(settings, asked_for, decisions, dataset, network, max_minutes)
         run.write_json("plan.json", {**plan, "recipe": None if auto else plan["recipe"], "decided": False})
@@ -174,7 +172,7 @@ def finetune(
             {"what": "recipe", "chosen": AUTO, "why": "a tournament decides when the run begins", "evidence": {}}
         ]
     elif auto:
-        with _timed(seconds, "decide"):
+        with timed(seconds, "decide"):
             outcome, decisions = decide_by_tournament(
                 functools.partial(_build, network, images, settings=settings, size=size, precision=_precision("auto")),
                 network,
@@ -185,31 +183,29 @@ def finetune(
                 epochs=epochs,
                 batch_size=batch_size,
                 similar=settings["similar"],
-                verbose=verbose,
-                say=say,
             )
             plan_recipe, model, history = _within(outcome.recipe, network), outcome.model, outcome.history
             computed_before = outcome.images_computed
     if asked is not None:
         plan_recipe, model, history = dataclasses.replace(plan_recipe, augmentation=asked), None, None
     if not plan_recipe.augmentation.is_identity() and not repeated and not dry_run:
-        with _timed(seconds, "check"):
-            plan_recipe, decision = _narrow(plan_recipe, dataset, allow, settings, max_minutes, say)
+        with timed(seconds, "check"):
+            plan_recipe, decision = _narrow(plan_recipe, dataset, allow, settings, max_minutes)
             decisions.append(decision)
     if not named:
         decisions.insert(0, {"what": "backbone", "chosen": network.name, "why": why, "evidence": {}})
     decisions = compared + decisions
     plan = _plan(settings, plan_recipe, decisions, dataset, network, max_minutes)
     for line in plan_lines(plan):
-        say(line)
+        log.info(line)
     if dry_run:
         return run
 
     run.write_json("plan.json", plan)
     if model is None or history is None:  # else the tournament has carried out the plan already
-        with _timed(seconds, "build"):
+        with timed(seconds, "build"):
             model = _build(network, images, plan_recipe.head, settings, size, plan["precision"])
-        with _timed(seconds, "train"):
+        with timed(seconds, "train"):
             from tlkit.training.train import train
 
             history = train(
@@ -220,8 +216,6 @@ def finetune(
                 dataset.part("val"),
                 seed=settings["seed"],
                 deadline=_deadline(started, max_minutes, model, dataset, report),
-                verbose=verbose,
-                say=say,
             )
     from tlkit.deployment.parity import FreshProcess, prove_parity
     from tlkit.deployment.saved_model import export
@@ -232,12 +226,12 @@ def finetune(
         run.write_table("history.csv", _history_table(history))
         model = _as_saved(model, network, plan_recipe, plan["precision"])
         save_model(model, run.model_file)
-        with _timed(seconds, "evaluate"):
-            probabilities, computed = _predict_parts(model, network, plan_recipe, dataset, verbose, say)
+        with timed(seconds, "evaluate"):
+            probabilities, computed = _predict_parts(model, network, plan_recipe, dataset)
             scores, probabilities = _calibrate_and_score(run, model, images, probabilities, settings["max_error"])
             save_model(model, run.model_file)
         refusal = scores["refusal"]
-        with _timed(seconds, "export"):
+        with timed(seconds, "export"):
             unsure_below = refusal["threshold"] if refusal else 0.0
             export(model, images.class_names, run.saved_model, fit=settings["fit"], unsure_below=unsure_below)
         material = looking = None
@@ -246,7 +240,7 @@ def finetune(
 
             material = Material(run, model, dataset)
             looking = beside.submit(look_at, material)
-        with _timed(seconds, "prove"):
+        with timed(seconds, "prove"):
             chosen = parity_sample(len(probabilities["val"]))
             part = images.part("val").take(chosen)
             ask_again = functools.partial(own_probabilities, model, dataset.pixels.of(part))
@@ -265,12 +259,12 @@ def finetune(
     run.write_json("metrics.json", metrics)  # from here on the run counts as finished
     run = finish_run(run, folder)
     for line in result_lines(run):
-        say(line)
+        log.info(line)
     if material is not None and looking is not None:
         from tlkit.reporting.report import write_report
 
         material = dataclasses.replace(material, run=run)
-        say(f"{'report':<11} {write_report(material, looking.result(), verbose=verbose)}")
+        log.info(f"{'report':<11} {write_report(material, looking.result())}")
     return run
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from tlkit.backbones import Backbone
 from tlkit.data.images import ImageSet
 from tlkit.plan.recipe import Recipe
-from tlkit.progress import Say
 from tlkit.runs.folder import Run
 
 if TYPE_CHECKING:
@@ -36,8 +35,6 @@ def _predict_parts(
     network: Backbone,
     recipe: Recipe,
     dataset: Dataset,
-    verbose: bool,
-    say: Say,
 ) -> tuple[dict[str, np.ndarray], int]:
     """Probabilities by part, and how many images ran through the frozen blocks."""
     from tlkit.devices import while_memory_lasts
@@ -56,10 +53,8 @@ def _predict_parts(
                 network,
                 recipe.stages[-1].unfreeze,
                 examples,
-                verbose=verbose,
             ),
             inference_batch(recipe.batch_size),
-            say,
         )
         computed += ran
         probabilities[part] = found

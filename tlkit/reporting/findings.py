@@ -46,7 +46,7 @@ class Looked:
     reliance: Reliance | None
 
 
-def look_at(material: Material, *, seconds: float = SECONDS, verbose: bool = False) -> Looked:
+def look_at(material: Material, *, seconds: float = SECONDS) -> Looked:
     """The data doctor's checkup, and what the model's answers rest on. Needs the run's plan and predictions.
 
     seconds: about how long the latter may take.
@@ -55,7 +55,7 @@ def look_at(material: Material, *, seconds: float = SECONDS, verbose: bool = Fal
 
     checkup, cam, found = None, None, None
     if material.dataset is not None:
-        checkup = _checkup(material, material.run.plan, verbose)
+        checkup = _checkup(material, material.run.plan)
     with contextlib.suppress(SpecError):  # an ensemble has no feature maps to weigh
         cam = GradCam(material.model)
     if cam is not None and material.dataset is not None:
@@ -74,7 +74,7 @@ def _answers(run: Run, part: str | None = None) -> pd.DataFrame:
     return table[table["part"] == {"validation": "val"}.get(part, part)].reset_index(drop=True)
 
 
-def _checkup(material: Material, plan: dict[str, Any], verbose: bool) -> Checkup:
+def _checkup(material: Material, plan: dict[str, Any]) -> Checkup:
     """Labels judged by the run's own backbone, as pretrained, where its features are there; else by `nano`."""
     import keras
 
@@ -100,7 +100,6 @@ def _checkup(material: Material, plan: dict[str, Any], verbose: bool) -> Checkup
         prefix=prefix,
         compute=False,
         seed=settings["seed"],
-        verbose=verbose,
     )
 
 
@@ -122,23 +121,14 @@ def _pictures(material: Material, paths: Sequence[str]) -> np.ndarray:
     return material.dataset.examples().pixels.gather(np.array([place[path] for path in paths]))
 
 
-def _robustness(material: Material, answers: pd.DataFrame, verbose: bool) -> list[dict[str, Any]]:
-    import keras
+def _robustness(material: Material, answers: pd.DataFrame) -> list[dict[str, Any]]:
 
     from tlkit.evaluation.robustness import robustness
 
     order = np.sort(np.random.default_rng(0).permutation(len(answers))[:ROBUST])
     chosen, classes = answers.iloc[order], material.run.plan["classes"]
-    bar: list[Any] = []
-
-    def progress(done: int, of: int) -> None:
-        if verbose:
-            bar[:] = bar or [keras.utils.Progbar(of, unit_name="look")]
-            bar[0].update(done)
-
     return robustness(
         material.model,
         _pictures(material, list(chosen["path"])),
         np.array([classes.index(one) for one in chosen["label"]]),
-        progress=progress,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlkit.errors import SpecError
 from tlkit.files import write_atomically
-from tlkit.progress import Say
+from tlkit.progress import log
 from tlkit.reporting.findings import _answers
 from tlkit.reporting.page import _render
 from tlkit.runs.folder import Run
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def leaderboard(runs: Sequence[Run], out: str | Path | None = None, say: Say = lambda line: None) -> Path:
+def leaderboard(runs: Sequence[Run], out: str | Path | None = None) -> Path:
     """A page that ranks runs on the images on which all were judged, each against the best, paired.
 
     Test images where every run has some, else validation images. Raises SpecError where there are no common ones.
@@ -41,7 +41,7 @@ def leaderboard(runs: Sequence[Run], out: str | Path | None = None, say: Say = l
             "size": f"{sum(f.stat().st_size for f in run.saved_model.rglob('*') if f.is_file()) / 1e6:.1f} MB",
             "seconds": f"{metrics['seconds']['total']:.0f} s",
         }
-        say(
+        log.info(
             f"{row['accuracy']:>6.1%} ({row['low']:.1%} to {row['high']:.1%})  {row['behind']:>22}  {row['backbone']:<16} {row['recipe']:<16} {row['run']}"
         )
     path = Path(out) if out is not None else runs[0].folder.parent / "leaderboard.html"

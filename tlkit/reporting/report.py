@@ -15,7 +15,7 @@ from typing import Any
 from tlkit.cache import Cache
 from tlkit.errors import DataError
 from tlkit.files import write_atomically
-from tlkit.progress import Say
+from tlkit.progress import log
 from tlkit.reporting.album import _Album
 from tlkit.reporting.findings import SECONDS, Looked, Material, _answers, _robustness, look_at
 from tlkit.reporting.leaderboard import leaderboard
@@ -40,8 +40,6 @@ def report(
     robustness: bool = False,
     out: str | Path | None = None,
     cache: Cache | None = None,
-    verbose: bool = False,
-    say: Say = lambda line: None,
 ) -> Path:
     """Write a run's report again, or a leaderboard of several runs.
 
@@ -52,14 +50,14 @@ def report(
     """
     opened = [one if isinstance(one, Run) else open_run(one) for one in runs]
     if len(opened) > 1:
-        return leaderboard(opened, out, say)
+        return leaderboard(opened, out)
     (run,) = opened
     material = Material(run, load_model(run), None)
     try:
         material = Material(run, material.model, decoded(run, own_part(run, None), cache))
     except DataError as error:
-        say(f"without pictures: {error}")
-    return write_report(material, seconds=15 * SECONDS, robust=robustness, verbose=verbose)
+        log.info(f"without pictures: {error}")
+    return write_report(material, seconds=15 * SECONDS, robust=robustness)
 
 
 def write_report(
@@ -68,14 +66,13 @@ def write_report(
     *,
     seconds: float = SECONDS,
     robust: bool = False,
-    verbose: bool = False,
 ) -> Path:
     """Write `report.html` and the files beside it. looked: from `look_at`, if there is one already. The rest as there."""
     started = time.monotonic()
     run = material.run
     plan, metrics, answers = run.plan, run.metrics, _answers(run)
     part = "test" if metrics["test"] else "validation"
-    looked = looked or look_at(material, seconds=seconds, verbose=verbose)
+    looked = looked or look_at(material, seconds=seconds)
     checkup, cam = looked.checkup, looked.cam
     album = _Album(material)
     speed = round(cam.milliseconds(), 2) if cam else None
@@ -87,7 +84,7 @@ def write_report(
     if looked.reliance is not None:
         numbers["explain"] = looked.reliance.to_dict()
     if robust and material.dataset is not None:
-        numbers["robustness"] = _robustness(material, answers, verbose)
+        numbers["robustness"] = _robustness(material, answers)
     elif (run.folder / "report.json").is_file():
         earlier = json.loads((run.folder / "report.json").read_text(encoding="utf-8"))
         numbers["robustness"] = earlier.get("robustness")

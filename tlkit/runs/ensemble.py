@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tlkit.errors import SpecError
+from tlkit.progress import log
 from tlkit.runs.folder import Run, check_out, finish_run, open_run, start_run
 from tlkit.runs.reading import BATCH, decoded, load_model, own_part, parity_sample
 
 
-def ensemble(
-    runs: Sequence[str | Path], out: str | Path, *, force: bool = False, say: Callable[[str], None] = lambda line: None
-) -> Run:
+def ensemble(runs: Sequence[str | Path], out: str | Path, *, force: bool = False) -> Run:
     """Average the probabilities of several runs in one model, evaluate it, export it, and prove the export.
 
     runs: two or more finished runs of the same classes, image size, fit and data. out: the new run's folder.
@@ -91,7 +90,7 @@ def ensemble(
     run.write_json("metrics.json", metrics)
     run = finish_run(run, out)
     for one in metrics["members"]:
-        say(f"member      accuracy {one['accuracy']:.1%}, log loss {one['log_loss']:.3f}  {one['run']}")
+        log.info(f"member      accuracy {one['accuracy']:.1%}, log loss {one['log_loss']:.3f}  {one['run']}")
     return run
 
 

@@ -52,7 +52,7 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
     images, examples = dataset.images, dataset.examples()
     model, rows, labels = load_model(run), examples.pixels, examples.labels
     probabilities = while_memory_lasts(
-        lambda batch: predict_probabilities(model, rows, batch_size=batch), inference_batch(BATCH), lambda line: None
+        lambda batch: predict_probabilities(model, rows, batch_size=batch), inference_batch(BATCH)
     )
     scores = evaluate(probabilities, labels, plan["classes"])
     left_out = images.problems[images.problems["action"] == "left out"]

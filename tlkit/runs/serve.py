@@ -10,7 +10,7 @@ import io
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tlkit.deployment.exported import decoded_pixels
 from tlkit.deployment.requests import MAX_IMAGES, MAX_REQUEST_BYTES, _images
 from tlkit.errors import RunError, SpecError, TlkitError
+from tlkit.progress import log
 from tlkit.runs.folder import open_run
 from tlkit.runs.reading import load_model, open_exported
 
@@ -35,7 +36,6 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
-    say: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Serve a run, or an exported folder, until interrupted.
 
@@ -73,9 +73,9 @@ def serve(
             ident="tlkit",
         )
         shown = f"[{host}]" if ":" in host else host
-        say(f"serving  {model} at http://{shown}:{listening.getsockname()[1]}/  (Ctrl-C ends it)")
+        log.info(f"serving  {model} at http://{shown}:{listening.getsockname()[1]}/  (Ctrl-C ends it)")
         if host not in LOOPBACK:
-            say("note     anyone who can reach this machine can ask it; there is no password and no encryption")
+            log.info("note     anyone who can reach this machine can ask it; there is no password and no encryption")
         try:
             server.run()
         finally:

@@ -13,7 +13,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from tlkit.data.images import ImageSet
 from tlkit.files import write_atomically
 from tlkit.models.classifier import build_classifier
 from tlkit.plan.augmentation import AUGMENTATION_LIMITS, FLIPS, Augmentation, check_fields, held_to
+from tlkit.progress import log
 from tlkit.safety.evidence import Eyes
 from tlkit.safety.hints import name_hints
 from tlkit.safety.measure import REFERENCE, SafetyCheck, _sample
@@ -46,7 +47,6 @@ def run_check(
     allow: Sequence[str] = (),
     deadline: float = math.inf,
     thorough: bool = True,
-    say: Callable[[str], None] = lambda line: None,
 ) -> Safety:
     """Judge every field of an augmentation that is on, and narrow it to what is safe.
 
@@ -75,9 +75,9 @@ def run_check(
         else:
             narrowed = _narrowed(narrowed, name, verdict)
         verdicts.append(verdict)
-        say(line_of(verdict))
+        log.info(line_of(verdict))
     if check.able:
-        narrowed, verdicts = _without_bad_pairs(check, narrowed, verdicts, allow, deadline, say)
+        narrowed, verdicts = _without_bad_pairs(check, narrowed, verdicts, allow, deadline)
     said = tuple(hint for hint, _ in hints)
     return Safety(asked, narrowed, tuple(verdicts), check.skill, len(check.judged), said, time.monotonic() - started)
 
@@ -93,7 +93,6 @@ def check_safety(
     deadline: float = math.inf,
     thorough: bool = True,
     cache: Cache | None = None,
-    say: Callable[[str], None] = lambda line: None,
 ) -> Safety:
     """Judge an augmentation by images from `tlkit.scan`, seen by a backbone at its own size; test images play no part.
 
@@ -112,10 +111,10 @@ def check_safety(
     if file.is_file():
         known = _from_json(file.read_text(encoding="utf-8"))
         for one in known.verdicts:
-            say(line_of(one))
+            log.info(line_of(one))
         return known
     check = prepare_check(images, asked, backbone=backbone, weights=weights, seed=seed, cache=cache)
-    safety = run_check(check, asked, allow=allow, deadline=deadline, thorough=thorough, say=say)
+    safety = run_check(check, asked, allow=allow, deadline=deadline, thorough=thorough)
     text = json.dumps(safety.to_dict())
     if time.monotonic() < deadline and cache.has_room_for(len(text)):
         describe(file.parent, f"what augmentation does to {len(images):,} pictures, seen by {network.name}")
@@ -161,7 +160,6 @@ def _without_bad_pairs(
     verdicts: list[Verdict],
     allow: Sequence[str],
     deadline: float,
-    say: Callable[[str], None],
 ) -> tuple[Augmentation, list[Verdict]]:
     """Fields that are safe alone may not be so together: the flips are a half turn. The second of such a pair is dropped."""
     for pair in WITH:
@@ -178,5 +176,5 @@ def _without_bad_pairs(
         why = f"together with {first}: {check._why(found)}"
         verdicts[place] = dataclasses.replace(verdicts[place], verdict="unsafe", limit=None, why=why)
         narrowed = dataclasses.replace(narrowed, **{second: getattr(Augmentation, second)})
-        say(line_of(verdicts[place]))
+        log.info(line_of(verdicts[place]))
     return narrowed, verdicts

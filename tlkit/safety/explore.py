@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tlkit.errors import DataError
 from tlkit.files import write_atomically
 from tlkit.plan.augmentation import PRESETS, Augmentation
 from tlkit.plan.recipe import to_dict
+from tlkit.progress import log
 
 
 def explore_augmentation(
@@ -27,7 +28,6 @@ def explore_augmentation(
     image_size: int = 224,
     max_minutes: float = 5.0,
     seed: int = 0,
-    say: Callable[[str], None] = lambda line: None,
 ) -> Augmentation:
     """Check an augmentation on a person's pictures, choose among its safe fields, and draw it: what `tlkit augment` does.
 
@@ -44,11 +44,11 @@ def explore_augmentation(
     check = check or search or json_file is not None or (out is None and write is None)
     augmentation = asked or (PRESETS["strong"] if search or not check else FULL)
     if check:
-        say(f"checking  {', '.join(augmentation.fields()) or 'nothing'}, by {backbone}")
-        safety = check_safety(images, augmentation, backbone=backbone, allow=allow, seed=seed, say=say)
-        say(f"so        {sentence(safety)}")
+        log.info(f"checking  {', '.join(augmentation.fields()) or 'nothing'}, by {backbone}")
+        safety = check_safety(images, augmentation, backbone=backbone, allow=allow, seed=seed)
+        log.info(f"so        {sentence(safety)}")
         for hint in safety.hints:
-            say(f"hint      {hint}")
+            log.info(f"hint      {hint}")
         augmentation = safety.augmentation
         if json_file is not None:
             fields = safety.to_dict()["fields"]
@@ -59,15 +59,15 @@ def explore_augmentation(
         able = prepare_check(images, augmentation, backbone=backbone, seed=seed)
         if not able.able:
             raise DataError(f"Nothing can be searched for: {able.why_not}.")
-        found = choose(able, augmentation, deadline=time.monotonic() + 60 * max_minutes, say=say)
-        say(f"found     {found.why}")
+        found = choose(able, augmentation, deadline=time.monotonic() + 60 * max_minutes)
+        log.info(f"found     {found.why}")
         augmentation = found.augmentation
     if write is not None:
         write_atomically(Path(write), json.dumps(to_dict(augmentation), indent=2) + "\n")
-        say(f"written   {write}; use it with `tlkit finetune {data} --augment {write}`")
+        log.info(f"written   {write}; use it with `tlkit finetune {data} --augment {write}`")
     if out is not None:
         from tlkit.data.preview import draw_sheet
 
         draw_sheet(images, augmentation, out, size=image_size, seed=seed)
-        say(f"drawn     {out}")
+        log.info(f"drawn     {out}")
     return augmentation

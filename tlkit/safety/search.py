@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from tlkit.data.augment import augment_all
 from tlkit.plan.augmentation import Augmentation
+from tlkit.progress import log
 from tlkit.safety.measure import SafetyCheck
 
 DRAWS = 2  # versions of each judged picture
@@ -40,7 +40,6 @@ def search(
     safe: Augmentation,
     *,
     deadline: float = math.inf,
-    say: Callable[[str], None] = lambda line: None,
 ) -> Found:
     """Choose among the fields of an augmentation that has been narrowed to what is safe.
 
@@ -61,7 +60,7 @@ def search(
         gain = losses - round_[best]
         if gain.mean() <= gain.std() / len(gain) ** 0.5:
             break
-        say(f"  + {best:<16} log loss {losses.mean():.4f} -> {round_[best].mean():.4f}")
+        log.info(f"  + {best:<16} log loss {losses.mean():.4f} -> {round_[best].mean():.4f}")
         chosen.append(best)
         losses = round_[best]
     gain = without - losses

@@ -191,7 +191,6 @@ def measure_axes(
     weights: str = "imagenet",
     seed: int = 0,
     cache: Cache | None = None,
-    verbose: bool = False,
 ) -> dict[str, Any]:
     """How much data there is and how like the pictures are to what the backbone knows: see `tlkit.strategy.axes.profile`.
 
@@ -210,7 +209,7 @@ def measure_axes(
         network, len(dataset.class_names), head=Head(taps="all"), image_size=size, weights=weights, seed=seed
     )
     pool, training = dataset.part("train", "val"), dataset.count("train")
-    table = feature_table(tapped, network, pool, training, seed=seed, verbose=verbose)
+    table = feature_table(tapped, network, pool, training, seed=seed)
     if table is None:
         raise DataError(
             f"The cache has no room for the features of {len(pool):,} images. Raise --cache-gb, or clear it."

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tlkit.errors import DataError
+from tlkit.progress import log
 
 if TYPE_CHECKING:
     from tlkit.backbones import Backbone
@@ -19,7 +20,6 @@ def compare_backbones(
     images: ImageSet,
     settings: Mapping[str, Any],
     cache: Cache | None = None,
-    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[Backbone, dict[str, Any]]:
     """Compare backbones by linear probes on their last block, by held-out images; the quicker wins where these cannot tell.
 
@@ -37,7 +37,7 @@ def compare_backbones(
 
     rows: list[dict[str, Any]] = []
     right: dict[str, np.ndarray] = {}
-    say(f"comparing {len(networks)} backbones by linear probes on held-out images")
+    log.info(f"comparing {len(networks)} backbones by linear probes on held-out images")
     for network in networks:
         size = settings["image_size"] or network.size
         dataset = decode_images(images, size, settings["fit"], cache)
@@ -70,7 +70,7 @@ def compare_backbones(
                 "milliseconds_per_image": round(milliseconds, 2),
             }
         )
-        say(
+        log.info(
             f"  {network.name:<22} {mine.mean():.1%} ({low:.1%} to {high:.1%}, n = {len(mine):,}), {milliseconds:.1f} ms an image"
         )
     rows.sort(key=lambda row: row["milliseconds_per_image"])

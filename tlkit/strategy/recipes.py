@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tlkit.plan.recipe import Head, Recipe
+from tlkit.progress import log
 from tlkit.recipes import RECIPES
 
 if TYPE_CHECKING:
@@ -53,8 +54,6 @@ def decide_by_tournament(
     epochs: int | None = None,
     batch_size: int | None = None,
     similar: bool | None = None,
-    verbose: bool = False,
-    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[Outcome, list[dict[str, Any]]]:
     """Measure the two axes, let the strategies compete, and give the winner with the decisions and their evidence for the plan.
 
@@ -68,7 +67,7 @@ def decide_by_tournament(
 
     limit = min(MINUTES + SECONDS_PER_IMAGE * len(pool) / 60, MOST_MINUTES) if minutes is None else max(minutes, 0.0)
     deadline = time.monotonic() + 60 * limit
-    say(f"deciding  a tournament of strategies on held-out images, {limit:.1f} minutes at most")
+    log.info(f"deciding  a tournament of strategies on held-out images, {limit:.1f} minutes at most")
     tapped = build(Head(taps="all"))
     table = feature_table(
         tapped,
@@ -77,7 +76,6 @@ def decide_by_tournament(
         training,
         seed=seed,
         batch_size=batch_size or 32,
-        verbose=verbose,
     )
     if table is None:
         recipe, decision = choose_recipe(training, similar)
@@ -86,7 +84,7 @@ def decide_by_tournament(
         )
         return Outcome(recipe, decision["why"], []), [decision]
     axes = profile(tapped, backbone, table, pool, seed=seed)
-    outcome = Tournament(build, backbone, table, pool, seed, deadline, epochs, batch_size, axes["similar"], say).run()
+    outcome = Tournament(build, backbone, table, pool, seed, deadline, epochs, batch_size, axes["similar"]).run()
     size = "large" if training >= LARGE else "small"
     kind = {True: "similar", False: "different", None: "not known to be different"}[axes["similar"]]
     return outcome, [

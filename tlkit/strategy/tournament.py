@@ -25,6 +25,7 @@ from tlkit.features.linear import choose_strength
 from tlkit.features.table import Table, probe_blocks
 from tlkit.models.inference import inference_batch
 from tlkit.plan.recipe import Head, Recipe, Stage
+from tlkit.progress import log
 from tlkit.stats import log_loss, paired_difference, wilson_interval
 from tlkit.training.history import History
 from tlkit.training.train import train
@@ -101,7 +102,6 @@ class Tournament:
     epochs: int | None = None
     batch_size: int | None = None
     similar: bool | None = None
-    say: Callable[[str], None] = lambda line: None
     contenders: list[Contender] = field(default_factory=list)
     images_computed: int = 0
 
@@ -259,7 +259,7 @@ class Tournament:
     def _tell(self, one: Contender) -> None:
         row = one.evidence()
         score = "not finished" if row["accuracy"] is None else f"{row['accuracy']:.1%} of {row['n']:,}"
-        self.say(f"  {one.name:<24} {score}, {one.seconds:.1f} s" + (f"; {one.outcome}" if one.outcome else ""))
+        log.info(f"  {one.name:<24} {score}, {one.seconds:.1f} s" + (f"; {one.outcome}" if one.outcome else ""))
 
 
 def tuning_recipe(

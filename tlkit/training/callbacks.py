@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -11,6 +10,7 @@ import numpy as np
 
 from tlkit.errors import TrainingError
 from tlkit.plan.recipe import Stage
+from tlkit.progress import log
 from tlkit.training.history import History, _score, epoch_line
 
 SECONDS_BETWEEN_LINES = 2.0
@@ -26,14 +26,13 @@ class _KeepBest(keras.callbacks.Callback):
         number: int,
         history: History,
         deadline: float | None,
-        say: Callable[[str], None],
         *,
         lines: bool,
     ) -> None:
         super().__init__()
         self._lines = lines
         self._monitor, self._stage, self._number = monitor, stage, number
-        self._history, self._deadline, self._say = history, deadline, say
+        self._history, self._deadline = history, deadline
         self._stage_best: tuple[float, float] | None = None
         self._without = 0
         self._said = time.monotonic()
@@ -44,7 +43,7 @@ class _KeepBest(keras.callbacks.Callback):
     def on_train_end(self, logs: Any = None) -> None:
         mine = [row for row in self._history.rows if row["stage"] == self._number]
         best = [row for row in mine if row["best"]]
-        self._say(
+        log.info(
             f"  {len(mine)} epochs in {sum(row['seconds'] for row in mine):.1f} s; "
             + (f"best: {epoch_line(best[-1])}" if best else "none better than the stage before, whose weights are kept")
         )
@@ -75,7 +74,7 @@ class _KeepBest(keras.callbacks.Callback):
             self._without += 1
         if self._lines and time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
-            self._say("  " + epoch_line(row))
+            log.info("  " + epoch_line(row))
         if self._stage.patience is not None and self._without >= self._stage.patience:
             self.model.stop_training = True
         if self._deadline is not None and time.monotonic() > self._deadline:

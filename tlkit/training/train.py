@@ -11,7 +11,6 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +27,7 @@ from tlkit.features.linear import choose_strength, solve
 from tlkit.models.batch_norm import batch_norms, recalibrate
 from tlkit.models.blocks import cut, set_trainable
 from tlkit.plan.recipe import Recipe, Stage, Unfreeze
+from tlkit.progress import bars_shown, log
 from tlkit.stats import log_loss
 from tlkit.training.batches import Batches, FollowEpochs, augmenting, class_weights
 from tlkit.training.callbacks import _KeepBest
@@ -48,15 +48,13 @@ def train(
     *,
     seed: int = 0,
     deadline: float | None = None,
-    verbose: bool = False,
-    say: Callable[[str], None] = lambda line: None,
 ) -> History:
     """Train a classifier in place, stage after stage; it ends with the best weights on validation.
 
     training, validation: decoded images with labels, raw RGB 0-255.
     seed: gives order, views and augmentation.
     deadline: a time of `time.monotonic()` by which training ends; at least one epoch of the first stage is done.
-    verbose: progress bars. say: called with a line per stage and epoch, for a person to read.
+    A line per stage and epoch is logged (see `tlkit.progress`).
 
     Raises SpecError when a stage asks for more blocks than there are, TrainingError when the loss is not a number.
     """
@@ -68,9 +66,9 @@ def train(
     for number, stage in enumerate(recipe.stages, start=1):
         if history.rows and deadline is not None and time.monotonic() > deadline:
             history.notes.append(f"stage {number} of {len(recipe.stages)} was not begun: the time limit was reached")
-            say(history.notes[-1])
+            log.info(history.notes[-1])
             continue
-        job = _StageJob(model, backbone, recipe, stage, number, seed, deadline, verbose, say)
+        job = _StageJob(model, backbone, recipe, stage, number, seed, deadline)
         history = job.run(training, validation, history)
     return history
 
@@ -91,8 +89,6 @@ class _StageJob:
     number: int
     seed: int
     deadline: float | None
-    verbose: bool
-    say: Callable[[str], None]
 
     def run(self, training: Examples, validation: Examples, history: History) -> History:
         """The history with this stage added. When memory runs out, the stage begins anew with half the batch."""
@@ -112,27 +108,27 @@ class _StageJob:
                 history.images_computed = after.images_computed
             return after
 
-        return while_memory_lasts(attempt, asked, self.say)
+        return while_memory_lasts(attempt, asked)
 
     def _attempt(self, training: Examples, validation: Examples, history: History) -> None:
         stage, recipe = self.stage, self.recipe
         weights = set_trainable(self.model, self.backbone, unfreeze=stage.unfreeze, batch_norm=stage.batch_norm)
         prefix, suffix = cut(self.model, self.backbone, stage.unfreeze)
         what = unfrozen(stage.unfreeze)
-        self.say(
+        log.info(
             f"stage {self.number} of {len(recipe.stages)}: {what}, {weights:,} weights train, up to {stage.epochs} epochs"
         )
         if stage.solver != "gradient" and prefix is not None and self._solve(prefix, training, validation, history):
             return
         with ThreadPoolExecutor() as pool:
             if prefix is None:
-                self.say("  no layer is frozen, so nothing is cached")
+                log.info("  no layer is frozen, so nothing is cached")
             val_batches, held_out = self._batches(prefix, validation, history, pool, train=False)
             if held_out < len(validation) and self.number > 1:
                 history.notes.append(
                     f"stage {self.number} was not begun: the time limit left too few validation images"
                 )
-                self.say(history.notes[-1])
+                log.info(history.notes[-1])
                 return
             batches, used = self._batches(prefix, training, history, pool, train=True)
             self._note_used(used, training, history)
@@ -140,8 +136,8 @@ class _StageJob:
                 self._recalibrate(suffix, batches)
             first_epoch = len(history.rows)
             self._compile(suffix, steps=len(batches))
-            bar = self.verbose and stage.unfreeze != 0  # a head's epochs are over in a blink
-            keeper = _KeepBest(recipe.monitor, stage, self.number, history, self.deadline, self.say, lines=not bar)
+            bar = bars_shown() and stage.unfreeze != 0  # a head's epochs are over in a blink
+            keeper = _KeepBest(recipe.monitor, stage, self.number, history, self.deadline, lines=not bar)
             began_with = suffix.get_weights()
             callbacks = [FollowEpochs(batches), keeper]
             if stage.ema:
@@ -165,7 +161,7 @@ class _StageJob:
         layers = batch_norms(self.model, self.backbone, self.stage.unfreeze)
         count = min(len(batches), RECALIBRATION_BATCHES)
         recalibrate(suffix, layers, (batches[number][0] for number in range(count)))
-        self.say(f"  {len(layers)} BatchNormalization layers recalibrated on {count} batches")
+        log.info(f"  {len(layers)} BatchNormalization layers recalibrated on {count} batches")
 
     def _interpolate(self, suffix: keras.Model, began_with: list[np.ndarray], val: Batches, history: History) -> None:
         """Go back a part of the way; kept if it is the best so far, as an epoch would be."""
@@ -177,7 +173,7 @@ class _StageJob:
         if not history.add(self.number, scores, self.recipe.monitor, seconds=time.monotonic() - started):
             suffix.set_weights(ended_with)
         row = history.rows[-1]
-        self.say(
+        log.info(
             f"  {share:g} of the way: val_loss {row['val_loss']:.4f}, val_accuracy {row['val_accuracy']:.4f}, "
             + ("kept" if row["best"] else "not better, so the whole way is kept")
         )
@@ -213,9 +209,9 @@ class _StageJob:
         line = f"  head solved in {seconds:.1f} s with C = {strength:.2g} ({why}); "
         if history.add(self.number, scores, self.recipe.monitor, seconds=seconds, strength=strength):
             self.model.get_layer("predictions").set_weights([head.kernel, head.bias])
-            self.say(line + epoch_line(history.rows[-1]))
+            log.info(line + epoch_line(history.rows[-1]))
         else:
-            self.say(line + "not better than the stage before, whose weights are kept")
+            log.info(line + "not better than the stage before, whose weights are kept")
         return True
 
     def _note_used(self, used: int, training: Examples, history: History) -> None:
@@ -223,7 +219,7 @@ class _StageJob:
             history.notes.append(
                 f"stage {self.number} trained on {used} of {len(training)} images: the time limit left no more"
             )
-            self.say(history.notes[-1])
+            log.info(history.notes[-1])
 
     def _batches(
         self,
@@ -267,7 +263,6 @@ class _StageJob:
             seed=self.seed,
             batch_size=self.recipe.batch_size,
             deadline=deadline,
-            verbose=self.verbose,
         )
         part = "training" if train else "validation"
         if found is None:
@@ -275,12 +270,12 @@ class _StageJob:
                 f"stage {self.number}: the frozen layers' outputs for {len(examples)} {part} images exceed the caches' "
                 "limit, so they are computed in every epoch"
             )
-            self.say(history.notes[-1])
+            log.info(history.notes[-1])
             return None
         history.images_computed += found.computed
         asked = len(examples) * len(found.views)
         seconds = time.monotonic() - started
-        self.say(
+        log.info(
             f"  frozen layers on {part} images: {found.computed} computed, {asked - found.computed} cached, {seconds:.1f} s"
         )
         return found
