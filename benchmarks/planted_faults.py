@@ -55,8 +55,8 @@ FAULTS = (
     ),
     Fault(
         "validation_leaks",
-        'examples_of(images, pixels, "train"),',
-        'examples_of(images, pixels, "train", "val"),',
+        'dataset.part("train"),',
+        'dataset.part("train", "val"),',
         "the validation images are trained on",
         ("test_finetune.py",),
     ),

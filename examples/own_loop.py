@@ -14,7 +14,7 @@ def main(data: str, out: Path, backbone: str = "nano", size: int = 96, weights: 
     dataset = tlkit.decode_images(tlkit.scan(data), size).split(validation=0.2, seed=0)
     training, validation = dataset.part("train"), dataset.part("val")
     recipe, decision = tlkit.choose_recipe(len(training))
-    print(decision["why"])
+    print(decision.why)
 
     model = tlkit.build_classifier(
         backbone, len(dataset.class_names), head=recipe.head, image_size=size, weights=weights, seed=0

@@ -71,6 +71,10 @@ class Deadline:
     def over(self) -> bool:
         return self.left <= 0
 
+    def within(self, seconds: float) -> Deadline:
+        """So many seconds from now, or this moment if it comes earlier."""
+        return Deadline(min(self.at, time.monotonic() + seconds))
+
     def share(self, part: float) -> Deadline:
         """When that part of the time left from now will have passed."""
         return Deadline.after(part * max(self.left, 0)) if math.isfinite(self.at) else self
@@ -78,3 +82,6 @@ class Deadline:
     def keeping(self, seconds: float) -> Deadline:
         """So many seconds earlier, to keep them for what follows."""
         return Deadline(self.at - seconds)
+
+
+NO_DEADLINE = Deadline()

@@ -106,6 +106,25 @@ def test_a_second_run_decodes_nothing_and_computes_nothing_frozen(
     assert (again.metrics["images_decoded"], again.metrics["images_computed"]) == (0, 0)
 
 
+def test_only_training_images_are_trained_on(
+    folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("tlkit.training.train")
+    seen: list[tuple[list[str], list[str]]] = []
+    original = module.train
+
+    def train(model: Any, backbone: Any, recipe: Any, training: Any, validation: Any, **settings: Any) -> Any:
+        seen.append((list(training.keys), list(validation.keys)))
+        return original(model, backbone, recipe, training, validation, **settings)
+
+    monkeypatch.setattr(module, "train", train)
+    run = finetune(folder, **tiny, recipe=QUICK, out=tmp_path / "run")
+    split = pd.read_csv(run.folder / "split.csv")
+    parts = {part: set(split["sha256"][split["part"] == part]) for part in ("train", "val")}
+    assert len(parts["train"]) == 18 and len(parts["val"]) == 6
+    assert [(set(one), set(other)) for one, other in seen] == [(parts["train"], parts["val"])]
+
+
 @pytest.mark.slow
 def test_a_spoiled_cache_of_features_fails_the_proof(folder: Path, tmp_path: Path, tiny: dict[str, Any]) -> None:
     write_folder(folder, start=8000)  # pictures that no other test has cached

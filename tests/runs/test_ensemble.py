@@ -169,8 +169,8 @@ def test_the_better_backbone_is_taken_and_the_evidence_kept(folder: Path, tmp_pa
     networks = named_backbones(f"{tmp_path / 'blind.keras'},{tiny_file()}")
     settings = {"seed": 0, "fit": "squash", "weights": "imagenet", "validation": 0.2, "image_size": None}
     chosen, decision = compare_backbones(networks, scan(folder), settings)
-    assert chosen.name == tiny_file() == decision["chosen"]
-    rows = {row["backbone"]: row for row in decision["evidence"]["compared"]}
+    assert chosen.name == tiny_file() == decision.chosen
+    rows = {row["backbone"]: row for row in decision.evidence["compared"]}
     assert rows[tiny_file()]["accuracy"] > 0.9 > 0.6 > rows[str(tmp_path / "blind.keras")]["accuracy"]
     assert all(row["n"] == 24 and row["milliseconds_per_image"] > 0 for row in rows.values())
 

@@ -18,6 +18,7 @@ from tlkit.data.examples import Examples
 from tlkit.errors import NameUnknown
 from tlkit.features.folds import stratified_folds
 from tlkit.plan.augmentation import AUGMENTATION_LIMITS, PRESETS, held_to, scaled, size_of
+from tlkit.progress import Deadline
 from tlkit.safety.check import FULL, run_check
 from tlkit.safety.evidence import Evidence, Eyes
 from tlkit.safety.hints import name_hints
@@ -195,7 +196,7 @@ def test_labels_that_mean_nothing_are_not_measurable(eyes: Eyes) -> None:
 
 
 def test_when_the_time_is_over_what_is_left_is_not_called_safe(check: SafetyCheck) -> None:
-    safety = run_check(check, PRESETS["strong"], deadline=0.0)
+    safety = run_check(check, PRESETS["strong"], deadline=Deadline.after(-1))
     assert {one.verdict for one in safety.verdicts} == {"not_measurable"}
     assert "time" in safety.verdicts[0].why
 

@@ -23,9 +23,9 @@ from tlkit.strategy.recipes import choose_recipe
 )
 def test_size_and_similarity_choose(images: int, similar: bool | None, name: str) -> None:
     recipe, decision = choose_recipe(images, similar)
-    assert recipe.name == name == decision["chosen"] and RECIPES[name] is recipe
-    assert ("assumed" in decision["why"]) == (similar is None)
-    assert decision["evidence"]["training_images"] == images
+    assert recipe.name == name == decision.chosen and RECIPES[name] is recipe
+    assert ("assumed" in decision.why) == (similar is None)
+    assert decision.evidence["training_images"] == images
 
 
 def test_ones_own_recipe_from_a_script_or_json(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from tlkit import Examples, Head, finetune
 from tlkit.cache import in_memory
 from tlkit.features.linear import Validated
 from tlkit.features.table import Table, feature_table
+from tlkit.progress import Deadline
 from tlkit.stats import paired_difference
 from tlkit.strategy.axes import activation_distance, profile
 from tlkit.strategy.recipes import decide_by_tournament
@@ -187,7 +187,7 @@ def test_of_a_large_set_a_part_comes_first_and_half_goes_on(monkeypatch: pytest.
 
 @pytest.mark.usefixtures("blind_heads")
 def test_when_time_is_up_fine_tuning_is_dropped_and_a_linear_head_taken() -> None:
-    found = hold(examples(90, 608), 48, deadline=time.monotonic() - 1)
+    found = hold(examples(90, 608), 48, deadline=Deadline.after(-1))
     tuned = [row for row in found.contenders if row["strategy"].startswith("fine-tune")]
     assert all("time limit" in row["outcome"] and row["accuracy"] is None for row in tuned)
     assert len(found.recipe.stages) == 1
@@ -196,7 +196,7 @@ def test_when_time_is_up_fine_tuning_is_dropped_and_a_linear_head_taken() -> Non
 def test_no_room_for_features_means_a_recipe_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tlkit.cache.Cache.has_room_for", lambda *a: False)
     found, decisions = decide_by_tournament(build, BACKBONE, examples(12, 609), 9)
-    assert found.recipe.name == "small_similar" and "no room for features" in decisions[0]["why"]
+    assert found.recipe.name == "small_similar" and "no room for features" in decisions[0].why
 
 
 # -- in a run ---------------------------------------------------------------------------------------------

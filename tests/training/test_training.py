@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,6 +20,7 @@ from tlkit.errors import SpecError, TrainingError
 from tlkit.evaluation.predict import predict_from_cache, predict_probabilities
 from tlkit.features.extract import extract_features, prefix_key
 from tlkit.models.blocks import cut
+from tlkit.progress import Deadline
 from tlkit.training.batches import Batches, FollowEpochs, augmenting, class_weights
 from tlkit.training.optimizers import make_optimizer, rate_factors
 from tlkit.training.train import train
@@ -158,7 +158,7 @@ def test_views_differ_and_are_kept_by_seed() -> None:
 def test_extraction_stops_at_its_deadline_with_what_it_has() -> None:
     data, model = examples(20, seed=103), tiny(seed=3)
     prefix, _ = cut(model, BACKBONE, 1)
-    found = extract_features(prefix, data, batch_size=4, deadline=time.monotonic() - 1)
+    found = extract_features(prefix, data, batch_size=4, deadline=Deadline.after(-1))
     assert found is not None and found.count == 4 and len(found.views[0][0]) == 4
 
 
@@ -313,7 +313,7 @@ def test_patience_ends_a_stage() -> None:
 
 def test_a_passed_deadline_still_gives_one_epoch_and_says_so() -> None:
     plan = recipe(Stage(5, 1e-3), Stage(5, 1e-3, unfreeze=1))
-    history = train(tiny(), BACKBONE, plan, examples(24, 119), examples(9, 120), deadline=time.monotonic() - 1)
+    history = train(tiny(), BACKBONE, plan, examples(24, 119), examples(9, 120), deadline=Deadline.after(-1))
     assert len(history.rows) == 1
     assert any("time limit" in note for note in history.notes)
 
@@ -323,7 +323,7 @@ def test_what_a_time_limit_leaves_is_of_every_class() -> None:
     data = examples(60, 130)
     data = data.take(np.argsort(data.labels, kind="stable"))
     plan = replace(recipe(Stage(3, 1e-2)), batch_size=20)
-    history = train(tiny(), BACKBONE, plan, data, examples(9, 131), deadline=time.monotonic() - 1)
+    history = train(tiny(), BACKBONE, plan, data, examples(9, 131), deadline=Deadline.after(-1))
     assert "trained on 20 of 60 images" in history.notes[0]
     mixed = TRAIN._mixed(data, 0)
     assert set(mixed.labels[:20].tolist()) == {0, 1, 2}

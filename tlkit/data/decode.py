@@ -15,6 +15,7 @@ from tlkit.plan.job import FITS
 _FORMATS = ("jpeg", "png", "gif", "bmp", "webp")
 _RATIOS = (1, 2, 4, 8)
 _AT_ONCE = 4_000_000  # pixels
+_TOO_LARGE, _NOT_READ = " megapixels are decoded", "is not read"  # how faults end that have a kind of their own
 _NO_FORMAT = "not a JPEG, PNG, GIF, BMP or WebP file"
 
 
@@ -57,6 +58,12 @@ def decode(data: tf.Tensor, size: int = 0) -> tf.Tensor:
 def header_fault(data: tf.Tensor) -> tf.Tensor:
     """What in a file's header forbids decoding it, as a scalar string; empty if nothing does. Never fails, decodes nothing."""
     return read_header(data)[0]
+
+
+def kind_of_fault(fault: str) -> str:
+    """The kind of problem that a `header_fault` is: "too-large", "unsupported-format" or "corrupt"."""
+    kinds = {_TOO_LARGE: "too-large", _NOT_READ: "unsupported-format"}
+    return next((kind for words, kind in kinds.items() if fault.endswith(words)), "corrupt")
 
 
 def read_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -144,7 +151,7 @@ def _sized(width: tf.Tensor, height: tf.Tensor, limit: tf.Tensor | int = MAX_PIX
     """(fault, pixels) of a picture's size."""
     pixels, limit = tf.cast(width, tf.int64) * tf.cast(height, tf.int64), tf.cast(limit, tf.int64)
     shown = [tf.as_string(width), " x ", tf.as_string(height), " pixels; at most "]
-    too_many = tf.strings.join([*shown, tf.as_string(limit // 1_000_000), " megapixels are decoded"])
+    too_many = tf.strings.join([*shown, tf.as_string(limit // 1_000_000), _TOO_LARGE])
     return tf.where(pixels <= 0, "no picture size in the header", tf.where(pixels > limit, too_many, "")), pixels
 
 
@@ -208,7 +215,7 @@ def _bmp_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     bits, compression = _number(data, 28, 2), _number(data, 30, 4)
     plain = tf.reduce_all(tf.stack([tf.reduce_any(bits == [8, 24, 32]), compression == 0, _number(data, 14, 4) >= 40]))
     kind = tf.strings.join(
-        ["BMP of ", tf.as_string(bits), " bits, compression ", tf.as_string(compression), ", is not read"]
+        ["BMP of ", tf.as_string(bits), " bits, compression ", tf.as_string(compression), f", {_NOT_READ}"]
     )
     fault, pixels = _sized(width, height)
     damaged = 14 + _number(data, 14, 4) > tf.cast(tf.strings.length(data), tf.int64)
@@ -238,7 +245,7 @@ def _webp_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     extended = tf.strings.substr(tf.strings.join([data, b"\x00" * 16]), 12, 4) == b"VP8X"
     animated = tf.logical_and(extended, tf.bitwise.bitwise_and(_number(data, 20, 1), 2) > 0)
     fault, pixels = _sized(*_webp_size(data))
-    return tf.where(animated, "animated WebP is not read", fault), pixels
+    return tf.where(animated, f"animated WebP {_NOT_READ}", fault), pixels
 
 
 def _webp_size(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.cache import Cache, Rows, Store, describe
-from tlkit.data.decode import decode_and_resize, header_fault
+from tlkit.data.decode import decode_and_resize, header_fault, kind_of_fault
 from tlkit.data.headers import image_format, looks_truncated, what_else
 from tlkit.data.images import ImageSet, problem
 
@@ -153,10 +153,4 @@ def why_not(data: bytes) -> tuple[str, str]:
     fault = header_fault(tf.constant(data)).numpy().decode()
     if looks_truncated(data, kind):
         return "truncated", "the end of the file is missing"
-    if "megapixels" in fault:
-        return "too-large", fault
-    return (
-        ("unsupported-format", fault)
-        if "is not read" in fault
-        else ("corrupt", fault or f"the {kind} data do not decode")
-    )
+    return kind_of_fault(fault), fault or f"the {kind} data do not decode"

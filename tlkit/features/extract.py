@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from tlkit.data.augment import augment
 from tlkit.data.examples import Examples, RowSource
 from tlkit.models.inference import frozen_call
 from tlkit.plan.augmentation import Augmentation
-from tlkit.progress import bar
+from tlkit.progress import NO_DEADLINE, Deadline, bar
 
 
 @dataclass(frozen=True)
@@ -83,13 +82,13 @@ def extract_features(
     views: int = 1,
     seed: int = 0,
     batch_size: int = 32,
-    deadline: float | None = None,
+    deadline: Deadline = NO_DEADLINE,
 ) -> Features | None:
     """The prefix's outputs for every example and view, from the cache or computed and kept.
 
     examples: their `keys` and `made_by` name what is cached, their `cache` says where and how much.
     augmentation, views: with an augmentation, that many random versions of each image, seeded by (seed, view, content).
-    deadline: a time of `time.monotonic()` at which to stop and return what is there.
+    deadline: when to stop and return what is there.
 
     Returns None when the outputs would exceed the caches' limit: the caller then runs the prefix batch by batch.
     """
@@ -166,7 +165,7 @@ def _compute(
     shapes: list[tuple[int, ...]],
     dtypes: list[str],
     batch_size: int,
-    deadline: float | None,
+    deadline: Deadline,
 ) -> int:
     """Run the prefix over the missing (view, example) pairs and keep its outputs; returns how many were done."""
     numbers = examples.numbers()
@@ -194,7 +193,7 @@ def _compute(
                     writer.add([keys[view][i] for view, i in chunk], values)
                 done += len(chunk)
                 update(done)
-                if deadline is not None and time.monotonic() > deadline:
+                if deadline.over:
                     break
         finally:
             for writer in writers:

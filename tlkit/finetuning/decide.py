@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from tlkit.backbones import Backbone
 from tlkit.data.images import summary
 from tlkit.devices import _device, _precision
+from tlkit.plan.decision import Decision
 from tlkit.plan.recipe import Recipe, Unfreeze, to_dict, with_epochs
-from tlkit.progress import log
+from tlkit.progress import Deadline, log
 from tlkit.strategy.recipes import choose_recipe
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def _narrow(
     allow: Sequence[str],
     settings: dict[str, Any],
     max_minutes: float | None,
-) -> tuple[Recipe, dict[str, Any]]:
+) -> tuple[Recipe, Decision]:
     """The recipe with its augmentation narrowed to what is safe for these pictures, and the decision for the plan."""
     from tlkit.safety.check import check_safety
     from tlkit.safety.verdict import sentence
@@ -44,17 +45,12 @@ def _narrow(
         recipe.augmentation,
         allow=allow,
         seed=settings["seed"],
-        deadline=time.monotonic() + seconds,
+        deadline=Deadline.after(seconds),
         thorough=False,
         cache=dataset.cache,
     )
     on = safety.augmentation.fields()
-    decision = {
-        "what": "augmentation",
-        "chosen": ", ".join(on) or "none",
-        "why": sentence(safety),
-        "evidence": safety.to_dict(),
-    }
+    decision = Decision("augmentation", ", ".join(on) or "none", sentence(safety), safety.to_dict())
     return dataclasses.replace(recipe, augmentation=safety.augmentation), decision
 
 
@@ -65,12 +61,9 @@ def _decide(
     settings: dict[str, Any],
     epochs: int | None,
     batch_size: int | None,
-) -> tuple[Recipe, list[dict[str, Any]]]:
+) -> tuple[Recipe, list[Decision]]:
     if own is not None:
-        recipe, decision = (
-            own,
-            {"what": "recipe", "chosen": own.name, "why": "it was asked for", "evidence": {}},
-        )
+        recipe, decision = own, Decision("recipe", own.name, "it was asked for")
     else:
         recipe, decision = choose_recipe(dataset.count("train"), settings["similar"])
         recipe = _within(recipe, network)
@@ -95,7 +88,7 @@ def _within(recipe: Recipe, network: Backbone) -> Recipe:
 def _plan(
     settings: dict[str, Any],
     recipe: Recipe,
-    decisions: list[dict[str, Any]],
+    decisions: Sequence[Decision],
     dataset: Dataset,
     network: Backbone,
     max_minutes: float | None,
@@ -105,13 +98,13 @@ def _plan(
         why = f"the recipe says auto, and the device is {device}"
         decisions = [
             *decisions,
-            {"what": "precision", "chosen": precision, "why": why, "evidence": {"device": device}},
+            Decision("precision", precision, why, {"device": device}),
         ]
     if dataset.pixels.streamed:
         why = "the decoded images exceed the caches' limit (--cache-gb)"
         decisions = [
             *decisions,
-            {"what": "pixels", "chosen": "decoded in every epoch", "why": why, "evidence": {}},
+            Decision("pixels", "decoded in every epoch", why),
         ]
     return {
         "tlkit": metadata.version("tlkit"),
@@ -119,7 +112,7 @@ def _plan(
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "settings": settings,
         "recipe": to_dict(recipe),
-        "decisions": decisions,
+        "decisions": [one.to_dict() for one in decisions],
         "backbone": {
             "name": network.name,
             "boundaries": list(network.boundaries),

@@ -16,14 +16,15 @@ from tlkit.data.scan import scan
 from tlkit.devices import _precision, _use_devices
 from tlkit.errors import SpecError
 from tlkit.finetuning.decide import _decide, _narrow, _plan, _within
-from tlkit.finetuning.fit import _build, _deadline
+from tlkit.finetuning.fit import _build, training_deadline
 from tlkit.finetuning.judge import _as_saved, _calibrate_and_score, _predict_parts
 from tlkit.finetuning.prepare import _check_numbers, _data_name, _networks_of, _settings, default_backbone
 from tlkit.finetuning.words import plan_lines, result_lines
 from tlkit.plan.augmentation import Augmentation, check_fields, find_augmentation
+from tlkit.plan.decision import Decision
 from tlkit.plan.job import AUTO, check_max_error
 from tlkit.plan.recipe import Recipe
-from tlkit.progress import log, timed
+from tlkit.progress import Deadline, log, timed
 from tlkit.recipes import find_recipe
 from tlkit.runs.folder import Run, check_out, finish_run, next_free, start_run
 from tlkit.runs.reading import parity_sample
@@ -91,6 +92,7 @@ def finetune(
     Returns the Run. Raises the errors of `tlkit.errors`; names are checked before any image is read.
     """
     started = time.monotonic()
+    deadline = Deadline.after(None if max_minutes is None else 60 * max_minutes)
     given = {
         "backbone": backbone,
         "seed": seed,
@@ -142,7 +144,7 @@ def finetune(
         check_no_class_is_unsure(images.class_names)
     _use_devices()
     cache = Cache(cache_gb)
-    compared: list[dict[str, Any]] = []
+    compared: list[Decision] = []
     if len(networks) > 1:
         with timed(seconds, "compare"):
             network, decision = compare_backbones(networks, images, settings, cache)
@@ -168,9 +170,7 @@ def finetune(
     model = history = None
     computed_before = 0  # images that the tournament ran through frozen layers
     if auto and dry_run:
-        decisions = [
-            {"what": "recipe", "chosen": AUTO, "why": "a tournament decides when the run begins", "evidence": {}}
-        ]
+        decisions = [Decision("recipe", AUTO, "a tournament decides when the run begins")]
     elif auto:
         with timed(seconds, "decide"):
             outcome, decisions = decide_by_tournament(
@@ -179,7 +179,7 @@ def finetune(
                 dataset.part("train", "val"),
                 dataset.count("train"),
                 seed=settings["seed"],
-                minutes=None if max_minutes is None else (max_minutes - (time.monotonic() - started) / 60) / 2,
+                deadline=deadline,
                 epochs=epochs,
                 batch_size=batch_size,
                 similar=settings["similar"],
@@ -193,7 +193,7 @@ def finetune(
             plan_recipe, decision = _narrow(plan_recipe, dataset, allow, settings, max_minutes)
             decisions.append(decision)
     if not named:
-        decisions.insert(0, {"what": "backbone", "chosen": network.name, "why": why, "evidence": {}})
+        decisions.insert(0, Decision("backbone", network.name, why))
     decisions = compared + decisions
     plan = _plan(settings, plan_recipe, decisions, dataset, network, max_minutes)
     for line in plan_lines(plan):
@@ -215,7 +215,7 @@ def finetune(
                 dataset.part("train"),
                 dataset.part("val"),
                 seed=settings["seed"],
-                deadline=_deadline(started, max_minutes, model, dataset, report),
+                deadline=training_deadline(deadline, model, dataset, report),
             )
     from tlkit.deployment.parity import FreshProcess, prove_parity
     from tlkit.deployment.saved_model import export

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tlkit.backbones import Backbone
 from tlkit.data.images import ImageSet
 from tlkit.plan.recipe import Head
+from tlkit.progress import NO_DEADLINE, Deadline
 from tlkit.runs.folder import open_run
 from tlkit.runs.reading import parity_sample
 
@@ -42,12 +43,10 @@ def _build(
     return model
 
 
-def _deadline(
-    started: float, max_minutes: float | None, model: keras.Model, dataset: Dataset, report: bool
-) -> float | None:
+def training_deadline(deadline: Deadline, model: keras.Model, dataset: Dataset, report: bool) -> Deadline:
     """When training must end, so that evaluation, export, the parity proof and the report still fit into the limit."""
-    if max_minutes is None:
-        return None
+    if deadline == NO_DEADLINE:
+        return deadline
     import numpy as np
 
     from tlkit.models.inference import frozen_call
@@ -62,4 +61,4 @@ def _deadline(
     reserve = 25 + 1.3 * per_image * (val + val + test + len(parity_sample(val)))
     if report:  # measured: 5 s with 600 pictures, 22 s with 3,781
         reserve += 5 + 0.005 * len(dataset)
-    return started + 60 * max_minutes - reserve
+    return deadline.keeping(reserve)

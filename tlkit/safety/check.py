@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -25,7 +24,7 @@ from tlkit.data.images import ImageSet
 from tlkit.files import write_atomically
 from tlkit.models.classifier import build_classifier
 from tlkit.plan.augmentation import AUGMENTATION_LIMITS, FLIPS, Augmentation, check_fields, held_to
-from tlkit.progress import log
+from tlkit.progress import NO_DEADLINE, Deadline, log
 from tlkit.safety.evidence import Eyes
 from tlkit.safety.hints import name_hints
 from tlkit.safety.measure import REFERENCE, SafetyCheck, _sample
@@ -45,12 +44,12 @@ def run_check(
     asked: Augmentation,
     *,
     allow: Sequence[str] = (),
-    deadline: float = math.inf,
+    deadline: Deadline = NO_DEADLINE,
     thorough: bool = True,
 ) -> Safety:
     """Judge every field of an augmentation that is on, and narrow it to what is safe.
 
-    allow: fields that stay as asked whatever is found; it is noted. deadline: of `time.monotonic()`; a field not judged by then is
+    allow: fields that stay as asked whatever is found; it is noted. deadline: a field not judged by then is
     treated as not measurable. thorough: also measure how a field is told from untouched pictures, its effect on each class, and pairs of
     fields.
 
@@ -64,9 +63,9 @@ def run_check(
     first = check.look_at(sorted(asked.fields(), key=lambda name: name not in FLIPS), deadline)
     to_narrow = sum(not finding.fine for name, (finding, _) in first.items() if name not in FLIPS)
     for name in asked.fields():
-        now, mine = time.monotonic(), deadline
+        mine = deadline
         if name in first and not first[name][0].fine and name not in FLIPS:
-            mine, to_narrow = now + max(deadline - now, 0) / to_narrow, to_narrow - 1  # each its share of what is left
+            mine, to_narrow = deadline.share(1 / to_narrow), to_narrow - 1  # each its share of what is left
         verdict = check.judge(name, first[name], hints, thorough, mine) if name in first else None
         if verdict is None:
             verdict = check.unmeasured(name, hints, "the time for the check was over" if check.able else "")
@@ -90,7 +89,7 @@ def check_safety(
     weights: str = "imagenet",
     allow: Sequence[str] = (),
     seed: int = 0,
-    deadline: float = math.inf,
+    deadline: Deadline = NO_DEADLINE,
     thorough: bool = True,
     cache: Cache | None = None,
 ) -> Safety:
@@ -116,7 +115,7 @@ def check_safety(
     check = prepare_check(images, asked, backbone=backbone, weights=weights, seed=seed, cache=cache)
     safety = run_check(check, asked, allow=allow, deadline=deadline, thorough=thorough)
     text = json.dumps(safety.to_dict())
-    if time.monotonic() < deadline and cache.has_room_for(len(text)):
+    if not deadline.over and cache.has_room_for(len(text)):
         describe(file.parent, f"what augmentation does to {len(images):,} pictures, seen by {network.name}")
         write_atomically(file, text)
     return _from_json(text)
@@ -159,13 +158,13 @@ def _without_bad_pairs(
     narrowed: Augmentation,
     verdicts: list[Verdict],
     allow: Sequence[str],
-    deadline: float,
+    deadline: Deadline,
 ) -> tuple[Augmentation, list[Verdict]]:
     """Fields that are safe alone may not be so together: the flips are a half turn. The second of such a pair is dropped."""
     for pair in WITH:
         first, second = pair.split("+")
         on = narrowed.fields()
-        if first not in on or second not in on or second in allow or time.monotonic() > deadline:
+        if first not in on or second not in on or second in allow or deadline.over:
             continue
         check.asked = narrowed
         found = check._finding((first, second), 1.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from tlkit.errors import DataError
 from tlkit.files import write_atomically
 from tlkit.plan.augmentation import PRESETS, Augmentation
 from tlkit.plan.recipe import to_dict
-from tlkit.progress import log
+from tlkit.progress import Deadline, log
 
 
 def explore_augmentation(
@@ -59,7 +58,7 @@ def explore_augmentation(
         able = prepare_check(images, augmentation, backbone=backbone, seed=seed)
         if not able.able:
             raise DataError(f"Nothing can be searched for: {able.why_not}.")
-        found = choose(able, augmentation, deadline=time.monotonic() + 60 * max_minutes)
+        found = choose(able, augmentation, deadline=Deadline.after(60 * max_minutes))
         log.info(f"found     {found.why}")
         augmentation = found.augmentation
     if write is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from tlkit.data.examples import Examples
 from tlkit.features.folds import stratified_folds
 from tlkit.features.linear import solve
 from tlkit.plan.augmentation import FACTORS, FLIPS, Augmentation, scaled, size_of
+from tlkit.progress import Deadline
 from tlkit.safety.evidence import GRID, Answers, Evidence, Eyes
 from tlkit.safety.hints import _EXCHANGED
 from tlkit.safety.rules import CAREFUL, EXPECTED, KEPT, MOST, SOME, SURELY, _Finding, _moved
@@ -109,12 +109,12 @@ class SafetyCheck:
 
     # -- one field ----------------------------------------------------------------------------------------
 
-    def look_at(self, names: Sequence[str], deadline: float) -> dict[str, tuple[_Finding, float]]:
+    def look_at(self, names: Sequence[str], deadline: Deadline) -> dict[str, tuple[_Finding, float]]:
         """Each field as far as it goes, what is most telling first: what was found, and at which share of its range."""
         first: dict[str, tuple[_Finding, float]] = {}
         for name in names if self.able else ():
             for share in (1.0, *WIDTHS) if name == "rotate" else (1.0,):
-                if time.monotonic() > deadline:
+                if deadline.over:
                     return first
                 first[name] = self._finding((name,), share), share
                 if not first[name][0].fine:
@@ -127,14 +127,14 @@ class SafetyCheck:
         first: tuple[_Finding, float],
         hints: Sequence[tuple[str, tuple[str, ...]]],
         thorough: bool,
-        deadline: float,
+        deadline: Deadline,
     ) -> Verdict | None:
         """The verdict on a field that was looked at; None if the time was over before it could be narrowed."""
         worst, share = first
         limit: float | None = 1.0
         if not worst.fine:
             limit = None if name in FLIPS else self._bisect(name, share, deadline)
-            if limit is None and time.monotonic() > deadline and name not in FLIPS:
+            if limit is None and deadline.over and name not in FLIPS:
                 return None
         verdict = "safe" if limit == 1.0 else ("unsafe" if limit is None else "limited")
         size = None if limit is None else round(size_of(scaled(self.asked, name, limit), name), 4)
@@ -179,11 +179,11 @@ class SafetyCheck:
         n = len(self.judged)
         return Verdict(name, "not_measurable", round(asked, 4), limit, n, "; ".join(said), hinted=hinted)
 
-    def _bisect(self, name: str, failing: float, deadline: float) -> float | None:
+    def _bisect(self, name: str, failing: float, deadline: Deadline) -> float | None:
         """The largest share known to be fine, below one that is not."""
         fine, bad = 0.0, failing
         for _ in range(STEPS):
-            if time.monotonic() > deadline:
+            if deadline.over:
                 break
             middle = (fine + bad) / 2
             if self._finding((name,), middle).fine:

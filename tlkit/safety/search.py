@@ -8,15 +8,13 @@ far dearer).
 
 from __future__ import annotations
 
-import math
-import time
 from dataclasses import dataclass
 
 import numpy as np
 
 from tlkit.data.augment import augment_all
 from tlkit.plan.augmentation import Augmentation
-from tlkit.progress import log
+from tlkit.progress import NO_DEADLINE, Deadline, log
 from tlkit.safety.measure import SafetyCheck
 
 DRAWS = 2  # versions of each judged picture
@@ -39,19 +37,19 @@ def search(
     check: SafetyCheck,
     safe: Augmentation,
     *,
-    deadline: float = math.inf,
+    deadline: Deadline = NO_DEADLINE,
 ) -> Found:
     """Choose among the fields of an augmentation that has been narrowed to what is safe.
 
-    check: see `tlkit.safety`; its pictures are used. deadline: of `time.monotonic()`; what was chosen by then is given.
+    check: see `tlkit.safety`; its pictures are used. deadline: what was chosen by then is given.
     """
     chosen: list[str] = []
     losses = without = check.losses([])
     tried = []
-    while time.monotonic() < deadline:
+    while not deadline.over:
         round_: dict[str, np.ndarray] = {}
         for name in safe.fields():
-            if name not in chosen and time.monotonic() < deadline:
+            if name not in chosen and not deadline.over:
                 round_[name] = check.losses(versions(check, safe.only(*chosen, name)))
         if not round_:
             break

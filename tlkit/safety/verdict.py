@@ -104,8 +104,8 @@ def line_of(verdict: Verdict) -> str:
         if verdict.limit is None or verdict.field in FLIPS
         else f" to {verdict.limit:.3g}{units.get(verdict.field, '')}"
     )
-    said = {"safe": "safe", "limited": "safe up to", "unsafe": "unsafe", "not_measurable": "not measurable"}
-    shown = said[verdict.verdict].removesuffix(" to") + (size if verdict.verdict == "limited" else "")
+    said = {"safe": "safe", "limited": f"safe up{size}", "unsafe": "unsafe", "not_measurable": "not measurable"}
+    shown = said[verdict.verdict]
     allowed = " (allowed all the same)" if verdict.allowed else ""
     return f"  {verdict.field:<16} {shown:<18}{allowed} {verdict.why}"
 

@@ -103,9 +103,10 @@ def sentences(found: dict[str, Any]) -> list[str]:
         f"a linear probe on the last block is right on {last['accuracy']:.1%} of {found['n']:,} ({low:.1%} to {high:.1%}; "
         f"chance {found['chance']:.1%}; {found['how']})",
     ]
-    gain, error = curve[-1]["gain"], curve[-1]["gain_error"]
+    error = curve[-1]["gain_error"]
+    gain = curve[-1]["gain"]
     grew = f"from {curve[-2]['training_images']:,} to {curve[-1]['training_images']:,} training images it changed by {100 * gain:+.1f} points"
-    if gain > 1.96 * error:
+    if still_climbing(found):
         lines.append(f"{grew}: still climbing, more pictures would help")
     else:
         lines.append(f"{grew}, not more than chance would (95 % interval ±{196 * error:.1f})")
@@ -126,6 +127,12 @@ def sentences(found: dict[str, Any]) -> list[str]:
             f"distance from the backbone's own pictures: {distance:.2f} nats per channel, so they are {kind} those (border {DISTANT:g})"
         )
     return lines
+
+
+def still_climbing(found: dict[str, Any]) -> bool:
+    """Whether accuracy rose with the last doubling of the training images by more than chance would, by a `profile`'s numbers."""
+    last = found["learning_curve"][-1]
+    return bool(last["gain"] > 1.96 * last["gain_error"])
 
 
 def learning_curve(table: Table, strength: float, seed: int = 0) -> list[dict[str, Any]]:

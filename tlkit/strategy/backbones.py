@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tlkit.errors import DataError
+from tlkit.plan.decision import Decision
 from tlkit.progress import log
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def compare_backbones(
     images: ImageSet,
     settings: Mapping[str, Any],
     cache: Cache | None = None,
-) -> tuple[Backbone, dict[str, Any]]:
+) -> tuple[Backbone, Decision]:
     """Compare backbones by linear probes on their last block, by held-out images; the quicker wins where these cannot tell.
 
     images: not split yet, or with parts; test images play no part. settings: seed, fit, weights, validation, image_size (None: each
@@ -88,4 +89,4 @@ def compare_backbones(
             f"chance, at {best['milliseconds_per_image']:.1f} ms"
         )
     chosen = next(network for network in networks if network.name == leader["backbone"])
-    return chosen, {"what": "backbone", "chosen": chosen.name, "why": why, "evidence": {"compared": rows}}
+    return chosen, Decision("backbone", chosen.name, why, {"compared": rows})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from tlkit.plan.decision import Decision
 from tlkit.plan.recipe import Head, Recipe
-from tlkit.progress import log
+from tlkit.progress import NO_DEADLINE, Deadline, log
 from tlkit.recipes import RECIPES
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ LARGE = 1000  # training images from which a set counts as large
 MINUTES, SECONDS_PER_IMAGE, MOST_MINUTES = 1.0, 0.2, 30.0  # what a tournament may take
 
 
-def choose_recipe(training_images: int, similar: bool | None = None) -> tuple[Recipe, dict[str, Any]]:
+def choose_recipe(training_images: int, similar: bool | None = None) -> tuple[Recipe, Decision]:
     """The recipe for a data set, and the decision with its evidence for the plan.
 
     training_images: how many. similar: whether the pictures are like ImageNet's (photographs of things, animals,
@@ -40,7 +41,7 @@ def choose_recipe(training_images: int, similar: bool | None = None) -> tuple[Re
         f"{kind} to ImageNet is {said}; similarity was not measured"
     )
     evidence = {"training_images": training_images, "large_from": LARGE, "similar": similar}
-    return recipe, {"what": "recipe", "chosen": recipe.name, "why": why, "evidence": evidence}
+    return recipe, Decision("recipe", recipe.name, why, evidence)
 
 
 def decide_by_tournament(
@@ -50,23 +51,25 @@ def decide_by_tournament(
     training: int,
     *,
     seed: int = 0,
-    minutes: float | None = None,
+    deadline: Deadline = NO_DEADLINE,
     epochs: int | None = None,
     batch_size: int | None = None,
     similar: bool | None = None,
-) -> tuple[Outcome, list[dict[str, Any]]]:
+) -> tuple[Outcome, list[Decision]]:
     """Measure the two axes, let the strategies compete, and give the winner with the decisions and their evidence for the plan.
 
     build, pool, training: see `tlkit.features.table.feature_table`; `build` gives a classifier for a head, its weights fresh.
-    minutes: for the whole; default 1 and a fifth of a second per image, at most 30. epochs, batch_size: of fine-tuning stages, default
+    deadline: half of the time until then may be taken; without one, a minute and a fifth of a second per image, at most 30. epochs, batch_size: of fine-tuning stages, default
     by the number of images.
     """
     from tlkit.features.table import feature_table
     from tlkit.strategy.axes import profile
     from tlkit.strategy.tournament import Outcome, Tournament
 
-    limit = min(MINUTES + SECONDS_PER_IMAGE * len(pool) / 60, MOST_MINUTES) if minutes is None else max(minutes, 0.0)
-    deadline = time.monotonic() + 60 * limit
+    limit = min(MINUTES + SECONDS_PER_IMAGE * len(pool) / 60, MOST_MINUTES)
+    if deadline != NO_DEADLINE:
+        limit = max(deadline.left, 0.0) / 2 / 60
+    deadline = Deadline.after(60 * limit)
     log.info(f"deciding  a tournament of strategies on held-out images, {limit:.1f} minutes at most")
     tapped = build(Head(taps="all"))
     table = feature_table(
@@ -79,20 +82,14 @@ def decide_by_tournament(
     )
     if table is None:
         recipe, decision = choose_recipe(training, similar)
-        decision["why"] = (
-            f"the cache has no room for features (--cache-gb), so no tournament was held; {decision['why']}"
-        )
-        return Outcome(recipe, decision["why"], []), [decision]
+        why = f"the cache has no room for features (--cache-gb), so no tournament was held; {decision.why}"
+        return Outcome(recipe, why, []), [replace(decision, why=why)]
     axes = profile(tapped, backbone, table, pool, seed=seed)
     outcome = Tournament(build, backbone, table, pool, seed, deadline, epochs, batch_size, axes["similar"]).run()
     size = "large" if training >= LARGE else "small"
     kind = {True: "similar", False: "different", None: "not known to be different"}[axes["similar"]]
+    evidence = {"contenders": outcome.contenders, "minutes_at_most": round(limit, 2)}
     return outcome, [
-        {"what": "measured", "chosen": f"{size}, {kind}", "why": "; ".join(axes["sentences"]), "evidence": axes},
-        {
-            "what": "recipe",
-            "chosen": outcome.recipe.name,
-            "why": outcome.why,
-            "evidence": {"contenders": outcome.contenders, "minutes_at_most": round(limit, 2)},
-        },
+        Decision("measured", f"{size}, {kind}", "; ".join(axes["sentences"]), axes),
+        Decision("recipe", outcome.recipe.name, outcome.why, evidence),
     ]

@@ -25,7 +25,7 @@ from tlkit.features.linear import choose_strength
 from tlkit.features.table import Table, probe_blocks
 from tlkit.models.inference import inference_batch
 from tlkit.plan.recipe import Head, Recipe, Stage
-from tlkit.progress import log
+from tlkit.progress import NO_DEADLINE, Deadline, log
 from tlkit.stats import log_loss, paired_difference, wilson_interval
 from tlkit.training.history import History
 from tlkit.training.train import train
@@ -44,13 +44,18 @@ FEWEST_EPOCHS, MOST_EPOCHS = 6, 20
 
 @dataclass
 class Contender:
-    """A strategy in the tournament. right: for the held-out images it was asked about, whether it was right (others: -1), int8."""
+    """A strategy in the tournament.
+
+    right: for the held-out images it was asked about, whether it was right (others: -1), int8. state: "standing", "not tried", "dropped" or
+    "taken"; outcome: the same for a person, with the reason.
+    """
 
     name: str
     recipe: Recipe
     right: np.ndarray
     loss: float = math.nan
     seconds: float = 0.0
+    state: str = "standing"
     outcome: str = ""
     model: keras.Model | None = None
     history: History | None = None
@@ -58,6 +63,10 @@ class Contender:
     @property
     def asked(self) -> np.ndarray:
         return self.right >= 0
+
+    def ends(self, state: str, why: str = "") -> None:
+        """Leave the tournament, or win it."""
+        self.state, self.outcome = state, state + why
 
     def evidence(self) -> dict[str, Any]:
         n, right = int(self.asked.sum()), int((self.right > 0).sum())
@@ -88,8 +97,7 @@ class Outcome:
 class Tournament:
     """What every contender is judged on.
 
-    build: gives a classifier with fresh pretrained weights for a head. table, pool: see `tlkit.features.table.feature_table`. deadline: of
-    `time.monotonic()`; fine-tuning that would pass it is not begun, or is cut short and does not count. similar: whether the pictures
+    build: gives a classifier with fresh pretrained weights for a head. table, pool: see `tlkit.features.table.feature_table`. deadline: fine-tuning that would pass it is not begun, or is cut short and does not count. similar: whether the pictures
     are like those the backbone knows, see `tlkit.strategy.axes.is_similar`.
     """
 
@@ -98,7 +106,7 @@ class Tournament:
     table: Table
     pool: Examples
     seed: int = 0
-    deadline: float = math.inf
+    deadline: Deadline = NO_DEADLINE
     epochs: int | None = None
     batch_size: int | None = None
     similar: bool | None = None
@@ -111,10 +119,10 @@ class Tournament:
         tuning = [Contender(r.name, r, self._nobody()) for r in self._tuning_recipes(leader)]
         self._tune(tuning)
         self.contenders += tuning
-        winner = self._lead([one for one in self.contenders if one.asked.any() and not one.outcome])
+        winner = self._lead([one for one in self.contenders if one.asked.any() and one.state == "standing"])
         for one in self.contenders:
             if one is winner:
-                one.outcome = "taken"
+                one.ends("taken")
         rows, computed = [one.evidence() for one in self.contenders], self.table.images_computed + self.images_computed
         return Outcome(winner.recipe, self._why(winner), rows, winner.model, winner.history, computed)
 
@@ -174,30 +182,30 @@ class Tournament:
         validation = len(self.pool) - self.table.training
         if validation < FEWEST_TO_JUDGE:
             for one in running:
-                one.outcome = f"not tried: {validation} validation images are too few to judge it by"
+                one.ends("not tried", f": {validation} validation images are too few to judge it by")
                 self._tell(one)
             return
         if self.table.training > MOST_AT_FIRST * 1.5:
             for one in running:
                 self._tune_on(one, MOST_AT_FIRST)
-            standing = [one for one in running if not one.outcome]
+            standing = [one for one in running if one.state == "standing"]
             standing.sort(key=lambda one: -(one.right > 0).sum())
             for place, one in enumerate(standing):
                 if place >= max(1, len(standing) // 2):
-                    one.outcome = f"dropped after {MOST_AT_FIRST:,} training images: behind {standing[0].name}"
+                    one.ends("dropped", f" after {MOST_AT_FIRST:,} training images: behind {standing[0].name}")
                     self._tell(one)
         for one in running:
-            if not one.outcome:
+            if one.state == "standing":
                 self._tune_on(one, self.table.training)
                 self._tell(one)
 
     def _tune_on(self, one: Contender, count: int) -> None:
         """Train on so many training images, and ask about the validation part."""
         border = self.table.training
-        left = self.deadline - time.monotonic()
+        left = self.deadline.left
         expected = one.seconds * count / MOST_AT_FIRST  # by the part that came first, if it did
         if left <= 0 or expected > left:
-            one.outcome = "dropped: it would not have ended within the time limit"
+            one.ends("dropped", ": it would not have ended within the time limit")
             one.model = None
             return
         started = time.monotonic()
@@ -213,11 +221,11 @@ class Tournament:
             training,
             asked,
             seed=self.seed,
-            deadline=None if self.deadline == math.inf else self.deadline,
+            deadline=self.deadline,
         )
         self.images_computed += history.images_computed
-        if any("time limit" in note for note in history.notes):
-            one.outcome = "dropped: it did not end within the time limit"
+        if history.cut_short:
+            one.ends("dropped", ": it did not end within the time limit")
         else:
             probabilities = predict_probabilities(
                 model, asked.pixels, batch_size=inference_batch(one.recipe.batch_size)
@@ -239,7 +247,7 @@ class Tournament:
         return leader
 
     def _why(self, winner: Contender) -> str:
-        compared = [one for one in self.contenders if one.asked.any() and not one.outcome.startswith("dropped")]
+        compared = [one for one in self.contenders if one.asked.any() and one.state != "dropped"]
         best = max(compared, key=lambda one: _ahead(one, winner)[0])
         n = int(winner.asked.sum())
         said = f"right on {(winner.right > 0).sum() / n:.1%} of {n:,} held-out images ({self.table.how})"

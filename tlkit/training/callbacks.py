@@ -10,7 +10,7 @@ import numpy as np
 
 from tlkit.errors import TrainingError
 from tlkit.plan.recipe import Stage
-from tlkit.progress import log
+from tlkit.progress import Deadline, log
 from tlkit.training.history import History, _score, epoch_line
 
 SECONDS_BETWEEN_LINES = 2.0
@@ -25,7 +25,7 @@ class _KeepBest(keras.callbacks.Callback):
         stage: Stage,
         number: int,
         history: History,
-        deadline: float | None,
+        deadline: Deadline,
         *,
         lines: bool,
     ) -> None:
@@ -58,7 +58,7 @@ class _KeepBest(keras.callbacks.Callback):
                 f"The loss became {logs['loss']} in stage {self._number}. Lower its learning_rate "
                 f"({self._stage.learning_rate:g} now), or use precision 'float32'."
             )
-        if self._history.rows and self._deadline is not None and time.monotonic() > self._deadline:
+        if self._history.rows and self._deadline.over:
             self.model.stop_training = True
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -77,11 +77,9 @@ class _KeepBest(keras.callbacks.Callback):
             log.info("  " + epoch_line(row))
         if self._stage.patience is not None and self._without >= self._stage.patience:
             self.model.stop_training = True
-        if self._deadline is not None and time.monotonic() > self._deadline:
+        if self._deadline.over:
             if not self.model.stop_training or self._without < (self._stage.patience or 1):
-                self._history.notes.append(
-                    f"stage {self._number} ended after epoch {epoch + 1}: the time limit was reached"
-                )
+                self._history.cut(f"stage {self._number} ended after epoch {epoch + 1}: the time limit was reached")
             self.model.stop_training = True
 
     def restore(self) -> None:

@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from tlkit.progress import log
+
 
 @dataclass
 class History:
@@ -13,14 +15,26 @@ class History:
 
     rows: stage, epoch (counted through), loss, accuracy, val_loss, val_accuracy, learning_rate, strength (C of a solved
         head), seconds, at_seconds (since training began, the frozen layers' time included), best.
+    cut_short: whether a time limit left something out; a note says what.
     images_computed: single-image forward passes of frozen layers that were run; the others came from the cache.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    cut_short: bool = False
     images_computed: int = 0
     best: tuple[float, float] | None = None
     started: float = field(default_factory=time.monotonic)
+
+    def note(self, sentence: str) -> None:
+        """Keep a sentence for the person, and log it."""
+        self.notes.append(sentence)
+        log.info(sentence)
+
+    def cut(self, sentence: str) -> None:
+        """Note what a time limit left out."""
+        self.cut_short = True
+        self.note(sentence)
 
     def add(
         self,

@@ -27,7 +27,7 @@ from tlkit.features.linear import choose_strength, solve
 from tlkit.models.batch_norm import batch_norms, recalibrate
 from tlkit.models.blocks import cut, set_trainable
 from tlkit.plan.recipe import Recipe, Stage, Unfreeze
-from tlkit.progress import bars_shown, log
+from tlkit.progress import NO_DEADLINE, Deadline, bars_shown, log
 from tlkit.stats import log_loss
 from tlkit.training.batches import Batches, FollowEpochs, augmenting, class_weights
 from tlkit.training.callbacks import _KeepBest
@@ -47,13 +47,13 @@ def train(
     validation: Examples,
     *,
     seed: int = 0,
-    deadline: float | None = None,
+    deadline: Deadline = NO_DEADLINE,
 ) -> History:
     """Train a classifier in place, stage after stage; it ends with the best weights on validation.
 
     training, validation: decoded images with labels, raw RGB 0-255.
     seed: gives order, views and augmentation.
-    deadline: a time of `time.monotonic()` by which training ends; at least one epoch of the first stage is done.
+    deadline: when training ends; at least one epoch of the first stage is done.
     A line per stage and epoch is logged (see `tlkit.progress`).
 
     Raises SpecError when a stage asks for more blocks than there are, TrainingError when the loss is not a number.
@@ -64,9 +64,8 @@ def train(
     training, validation = _mixed(training, seed), _mixed(validation, seed)
     history = History()
     for number, stage in enumerate(recipe.stages, start=1):
-        if history.rows and deadline is not None and time.monotonic() > deadline:
-            history.notes.append(f"stage {number} of {len(recipe.stages)} was not begun: the time limit was reached")
-            log.info(history.notes[-1])
+        if history.rows and deadline.over:
+            history.cut(f"stage {number} of {len(recipe.stages)} was not begun: the time limit was reached")
             continue
         job = _StageJob(model, backbone, recipe, stage, number, seed, deadline)
         history = job.run(training, validation, history)
@@ -88,7 +87,7 @@ class _StageJob:
     stage: Stage
     number: int
     seed: int
-    deadline: float | None
+    deadline: Deadline
 
     def run(self, training: Examples, validation: Examples, history: History) -> History:
         """The history with this stage added. When memory runs out, the stage begins anew with half the batch."""
@@ -125,10 +124,7 @@ class _StageJob:
                 log.info("  no layer is frozen, so nothing is cached")
             val_batches, held_out = self._batches(prefix, validation, history, pool, train=False)
             if held_out < len(validation) and self.number > 1:
-                history.notes.append(
-                    f"stage {self.number} was not begun: the time limit left too few validation images"
-                )
-                log.info(history.notes[-1])
+                history.cut(f"stage {self.number} was not begun: the time limit left too few validation images")
                 return
             batches, used = self._batches(prefix, training, history, pool, train=True)
             self._note_used(used, training, history)
@@ -216,10 +212,7 @@ class _StageJob:
 
     def _note_used(self, used: int, training: Examples, history: History) -> None:
         if used < len(training):
-            history.notes.append(
-                f"stage {self.number} trained on {used} of {len(training)} images: the time limit left no more"
-            )
-            log.info(history.notes[-1])
+            history.cut(f"stage {self.number} trained on {used} of {len(training)} images: the time limit left no more")
 
     def _batches(
         self,
@@ -252,9 +245,8 @@ class _StageJob:
 
     def _features(self, prefix: keras.Model, examples: Examples, history: History, *, train: bool) -> Features | None:
         started = time.monotonic()
-        deadline = self.deadline
-        if deadline is not None and not train:  # leave most of what is left to the training images
-            deadline = started + 0.3 * max(deadline - started, 0)
+        # most of what is left is for the training images
+        deadline = self.deadline if train else self.deadline.share(0.3)
         found = extract_features(
             prefix,
             examples,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tlkit.runs.folder import Run
+from tlkit.strategy.axes import still_climbing
 
 if TYPE_CHECKING:
     from tlkit.doctor.checkup import Checkup
@@ -67,12 +68,7 @@ def next_steps(
         steps.append(
             f"'{worst[0]}' is the weakest class (F1 {worst[1]['f1']:.2f}, {worst[1]['support']} images): look at its mistakes, and add pictures of it."
         )
-    climbing = any(
-        "still climbing" in line
-        for one in plan["decisions"]
-        for line in one["evidence"].get("sentences", ())
-        if isinstance(line, str)
-    )
+    climbing = any(still_climbing(one["evidence"]) for one in plan["decisions"] if one["what"] == "measured")
     if climbing:
         steps.append("Accuracy still climbs with more training images: more pictures would help.")
     if high - low > 0.1:
