@@ -20,8 +20,10 @@ from tlkit.errors import SpecError, TrainingError
 from tlkit.evaluation.predict import predict_from_cache, predict_probabilities
 from tlkit.features.extract import extract_features, prefix_key
 from tlkit.models.blocks import cut
-from tlkit.progress import Deadline
+from tlkit.progress import NO_DEADLINE, Deadline
 from tlkit.training.batches import Batches, FollowEpochs, augmenting, class_weights
+from tlkit.training.callbacks import _KeepBest
+from tlkit.training.history import History
 from tlkit.training.optimizers import make_optimizer, rate_factors
 from tlkit.training.train import train
 
@@ -263,6 +265,24 @@ def test_features_of_other_pixels_of_the_same_files_are_not_taken_from_the_cache
     assert not np.allclose(*(one.views[0][0].gather(slice(None)) for one in (first, other)))
     with pytest.raises(TypeError, match="made_by"):
         Examples(squashed.pixels, squashed.labels, squashed.keys)  # type: ignore[call-arg]
+
+
+def test_the_best_weights_are_put_back_and_not_the_last() -> None:
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    keeper = _KeepBest("val_accuracy", Stage(3, 1e-2), 1, History(), NO_DEADLINE, lines=False)
+    keeper.set_model(model)
+    keeper.on_train_begin()
+    best: list[np.ndarray] = []
+    for epoch, accuracy in enumerate((0.5, 0.9, 0.7)):
+        keeper.on_epoch_begin(epoch)
+        model.set_weights([weight + 1 for weight in model.get_weights()])
+        best = model.get_weights() if accuracy == 0.9 else best
+        scores = {"loss": 1.0, "accuracy": 0.5, "val_loss": 1.0, "val_accuracy": accuracy}
+        keeper.on_epoch_end(epoch, scores)
+    assert not np.array_equal(model.get_weights()[0], best[0])
+    keeper.restore()
+    assert all(np.array_equal(one, other) for one, other in zip(model.get_weights(), best, strict=True))
 
 
 def test_another_error_is_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
