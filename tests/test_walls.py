@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -254,3 +255,15 @@ def test_nothing_pickles_and_nothing_turns_safe_mode_off() -> None:
             text = file.read_text(encoding="utf-8")
             assert "safe_mode=False" not in text, file
             assert "import pickle" not in text and "allow_pickle=True" not in text, file
+
+
+def test_only_the_command_line_speaks_of_its_options() -> None:
+    """The library names its parameters in backticks, which the command line turns into options; whole commands may be shown."""
+    spoken = []
+    for file in (ROOT / "tlkit").rglob("*.py"):
+        if "cli" in file.relative_to(ROOT / "tlkit").parts:
+            continue
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+            if re.search(r"(?<![\w-])--[a-z]", line.split("tlkit ")[0]):
+                spoken.append(f"{file.relative_to(ROOT)}:{number}: {line.strip()}")
+    assert not spoken, "\n".join(spoken)

@@ -18,6 +18,7 @@ from tlkit.recipes import RECIPES
 from tests.conftest import COLOURS, draw
 from tlkit.backbones import BACKBONES
 from tlkit.cache import Store, describe
+from tlkit.cli.group import in_options
 from tlkit.cli.main import main
 
 COMMANDS = sorted(main.commands)
@@ -141,3 +142,10 @@ def test_the_cache_is_shown_and_cleared(tmp_path: Path, monkeypatch: pytest.Monk
     assert "cleared 0 caches" in CliRunner().invoke(main, ["cache", "--clear", "all", "--unused-days", "1"]).output
     assert "cleared 1 caches" in CliRunner().invoke(main, ["cache", "--clear", "pixels"]).output
     assert not list(tmp_path.glob("pixels/*"))
+
+
+def test_messages_of_the_library_name_options_as_the_command_line_does() -> None:
+    said = in_options(
+        "`image_size` is 8. Leave `weights=none` out, `force` it, or give `from_run=RUN`; `nothing` is none."
+    )
+    assert said == "--image-size is 8. Leave --weights none out, --force it, or give --from RUN; `nothing` is none."

@@ -71,7 +71,7 @@ def test_integers_that_disagree_are_refused_unless_forced(model: keras.Model, tm
     folder = write_target(model, NAMES, tmp_path / "out", "litert-int8", representative=pictures())
     _, answer = open_target(folder)
     wrong = np.roll(answer(pictures()), 1, axis=1)
-    with pytest.raises(ParityError, match=r"8-bit integers.*--force"):
+    with pytest.raises(ParityError, match=r"8-bit integers.*`force`"):
         prove_target(folder, pictures(), wrong, wrong.argmax(1))
     assert prove_target(folder, pictures(), wrong, wrong.argmax(1), force=True)["top1_agreement"] < 0.95
 

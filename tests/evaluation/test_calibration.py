@@ -173,5 +173,5 @@ def test_a_share_of_errors_outside_0_to_1_is_refused_before_anything_is_read(sha
     from tlkit import finetune
 
     (tmp_path / "data").mkdir()
-    with pytest.raises(SpecError, match="--max-error"):
+    with pytest.raises(SpecError, match="`max_error` is"):
         finetune(tmp_path / "data", backbone="nano", max_error=share)

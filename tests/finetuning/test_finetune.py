@@ -158,7 +158,7 @@ def test_200_broken_files_among_200_good_ones_are_all_named(
     assert len(expected) == 200 and named == expected
     assert set(problems["action"]) == {"left out"}
     assert len(pd.read_csv(run.folder / "split.csv")) == 200
-    with pytest.raises(DataError, match="--strict"):
+    with pytest.raises(DataError, match="`strict` was asked for"):
         finetune(data, **tiny, recipe=QUICK, out=tmp_path / "strict", strict=True)
     assert not (tmp_path / "strict").exists()
 
@@ -198,7 +198,7 @@ def test_an_earlier_run_is_kept_unless_forced_and_even_then_until_names_are_chec
 ) -> None:
     out = tmp_path / "run"
     finetune(folder, **tiny, recipe=QUICK, out=out)
-    with pytest.raises(RunError, match="--force"):
+    with pytest.raises(RunError, match="Use `force`"):
         finetune(folder, **tiny, recipe=QUICK, out=out)
     with pytest.raises(DataError):
         finetune(tmp_path / "dta", **tiny, recipe=QUICK, out=out, force=True)
@@ -320,7 +320,7 @@ def test_starting_from_an_earlier_run_takes_its_backbone(folder: Path, tmp_path:
     kernels = [one.get_layer("top").kernel for one in (mine, theirs, shipped)]
     assert np.array_equal(kernels[0], kernels[1]) and not np.array_equal(kernels[0], kernels[2])
     assert mine.output_shape[-1] == 2 and run.plan["settings"]["backbone"] == "nano"
-    with pytest.raises(SpecError, match="Leave --backbone out"):
+    with pytest.raises(SpecError, match="Leave `backbone` out"):
         finetune(data, from_run=trained, backbone="vgg16", out=tmp_path / "other")
 
 

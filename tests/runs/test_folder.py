@@ -58,7 +58,7 @@ def test_a_run_without_metrics_is_unfinished_and_can_be_replaced(tmp_path: Path)
     assert not run.finished
     with pytest.raises(RunError, match=r"did not finish.*--force"):
         open_run(run.folder)
-    with pytest.raises(RunError, match=r"unfinished run.*--force"):
+    with pytest.raises(RunError, match=r"unfinished run.*`force`"):
         check_out(run.folder, force=False)
     again = finish_run(fill(start_run(run.folder, force=True)), run.folder)
     assert again.folder == run.folder and open_run(run.folder).finished and names_in(tmp_path) == ["run"]

@@ -151,12 +151,12 @@ def test_a_class_name_is_text_not_markup(tmp_path: Path) -> None:
 def test_what_cannot_be_served_says_so(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="No such run"):
         serve(tmp_path / "nothing")
-    with pytest.raises(SpecError, match="--port is 99999"):
+    with pytest.raises(SpecError, match="`port` is 99999"):
         serve(trained, port=99_999)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(RunError, match=r"Cannot listen at 127.0.0.1, port \d+: .* another --port"):
+        with pytest.raises(RunError, match=r"Cannot listen at 127.0.0.1, port \d+: .* another `port`"):
             serve(trained, port=taken.getsockname()[1])
 
 

@@ -90,7 +90,7 @@ def graph_of(backbone: Backbone, size: int) -> tuple[Any, Any]:
 
 
 def named_backbones(names: str) -> list[Backbone]:
-    """The backbones of `--backbone`: one, several with commas between, or "auto" for all whose weights are on this machine.
+    """The backbones that a name stands for: one, several with commas between, or "auto" for all whose weights are on this machine.
 
     >>> [one.name for one in named_backbones("vgg16,nano")]
     ['vgg16', 'nano']

@@ -56,7 +56,7 @@ def hub_graph(backbone: Backbone, size: int) -> tuple[Any, Any]:
     module = Module(folder, backbone.name)  # its own, for a layer moves its module's variables
     if module.size and size != module.size:
         raise SpecError(
-            f"'{backbone.name}' takes {module.size} x {module.size} pixels only. Leave --image-size out, or give {module.size}."
+            f"'{backbone.name}' takes {module.size} x {module.size} pixels only. Leave `image_size` out, or give {module.size}."
         )
     module.features_at(size)
     inputs = keras.Input((size, size, 3), name="image")
@@ -95,7 +95,7 @@ def _fetch(handle: str) -> Path:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
         raise WeightsError(
             f"The module '{handle}' cannot be fetched ({reason}). Expected the address of a TF-Hub module. Fetch it elsewhere, unpack it, "
-            "and give its folder: --backbone hub:FOLDER."
+            "and give its folder: `backbone=hub:FOLDER`."
         ) from error
     if not (folder / "saved_model.pb").is_file():
         raise WeightsError(

@@ -54,7 +54,7 @@ def own_graph(backbone: Backbone, size: int) -> tuple[Any, Any]:
     fixed = model.input_shape[1]
     if fixed and size != fixed:
         raise SpecError(
-            f"'{backbone.file}' takes {fixed} x {fixed} pixels only. Leave --image-size out, or give {fixed}."
+            f"'{backbone.file}' takes {fixed} x {fixed} pixels only. Leave `image_size` out, or give {fixed}."
         )
     if not fixed:
         model = _resized(model, size)

@@ -131,7 +131,7 @@ def kerashub_graph(backbone: Backbone, size: int) -> tuple[Any, Any]:
     fixed = _image_shape(network)[1]
     if fixed and size != fixed:
         raise SpecError(
-            f"'{backbone.name}' takes {fixed} x {fixed} pixels only. Leave --image-size out, or give {fixed}."
+            f"'{backbone.name}' takes {fixed} x {fixed} pixels only. Leave `image_size` out, or give {fixed}."
         )
     model = _flat(backbone.name, size, load_weights=True)
     _, _, features = boundaries_of(model)

@@ -113,7 +113,7 @@ class Module:
         except (TypeError, ValueError, tf.errors.OpError) as error:
             raise WeightsError(
                 f"'{self.name}' does not take pictures of {size} x {size} pixels: {_first_line(error)}. Expected a module of "
-                "images, float32, shape (n, height, width, 3); give its size with --image-size."
+                "images, float32, shape (n, height, width, 3); give its size as `image_size`."
             ) from error
         if len(shape) not in (1, 3) or None in shape:
             raise WeightsError(
@@ -169,7 +169,7 @@ def _size_of(concrete: Sequence[Any], name: str) -> int | None:
     if images and not pictures:
         raise WeightsError(
             f"'{name}' takes {images[0].dtype.name} of shape {images[0].shape}. Expected a module of images, float32, shape (n, height, width, 3); "
-            "a classifier that tlkit exported takes files and is no backbone: start from its run with --from RUN."
+            "a classifier that tlkit exported takes files and is no backbone: start from its run with `from_run=RUN`."
         )
     sides = {tuple(a.shape[1:3]) for a in pictures if a.shape.rank == 4}
     fixed = {side for side in sides if None not in side}

@@ -32,7 +32,7 @@ def find_weights(backbone: Backbone, weights: str) -> Path | None:
     if weights == "none" or (backbone.file and weights == "imagenet"):
         return None
     if backbone.file:
-        raise WeightsError(f"'{backbone.file}' brings its own weights; --weights {weights} cannot be loaded into it.")
+        raise WeightsError(f"'{backbone.file}' brings its own weights; `weights={weights}` cannot be loaded into it.")
     if weights != "imagenet":
         return _given_file(weights)
     file = cached_file(backbone)
@@ -170,8 +170,8 @@ def _download(backbone: Backbone) -> Path:
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise WeightsError(
             f"The ImageNet weights of {backbone.name} are not on this machine and cannot be downloaded ({reason}). "
-            f"Expected '{target}'. Fetch {backbone.weights_url} elsewhere and put it there, or give it with --weights FILE. "
-            f"Backbones whose weights are here: {', '.join(here) or 'none'}. --weights none trains from random weights."
+            f"Expected '{target}'. Fetch {backbone.weights_url} elsewhere and put it there, or give it as `weights=FILE`. "
+            f"Backbones whose weights are here: {', '.join(here) or 'none'}. `weights=none` trains from random weights."
         ) from error
 
 
@@ -183,7 +183,7 @@ def _check_hash(backbone: Backbone, file: Path) -> None:
     if found != backbone.weights_hash:
         raise WeightsError(
             f"'{file}' is damaged or not the weights of {backbone.name}: its {kind} is {found}, expected {backbone.weights_hash}. "
-            "Delete it and fetch it again, or give another file with --weights FILE."
+            "Delete it and fetch it again, or give another file as `weights=FILE`."
         )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,11 +18,32 @@ from tlkit.errors import TlkitError, nearest
 from tlkit.progress import log
 
 
+def in_options(text: str) -> str:
+    """A message of the library in the words of the command line: `image_size` becomes --image-size, `weights=none` --weights none.
+
+    The library names its parameters in backticks. Those of no command stay as they are.
+    """
+    options = {
+        one.name: max(one.opts, key=len)
+        for command in main.commands.values()
+        for one in command.params
+        if isinstance(one, click.Option)
+    }
+
+    def worded(match: re.Match[str]) -> str:
+        name, value = match[1], match[2]
+        if name not in options:
+            return match[0]
+        return options[name] + (f" {value}" if value else "")
+
+    return re.sub(r"`([a-z_]+)(?:=([^`\s]+))?`", worded, text)
+
+
 class _Echo(logging.Handler):
     """Prints each line of the log."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(self.format(record))
+        click.echo(in_options(self.format(record)))
 
 
 @contextlib.contextmanager
@@ -76,7 +98,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except TlkitError as error:
-            click.echo(f"Error: {error}", err=True)
+            click.echo(f"Error: {in_options(str(error))}", err=True)
             ctx.exit(1)
 
 

@@ -144,7 +144,7 @@ def raise_if_strict(images: ImageSet) -> None:
     if len(bad):
         first = bad.iloc[0]
         raise DataError(
-            f"{len(bad)} problems in '{images.root}' ({summary(images)}), and --strict was given. "
+            f"{len(bad)} problems in '{images.root}' ({summary(images)}), and `strict` was asked for. "
             f"The first: {first['path']}: {first['problem']} ({first['detail']}). "
             "`tlkit inspect` lists them all."
         )

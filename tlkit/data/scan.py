@@ -41,7 +41,7 @@ def scan(data: str | Path, *, group_by: str | None = None, strict: bool = False)
     if data.is_dir():
         if group_by:
             raise DataError(
-                f"--group-by {group_by} needs a CSV with that column, and '{data}' is a folder. "
+                f"`group_by={group_by}` needs a CSV with that column, and '{data}' is a folder. "
                 "Write a CSV with the columns path, label and the group."
             )
         root, found = data, _walk(data, findings)

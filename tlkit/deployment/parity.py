@@ -178,7 +178,7 @@ def prove_target(
     if rounded and agreement < LEAST_AGREEMENT and not force:
         raise ParityError(
             f"With 8-bit integers the model agrees with itself on {agreement:.1%} of {len(pixels)} pictures (expected {LEAST_AGREEMENT:.0%} or more), "
-            f"accuracy {proof['accuracy_before']:.1%} to {proof['accuracy']:.1%}. Use --format litert, or keep '{folder}' with --force."
+            f"accuracy {proof['accuracy_before']:.1%} to {proof['accuracy']:.1%}. Use the format litert, or keep '{folder}' with `force`."
         )
     if not rounded and (agreement < 1.0 or difference > 1e-3):
         raise ParityError(

@@ -28,7 +28,7 @@ def _images(request: flask.Request) -> list[bytes | str]:
         if not found:
             flask.abort(400, "The form holds no file. Expected one or more files, such as curl -F image=@picture.jpg.")
     elif kind.startswith("image/") or kind in ("application/octet-stream", "", "application/x-www-form-urlencoded"):
-        # the last is what curl says of --data-binary
+        # the last is what curl says of a file's bytes
         found = [request.get_data(parse_form_data=False)]
         if not found[0]:
             flask.abort(400, "The request is empty. Expected an image file as its body.")

@@ -32,7 +32,7 @@ class GradCam:
         ends = feature_maps(model)
         if not ends or len(ends[-1].shape) != 4:
             raise SpecError(
-                f"The model '{model.name}' has no feature maps before its head, so Grad-CAM has nothing to weigh. Use occlusion (--method occlusion)."
+                f"The model '{model.name}' has no feature maps before its head, so Grad-CAM has nothing to weigh. Use occlusion (`method=\"occlusion\"`)."
             )
         self._batch, self._shape = batch_size, model.input_shape[1:]
         self._prefix = frozen_call(keras.Model(model.input, ends), batch_size)

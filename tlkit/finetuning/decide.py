@@ -101,7 +101,7 @@ def _plan(
             Decision("precision", precision, why, {"device": device}),
         ]
     if dataset.pixels.streamed:
-        why = "the decoded images exceed the caches' limit (--cache-gb)"
+        why = "the decoded images exceed the caches' limit (`cache_gb`)"
         decisions = [
             *decisions,
             Decision("pixels", "decoded in every epoch", why),

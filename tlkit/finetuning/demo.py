@@ -46,7 +46,7 @@ def demo(folder: str | Path = "tlkit-demo") -> Run:
     earlier = own_manifest(out, PLAN)
     if earlier and Path(earlier["settings"]["data"]).resolve() != data.resolve():
         raise RunError(
-            f"'{out}' holds a run on other data, '{earlier['settings']['data']}'. Give the demo another --out."
+            f"'{out}' holds a run on other data, '{earlier['settings']['data']}'. Give the demo another `out`."
         )
     write_digits(data)
     log.info(f"wrote scikit-learn's 1,797 handwritten digits to {data}/0 to {data}/9\n")

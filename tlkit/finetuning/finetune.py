@@ -129,7 +129,7 @@ def finetune(
             find_weights(one, settings["weights"])
             if one.file and settings["weights"] == "none":
                 raise SpecError(
-                    f"--weights none asks for random weights, and '{one.name}' brings its own. Leave --weights out."
+                    f"`weights=none` asks for random weights, and '{one.name}' brings its own. Leave `weights` out."
                 )
     name = network.short_name if len(networks) == 1 else "compared"
     folder = Path(out) if out is not None else next_free(Path("runs"), f"{_data_name(source)}-{name}")

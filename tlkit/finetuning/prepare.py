@@ -46,7 +46,7 @@ def default_backbone() -> tuple[str, str]:
         return "mobilenetv2", "none was named, and its ImageNet weights are on this machine"
     return "nano", (
         "none was named, and no ImageNet weights of mobilenetv2 are on this machine; nano comes with tlkit. "
-        "--backbone mobilenetv2 downloads them and is more accurate on photographs"
+        "`backbone=mobilenetv2` downloads them and is more accurate on photographs"
     )
 
 
@@ -58,7 +58,7 @@ def _networks_of(settings: dict[str, Any]) -> list[Backbone]:
         if earlier["backbone"] != settings["backbone"]:
             raise SpecError(
                 f"The run '{settings['from_run']}' has the backbone {earlier['backbone']}, and {settings['backbone']} was asked for. "
-                "Leave --backbone out, or start from another run."
+                "Leave `backbone` out, or start from another run."
             )
     return networks
 
@@ -67,14 +67,14 @@ def _check_numbers(
     settings: dict[str, Any], network: Backbone, size: int, max_minutes: float | None, cache_gb: float | None
 ) -> None:
     if size < network.smallest:
-        raise SpecError(f"--image-size is {size}, and {network.name} takes {network.smallest} or more pixels.")
+        raise SpecError(f"`image_size` is {size}, and {network.name} takes {network.smallest} or more pixels.")
     if cache_gb is not None and cache_gb < 0:
-        raise SpecError(f"--cache-gb is {cache_gb:g}. Expected 0 or more.")
+        raise SpecError(f"`cache_gb` is {cache_gb:g}. Expected 0 or more.")
     if max_minutes is not None and max_minutes <= 0:
-        raise SpecError(f"--max-minutes is {max_minutes:g}. Expected a number above 0.")
+        raise SpecError(f"`max_minutes` is {max_minutes:g}. Expected a number above 0.")
     if not 0 < settings["validation"] < 1:
         raise SpecError(
-            f"--validation is {settings['validation']:g}. Expected a share above 0 and below 1, such as 0.2."
+            f"`validation` is {settings['validation']:g}. Expected a share above 0 and below 1, such as 0.2."
         )
 
 

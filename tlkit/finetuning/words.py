@@ -69,7 +69,7 @@ def result_lines(run: Run) -> list[str]:
 
 
 def refusal_sentence(refusal: dict[str, Any]) -> str:
-    """What `--max-error` came to."""
+    """What a limit on the share of errors came to."""
     asked, seen = refusal["max_error"], refusal["validation"]
     if refusal["threshold"] > 1:
         return (

@@ -219,7 +219,7 @@ def held_to(augmentation: Augmentation, name: str, limit: float) -> Augmentation
 
 
 def find_augmentation(name: str | Augmentation) -> Augmentation:
-    """An augmentation by a preset's name, or from a JSON file of its fields, such as `tlkit augment --write` makes.
+    """An augmentation by a preset's name, or from a JSON file of its fields, such as `tlkit augment` writes.
 
     Raises NameUnknown with the nearest name, SpecError for an unusable file.
     """

@@ -64,7 +64,7 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
         if views == "flip":
             raise SpecError(
                 f"Mirror images are another class here ({mirror.why}), so that averaging over them would mix classes. "
-                "--views ten-crop leaves them out."
+                "`views=ten-crop` leaves them out."
             )
         views = "five-crop"
     return {**scores, "views": {**_gain(model, rows, labels, views), "mirror_images": mirror.verdict}}

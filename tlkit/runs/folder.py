@@ -87,7 +87,7 @@ def check_out(folder: Path, force: bool, data: Path | None = None) -> None:
     replaced = _holds_something(folder)
     if replaced and not force:
         state = "a finished run" if Run(folder).finished else "an unfinished run"
-        raise RunError(f"'{folder}' holds {state}. Use --force to replace it, or another --out.")
+        raise RunError(f"'{folder}' holds {state}. Use `force` to replace it, or another `out`.")
     if replaced:
         _check_movable(folder)
     stuck = [] if folder.exists() else _left_beside(folder, "old")
@@ -114,7 +114,7 @@ def start_run(folder: Path, force: bool) -> Run:
         new.mkdir()
     except OSError as error:
         raise RunError(
-            f"'{new.parent}', where the run that replaces '{folder}' is made, cannot be written to: {error.strerror}. Give another --out."
+            f"'{new.parent}', where the run that replaces '{folder}' is made, cannot be written to: {error.strerror}. Give another `out`."
         ) from None
     return Run(new)
 
@@ -154,10 +154,10 @@ def _check_apart(folder: Path, data: Path) -> None:
     out, source = folder.resolve(), data.resolve()
     if source.is_dir() and source in (out, *out.parents):
         raise RunError(
-            f"The run's folder '{folder}' lies in the data '{data}', where it would be taken for a class. Give --out a folder outside it."
+            f"The run's folder '{folder}' lies in the data '{data}', where it would be taken for a class. Give a folder outside it as `out`."
         )
     if out in source.parents:
-        raise RunError(f"The data '{data}' lies in the run's folder '{folder}'. Give another --out.")
+        raise RunError(f"The data '{data}' lies in the run's folder '{folder}'. Give another `out`.")
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -53,14 +53,14 @@ def serve(
     from waitress.server import create_server
 
     if not 0 <= port <= 65535:
-        raise SpecError(f"--port is {port}. Expected 0 to 65535.")
+        raise SpecError(f"`port` is {port}. Expected 0 to 65535.")
     app = make_app(model, host=host)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family)
     except OSError as error:
         raise RunError(
-            f"Cannot listen at {host}, port {port}: {error}. Give another --port (0 takes any that is free), or another --host."
+            f"Cannot listen at {host}, port {port}: {error}. Give another `port` (0 takes any that is free), or another `host`."
         ) from error
     with listening:
         server = create_server(

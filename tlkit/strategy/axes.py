@@ -219,6 +219,6 @@ def measure_axes(
     table = feature_table(tapped, network, pool, training, seed=seed)
     if table is None:
         raise DataError(
-            f"The cache has no room for the features of {len(pool):,} images. Raise --cache-gb, or clear it."
+            f"The cache has no room for the features of {len(pool):,} images. Raise `cache_gb`, or clear it."
         )
     return profile(tapped, network, table, pool, seed=seed)

@@ -50,7 +50,7 @@ def compare_backbones(
         table = feature_table(model, network, pool, training, seed=settings["seed"])
         if table is None:
             raise DataError(
-                f"The cache has no room for {network.name}'s features. Raise --cache-gb, or name one backbone."
+                f"The cache has no room for {network.name}'s features. Raise `cache_gb`, or name one backbone."
             )
         found = choose_strength(table.blocks[0], table.labels, table.folds, table.classes)
         right[network.name] = found.probabilities.argmax(1) == table.labels[table.held_out]

@@ -35,7 +35,7 @@ def choose_recipe(training_images: int, similar: bool | None = None) -> tuple[Re
     size = "large" if training_images >= LARGE else "small"
     kind = "different" if similar is False else "similar"
     recipe = RECIPES[f"{size}_{kind}"]
-    said = "assumed, because neither --similar nor --different was given" if similar is None else "as you said"
+    said = "assumed, because `similar` was not given" if similar is None else "as you said"
     why = (
         f"{training_images:,} training images are {size} (the border is {LARGE:,}); "
         f"{kind} to ImageNet is {said}; similarity was not measured"
@@ -82,7 +82,7 @@ def decide_by_tournament(
     )
     if table is None:
         recipe, decision = choose_recipe(training, similar)
-        why = f"the cache has no room for features (--cache-gb), so no tournament was held; {decision.why}"
+        why = f"the cache has no room for features (`cache_gb`), so no tournament was held; {decision.why}"
         return Outcome(recipe, why, []), [replace(decision, why=why)]
     axes = profile(tapped, backbone, table, pool, seed=seed)
     outcome = Tournament(build, backbone, table, pool, seed, deadline, epochs, batch_size, axes["similar"]).run()

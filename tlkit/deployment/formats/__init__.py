@@ -81,7 +81,7 @@ def write_target(
                 _write(model, temporary / FILES[target], target, representative)
         except (RuntimeError, ValueError, TypeError, AttributeError) as error:
             first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise ExportError(f"This model does not convert to {target}: {first}. Try another --format.") from error
+            raise ExportError(f"This model does not convert to {target}: {first}. Try another format.") from error
         write_description(temporary, description)
         check_replaceable(folder, DESCRIPTION)  # again: what came there meanwhile stays
     return folder
