@@ -133,7 +133,7 @@ def test_with_no_network_the_message_says_what_where_and_what_else(
         find_weights(BACKBONES["vgg16"], "imagenet")
     message = str(error.value)
     assert str(empty_cache / BACKBONES["vgg16"].weights_file) in message
-    assert "--weights FILE" in message and "are here: nano, mobilenetv2." in message and "URL fetch failure" in message
+    assert "`weights=FILE`" in message and "are here: nano, mobilenetv2." in message and "URL fetch failure" in message
 
 
 def test_a_damaged_file_is_refused_with_both_hashes(empty_cache: Path) -> None:

@@ -109,7 +109,7 @@ def test_a_second_run_decodes_nothing_and_computes_nothing_frozen(
 def test_only_training_images_are_trained_on(
     folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module("tlkit.training.train")
+    module = importlib.import_module("tlkit.finetuning.finetune")
     seen: list[tuple[list[str], list[str]]] = []
     original = module.train
 
@@ -210,9 +210,9 @@ def test_an_earlier_run_is_kept_unless_forced_and_even_then_until_names_are_chec
 @pytest.mark.parametrize(
     ("moment", "what"),
     [
-        ("tlkit.training.train.train", KeyboardInterrupt()),
-        ("tlkit.models.files.save_model", OSError(28, "No space left on device")),
-        ("tlkit.deployment.parity.prove_parity", ParityError("it differs")),
+        ("train", KeyboardInterrupt()),
+        ("save_model", OSError(28, "No space left on device")),
+        ("prove_parity", ParityError("it differs")),
     ],
 )
 def test_a_forced_run_that_stops_loses_nothing_of_the_earlier_one(
@@ -233,8 +233,7 @@ def test_a_forced_run_that_stops_loses_nothing_of_the_earlier_one(
         raise what
 
     with monkeypatch.context() as patch:
-        module, name = moment.rsplit(".", 1)
-        patch.setattr(importlib.import_module(module), name, stop)
+        patch.setattr(f"tlkit.finetuning.finetune.{moment}", stop)
         with pytest.raises(type(what)):
             finetune(folder, **tiny, recipe=QUICK, seed=1, out=out, force=True)
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before

@@ -55,7 +55,7 @@ def test_a_prefix_gives_its_boundary(model: keras.Model) -> None:
     assert np.allclose(frozen_call(suffix, 8)(boundary)[0], model.predict(PICTURES, verbose=0), atol=1e-6)
 
 
-def test_on_a_gpu_more_images_run_at_once_until_memory_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_more_images_run_at_once_until_memory_ends(monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
     monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["gpu:0"])
     tried: list[int] = []
 
@@ -65,10 +65,9 @@ def test_on_a_gpu_more_images_run_at_once_until_memory_ends(monkeypatch: pytest.
             raise RuntimeError("Out of memory while trying to allocate 17179869184 bytes.")
         return "done"
 
-    lines: list[str] = []
-    assert while_memory_lasts(work, inference_batch(32), lines.append) == "done"
-    assert tried == [256, 128, 64] and lines[-1] == "out of memory: going on with batches of 64"
+    assert while_memory_lasts(work, inference_batch(32)) == "done"
+    assert tried == [256, 128, 64] and said[-1] == "out of memory: going on with batches of 64"
     monkeypatch.undo()
     assert inference_batch(32) == 32
     with pytest.raises(MemoryError):
-        while_memory_lasts(lambda batch: (_ for _ in ()).throw(MemoryError), 4, lines.append)
+        while_memory_lasts(lambda batch: (_ for _ in ()).throw(MemoryError), 4)

@@ -64,7 +64,7 @@ def test_an_ensemble_replaces_a_run_when_it_is_finished_and_never_a_member(
         ensemble(runs, out, force=True)
     (out / "thesis.docx").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr("tlkit.deployment.parity.prove_parity", lambda *a: 1 / 0)
+        patch.setattr("tlkit.runs.ensemble.prove_parity", lambda *a: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             ensemble(runs, out, force=True)
     assert (out / "plan.json").read_bytes() == before and evaluate_run(out)["n"] == 6

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.training.test_training import BACKBONE, TRAIN, examples
+from tests.training.test_training import BACKBONE, examples
 from tests.training.test_training import tiny as tiny_model
 from tlkit import Examples, Head, finetune
 from tlkit.cache import in_memory
@@ -229,7 +229,7 @@ def test_a_run_takes_over_what_the_tournament_trained(
     from tests.conftest import write_folder
 
     monkeypatch.setattr("tlkit.strategy.tournament.FEWEST_TO_JUDGE", 5)
-    monkeypatch.setattr(TRAIN, "train", lambda *a, **k: pytest.fail("it was trained in the tournament"))
+    monkeypatch.setattr(FINETUNE, "train", lambda *a, **k: pytest.fail("it was trained in the tournament"))
     run = finetune(write_folder(tmp_path / "data", per_class=16), **tiny, out=tmp_path / "run", epochs=2)
     assert run.plan["recipe"]["name"].startswith("fine-tune") and run.metrics["validation"]["accuracy"] > 0.5
     history = (run.folder / "history.csv").read_text().splitlines()

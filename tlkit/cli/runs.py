@@ -162,12 +162,11 @@ def explain_(run: str, files: Sequence[str], **settings: Any) -> None:
 @click.option("--force", is_flag=True, help="replace an earlier run in RUN")
 def ensemble(runs: Sequence[str], out: str, force: bool) -> None:
     """Average RUNS in one exportable model, and say what that gains."""
-    from tlkit.runs.ensemble import check_members
-    from tlkit.runs.ensemble import ensemble as average
+    from tlkit.runs.folder import check_members
 
     check_members(runs)
     with _tensorflow_quietly():
-        import keras  # noqa: F401
+        from tlkit.runs.ensemble import ensemble as average
     with log_shown():
         run = average(runs, out, force=force)
     for part in ("validation", "test"):

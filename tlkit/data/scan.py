@@ -13,7 +13,7 @@ from tlkit.data.headers import _look
 from tlkit.data.images import PROBLEM_COLUMNS, TABLE_COLUMNS, ImageSet, problem, raise_if_strict
 from tlkit.data.sources.folder import _walk
 from tlkit.data.sources.table import _read_csv
-from tlkit.errors import DataError
+from tlkit.errors import DataError, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +88,6 @@ def _same_bytes(table: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, str]]
 
 
 def _no_such_path(data: Path) -> str:
-    from tlkit.errors import nearest
 
     siblings = [p.name for p in data.parent.iterdir()] if data.parent.is_dir() else []
     close = nearest(data.name, siblings)

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+
+from tlkit.data.decode import decode_and_resize
+from tlkit.data.pixels import why_not
+from tlkit.deployment.formats import open_target
 from tlkit.errors import DataError
-
-if TYPE_CHECKING:
-    import numpy as np
-
 
 Opened = Callable[[list[bytes]], tuple[Any, Any, Any]]
 
 
 def _opened_target(folder: Path) -> tuple[list[str], Opened]:
-    import numpy as np
-
-    from tlkit.deployment.formats import open_target
 
     description, ask = open_target(folder)
     size, names = description["image_size"], description["classes"]
@@ -43,9 +41,6 @@ def _opened_target(folder: Path) -> tuple[list[str], Opened]:
 def decoded_pixels(data: bytes, size: int, fit: str) -> np.ndarray:
     """An image file's bytes as a model sees them: uint8, shape (size, size, 3). Raises DataError for what does not decode."""
     import tensorflow as tf
-
-    from tlkit.data.decode import decode_and_resize
-    from tlkit.data.pixels import why_not
 
     try:
         return decode_and_resize(tf.constant(data), size, fit).numpy()

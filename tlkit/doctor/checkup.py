@@ -19,7 +19,7 @@ import pandas as pd
 from tlkit.backbones import Backbone, find_backbone
 from tlkit.data.dataset import Dataset, decode_images
 from tlkit.data.examples import Examples, RowSource
-from tlkit.data.images import ImageSet
+from tlkit.data.images import ImageSet, raise_if_strict
 from tlkit.data.scan import scan
 from tlkit.doctor.duplicates import _pair_table, near_duplicates
 from tlkit.doctor.labels import label_errors
@@ -199,7 +199,6 @@ def inspect(data: str | Path, *, group_by: str | None = None, strict: bool = Fal
 
     The decoded pixels are kept, so a run at this size that follows does not decode again.
     """
-    from tlkit.data.images import raise_if_strict
 
     images = scan(data, group_by=group_by, strict=strict)
     images = decode_images(images, size).images

@@ -18,6 +18,8 @@ from tlkit.devices import _device, _precision
 from tlkit.plan.decision import Decision
 from tlkit.plan.recipe import Recipe, Unfreeze, to_dict, with_epochs
 from tlkit.progress import Deadline, log
+from tlkit.safety.check import check_safety
+from tlkit.safety.verdict import sentence
 from tlkit.strategy.recipes import choose_recipe
 
 if TYPE_CHECKING:
@@ -35,8 +37,6 @@ def _narrow(
     max_minutes: float | None,
 ) -> tuple[Recipe, Decision]:
     """The recipe with its augmentation narrowed to what is safe for these pictures, and the decision for the plan."""
-    from tlkit.safety.check import check_safety
-    from tlkit.safety.verdict import sentence
 
     seconds = CHECK_SECONDS if max_minutes is None else 6 * max_minutes  # a tenth of the run
     log.info("checking  what the augmentation does to the classes of these pictures")

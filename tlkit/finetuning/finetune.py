@@ -8,31 +8,38 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from tlkit.backbones import find_weights
 from tlkit.cache import Cache
+from tlkit.data.dataset import decode_images
 from tlkit.data.scan import scan
+from tlkit.deployment.parity import FreshProcess, prove_parity
+from tlkit.deployment.saved_model import check_no_class_is_unsure, export
 from tlkit.devices import _precision, _use_devices
 from tlkit.errors import SpecError
+from tlkit.evaluation.predict import own_probabilities
 from tlkit.finetuning.decide import _decide, _narrow, _plan, _within
 from tlkit.finetuning.fit import _build, training_deadline
 from tlkit.finetuning.judge import _as_saved, _calibrate_and_score, _predict_parts
 from tlkit.finetuning.prepare import _check_numbers, _data_name, _networks_of, _settings, default_backbone
 from tlkit.finetuning.words import plan_lines, result_lines
+from tlkit.models.files import save_model
 from tlkit.plan.augmentation import Augmentation, check_fields, find_augmentation
 from tlkit.plan.decision import Decision
 from tlkit.plan.job import AUTO, check_max_error
 from tlkit.plan.recipe import Recipe
 from tlkit.progress import Deadline, log, timed
 from tlkit.recipes import find_recipe
+from tlkit.reporting.findings import Material, look_at
+from tlkit.reporting.report import write_report
 from tlkit.runs.folder import Run, check_out, finish_run, next_free, start_run
 from tlkit.runs.reading import parity_sample
 from tlkit.strategy.backbones import compare_backbones
 from tlkit.strategy.recipes import decide_by_tournament
-
-if TYPE_CHECKING:
-    import pandas as pd
+from tlkit.training.train import train
 
 
 def finetune(
@@ -139,8 +146,6 @@ def finetune(
     with timed(seconds, "scan"):
         images = scan(source, group_by=settings["group_by"], strict=strict)
     if settings["max_error"] is not None:  # now, not when everything is trained
-        from tlkit.deployment.saved_model import check_no_class_is_unsure
-
         check_no_class_is_unsure(images.class_names)
     _use_devices()
     cache = Cache(cache_gb)
@@ -151,8 +156,6 @@ def finetune(
             settings["backbone"], compared = network.name, [decision]
     size = settings["image_size"] or network.size
     with timed(seconds, "decode"):
-        from tlkit.data.dataset import decode_images
-
         dataset = decode_images(images, size, settings["fit"], cache)
     dataset = dataset.split(validation=settings["validation"], seed=settings["seed"], strict=strict)
     images = dataset.images
@@ -206,8 +209,6 @@ def finetune(
         with timed(seconds, "build"):
             model = _build(network, images, plan_recipe.head, settings, size, plan["precision"])
         with timed(seconds, "train"):
-            from tlkit.training.train import train
-
             history = train(
                 model,
                 network,
@@ -217,10 +218,6 @@ def finetune(
                 seed=settings["seed"],
                 deadline=training_deadline(deadline, model, dataset, report),
             )
-    from tlkit.deployment.parity import FreshProcess, prove_parity
-    from tlkit.deployment.saved_model import export
-    from tlkit.evaluation.predict import own_probabilities
-    from tlkit.models.files import save_model
 
     with FreshProcess() as fresh, ThreadPoolExecutor(1) as beside:
         run.write_table("history.csv", _history_table(history))
@@ -236,8 +233,6 @@ def finetune(
             export(model, images.class_names, run.saved_model, fit=settings["fit"], unsure_below=unsure_below)
         material = looking = None
         if report:  # what takes long in it is done beside the proof, which another process works on
-            from tlkit.reporting.findings import Material, look_at
-
             material = Material(run, model, dataset)
             looking = beside.submit(look_at, material)
         with timed(seconds, "prove"):
@@ -261,14 +256,11 @@ def finetune(
     for line in result_lines(run):
         log.info(line)
     if material is not None and looking is not None:
-        from tlkit.reporting.report import write_report
-
         material = dataclasses.replace(material, run=run)
         log.info(f"{'report':<11} {write_report(material, looking.result())}")
     return run
 
 
 def _history_table(history: Any) -> pd.DataFrame:
-    import pandas as pd
 
     return pd.DataFrame(history.rows)

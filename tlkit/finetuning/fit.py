@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tlkit.backbones import Backbone
 from tlkit.data.images import ImageSet
+from tlkit.models.classifier import build_classifier, copy_weights
+from tlkit.models.inference import frozen_call
 from tlkit.plan.recipe import Head
 from tlkit.progress import NO_DEADLINE, Deadline
 from tlkit.runs.folder import open_run
-from tlkit.runs.reading import parity_sample
+from tlkit.runs.reading import load_model, parity_sample
 
 if TYPE_CHECKING:
     import keras
@@ -21,8 +25,6 @@ if TYPE_CHECKING:
 def _build(
     network: Backbone, images: ImageSet, head: Head, settings: dict[str, Any], size: int, precision: str
 ) -> keras.Model:
-    from tlkit.models.classifier import build_classifier, copy_weights
-    from tlkit.runs.reading import load_model
 
     start = settings["from_run"]
     model = build_classifier(
@@ -47,9 +49,6 @@ def training_deadline(deadline: Deadline, model: keras.Model, dataset: Dataset, 
     """When training must end, so that evaluation, export, the parity proof and the report still fit into the limit."""
     if deadline == NO_DEADLINE:
         return deadline
-    import numpy as np
-
-    from tlkit.models.inference import frozen_call
 
     call, batch = frozen_call(model, 16), np.zeros((16, *model.input_shape[1:]), "uint8")
     call(batch)  # the first call traces

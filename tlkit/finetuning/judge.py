@@ -6,22 +6,28 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any
 
+import keras
+import pandas as pd
+
 from tlkit.backbones import Backbone
 from tlkit.data.images import ImageSet
+from tlkit.devices import while_memory_lasts
+from tlkit.evaluation.calibration import bake, fit_temperature, temper
+from tlkit.evaluation.predict import predict_from_cache
+from tlkit.evaluation.refusal import refusal_threshold
+from tlkit.evaluation.scores import evaluate, prediction_table
+from tlkit.models.classifier import as_float32
+from tlkit.models.inference import inference_batch
 from tlkit.plan.recipe import Recipe
 from tlkit.runs.folder import Run
 
 if TYPE_CHECKING:
-    import keras
     import numpy as np
 
     from tlkit.data.dataset import Dataset
 
 
 def _as_saved(model: keras.Model, network: Backbone, recipe: Recipe, precision: str) -> keras.Model:
-    import keras
-
-    from tlkit.models.classifier import as_float32
 
     if precision != "float32":
         model = as_float32(model, network, recipe.head)
@@ -37,9 +43,6 @@ def _predict_parts(
     dataset: Dataset,
 ) -> tuple[dict[str, np.ndarray], int]:
     """Probabilities by part, and how many images ran through the frozen blocks."""
-    from tlkit.devices import while_memory_lasts
-    from tlkit.evaluation.predict import predict_from_cache
-    from tlkit.models.inference import inference_batch
 
     probabilities, computed = {}, 0
     for part in ("val", "test"):
@@ -67,11 +70,6 @@ def _calibrate_and_score(
     """Bakes a temperature into the model, writes the predictions, and returns what `metrics.json` says of both parts and the tempered
     probabilities by part.
     """
-    import pandas as pd
-
-    from tlkit.evaluation.calibration import bake, fit_temperature, temper
-    from tlkit.evaluation.refusal import refusal_threshold
-    from tlkit.evaluation.scores import evaluate, prediction_table
 
     labels = {part: images.part(part).labels() for part in raw}
     temperature = fit_temperature(raw["val"], labels["val"])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import keras
 
+from tlkit.backbones.kerashub import its_layers
 from tlkit.backbones.saved_model_layer import MODULES, SavedModelLayer, module_files, modules_in
 from tlkit.errors import WeightsError
 from tlkit.files import temporary_beside
@@ -52,7 +53,5 @@ def _layers_of_kerashub(file: Path) -> contextlib.AbstractContextManager[None]:
         with zipfile.ZipFile(file) as inside:
             settings = inside.read("config.json") if "config.json" in inside.namelist() else b""
         if b'"keras_hub' in settings:
-            from tlkit.backbones.kerashub import its_layers
-
             return its_layers(json.loads(settings))
     return contextlib.nullcontext()

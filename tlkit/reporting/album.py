@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tlkit.evaluation.saliency import overlay
 from tlkit.reporting.findings import Material
 
 SHOWN = 12  # pictures of a gallery
@@ -63,7 +64,6 @@ def _answered(row: Any, album: _Album, said: str | None = None) -> dict[str, Any
 
 def _evidence(paths: Sequence[str], album: _Album, cam: Any) -> list[list[dict[str, Any]]]:
     """For each picture its evidence drawn over it; nothing where there is no map."""
-    from tlkit.evaluation.saliency import overlay
 
     pictures = [album.pixels(path) for path in paths]
     if cam is None or not pictures or any(one is None for one in pictures):

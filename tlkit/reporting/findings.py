@@ -7,19 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import keras
 import numpy as np
+import pandas as pd
 
+from tlkit.backbones import named_backbones
+from tlkit.doctor.checkup import check_data
 from tlkit.errors import SpecError
+from tlkit.evaluation.reliance import reliance
+from tlkit.evaluation.robustness import robustness
+from tlkit.evaluation.saliency import GradCam
+from tlkit.models.blocks import cut
 from tlkit.runs.folder import Run
 
 if TYPE_CHECKING:
-    import keras
-    import pandas as pd
-
     from tlkit.data.dataset import Dataset
     from tlkit.doctor.checkup import Checkup
     from tlkit.evaluation.reliance import Reliance
-    from tlkit.evaluation.saliency import GradCam
 
 
 EXPLAINED = 200  # pictures at most for the test of what answers rest on ...
@@ -51,7 +55,6 @@ def look_at(material: Material, *, seconds: float = SECONDS) -> Looked:
 
     seconds: about how long the latter may take.
     """
-    from tlkit.evaluation.saliency import GradCam
 
     checkup, cam, found = None, None, None
     if material.dataset is not None:
@@ -65,7 +68,6 @@ def look_at(material: Material, *, seconds: float = SECONDS) -> Looked:
 
 def _answers(run: Run, part: str | None = None) -> pd.DataFrame:
     """The predictions of a part, "test" or "validation"; default test, where there is one."""
-    import pandas as pd
 
     text = {"path": str, "label": str, "prediction": str, "top2": str}
     table = pd.read_csv(run.folder / "predictions.csv", keep_default_na=False, dtype=text)
@@ -76,11 +78,6 @@ def _answers(run: Run, part: str | None = None) -> pd.DataFrame:
 
 def _checkup(material: Material, plan: dict[str, Any]) -> Checkup:
     """Labels judged by the run's own backbone, as pretrained, where its features are there; else by `nano`."""
-    import keras
-
-    from tlkit.backbones import named_backbones
-    from tlkit.doctor.checkup import check_data
-    from tlkit.models.blocks import cut
 
     assert material.dataset is not None
     settings = plan["settings"]
@@ -105,7 +102,6 @@ def _checkup(material: Material, plan: dict[str, Any]) -> Checkup:
 
 def _reliance(material: Material, answers: pd.DataFrame, cam: GradCam, seconds: float) -> Reliance:
     """What painting evidence over does to as many of the judged pictures as the time allows, 16 at least."""
-    from tlkit.evaluation.reliance import reliance
 
     count = int(np.clip(seconds * 1000 / (3 * cam.milliseconds()), 16, EXPLAINED))
     order = np.random.default_rng(0).permutation(len(answers))[:count]
@@ -122,8 +118,6 @@ def _pictures(material: Material, paths: Sequence[str]) -> np.ndarray:
 
 
 def _robustness(material: Material, answers: pd.DataFrame) -> list[dict[str, Any]]:
-
-    from tlkit.evaluation.robustness import robustness
 
     order = np.sort(np.random.default_rng(0).permutation(len(answers))[:ROBUST])
     chosen, classes = answers.iloc[order], material.run.plan["classes"]

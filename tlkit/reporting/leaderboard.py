@@ -13,6 +13,7 @@ from tlkit.progress import log
 from tlkit.reporting.findings import _answers
 from tlkit.reporting.page import _render
 from tlkit.runs.folder import Run
+from tlkit.stats import paired_difference, wilson_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +54,6 @@ def leaderboard(runs: Sequence[Run], out: str | Path | None = None) -> Path:
 
 def rank(names: Sequence[str], answers: Sequence[pd.DataFrame], common: set[str]) -> list[dict[str, Any]]:
     """Runs by accuracy on common images, with how far each is behind the best: paired differences, 95 % intervals."""
-    from tlkit.stats import paired_difference, wilson_interval
 
     right = []
     for table in answers:

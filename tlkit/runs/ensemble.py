@@ -8,9 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
+import pandas as pd
+
+from tlkit.deployment.parity import FreshProcess, prove_parity
+from tlkit.deployment.saved_model import export
 from tlkit.errors import SpecError
+from tlkit.evaluation.predict import own_probabilities, predict_probabilities
+from tlkit.evaluation.scores import evaluate, prediction_table
+from tlkit.models.files import save_model
 from tlkit.progress import log
-from tlkit.runs.folder import Run, check_out, finish_run, open_run, start_run
+from tlkit.runs.folder import Run, check_members, check_out, finish_run, start_run
 from tlkit.runs.reading import BATCH, decoded, load_model, own_part, parity_sample
 
 
@@ -23,14 +31,6 @@ def ensemble(runs: Sequence[str | Path], out: str | Path, *, force: bool = False
     An image counts as validation or test here if it is that in every run; what one of them has trained on is training. Returns the
     run. Raises SpecError when the runs do not go together.
     """
-    import keras
-    import pandas as pd
-
-    from tlkit.deployment.parity import FreshProcess, prove_parity
-    from tlkit.deployment.saved_model import export
-    from tlkit.evaluation.predict import own_probabilities, predict_probabilities
-    from tlkit.evaluation.scores import evaluate, prediction_table
-    from tlkit.models.files import save_model
 
     started = time.monotonic()
     members, out = check_members(runs), Path(out)
@@ -94,30 +94,8 @@ def ensemble(runs: Sequence[str | Path], out: str | Path, *, force: bool = False
     return run
 
 
-def check_members(runs: Sequence[str | Path]) -> list[Run]:
-    """The runs, if they go together. Raises RunError for what is no run, SpecError for what differs."""
-    members = [open_run(one) for one in runs]
-    if len(members) < 2:
-        raise SpecError(f"An ensemble has {len(members)} run. Expected two or more.")
-    first = members[0].plan
-    for one in members[1:]:
-        for name, mine, theirs in (
-            ("classes", one.plan["classes"], first["classes"]),
-            ("image size", one.plan["image_size"], first["image_size"]),
-            ("fit", one.plan["settings"]["fit"], first["settings"]["fit"]),
-            ("data", one.plan["settings"]["data"], first["settings"]["data"]),
-        ):
-            if mine != theirs:
-                raise SpecError(
-                    f"The runs '{one.folder}' and '{members[0].folder}' differ in {name}: {mine} and {theirs}. "
-                    "An ensemble takes runs that share it."
-                )
-    return members
-
-
 def _common_split(members: Sequence[Run]) -> Any:
     """The first run's images, each with the part that it has in every run, else train."""
-    import pandas as pd
 
     tables = [pd.read_csv(one.folder / "split.csv", dtype=str, keep_default_na=False) for one in members]
     first = tables[0].copy()

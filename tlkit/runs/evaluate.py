@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from tlkit.data.images import ImageSet
 from tlkit.data.scan import scan
+from tlkit.devices import while_memory_lasts
 from tlkit.errors import DataError, SpecError, nearest, unknown
+from tlkit.evaluation.predict import VIEWS, predict_averaged, predict_probabilities
+from tlkit.evaluation.scores import evaluate
+from tlkit.models.inference import inference_batch
 from tlkit.plan.augmentation import Augmentation
 from tlkit.runs.folder import Run, open_run
 from tlkit.runs.reading import BATCH, decoded, load_model, own_part
+from tlkit.safety.check import check_safety
+from tlkit.stats import paired_difference
 
 if TYPE_CHECKING:
     import keras
@@ -30,10 +36,6 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
 
     Raises SpecError for a flip that is not safe, DataError when the data holds a class that the run does not know, or the run's own images are gone or changed.
     """
-    from tlkit.devices import while_memory_lasts
-    from tlkit.evaluation.predict import VIEWS, predict_probabilities
-    from tlkit.evaluation.scores import evaluate
-    from tlkit.models.inference import inference_batch
 
     if views is not None and views not in VIEWS:
         raise unknown("views", views, VIEWS)
@@ -72,15 +74,12 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
 
 def _mirror_verdict(images: ImageSet) -> Verdict:
     """Whether a mirror image keeps its class, by these very pictures."""
-    from tlkit.safety.check import check_safety
 
     labelled = dataclasses.replace(images, table=images.table.assign(part=""))
     return check_safety(labelled, Augmentation(flip_horizontal=1.0), thorough=False).verdicts[0]
 
 
 def _gain(model: keras.Model, rows: Any, labels: np.ndarray, views: str) -> dict[str, Any]:
-    from tlkit.evaluation.predict import predict_averaged, predict_probabilities
-    from tlkit.stats import paired_difference
 
     seconds, right = [], []
     for way in (

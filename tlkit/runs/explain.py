@@ -5,17 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from tlkit.deployment.exported import decoded_pixels
+from tlkit.drawing import draw_rows
 from tlkit.errors import DataError, unknown
+from tlkit.evaluation.feature_visualization import first_filters, most_typical
+from tlkit.evaluation.saliency import GradCam, occlusion_maps, overlay
 from tlkit.runs.folder import Run, open_run
 from tlkit.runs.predict import _expand, _read
 from tlkit.runs.reading import load_model
-
-if TYPE_CHECKING:
-    import numpy as np
-
 
 MOST_EXPLAINED = 64
 
@@ -39,11 +39,6 @@ def explain_files(
 
     Raises SpecError for unknown names, DataError for files that do not decode.
     """
-    import numpy as np
-
-    from tlkit.drawing import draw_rows
-    from tlkit.evaluation.feature_visualization import first_filters, most_typical
-    from tlkit.evaluation.saliency import GradCam, occlusion_maps, overlay
 
     if method not in METHODS:
         raise unknown("method", method, METHODS)

@@ -6,7 +6,15 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
+
+from tlkit.deployment.formats import check_target, write_target
+from tlkit.deployment.parity import prove_parity, prove_target
+from tlkit.deployment.saved_model import export
 from tlkit.errors import DataError
+from tlkit.evaluation.predict import own_probabilities, predict_probabilities
+from tlkit.evaluation.refusal import refusal_threshold
 from tlkit.folders import EXPORTED
 from tlkit.plan.job import check_max_error
 from tlkit.runs.folder import Run, open_run
@@ -14,8 +22,6 @@ from tlkit.runs.reading import BATCH, PARITY_FILES, _some_pixels, decoded, load_
 
 if TYPE_CHECKING:
     import keras
-    import numpy as np
-    import pandas as pd
 
 
 def export_run(
@@ -37,8 +43,6 @@ def export_run(
     Raises NameUnknown or ExportError for the target, SpecError for a share outside 0 to 1, ParityError for an export that disagrees, DataError where
     the run's images are needed (a new max_error, 8-bit integers) and gone.
     """
-    from tlkit.deployment.formats import check_target, write_target
-    from tlkit.deployment.saved_model import export
 
     run = run if isinstance(run, Run) else open_run(run)
     check_max_error(max_error)
@@ -86,7 +90,6 @@ def exports_of(run: Run | str | Path) -> pd.DataFrame:
     """What a run was exported to: format, n, top1_agreement, max_difference, accuracy (of formats that take pixels), bytes,
     milliseconds_an_image and folder, a row for each format.
     """
-    import pandas as pd
 
     run = run if isinstance(run, Run) else open_run(run)
     if (run.folder / EXPORTED).is_file():
@@ -97,7 +100,6 @@ def exports_of(run: Run | str | Path) -> pd.DataFrame:
 
 
 def _export_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    import pandas as pd
 
     return pd.DataFrame(rows, columns=list(_EXPORT_COLUMNS))
 
@@ -106,7 +108,6 @@ def _unsure_below(run: Run, model: keras.Model, max_error: float | None) -> floa
     """The run's own threshold, or that of a new share of errors."""
     if max_error is None:
         return (run.metrics.get("refusal") or {}).get("threshold", 0.0)
-    from tlkit.evaluation.refusal import refusal_threshold
 
     pixels, labels = _some_pixels(run, "val", None)
     return refusal_threshold(_answered(model, pixels), labels, max_error).threshold
@@ -114,14 +115,11 @@ def _unsure_below(run: Run, model: keras.Model, max_error: float | None) -> floa
 
 def _answered(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
     """Keras' own answers to pixels in memory."""
-    import numpy as np
 
     return np.concatenate([model.predict_on_batch(pixels[at : at + BATCH]) for at in range(0, len(pixels), BATCH)])
 
 
 def _prove_served(run: Run, model: keras.Model, folder: Path) -> dict[str, Any] | None:
-    from tlkit.deployment.parity import prove_parity
-    from tlkit.evaluation.predict import own_probabilities, predict_probabilities
 
     plan = run.plan
     try:
@@ -140,9 +138,6 @@ def _prove_pixels(
     run: Run, model: keras.Model, folder: Path, training: tuple[np.ndarray, np.ndarray] | None, force: bool
 ) -> dict[str, Any] | None:
     """On validation images, and on the training images that the converter saw where there are any."""
-    import numpy as np
-
-    from tlkit.deployment.parity import prove_target
 
     try:
         pixels, labels = _some_pixels(run, "val", PARITY_FILES)

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import glob
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tlkit.errors import RunError
+from tlkit.errors import RunError, SpecError
 from tlkit.files import contents, name_beside, remove, replace_folder, write_atomically
 from tlkit.folders import PLAN, _check_movable, _foreign, _is_left, check_replaceable
 
@@ -73,6 +74,27 @@ def open_run(folder: str | Path) -> Run:
             f"The run '{folder}' did not finish. Repeat it with `tlkit finetune {folder}/plan.json --out {folder} --force`."
         )
     return run
+
+
+def check_members(runs: Sequence[str | Path]) -> list[Run]:
+    """The runs, if they go together. Raises RunError for what is no run, SpecError for what differs."""
+    members = [open_run(one) for one in runs]
+    if len(members) < 2:
+        raise SpecError(f"An ensemble has {len(members)} run. Expected two or more.")
+    first = members[0].plan
+    for one in members[1:]:
+        for name, mine, theirs in (
+            ("classes", one.plan["classes"], first["classes"]),
+            ("image size", one.plan["image_size"], first["image_size"]),
+            ("fit", one.plan["settings"]["fit"], first["settings"]["fit"]),
+            ("data", one.plan["settings"]["data"], first["settings"]["data"]),
+        ):
+            if mine != theirs:
+                raise SpecError(
+                    f"The runs '{one.folder}' and '{members[0].folder}' differ in {name}: {mine} and {theirs}. "
+                    "An ensemble takes runs that share it."
+                )
+    return members
 
 
 def check_out(folder: Path, force: bool, data: Path | None = None) -> None:

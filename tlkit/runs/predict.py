@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import pandas as pd
+
+from tlkit.data.pixels import why_not
 from tlkit.errors import DataError, nearest
 from tlkit.runs.reading import BATCH, open_exported
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 MAX_FILE_BYTES = 512 * 1024 * 1024
 
@@ -26,10 +26,6 @@ def predict(model: str | Path, files: Sequence[str | Path], *, top: int = 3) -> 
     Returns one row per file: path, prediction, probability, top2, top2_probability, ..., problem. A file that cannot be
     read has its reason under problem and no prediction.
     """
-    import numpy as np
-    import pandas as pd
-
-    from tlkit.data.pixels import why_not
 
     if top < 1:
         raise DataError(f"top is {top}. Expected 1 or more.")

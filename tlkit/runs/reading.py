@@ -7,15 +7,19 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tlkit.data.images import ImageSet
+import numpy as np
+import pandas as pd
+
+from tlkit.data.dataset import decode_images
+from tlkit.data.images import PROBLEM_COLUMNS, TABLE_COLUMNS, ImageSet
 from tlkit.deployment.exported import Opened, _opened_target
 from tlkit.errors import DataError, RunError, WeightsError
 from tlkit.folders import DESCRIPTION
+from tlkit.models.files import open_model
 from tlkit.runs.folder import Run, open_run
 
 if TYPE_CHECKING:
     import keras
-    import numpy as np
 
     from tlkit.cache import Cache
     from tlkit.data.dataset import Dataset
@@ -27,7 +31,6 @@ BATCH = 32
 
 def load_model(run: Run | str | Path) -> keras.Model:
     """A run's classifier: an ordinary Keras model, raw RGB 0-255 in, probabilities out."""
-    from tlkit.models.files import open_model
 
     run = run if isinstance(run, Run) else open_run(run)
     try:
@@ -40,9 +43,6 @@ def load_model(run: Run | str | Path) -> keras.Model:
 
 def own_part(run: Run, part: str | None) -> ImageSet:
     """The images of one part of a run's own split, or of all. Raises DataError for files that are gone or have changed."""
-    import pandas as pd
-
-    from tlkit.data.images import PROBLEM_COLUMNS, TABLE_COLUMNS
 
     table = pd.read_csv(run.folder / "split.csv", dtype=str, keep_default_na=False)
     table = table if part is None else table[table["part"] == part].reset_index(drop=True)
@@ -66,7 +66,6 @@ def own_part(run: Run, part: str | None) -> ImageSet:
 
 def decoded(run: Run, images: ImageSet, cache: Cache | None = None) -> Dataset:
     """Images as the run's model sees them: decoded at its size and fit, their labels numbered as its classes are."""
-    from tlkit.data.dataset import decode_images
 
     plan = run.plan
     images = dataclasses.replace(images, class_names=tuple(plan["classes"]))
@@ -75,7 +74,6 @@ def decoded(run: Run, images: ImageSet, cache: Cache | None = None) -> Dataset:
 
 def _some_pixels(run: Run, part: str, most: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Pixels of a part's images, evenly taken from all if there are more than so many, and their labels."""
-    import numpy as np
 
     images = own_part(run, part)
     if most is not None and len(images) > most:

@@ -15,9 +15,12 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tlkit.data.pixels import why_not
 from tlkit.deployment.exported import decoded_pixels
 from tlkit.deployment.requests import MAX_IMAGES, MAX_REQUEST_BYTES, _images
+from tlkit.deployment.saved_model import UNSURE
 from tlkit.errors import RunError, SpecError, TlkitError
+from tlkit.evaluation.saliency import GradCam, occlusion_maps, overlay
 from tlkit.progress import log
 from tlkit.runs.folder import open_run
 from tlkit.runs.reading import load_model, open_exported
@@ -164,7 +167,6 @@ class _Answerer:
             self._cam = self._grad_cam()
 
     def _grad_cam(self) -> Any:
-        from tlkit.evaluation.saliency import GradCam
 
         try:
             return GradCam(self._model, batch_size=1)
@@ -175,8 +177,6 @@ class _Answerer:
         return [_unanswered(one) if isinstance(one, str) else self._one(one, evidence) for one in images]
 
     def _one(self, data: bytes, evidence: bool) -> dict[str, Any]:
-        from tlkit.data.pixels import why_not
-        from tlkit.deployment.saved_model import UNSURE
 
         with self._lock:  # one at a time: memory is that of one picture
             oks, sures, values = self._ask([data])
@@ -198,8 +198,6 @@ class _Answerer:
     def _drawn(self, data: bytes, chosen: int) -> str:
         """The picture with its evidence, as the model saw it, as a data URI."""
         from PIL import Image
-
-        from tlkit.evaluation.saliency import occlusion_maps, overlay
 
         picture = decoded_pixels(data, self._size, self._fit)
         if self._cam is not None:

@@ -6,11 +6,16 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from tlkit.data.preview import draw_sheet
+from tlkit.data.scan import scan
 from tlkit.errors import DataError
 from tlkit.files import write_atomically
 from tlkit.plan.augmentation import PRESETS, Augmentation
 from tlkit.plan.recipe import to_dict
 from tlkit.progress import Deadline, log
+from tlkit.safety.check import FULL, check_safety, prepare_check
+from tlkit.safety.search import search as choose
+from tlkit.safety.verdict import sentence
 
 
 def explore_augmentation(
@@ -35,9 +40,6 @@ def explore_augmentation(
     search: choose the safe fields that help a probe. json_file: the verdicts, by field. write: the augmentation that comes of it.
     max_minutes: of the search. Returns the augmentation, narrowed if it was checked.
     """
-    from tlkit.data.scan import scan
-    from tlkit.safety.check import FULL, check_safety, prepare_check
-    from tlkit.safety.verdict import sentence
 
     images = scan(data)
     check = check or search or json_file is not None or (out is None and write is None)
@@ -53,8 +55,6 @@ def explore_augmentation(
             fields = safety.to_dict()["fields"]
             write_atomically(Path(json_file), json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
     if search:
-        from tlkit.safety.search import search as choose
-
         able = prepare_check(images, augmentation, backbone=backbone, seed=seed)
         if not able.able:
             raise DataError(f"Nothing can be searched for: {able.why_not}.")
@@ -65,8 +65,6 @@ def explore_augmentation(
         write_atomically(Path(write), json.dumps(to_dict(augmentation), indent=2) + "\n")
         log.info(f"written   {write}; use it with `tlkit finetune {data} --augment {write}`")
     if out is not None:
-        from tlkit.data.preview import draw_sheet
-
         draw_sheet(images, augmentation, out, size=image_size, seed=seed)
         log.info(f"drawn     {out}")
     return augmentation

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
-from tlkit.backbones import Backbone
+from tlkit.backbones import Backbone, find_backbone
+from tlkit.data.dataset import decode_images
 from tlkit.data.examples import Examples
 from tlkit.errors import DataError
 from tlkit.features.linear import solve
-from tlkit.features.table import PROBED, Table, probe_blocks
+from tlkit.features.table import PROBED, Table, feature_table, probe_blocks
+from tlkit.models.classifier import build_classifier
 from tlkit.models.inference import frozen_call
 from tlkit.plan.recipe import Head
 from tlkit.stats import paired_difference, wilson_interval
@@ -204,10 +206,6 @@ def measure_axes(
     images: from `tlkit.scan`; they are split if they are not yet, and their test part is left out. What is computed is kept for the
     run that follows. Raises DataError when the cache has no room for the features, and the errors of `tlkit.build_classifier`.
     """
-    from tlkit.backbones import find_backbone
-    from tlkit.data.dataset import decode_images
-    from tlkit.features.table import feature_table
-    from tlkit.models.classifier import build_classifier
 
     network = find_backbone(backbone)
     size = image_size or network.size

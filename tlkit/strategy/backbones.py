@@ -6,9 +6,17 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from tlkit.data.dataset import decode_images
 from tlkit.errors import DataError
+from tlkit.features.linear import choose_strength
+from tlkit.features.table import feature_table
+from tlkit.models.classifier import build_classifier
+from tlkit.models.inference import frozen_call
 from tlkit.plan.decision import Decision
 from tlkit.progress import log
+from tlkit.stats import paired_difference, wilson_interval
 
 if TYPE_CHECKING:
     from tlkit.backbones import Backbone
@@ -27,14 +35,6 @@ def compare_backbones(
     images: not split yet, or with parts; test images play no part. settings: seed, fit, weights, validation, image_size (None: each
     backbone's own). Returns the backbone, and the decision with its evidence for the plan.
     """
-    import numpy as np
-
-    from tlkit.data.dataset import decode_images
-    from tlkit.features.linear import choose_strength
-    from tlkit.features.table import feature_table
-    from tlkit.models.classifier import build_classifier
-    from tlkit.models.inference import frozen_call
-    from tlkit.stats import paired_difference, wilson_interval
 
     rows: list[dict[str, Any]] = []
     right: dict[str, np.ndarray] = {}

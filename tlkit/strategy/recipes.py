@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from tlkit.features.table import feature_table
 from tlkit.plan.decision import Decision
 from tlkit.plan.recipe import Head, Recipe
 from tlkit.progress import NO_DEADLINE, Deadline, log
 from tlkit.recipes import RECIPES
+from tlkit.strategy.axes import profile
+from tlkit.strategy.tournament import Outcome, Tournament
 
 if TYPE_CHECKING:
     import keras
@@ -62,9 +65,6 @@ def decide_by_tournament(
     deadline: half of the time until then may be taken; without one, a minute and a fifth of a second per image, at most 30. epochs, batch_size: of fine-tuning stages, default
     by the number of images.
     """
-    from tlkit.features.table import feature_table
-    from tlkit.strategy.axes import profile
-    from tlkit.strategy.tournament import Outcome, Tournament
 
     limit = min(MINUTES + SECONDS_PER_IMAGE * len(pool) / 60, MOST_MINUTES)
     if deadline != NO_DEADLINE:

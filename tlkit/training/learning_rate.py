@@ -13,12 +13,15 @@ import keras
 import numpy as np
 
 from tlkit.backbones import Backbone, find_backbone
+from tlkit.data.dataset import decode_images
 from tlkit.data.examples import Examples
 from tlkit.features.extract import extract_features
 from tlkit.models.blocks import cut, set_trainable
+from tlkit.models.classifier import build_classifier
 from tlkit.plan.recipe import Recipe, Stage, Unfreeze
 from tlkit.training.batches import Batches, FollowEpochs
 from tlkit.training.optimizers import make_optimizer
+from tlkit.training.train import train
 
 if TYPE_CHECKING:
     from tlkit.cache import Cache
@@ -131,10 +134,6 @@ def suggest_learning_rate(
 
     images: from `tlkit.scan`; they are split if they are not yet.
     """
-    from tlkit.backbones import find_backbone
-    from tlkit.data.dataset import decode_images
-    from tlkit.models.classifier import build_classifier
-    from tlkit.training.train import train
 
     network = find_backbone(backbone)
     network.block_count(unfreeze)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tlkit.evaluation.saliency import overlay
 from tlkit.reporting.album import SHOWN, _Album, _evidence, as_data
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 def _explain(
     plan: dict[str, Any], answers: pd.DataFrame, album: _Album, cam: Any, found: Reliance | None
 ) -> dict[str, Any]:
-    from tlkit.evaluation.saliency import overlay
 
     if cam is None or found is None:
         return {

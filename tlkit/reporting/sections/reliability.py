@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tlkit.evaluation.calibration import calibration_error_of
+from tlkit.evaluation.refusal import coverage_and_risk
 from tlkit.reporting import charts
+from tlkit.stats import reliability_bins
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def _reliability(metrics: dict[str, Any], answers: pd.DataFrame, part: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    from tlkit.evaluation.calibration import calibration_error_of
-    from tlkit.evaluation.refusal import coverage_and_risk
-    from tlkit.stats import reliability_bins
 
     confidence, right = answers["probability"].to_numpy(float), (answers["prediction"] == answers["label"]).to_numpy()
     bins = reliability_bins(confidence, right)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from tlkit.data.augment import augment
+from tlkit.plan.augmentation import augmentation_from_dict
 from tlkit.reporting.album import SHOWN, _Album, as_data
 
 
 def _safety(plan: dict[str, Any], album: _Album) -> dict[str, Any]:
-    from tlkit.data.augment import augment
-    from tlkit.plan.augmentation import augmentation_from_dict
 
     found = next((one for one in plan["decisions"] if one["what"] == "augmentation"), None)
     if found is None:
