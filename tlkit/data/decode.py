@@ -304,6 +304,9 @@ def first_frame(data: tf.Tensor) -> tf.Tensor:
     return tf.cond(tf.strings.substr(data, 0, 4) == b"GIF8", cut, lambda: data)
 
 
+@tf.function(
+    input_signature=[tf.TensorSpec((), tf.string)], autograph=False
+)  # kept once in a graph, however often called
 def _walk_gif(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Walk a GIF's blocks (GIF89a specification, sections 17 to 26) up to the end of its first frame.
 
