@@ -36,7 +36,7 @@ from typing import Any
 # file names, and as whole values (such as the "val" of a column); "a.b" is a path of keys, from anywhere.
 RENAMED: dict[str, str | None] = {}
 # Keys that only the newer make has, on purpose.
-ADDED: tuple[str, ...] = ()
+ADDED: tuple[str, ...] = ("files",)
 
 # Keys that name a time, a date, a version, a machine or what was typed.
 PASSING = re.compile(

@@ -29,6 +29,7 @@ from tlkit.runs.evaluate import evaluate_run
 from tlkit.runs.export import export_run
 from tlkit.runs.predict import predict
 
+pytestmark = pytest.mark.slow
 WHOLE = Recipe("whole", stages=(Stage(2, 1e-2), Stage(2, 1e-3, unfreeze="all")), batch_size=12)
 
 
@@ -122,7 +123,6 @@ def test_a_model_as_keras_exports_it_is_a_backbone_too(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.slow
 def test_a_run_keeps_its_module(module: Path, folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(module, tmp_path / "module")
     run = finetune(folder, backbone=f"hub:{copy}", recipe=WHOLE, out=tmp_path / "run")
@@ -144,7 +144,6 @@ def test_a_run_keeps_its_module(module: Path, folder: Path, tmp_path: Path) -> N
         load_model(tmp_path / "elsewhere")
 
 
-@pytest.mark.slow
 def test_a_run_starts_from_a_module_that_was_trained(
     module: Path, folder: Path, tmp_path: Path, unserved: None
 ) -> None:
@@ -229,7 +228,6 @@ def test_a_module_of_any_size_and_without_training_is_taken(tmp_path: Path) -> N
 
 
 @pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.real
 def test_a_hub_module_is_as_good_as_the_native_backbone(imagenet: Path, shared: Path, tmp_path: Path) -> None:
     """The same weights as a module and natively: equal features, and fine-tuned within noise of each other; both beat chance by far."""

@@ -226,6 +226,7 @@ def test_a_saved_model_of_others_is_not_replaced_nor_one_behind_a_link(
     assert (theirs / "saved_model.pb").read_text() == "theirs" and serve_works(served)
 
 
+@pytest.mark.slow
 def test_an_export_is_replaced_whole_and_what_came_meanwhile_stays(
     model: keras.Model, served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -139,6 +139,7 @@ def test_robustness_is_measured_when_asked_for_and_kept_in_the_next_report(
     assert "robustness" in Page(report([folder]).read_text(encoding="utf-8")).ids
 
 
+@pytest.mark.slow
 def test_finetune_writes_the_report_and_says_where(
     folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None, reported: None, said: list[str]
 ) -> None:

@@ -128,6 +128,7 @@ def test_a_flip_average_does_not_know_left_from_right() -> None:
     np.testing.assert_allclose(predict_averaged(model, data.pixels, "flip"), mean, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_evaluation_says_what_views_gain_and_cost(trained: Path) -> None:
     done = CliRunner().invoke(main, ["evaluate", str(trained), "--views", "flip"])
     assert done.exit_code == 0 and "averaged over flip: accuracy" in done.output and "times as long" in done.output
@@ -191,6 +192,7 @@ def test_a_run_compares_what_it_was_given(folder: Path, tmp_path: Path) -> None:
 # -- the axes on the command line, and the learning rate --------------------------------------------------
 
 
+@pytest.mark.slow
 def test_inspect_with_a_backbone_measures_the_axes(folder: Path) -> None:
     done = CliRunner().invoke(main, ["inspect", str(folder), "--backbone", "nano", "--image-size", "64"])
     assert done.exit_code == 0, done.output

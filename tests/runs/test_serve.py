@@ -148,6 +148,7 @@ def test_a_class_name_is_text_not_markup(tmp_path: Path) -> None:
     assert "<script>alert" not in make_app(folder).test_client().get("/").text
 
 
+@pytest.mark.slow
 def test_what_cannot_be_served_says_so(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="No such run"):
         serve(tmp_path / "nothing")

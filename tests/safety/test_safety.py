@@ -323,6 +323,7 @@ def test_finetune_trains_with_what_is_safe_only_and_writes_down_why(arrow_folder
     assert again.plan["recipe"]["augmentation"] == run.plan["recipe"]["augmentation"]
 
 
+@pytest.mark.slow
 def test_the_command_writes_verdicts_a_picture_and_an_augmentation_that_finetune_reads(
     arrow_folder: Path, tmp_path: Path
 ) -> None:
