@@ -25,7 +25,7 @@ FILE = Path(__file__).with_suffix(".csv")
 CHECK = """
 import sys
 from pathlib import Path
-from tests.test_model import check_behaviour, check_structure
+from tests.models.test_classifier import check_behaviour, check_structure
 check_structure(sys.argv[1])
 check_behaviour(sys.argv[1], Path(sys.argv[2]))
 """

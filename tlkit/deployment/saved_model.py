@@ -47,7 +47,7 @@ def export(
         output has a row for each image, as TensorFlow Serving's REST interface wants it.
       serve: image uint8 (n, height, width, 3), RGB -> the same without ok and problem. serve_float: the same for float32 0-255.
 
-    Raises RunError for a folder that holds anything else (see `tlkit.runs`), SpecError for a class that is called "unsure".
+    Raises RunError for a folder that holds anything else (see `tlkit.folders`), SpecError for a class that is called "unsure".
     """
     folder = Path(folder)
     check_replaceable(folder, DESCRIPTION)

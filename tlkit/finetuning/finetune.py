@@ -93,7 +93,7 @@ def finetune(
     cache_gb: gigabytes that decoded images and outputs of frozen layers may take on disk, all runs together; default a fifth of
         what is free or taken by them.
     strict: any problem in the data is an error. report: also write `report.html` (see `tlkit.report`). dry_run: stop after the plan, write nothing, and return a Run whose folder
-        was not made. force: replace an earlier run in `out` when the new one is finished; what else is there is never removed (see `tlkit.runs`).
+        was not made. force: replace an earlier run in `out` when the new one is finished; what else is there is never removed (see `tlkit.folders`).
     What is done is logged, as lines for a person to read: see `tlkit.progress`.
 
     Returns the Run. Raises the errors of `tlkit.errors`; names are checked before any image is read.

@@ -26,7 +26,7 @@ def ensemble(runs: Sequence[str | Path], out: str | Path, *, force: bool = False
     """Average the probabilities of several runs in one model, evaluate it, export it, and prove the export.
 
     runs: two or more finished runs of the same classes, image size, fit and data. out: the new run's folder.
-    force: replace an earlier run in it when the new one is finished (see `tlkit.runs`).
+    force: replace an earlier run in it when the new one is finished (see `tlkit.folders`).
 
     An image counts as validation or test here if it is that in every run; what one of them has trained on is training. Returns the
     run. Raises SpecError when the runs do not go together.
