@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import time
@@ -18,8 +19,9 @@ from tlkit.recipes import RECIPES
 from tests.conftest import COLOURS, draw
 from tlkit.backbones import BACKBONES
 from tlkit.cache import Store, describe
-from tlkit.cli.group import in_options
+from tlkit.cli.group import in_options, log_shown
 from tlkit.cli.main import main
+from tlkit.progress import log
 
 COMMANDS = sorted(main.commands)
 
@@ -149,3 +151,14 @@ def test_messages_of_the_library_name_options_as_the_command_line_does() -> None
         "`image_size` is 8. Leave `weights=none` out, `force` it, or give `from_run=RUN`; `nothing` is none."
     )
     assert said == "--image-size is 8. Leave --weights none out, --force it, or give --from RUN; `nothing` is none."
+
+
+def test_a_line_is_printed_once_whatever_the_root_logger_does(capsys: pytest.CaptureFixture[str]) -> None:
+    handler = logging.StreamHandler()
+    logging.getLogger().addHandler(handler)
+    try:
+        with log_shown():
+            log.info("`image_size` is 8")
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert capsys.readouterr() == ("--image-size is 8\n", "")

@@ -52,11 +52,15 @@ def log_shown() -> Iterator[None]:
     handler, level = _Echo(), log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)
+    log.propagate = (
+        False  # importing Keras or TensorFlow may give the root logger a handler, which would print each line again
+    )
     try:
         yield
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
+        log.propagate = True
 
 
 class _Command(click.Command):
