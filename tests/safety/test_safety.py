@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -301,7 +302,9 @@ def test_asking_again_takes_it_from_the_cache(arrow_folder: Path, monkeypatch: p
 @pytest.mark.slow
 def test_finetune_trains_with_what_is_safe_only_and_writes_down_why(arrow_folder: Path, tmp_path: Path) -> None:
     asked = Augmentation(flip_horizontal=0.5, brightness=(-0.1, 0.1))
-    run = finetune(arrow_folder, backbone="nano", recipe="small_similar", augment=asked, out=tmp_path / "run")
+    settings: dict[str, Any] = {"backbone": "nano", "recipe": "small_similar", "augment": asked}
+    settings["max_minutes"] = 30  # a tenth is the check's; without a limit it has 15 s, too few on a busy machine
+    run = finetune(arrow_folder, **settings, out=tmp_path / "run")
     (decision,) = [one for one in run.plan["decisions"] if one["what"] == "augmentation"]
     assert run.plan["recipe"]["augmentation"]["flip_horizontal"] == 0
     assert run.plan["recipe"]["augmentation"]["brightness"] == [-0.1, 0.1]
@@ -309,14 +312,7 @@ def test_finetune_trains_with_what_is_safe_only_and_writes_down_why(arrow_folder
         decision["evidence"]["fields"]["flip_horizontal"]["verdict"] == "unsafe"
         and "dropped: flip_horizontal" in decision["why"]
     )
-    allowed = finetune(
-        arrow_folder,
-        backbone="nano",
-        recipe="small_similar",
-        augment=asked,
-        allow=["flip_horizontal"],
-        out=tmp_path / "b",
-    )
+    allowed = finetune(arrow_folder, **settings, allow=["flip_horizontal"], out=tmp_path / "b")
     assert allowed.plan["recipe"]["augmentation"]["flip_horizontal"] == 0.5
     assert "allowed by you" in next(one["why"] for one in allowed.plan["decisions"] if one["what"] == "augmentation")
     again = finetune(tmp_path / "run" / "plan.json", out=tmp_path / "c")
