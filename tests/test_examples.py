@@ -17,6 +17,7 @@ import pytest
 
 from tests.conftest import COLOURS, draw, write_folder
 from tests.test_walls import modules
+from tests.tiny import tiny_file
 from tlkit import finetune
 
 ROOT = Path(__file__).parent.parent
@@ -43,7 +44,7 @@ def test_own_loop_is_finetune_written_out(folder: Path, tmp_path: Path, unserved
 
 @pytest.mark.slow
 def test_one_call_learns_a_folder(folder: Path, tmp_path: Path) -> None:
-    assert accuracy_said(example("one_call", folder, "nano", folder=tmp_path)) > 0.7
+    assert accuracy_said(example("one_call", folder, tiny_file(), folder=tmp_path)) > 0.7
 
 
 @pytest.mark.long
@@ -68,9 +69,16 @@ def test_serving_needs_tensorflow_alone(trained: Path, tmp_path: Path) -> None:
 
 @pytest.mark.real
 @pytest.mark.slow
-def test_own_recipe_runs_as_a_script_and_by_its_path(imagenet: Path, tmp_path: Path) -> None:
+def test_own_recipe_runs_as_a_script(imagenet: Path, tmp_path: Path) -> None:
     data = write_folder(tmp_path / "data", per_class=6)
     assert "validation accuracy" in example("own_recipe", data, folder=tmp_path).stdout
+
+
+@pytest.mark.long
+@pytest.mark.real
+@pytest.mark.slow
+def test_own_recipe_is_taken_by_its_path(imagenet: Path, tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "data", per_class=6)
     command = [
         sys.executable,
         "-m",

@@ -26,6 +26,6 @@ _DEFAULTS: dict[str, Any] = {
 
 
 def check_max_error(max_error: float | None) -> None:
-    """Raise SpecError for what is no share of errors."""
+    """Raise SpecError unless 0 < max_error < 1, or it is None."""
     if max_error is not None and not 0 < max_error < 1:
         raise SpecError(f"`max_error` is {max_error:g}. Expected a share above 0 and below 1, such as 0.05.")

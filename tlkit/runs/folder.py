@@ -3,10 +3,8 @@
 `plan.json` is written first, and again when a tournament has decided the plan, before the run's first gradient; `metrics.json` last, when
 everything else is there. So a folder without metrics is a run that did not finish. Every file is written under a temporary name and renamed.
 
-One rule holds wherever tlkit replaces a folder, a run's or an export's: it is replaced if it holds tlkit's own description, and nothing but
-the files that are of such a run or export. Else the command fails before it changes anything, and names what is in the way. Links are
-never tlkit's, and never followed. A run that replaces another is made beside it, in `.unfinished-1a2b3c4d-NAME`, and put in its place when it is
-finished; until then the earlier one stays as it is.
+When a folder may be replaced is said in `tlkit.folders`. A run that replaces another is made beside it, in `.unfinished-1a2b3c4d-NAME`,
+and put in its place when it is finished; until then the earlier one stays as it is.
 """
 
 from __future__ import annotations

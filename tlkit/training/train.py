@@ -258,11 +258,10 @@ class _StageJob:
         )
         part = "training" if train else "validation"
         if found is None:
-            history.notes.append(
+            history.note(
                 f"stage {self.number}: the frozen layers' outputs for {len(examples)} {part} images exceed the caches' "
                 "limit, so they are computed in every epoch"
             )
-            log.info(history.notes[-1])
             return None
         history.images_computed += found.computed
         asked = len(examples) * len(found.views)
