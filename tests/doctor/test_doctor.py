@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tlkit import check_up, scan
+from tlkit.cache import in_memory
 from tlkit.doctor.checkup import examine
 from tlkit.doctor.duplicates import near_duplicates
 from tlkit.doctor.labels import label_errors
@@ -184,3 +185,12 @@ def test_injected_faults_in_clothing_are_found(
     assert row["label_precision"] >= 0.7  # MobileNetV2 1.0 gave 0.80 to 0.85; the bar of 0.75 is for that
     assert row["copies_found"] >= 49
     assert row["pairs_not_put_in"] <= 2
+
+
+def test_where_no_two_images_are_alike_none_are_named() -> None:
+    random = np.random.default_rng(5)
+    pictures = random.integers(0, 256, (16, 60, 60, 3)).astype("uint8")
+    pairs, distances = near_duplicates(
+        in_memory(pictures), random.normal(size=(16, 32)).astype("float32"), [str(i) for i in range(16)]
+    )
+    assert len(pairs) == 0 and len(distances) == 0

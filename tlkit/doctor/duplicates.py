@@ -92,7 +92,7 @@ def _alike(thumbs: np.ndarray, looks: np.ndarray) -> tuple[np.ndarray, np.ndarra
     apart = 1 - np.einsum("ij,ij->i", looks[pairs[:, 0]], looks[pairs[:, 1]])
     shares = (
         left / usual[pairs].min(1),
-        detail_left / max(float(np.median(detail_left)), 1e-6),
+        detail_left / max(float(np.median(detail_left)), 1e-6) if len(detail_left) else detail_left,
         apart / np.maximum(1 - likeness[:, -1][pairs].max(1), 1e-6),
     )
     distance = np.cbrt(np.prod([np.maximum(one, 0) for one in shares], axis=0))
