@@ -44,8 +44,8 @@ def main() -> None:
                 {
                     "date": date.today().isoformat(),
                     "set": name,
-                    "recipe": run.plan["recipe"]["name"],
-                    "seed": run.plan["settings"]["seed"],
+                    "recipe": run.plan.recipe.name,
+                    "seed": run.plan.job.seed,
                     "test_n": test["n"],
                     "test_accuracy": round(100 * test["accuracy"], 1),
                     "interval_low": round(100 * low, 1),

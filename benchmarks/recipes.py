@@ -71,7 +71,7 @@ def run(data: str, size: str, seed: int, way: str) -> dict[str, object]:
     started, chosen, model = time.monotonic(), way, None
     if way == "auto":
         pool, training = dataset.part("train", "val"), dataset.count("train")
-        outcome, decisions = decide_by_tournament(build, backbone, pool, training, seed=seed)
+        outcome, decisions = decide_by_tournament(build, backbone, pool, training, tlkit.Job(data, seed=seed))
         recipe, model, chosen = outcome.recipe, outcome.model, decisions[-1].chosen
     else:
         recipe = find_recipe(way)

@@ -83,8 +83,8 @@ def measure(data: str, size: int, native: str, preset: str | None, scratch: Path
                     yield described(kind, data, size, target, None, note, started, (float("nan"), float("nan")))
                     continue
                 out, proof = tlkit.export_run(run, scratch / f"{kind}-{target}", target=target, force=True)
-            table = tlkit.predict(out, files, top=len(run.plan["classes"]))
-            mine = by_class(table, run.plan["classes"])
+            table = tlkit.predict(out, files, top=len(run.plan.classes))
+            mine = by_class(table, run.plan.classes)
             theirs = mine if theirs is None else theirs
             against = float((mine.argmax(1) == theirs.argmax(1)).mean()), float(np.abs(mine - theirs).max())
             yield described(kind, data, size, target, proof, note, started, against)

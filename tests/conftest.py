@@ -78,9 +78,9 @@ def tiny() -> dict[str, Any]:
 def _unreported(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves the report out of `finetune` but for tests that ask for `reported`: it takes seconds."""
     if "reported" not in request.fixturenames:
-        monkeypatch.setattr("tlkit.finetuning.finetune.look_at", lambda material, **settings: None)
+        monkeypatch.setattr("tlkit.finetuning.deliver.look_at", lambda material, **settings: None)
         monkeypatch.setattr(
-            "tlkit.finetuning.finetune.write_report", lambda material, *looked, **settings: Path("report.html")
+            "tlkit.finetuning.deliver.write_report", lambda material, *looked, **settings: Path("report.html")
         )
 
 
@@ -113,9 +113,10 @@ def unserved(monkeypatch: pytest.MonkeyPatch) -> None:
 
     proof = {"n": 0, "top1_agreement": 1.0, "max_difference": 0.0, "limit": 1e-5}
     proof |= {"asked_again": 0, "evaluated_difference": 0.0, "within_limit": True}
-    for module in ("tlkit.finetuning.finetune", "tlkit.runs.ensemble"):
+    for module in ("tlkit.finetuning.deliver", "tlkit.runs.ensemble"):
         monkeypatch.setattr(f"{module}.export", export)
         monkeypatch.setattr(f"{module}.prove_parity", lambda *a: proof)
+    for module in ("tlkit.finetuning.finetune", "tlkit.runs.ensemble"):
         monkeypatch.setattr(f"{module}.FreshProcess", contextlib.nullcontext)
 
 

@@ -68,7 +68,7 @@ WITHOUT_KERAS = {  # rooms and modules that import neither Keras nor TensorFlow 
     "deployment.requests",
     "runs.folder",
     "reporting.charts",
-    "finetuning.prepare",
+    "finetuning.resolve",
     "finetuning.words",
     "cli",
 }
@@ -272,11 +272,10 @@ MANY_PARAMETERS = {
     "features.extract._compute",
     "features.linear.choose_strength",
     "features.linear.solve",
-    "finetuning.finetune.finetune",
+    "finetuning.finetune.finetune",  # the face of Job: its fields as keywords
     "reporting.charts.lines",
     "safety.check.check_safety",
     "safety.explore.explore_augmentation",
-    "strategy.recipes.decide_by_tournament",
     "training.batches.__init__",
     "training.learning_rate.lr_find",
     "training.learning_rate.suggest_learning_rate",
@@ -284,7 +283,6 @@ MANY_PARAMETERS = {
 LONG = {
     "data.augment._transforms",
     "data.headers._look",
-    "finetuning.finetune.finetune",
     "runs.serve.make_app",
 }
 ANY_KEYWORDS = {  # **settings: the first two are Keras' own signatures

@@ -17,6 +17,9 @@ __version__ = "0.1.0"
 _HOME = {
     "Augmentation": "plan.augmentation",
     "Head": "plan.recipe",
+    "Job": "plan.job",
+    "Plan": "plan.plan",
+    "Deadline": "progress",
     "Recipe": "plan.recipe",
     "Stage": "plan.recipe",
     "TlkitError": "errors",
@@ -114,7 +117,10 @@ if TYPE_CHECKING:
     from tlkit.models.blocks import blocks, cut, set_trainable
     from tlkit.models.classifier import build_classifier
     from tlkit.plan.augmentation import Augmentation
+    from tlkit.plan.job import Job
+    from tlkit.plan.plan import Plan
     from tlkit.plan.recipe import Head, Recipe, Stage
+    from tlkit.progress import Deadline
     from tlkit.reporting.report import report
     from tlkit.runs.ensemble import ensemble
     from tlkit.runs.evaluate import evaluate_run

@@ -48,7 +48,7 @@ def write_description(folder: Path, values: dict[str, Any]) -> None:
     write_atomically(folder / DESCRIPTION, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
-_KEYS = {PLAN: ("tlkit", "settings", "recipe", "classes"), DESCRIPTION: ("classes", "image_size", "fit", "input")}
+_KEYS = {PLAN: ("tlkit", "recipe", "classes"), DESCRIPTION: ("classes", "image_size", "fit", "input")}
 _EXPORTS = ("saved_model", "litert", "litert-int8", "onnx", "keras")
 _KILLED = r"\.(?:tmp|old)-[0-9a-f]{8}-"  # how names begin that a killed process left: see `tlkit.files`
 _LEFT = re.compile(f"{_KILLED}(.+)")

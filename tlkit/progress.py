@@ -37,16 +37,6 @@ def bar(total: int, unit: str) -> Iterator[Callable[[int], None]]:
         yield lambda done: shown.update(task, completed=done)
 
 
-@contextlib.contextmanager
-def timed(table: dict[str, float], name: str) -> Iterator[None]:
-    """Puts the seconds that a block took into a table."""
-    started = time.monotonic()
-    try:
-        yield
-    finally:
-        table[name] = time.monotonic() - started
-
-
 @dataclass(frozen=True)
 class Deadline:
     """A moment at which work ends. at: of `time.monotonic()`, in seconds; infinity for none.
@@ -85,3 +75,33 @@ class Deadline:
 
 
 NO_DEADLINE = Deadline()
+
+
+class Clock:
+    """The time of one job: when it must end, and how long each of its steps took.
+
+    >>> clock = Clock()
+    >>> with clock.timed("scan"):
+    ...     pass
+    >>> sorted(clock.seconds())
+    ['scan', 'total']
+    """
+
+    def __init__(self, deadline: Deadline = NO_DEADLINE) -> None:
+        self.deadline = deadline
+        self._started = time.monotonic()
+        self._steps: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Keeps the seconds that a block takes as those of a step."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._steps[step] = time.monotonic() - started
+
+    def seconds(self) -> dict[str, float]:
+        """The seconds of each step so far, and those since the job began as "total"."""
+        steps = {**self._steps, "total": time.monotonic() - self._started}
+        return {name: round(value, 2) for name, value in steps.items()}

@@ -128,7 +128,7 @@ def test_a_run_keeps_its_module(module: Path, folder: Path, tmp_path: Path) -> N
     run = finetune(folder, backbone=f"hub:{copy}", recipe=WHOLE, out=tmp_path / "run")
     assert run.metrics["parity"]["top1_agreement"] == 1.0 and run.metrics["parity"]["within_limit"]
     plan = run.plan
-    assert plan["backbone"]["sha256"] == find_backbone(f"hub:{copy}").weights_hash
+    assert plan.backbone.sha256 == find_backbone(f"hub:{copy}").weights_hash
     assert any("as a whole or not at all" in line for line in plan_lines(plan))
     shutil.rmtree(copy)
     shutil.move(run.folder, tmp_path / "elsewhere")
@@ -163,7 +163,7 @@ def test_a_tf1_module_gives_features_and_is_not_fine_tuned(old_module: Path, fol
         finetune(folder, backbone=name, recipe=WHOLE, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
     run = finetune(folder, backbone=name, out=tmp_path / "run")  # what is chosen for a person trains the head alone
-    assert all(stage["unfreeze"] == 0 for stage in run.plan["recipe"]["stages"])
+    assert all(stage.unfreeze == 0 for stage in run.plan.recipe.stages)
     assert evaluate_run(run)["accuracy"] == run.metrics["validation"]["accuracy"]
 
 

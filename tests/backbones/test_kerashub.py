@@ -108,7 +108,7 @@ def test_a_run_loads_again_without_its_preset(
     recipe = Recipe("two", stages=(Stage(1, 1e-2), Stage(1, 1e-3, unfreeze=2)), batch_size=12)
     run = finetune(folder, backbone=f"kerashub:{copy}", recipe=recipe, out=tmp_path / "run")
     assert run.metrics["parity"]["top1_agreement"] == 1.0 and run.metrics["parity"]["within_limit"]
-    assert "preset" in next(iter(run.plan["backbone"]["name"].split("/")[-1:]))
+    assert "preset" in next(iter(run.plan.backbone.name.split("/")[-1:]))
     shutil.rmtree(copy)
     model = load_model(run)
     images = pictures(6)[0]

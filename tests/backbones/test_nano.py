@@ -19,7 +19,7 @@ from tlkit import build_classifier, demo, finetune, write_digits
 from tlkit.backbones import BACKBONES, cached_file, find_weights, weights
 from tlkit.errors import WeightsError
 from tlkit.features.linear import solve
-from tlkit.finetuning.prepare import default_backbone
+from tlkit.finetuning.resolve import default_backbone
 from tlkit.finetuning.words import plan_lines
 from tlkit.models.head import FEATURES
 from tlkit.models.inference import frozen_call
@@ -114,7 +114,7 @@ def test_a_run_without_a_name_says_that_it_took_nano_and_on_what_terms(
     folder: Path, tmp_path: Path, unserved: None
 ) -> None:
     run = finetune(folder, out=tmp_path / "run", image_size=64, epochs=2)
-    assert run.plan["settings"]["backbone"] == "nano"
+    assert run.plan.backbone.name == "nano" and run.plan.job.backbone is None
     text = "\n".join(plan_lines(run.plan))
     assert "nano: none was named" in text and "come with tlkit (research and education)" in text
 

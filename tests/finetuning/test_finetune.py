@@ -42,6 +42,8 @@ from tlkit.cli.main import main
 from tlkit.errors import DataError, NameUnknown, ParityError, RunError, SpecError, WeightsError
 from tlkit.finetuning.demo import demo
 from tlkit.folders import FILES, OF_REPORT, SOMETIMES
+from tlkit.plan.decision import Decision
+from tlkit.plan.job import Job
 from tlkit.runs.folder import Run
 from tlkit.runs.reading import parity_sample
 
@@ -66,10 +68,10 @@ def test_a_run_leaves_every_file_and_learns(trained: Path) -> None:
 
 def test_the_plan_says_what_and_why(trained: Path) -> None:
     plan = open_run(trained).plan
-    assert plan["classes"] == sorted(COLOURS) and plan["image_size"] == 64
-    assert plan["decisions"][0] == {"what": "recipe", "chosen": "test", "why": "it was asked for", "evidence": {}}
-    assert plan["precision"] == "float32" and plan["device"].startswith("CPU")
-    assert {"tensorflow", "keras", "python"} <= set(plan["versions"])
+    assert plan.classes == tuple(sorted(COLOURS)) and plan.image_size == 64
+    assert plan.decisions[0] == Decision("recipe", "test", "it was asked for", {})
+    assert plan.precision == "float32" and plan.device.startswith("CPU")
+    assert {"tensorflow", "keras", "python"} <= set(plan.versions)
 
 
 def test_without_a_recipe_a_tournament_will_decide_unless_similarity_was_said(
@@ -90,9 +92,9 @@ def test_a_plan_repeats_its_run(folder: Path, tmp_path: Path, tiny: dict[str, An
         pd.read_csv(run.folder / "history.csv").drop(columns=["seconds", "at_seconds"]) for run in (first, again)
     )
     pd.testing.assert_frame_equal(one, two)
-    assert again.plan["recipe"] == first.plan["recipe"] and again.plan["settings"] == first.plan["settings"]
+    assert again.plan.recipe == first.plan.recipe and again.plan.job.seed == first.plan.job.seed == 3
     other = finetune(first.folder / "plan.json", seed=4, out=tmp_path / "three")
-    assert other.plan["settings"]["seed"] == 4
+    assert other.plan.job.seed == 4
 
 
 def test_a_second_run_decodes_nothing_and_computes_nothing_frozen(
@@ -109,7 +111,7 @@ def test_a_second_run_decodes_nothing_and_computes_nothing_frozen(
 def test_only_training_images_are_trained_on(
     folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module("tlkit.finetuning.finetune")
+    module = importlib.import_module("tlkit.finetuning.fit")
     seen: list[tuple[list[str], list[str]]] = []
     original = module.train
 
@@ -186,7 +188,7 @@ def test_wrong_names_and_numbers_fail_before_any_image_is_read(
     monkeypatch: pytest.MonkeyPatch,
     tiny: dict[str, Any],
 ) -> None:
-    module = importlib.import_module("tlkit.finetuning.finetune")
+    module = importlib.import_module("tlkit.finetuning.prepare")
     monkeypatch.setattr(module, "scan", lambda *a, **k: pytest.fail("images were read"))
     with pytest.raises(error):
         finetune(folder, **{**tiny, **settings}, out=tmp_path / "run")
@@ -210,9 +212,9 @@ def test_an_earlier_run_is_kept_unless_forced_and_even_then_until_names_are_chec
 @pytest.mark.parametrize(
     ("moment", "what"),
     [
-        ("train", KeyboardInterrupt()),
-        ("save_model", OSError(28, "No space left on device")),
-        ("prove_parity", ParityError("it differs")),
+        ("fit.train", KeyboardInterrupt()),
+        ("judge.save_model", OSError(28, "No space left on device")),
+        ("deliver.prove_parity", ParityError("it differs")),
     ],
 )
 def test_a_forced_run_that_stops_loses_nothing_of_the_earlier_one(
@@ -233,43 +235,43 @@ def test_a_forced_run_that_stops_loses_nothing_of_the_earlier_one(
         raise what
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"tlkit.finetuning.finetune.{moment}", stop)
+        patch.setattr(f"tlkit.finetuning.{moment}", stop)
         with pytest.raises(type(what)):
             finetune(folder, **tiny, recipe=QUICK, seed=1, out=out, force=True)
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
-    assert evaluate_run(out)["n"] == 6 and open_run(out).plan["settings"]["seed"] == 0
+    assert evaluate_run(out)["n"] == 6 and open_run(out).plan.job.seed == 0
     (left,) = set(tmp_path.iterdir()) - {out, folder}
     assert left.name.startswith(".unfinished-") and left.name.endswith("-run")
     said.clear()
     run = finetune(left / "plan.json", out=out, force=True)  # it can be repeated from there
-    assert run.folder == out and open_run(out).plan["settings"]["seed"] == 1 and evaluate_run(out)["n"] == 6
+    assert run.folder == out and open_run(out).plan.job.seed == 1 and evaluate_run(out)["n"] == 6
     assert set(tmp_path.iterdir()) == {out, folder} and said[0].startswith(f"replaces  {out}, which stays")
 
 
 def test_a_run_stopped_in_its_tournament_has_a_plan_to_repeat(
     folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module("tlkit.finetuning.finetune")
-    calls: list[int] = []
+    module = importlib.import_module("tlkit.finetuning.decide")
+    calls: list[tuple[int, int | None]] = []
 
-    def stop(*a: object, **k: Any) -> None:
-        calls.append(k["seed"])
+    def stop(build: Any, backbone: Any, pool: Any, training: int, job: Job, deadline: Any) -> None:
+        calls.append((job.seed, job.epochs))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "decide_by_tournament", stop)
     with pytest.raises(KeyboardInterrupt):
-        finetune(folder, **tiny, seed=5, out=tmp_path / "run")
+        finetune(folder, **tiny, seed=5, epochs=7, out=tmp_path / "run")
     with pytest.raises(RunError, match="did not finish"):
         open_run(tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):  # in the tournament again
         finetune(tmp_path / "run" / "plan.json", out=tmp_path / "run", force=True)
-    assert calls == [5, 5]
+    assert calls == [(5, 7), (5, 7)]
 
 
 def test_what_a_stopped_run_had_not_checked_is_checked_when_it_is_repeated(
     folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module("tlkit.finetuning.finetune")
+    module = importlib.import_module("tlkit.finetuning.decide")
     checked: list[Augmentation] = []
 
     def stop(recipe: Recipe, *a: object) -> None:
@@ -318,7 +320,7 @@ def test_starting_from_an_earlier_run_takes_its_backbone(folder: Path, tmp_path:
     mine, theirs, shipped = load_model(run), load_model(trained), build_classifier("nano", 2, image_size=64)
     kernels = [one.get_layer("top").kernel for one in (mine, theirs, shipped)]
     assert np.array_equal(kernels[0], kernels[1]) and not np.array_equal(kernels[0], kernels[2])
-    assert mine.output_shape[-1] == 2 and run.plan["settings"]["backbone"] == "nano"
+    assert mine.output_shape[-1] == 2 and run.plan.backbone.name == "nano"
     with pytest.raises(SpecError, match="Leave `backbone` out"):
         finetune(data, from_run=trained, backbone="vgg16", out=tmp_path / "other")
 
@@ -352,7 +354,7 @@ def test_the_proof_is_spread_over_all_images() -> None:
 
 
 def test_a_chosen_recipe_unfreezes_no_more_than_there_is() -> None:
-    module = importlib.import_module("tlkit.finetuning.finetune")
+    module = importlib.import_module("tlkit.finetuning.decide")
     one_block = replace(BACKBONES["vgg16"], boundaries=())
     assert [s.unfreeze for s in module._within(RECIPES["large_similar"], one_block).stages] == [0, 1]
     assert module._within(RECIPES["large_different"], BACKBONES["vgg16"]) == RECIPES["large_different"]
@@ -363,7 +365,7 @@ def test_a_run_in_mixed_precision_ends_in_a_float32_export(folder: Path, tmp_pat
     stages = (Stage(2, 1e-2), Stage(2, 1e-3, unfreeze=1))
     recipe = Recipe("mixed", stages=stages, batch_size=8, precision="mixed_bfloat16")
     run = finetune(folder, **tiny, recipe=recipe, out=tmp_path / "run")
-    assert run.plan["precision"] == "mixed_bfloat16" and run.metrics["parity"]["max_difference"] < 1e-5
+    assert run.plan.precision == "mixed_bfloat16" and run.metrics["parity"]["max_difference"] < 1e-5
     assert {layer.compute_dtype for layer in load_model(run).layers} == {"float32"}
 
 
@@ -437,9 +439,8 @@ def test_changed_or_missing_images_are_not_evaluated_as_if_they_were_the_same(tr
     shutil.copytree(trained, copy)
     plan = open_run(copy).plan
     data = tmp_path / "data"
-    shutil.copytree(plan["settings"]["data"], data)
-    plan["settings"]["data"] = str(data)
-    open_run(copy).write_json("plan.json", plan)
+    shutil.copytree(plan.job.data, data)
+    open_run(copy).write_plan(replace(plan, job=replace(plan.job, data=data)))
     table = pd.read_csv(copy / "split.csv")
     victim = data / table[table["part"] == "val"]["path"].iloc[0]
     draw((5, 5, 5), 123456).save(victim)

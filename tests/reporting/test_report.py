@@ -97,7 +97,7 @@ def test_a_report_is_made_again_without_the_pictures_when_they_are_gone(
     folder = tmp_path / "run"
     shutil.copytree(run_folder, folder)
     plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-    plan["settings"]["data"] = str(tmp_path / "gone")
+    plan["job"]["data"] = str(tmp_path / "gone")
     (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
     page = Page(report([folder]).read_text(encoding="utf-8"))
     assert [one for one in page.ids if one in SECTIONS] == SECTIONS
@@ -122,7 +122,7 @@ def test_what_names_hold_is_shown_and_not_run(run_folder: Path, tmp_path: Path, 
         text = (folder / name).read_text(encoding="utf-8").replace("green", "<img src=x onerror=alert(1)>")
         (folder / name).write_text(text, encoding="utf-8")
     plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-    plan["settings"]["data"] = str(tmp_path / "gone")
+    plan["job"]["data"] = str(tmp_path / "gone")
     (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
     page = Page(report([folder]).read_text(encoding="utf-8"))
     assert not page.images

@@ -21,6 +21,7 @@ from tlkit.cache import in_memory
 from tlkit.cli.main import main
 from tlkit.errors import NameUnknown, RunError, SpecError
 from tlkit.evaluation.predict import predict_averaged, predict_probabilities
+from tlkit.plan.job import Job
 from tlkit.strategy.axes import measure_axes
 from tlkit.strategy.backbones import compare_backbones
 from tlkit.training.learning_rate import lr_find
@@ -45,7 +46,7 @@ def test_an_ensemble_is_the_mean_of_its_members_and_a_run_like_any_other(runs: l
     mean = np.mean([one.predict(x, verbose=0) for one in members], axis=0)
     np.testing.assert_allclose(model.predict(x, verbose=0), mean, atol=1e-6)
     assert run.finished and run.metrics["validation"]["n"] == 6 and len(run.metrics["members"]) == 2
-    assert evaluate_run(run)["n"] == 6 and len(run.plan["ensemble_of"]) == 2
+    assert evaluate_run(run)["n"] == 6 and len(run.plan.ensemble_of) == 2
 
 
 def test_an_ensemble_replaces_a_run_when_it_is_finished_and_never_a_member(
@@ -68,7 +69,7 @@ def test_an_ensemble_replaces_a_run_when_it_is_finished_and_never_a_member(
         with pytest.raises(ZeroDivisionError):
             ensemble(runs, out, force=True)
     assert (out / "plan.json").read_bytes() == before and evaluate_run(out)["n"] == 6
-    assert ensemble(runs, out, force=True).folder == out and len(open_run(out).plan["ensemble_of"]) == 2
+    assert ensemble(runs, out, force=True).folder == out and len(open_run(out).plan.ensemble_of) == 2
     assert {p.name for p in tmp_path.iterdir()} == {"data", "run0", "run1", "both"}
 
 
@@ -168,8 +169,7 @@ def test_the_better_backbone_is_taken_and_the_evidence_kept(folder: Path, tmp_pa
     blind.get_layer("conv_8").set_weights([kernel * 0, bias])
     blind.save(tmp_path / "blind.keras")
     networks = named_backbones(f"{tmp_path / 'blind.keras'},{tiny_file()}")
-    settings = {"seed": 0, "fit": "squash", "weights": "imagenet", "validation": 0.2, "image_size": None}
-    chosen, decision = compare_backbones(networks, scan(folder), settings)
+    chosen, decision = compare_backbones(networks, scan(folder), Job(folder))
     assert chosen.name == tiny_file() == decision.chosen
     rows = {row["backbone"]: row for row in decision.evidence["compared"]}
     assert rows[tiny_file()]["accuracy"] > 0.9 > 0.6 > rows[str(tmp_path / "blind.keras")]["accuracy"]
@@ -183,7 +183,7 @@ def test_a_run_compares_what_it_was_given(folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "again.keras"
     shutil.copy(tiny_file(), other)
     run = finetune(folder, backbone=f"{tiny_file()},{other}", image_size=32, recipe=QUICK, out=tmp_path / "run")
-    assert run.plan["decisions"][0]["what"] == "backbone" and run.plan["settings"]["backbone"] in (
+    assert run.plan.decisions[0].about == "backbone" and run.plan.backbone.name in (
         tiny_file(),
         str(other),
     )

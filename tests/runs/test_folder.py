@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tlkit.errors import RunError
 from tlkit.folders import DESCRIPTION, check_replaceable, write_description
 from tlkit.runs.folder import Run, check_out, finish_run, next_free, open_run, start_run
 
-PLAN = {"tlkit": "0.1.0", "settings": {}, "recipe": None, "classes": ["a", "b"]}
+PLAN = {"tlkit": "0.1.0", "recipe": None, "classes": ["a", "b"]}
 DESCRIBED = {"classes": ["a", "b"], "image_size": 32, "fit": "squash", "input": "image_bytes"}
 
 
@@ -66,7 +67,7 @@ def test_a_run_without_metrics_is_unfinished_and_can_be_replaced(tmp_path: Path)
 
 def test_a_finished_run_is_refused_without_force(tmp_path: Path) -> None:
     folder = finished(tmp_path / "run")
-    assert open_run(folder).plan == PLAN
+    assert json.loads((open_run(folder).folder / "plan.json").read_text()) == PLAN
     with pytest.raises(RunError, match="a finished run"):
         start_run(folder, force=False)
     assert open_run(folder).finished

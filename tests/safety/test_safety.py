@@ -305,18 +305,19 @@ def test_finetune_trains_with_what_is_safe_only_and_writes_down_why(arrow_folder
     settings: dict[str, Any] = {"backbone": "nano", "recipe": "small_similar", "augment": asked}
     settings["max_minutes"] = 30  # a tenth is the check's; without a limit it has 15 s, too few on a busy machine
     run = finetune(arrow_folder, **settings, out=tmp_path / "run")
-    (decision,) = [one for one in run.plan["decisions"] if one["what"] == "augmentation"]
-    assert run.plan["recipe"]["augmentation"]["flip_horizontal"] == 0
-    assert run.plan["recipe"]["augmentation"]["brightness"] == [-0.1, 0.1]
+    decision = run.plan.decision("augmentation")
+    assert decision is not None
+    assert run.plan.recipe.augmentation.flip_horizontal == 0
+    assert run.plan.recipe.augmentation.brightness == (-0.1, 0.1)
     assert (
-        decision["evidence"]["fields"]["flip_horizontal"]["verdict"] == "unsafe"
-        and "dropped: flip_horizontal" in decision["why"]
+        decision.evidence["fields"]["flip_horizontal"]["verdict"] == "unsafe"
+        and "dropped: flip_horizontal" in decision.why
     )
     allowed = finetune(arrow_folder, **settings, allow=["flip_horizontal"], out=tmp_path / "b")
-    assert allowed.plan["recipe"]["augmentation"]["flip_horizontal"] == 0.5
-    assert "allowed by you" in next(one["why"] for one in allowed.plan["decisions"] if one["what"] == "augmentation")
+    assert allowed.plan.recipe.augmentation.flip_horizontal == 0.5
+    assert "allowed by you" in allowed.plan.decision("augmentation").why
     again = finetune(tmp_path / "run" / "plan.json", out=tmp_path / "c")
-    assert again.plan["recipe"]["augmentation"] == run.plan["recipe"]["augmentation"]
+    assert again.plan.recipe.augmentation == run.plan.recipe.augmentation
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +17,12 @@ from tlkit import Examples, Head, finetune
 from tlkit.cache import in_memory
 from tlkit.features.linear import Validated
 from tlkit.features.table import Table, feature_table
+from tlkit.plan.job import Job
 from tlkit.progress import Deadline
 from tlkit.stats import paired_difference
 from tlkit.strategy.axes import activation_distance, profile
 from tlkit.strategy.recipes import decide_by_tournament
 from tlkit.strategy.tournament import Contender, Outcome, Tournament, tuning_recipe
-
-FINETUNE = importlib.import_module("tlkit.finetuning.finetune")
 
 
 def build(head: Head) -> keras.Model:
@@ -195,7 +193,7 @@ def test_when_time_is_up_fine_tuning_is_dropped_and_a_linear_head_taken() -> Non
 
 def test_no_room_for_features_means_a_recipe_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tlkit.cache.Cache.has_room_for", lambda *a: False)
-    found, decisions = decide_by_tournament(build, BACKBONE, examples(12, 609), 9)
+    found, decisions = decide_by_tournament(build, BACKBONE, examples(12, 609), 9, Job("data"))
     assert found.recipe.name == "small_similar" and "no room for features" in decisions[0].why
 
 
@@ -207,17 +205,19 @@ def test_a_run_without_a_recipe_decides_by_tournament_and_a_repeat_does_not(
     folder: Path, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
     run = finetune(folder, **tiny, out=tmp_path / "run")
-    data, recipe = run.plan["decisions"][:2]
-    assert data["what"] == "measured" and data["evidence"]["images"] == 24 and "per class" in data["why"]
-    assert recipe["what"] == "recipe" and {row["strategy"] for row in recipe["evidence"]["contenders"]} >= {
+    data, recipe = run.plan.decisions[:2]
+    assert data.about == "measured" and data.evidence["images"] == 24 and "per class" in data.why
+    assert recipe.about == "recipe" and {row["strategy"] for row in recipe.evidence["contenders"]} >= {
         "linear, last block",
         "linear, all blocks",
         "fine-tune all blocks",
     }
     assert any("tournament" in line for line in said) and run.metrics["validation"]["n"] == 6
-    monkeypatch.setattr(FINETUNE, "decide_by_tournament", lambda *a, **k: pytest.fail("it was decided before"))
+    monkeypatch.setattr(
+        "tlkit.finetuning.decide.decide_by_tournament", lambda *a, **k: pytest.fail("it was decided before")
+    )
     again = finetune(run.folder / "plan.json", out=tmp_path / "again")
-    assert again.plan["recipe"] == run.plan["recipe"]
+    assert again.plan.recipe == run.plan.recipe
     assert again.metrics["images_computed"] == 0, "the tournament's features serve the run that repeats it"
 
 
@@ -229,8 +229,8 @@ def test_a_run_takes_over_what_the_tournament_trained(
     from tests.conftest import write_folder
 
     monkeypatch.setattr("tlkit.strategy.tournament.FEWEST_TO_JUDGE", 5)
-    monkeypatch.setattr(FINETUNE, "train", lambda *a, **k: pytest.fail("it was trained in the tournament"))
+    monkeypatch.setattr("tlkit.finetuning.fit.train", lambda *a, **k: pytest.fail("it was trained in the tournament"))
     run = finetune(write_folder(tmp_path / "data", per_class=16), **tiny, out=tmp_path / "run", epochs=2)
-    assert run.plan["recipe"]["name"].startswith("fine-tune") and run.metrics["validation"]["accuracy"] > 0.5
+    assert run.plan.recipe.name.startswith("fine-tune") and run.metrics["validation"]["accuracy"] > 0.5
     history = (run.folder / "history.csv").read_text().splitlines()
     assert len(history) == 1 + 1 + 2

@@ -44,39 +44,20 @@ def demo(out: str) -> None:
 @click.option("--report/--no-report", default=True, hidden=True)  # in the README; the help is one screen
 @click.option("--dry-run", is_flag=True, help="print the plan and stop")
 @click.option("--force", is_flag=True, help="replace an earlier run in RUN")
-def finetune(data: str, **settings: Any) -> None:
+@click.pass_context
+def finetune(context: click.Context, data: str, out: str | None, dry_run: bool, force: bool, **options: Any) -> None:
     """Fine-tune a backbone on DATA: a folder, a CSV, or an earlier plan.json."""
-    _check_names(data, settings)
+    from tlkit.finetuning.resolve import check_names
+    from tlkit.plan.job import Job
+
+    given = {name: value for name, value in options.items() if _is_given(context, name)}
+    job = Job.given(data, given)
+    check_names(job)  # before TensorFlow is imported
     with _tensorflow_quietly():
-        from tlkit.finetuning.finetune import finetune as run_finetune
+        from tlkit.finetuning.finetune import carry_out
     with log_shown():
-        run_finetune(data, **settings)
+        carry_out(job, out, force=force, dry_run=dry_run)
 
 
-def _check_names(data: str, settings: dict[str, Any]) -> None:
-    """Wrong names fail in a tenth of a second, before TensorFlow is imported."""
-    from tlkit.data.scan import check_exists
-    from tlkit.errors import unknown
-    from tlkit.plan.augmentation import check_fields
-    from tlkit.plan.job import FITS, check_max_error
-
-    if settings["backbone"] not in (None, "auto"):
-        from tlkit.backbones import check_backbone_name
-
-        for name in settings["backbone"].split(","):
-            check_backbone_name(name.strip())
-    if settings["recipe"] and not settings["recipe"].endswith(".py"):
-        from tlkit.plan.job import AUTO
-        from tlkit.recipes import find_recipe
-
-        if settings["recipe"] != AUTO:
-            find_recipe(settings["recipe"])
-    if settings["augment"]:
-        from tlkit.plan.augmentation import find_augmentation
-
-        find_augmentation(settings["augment"])
-    check_fields(settings["allow"])
-    check_max_error(settings["max_error"])
-    if settings["fit"] and settings["fit"] not in FITS:
-        raise unknown("fit", settings["fit"], FITS)
-    check_exists(data)
+def _is_given(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT

@@ -3,48 +3,157 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import platform
 import shlex
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from tlkit.backbones import Backbone
 from tlkit.data.images import summary
 from tlkit.devices import _device, _precision
+from tlkit.finetuning.fit import Trained, build
+from tlkit.finetuning.prepare import Prepared
 from tlkit.plan.decision import Decision
-from tlkit.plan.recipe import Recipe, Unfreeze, to_dict, with_epochs
-from tlkit.progress import Deadline, log
+from tlkit.plan.job import AUTO
+from tlkit.plan.plan import Plan, PlannedBackbone
+from tlkit.plan.recipe import Recipe, Unfreeze, with_epochs
+from tlkit.progress import Clock, Deadline, log
+from tlkit.runs.folder import Run
 from tlkit.safety.check import check_safety
 from tlkit.safety.verdict import sentence
-from tlkit.strategy.recipes import choose_recipe
-
-if TYPE_CHECKING:
-    from tlkit.data.dataset import Dataset
-
+from tlkit.strategy.recipes import choose_recipe, decide_by_tournament
 
 CHECK_SECONDS = 15  # at most for the class-safety check of a run without a limit of its own
+VERSIONS = ("tensorflow", "keras", "numpy", "albumentations", "pandas")
 
 
-def _narrow(
-    recipe: Recipe,
-    dataset: Dataset,
-    allow: Sequence[str],
-    settings: dict[str, Any],
-    max_minutes: float | None,
-) -> tuple[Recipe, Decision]:
-    """The recipe with its augmentation narrowed to what is safe for these pictures, and the decision for the plan."""
+@dataclass(frozen=True)
+class Decided:
+    """A plan that can be carried out. trained: the model where a tournament has carried it out already. images_computed: how many
+    images ran through frozen layers on the way.
+    """
 
-    seconds = CHECK_SECONDS if max_minutes is None else 6 * max_minutes  # a tenth of the run
+    plan: Plan
+    trained: Trained | None = None
+    images_computed: int = 0
+
+
+def decide(prepared: Prepared, run: Run, clock: Clock | None = None) -> Decided:
+    """Decide what the job leaves open: the recipe, and which of its augmentation keeps the classes.
+
+    The run's plan.json is written before anything is decided, and again as each decision falls.
+    """
+    clock = clock or Clock()
+    recipe, chosen = _asked_or_by_size(prepared)
+    decisions, trained, computed = [chosen], None, 0
+    undecided = None if prepared.job.by_tournament else recipe
+    run.write_plan(draw_up(prepared, undecided, (), decided=False))
+    if prepared.job.by_tournament:
+        with clock.timed("decide"):
+            builder = functools.partial(build, prepared, precision=_precision("auto"))
+            pool, training = prepared.dataset.part("train", "val"), prepared.dataset.count("train")
+            outcome, decisions = decide_by_tournament(
+                builder, prepared.backbone, pool, training, prepared.job, clock.deadline
+            )
+        recipe, computed = _within(outcome.recipe, prepared.backbone), outcome.images_computed
+        if outcome.model is not None and outcome.history is not None:
+            trained = Trained(outcome.model, outcome.history, computed + outcome.history.images_computed)
+        run.write_plan(draw_up(prepared, recipe, decisions, decided=False))
+    if prepared.augmentation is not None:
+        recipe, trained = dataclasses.replace(recipe, augmentation=prepared.augmentation), None
+    if not recipe.augmentation.is_identity() and not _was_checked(prepared):
+        with clock.timed("check"):
+            recipe, narrowed = _narrow(recipe, prepared)
+        decisions = [*decisions, narrowed]
+    plan = draw_up(prepared, recipe, decisions)
+    run.write_plan(plan)
+    return Decided(plan, trained, computed)
+
+
+def foresee(prepared: Prepared) -> Plan:
+    """The plan as far as it is known before anything is measured, for a dry run."""
+    recipe, decision = _asked_or_by_size(prepared)
+    if prepared.job.by_tournament:
+        decision = Decision("recipe", AUTO, "a tournament decides when the run begins")
+    if prepared.augmentation is not None:
+        recipe = dataclasses.replace(recipe, augmentation=prepared.augmentation)
+    return draw_up(prepared, recipe, [decision], decided=False)
+
+
+def draw_up(prepared: Prepared, recipe: Recipe | None, decisions: Sequence[Decision], *, decided: bool = True) -> Plan:
+    """The plan of a job with these decisions, after those of the backbone and before those that follow from them."""
+    job, dataset, backbone = prepared.job, prepared.dataset, prepared.backbone
+    asked_precision = recipe.precision if recipe else "auto"
+    device, precision = _device(), _precision(asked_precision)
+    follows = []
+    if asked_precision == "auto":
+        why = f"the recipe says auto, and the device is {device}"
+        follows.append(Decision("precision", precision, why, {"device": device}))
+    if dataset.pixels.streamed:
+        why = "the decoded images exceed the caches' limit (`cache_gb`)"
+        follows.append(Decision("pixels", "decoded in every epoch", why))
+    return Plan(
+        tlkit=metadata.version("tlkit"),
+        command=shlex.join(["tlkit", *sys.argv[1:]]) if Path(sys.argv[0]).stem in ("tlkit", "__main__") else None,
+        started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        job=job,
+        recipe=recipe,
+        decisions=(*prepared.decisions, *decisions, *follows),
+        backbone=PlannedBackbone(
+            backbone.name,
+            backbone.boundaries,
+            backbone.parameters,
+            backbone.source,
+            backbone.weights_hash if backbone.source == "module" else None,
+            backbone.licence if backbone.file or job.weights == "imagenet" else "your own",
+        ),
+        image_size=dataset.pixels.size,
+        classes=tuple(dataset.class_names),
+        images={part: dataset.count(part) for part in ("train", "val", "test")},
+        problems=summary(dataset.images),
+        device=device,
+        precision=precision,
+        versions={name: _version(name) for name in VERSIONS} | {"python": platform.python_version()},
+        decided=decided,
+    )
+
+
+def _asked_or_by_size(prepared: Prepared) -> tuple[Recipe, Decision]:
+    """The recipe that was asked for, else by the number of images, with the job's epochs and batch size."""
+    job = prepared.job
+    if prepared.recipe is not None:
+        recipe, decision = prepared.recipe, Decision("recipe", prepared.recipe.name, "it was asked for")
+    else:
+        recipe, decision = choose_recipe(prepared.dataset.count("train"), job.similar)
+        recipe = _within(recipe, prepared.backbone)
+    if job.epochs is not None:
+        recipe = with_epochs(recipe, job.epochs)
+    if job.batch_size is not None:
+        recipe = dataclasses.replace(recipe, batch_size=job.batch_size)
+    return recipe, decision
+
+
+def _was_checked(prepared: Prepared) -> bool:
+    """Whether an earlier run has checked this recipe's augmentation on these images."""
+    recipe = prepared.recipe
+    return recipe is not None and recipe == prepared.job.checked and prepared.augmentation is None
+
+
+def _narrow(recipe: Recipe, prepared: Prepared) -> tuple[Recipe, Decision]:
+    """The recipe with its augmentation narrowed to what is safe for these images, and the decision for the plan."""
+    job, dataset = prepared.job, prepared.dataset
+    seconds = CHECK_SECONDS if job.max_minutes is None else 6 * job.max_minutes  # a tenth of the run
     log.info("checking  what the augmentation does to the classes of these pictures")
     safety = check_safety(
         dataset.images,
         recipe.augmentation,
-        allow=allow,
-        seed=settings["seed"],
+        allow=job.allow,
+        seed=job.seed,
         deadline=Deadline.after(seconds),
         thorough=False,
         cache=dataset.cache,
@@ -52,26 +161,6 @@ def _narrow(
     on = safety.augmentation.fields()
     decision = Decision("augmentation", ", ".join(on) or "none", sentence(safety), safety.to_dict())
     return dataclasses.replace(recipe, augmentation=safety.augmentation), decision
-
-
-def _decide(
-    dataset: Dataset,
-    own: Recipe | None,
-    network: Backbone,
-    settings: dict[str, Any],
-    epochs: int | None,
-    batch_size: int | None,
-) -> tuple[Recipe, list[Decision]]:
-    if own is not None:
-        recipe, decision = own, Decision("recipe", own.name, "it was asked for")
-    else:
-        recipe, decision = choose_recipe(dataset.count("train"), settings["similar"])
-        recipe = _within(recipe, network)
-    if epochs is not None:
-        recipe = with_epochs(recipe, epochs)
-    if batch_size is not None:
-        recipe = dataclasses.replace(recipe, batch_size=batch_size)
-    return recipe, [decision]
 
 
 def _within(recipe: Recipe, network: Backbone) -> Recipe:
@@ -83,54 +172,6 @@ def _within(recipe: Recipe, network: Backbone) -> Recipe:
 
     stages = [dataclasses.replace(stage, unfreeze=fitted(stage.unfreeze)) for stage in recipe.stages]
     return dataclasses.replace(recipe, stages=tuple(stages))
-
-
-def _plan(
-    settings: dict[str, Any],
-    recipe: Recipe,
-    decisions: Sequence[Decision],
-    dataset: Dataset,
-    network: Backbone,
-    max_minutes: float | None,
-) -> dict[str, Any]:
-    device, precision = _device(), _precision(recipe.precision)
-    if recipe.precision == "auto":
-        why = f"the recipe says auto, and the device is {device}"
-        decisions = [
-            *decisions,
-            Decision("precision", precision, why, {"device": device}),
-        ]
-    if dataset.pixels.streamed:
-        why = "the decoded images exceed the caches' limit (`cache_gb`)"
-        decisions = [
-            *decisions,
-            Decision("pixels", "decoded in every epoch", why),
-        ]
-    return {
-        "tlkit": metadata.version("tlkit"),
-        "command": shlex.join(["tlkit", *sys.argv[1:]]) if Path(sys.argv[0]).stem in ("tlkit", "__main__") else None,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "settings": settings,
-        "recipe": to_dict(recipe),
-        "decisions": [one.to_dict() for one in decisions],
-        "backbone": {
-            "name": network.name,
-            "boundaries": list(network.boundaries),
-            "parameters": network.parameters,
-            "source": network.source,
-            "sha256": network.weights_hash if network.source == "module" else None,
-            "licence_of_weights": network.licence if network.file or settings["weights"] == "imagenet" else "your own",
-        },
-        "image_size": dataset.pixels.size,
-        "classes": list(dataset.class_names),
-        "images": {part: dataset.count(part) for part in ("train", "val", "test")},
-        "problems": summary(dataset.images),
-        "max_minutes": max_minutes,
-        "device": device,
-        "precision": precision,
-        "versions": {name: _version(name) for name in ("tensorflow", "keras", "numpy", "albumentations", "pandas")}
-        | {"python": platform.python_version()},
-    }
 
 
 def _version(name: str) -> str:

@@ -43,11 +43,9 @@ def demo(folder: str | Path = "tlkit-demo") -> Run:
     Returns the Run. Raises RunError where `folder`/run is anything else.
     """
     out, data = Path(folder) / "run", Path(folder) / "digits"
-    earlier = own_manifest(out, PLAN)
-    if earlier and Path(earlier["settings"]["data"]).resolve() != data.resolve():
-        raise RunError(
-            f"'{out}' holds a run on other data, '{earlier['settings']['data']}'. Give the demo another `out`."
-        )
+    earlier = Run(out).plan.job.data if own_manifest(out, PLAN) else data
+    if earlier.resolve() != data.resolve():
+        raise RunError(f"'{out}' holds a run on other data, '{earlier}'. Give the demo another `out`.")
     write_digits(data)
     log.info(f"wrote scikit-learn's 1,797 handwritten digits to {data}/0 to {data}/9\n")
     recipe = "large_similar"  # the default's tournament would take a minute more

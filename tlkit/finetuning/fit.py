@@ -1,48 +1,76 @@
-"""Builds the classifier of a run, and says when its training must end."""
+"""Builds the classifier of a run and trains it, to end in time."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tlkit.backbones import Backbone
-from tlkit.data.images import ImageSet
+from tlkit.finetuning.prepare import Prepared
 from tlkit.models.classifier import build_classifier, copy_weights
 from tlkit.models.inference import frozen_call
 from tlkit.plan.recipe import Head
-from tlkit.progress import NO_DEADLINE, Deadline
+from tlkit.progress import NO_DEADLINE, Clock, Deadline
 from tlkit.runs.folder import open_run
 from tlkit.runs.reading import load_model, parity_sample
+from tlkit.training.train import train
 
 if TYPE_CHECKING:
     import keras
 
     from tlkit.data.dataset import Dataset
+    from tlkit.finetuning.decide import Decided
+    from tlkit.training.history import History
 
 
-def _build(
-    network: Backbone, images: ImageSet, head: Head, settings: dict[str, Any], size: int, precision: str
-) -> keras.Model:
+@dataclass(frozen=True)
+class Trained:
+    """A trained classifier. images_computed: how many images ran through frozen layers for it, the tournament's included."""
 
-    start = settings["from_run"]
+    model: keras.Model
+    history: History
+    images_computed: int
+
+
+def build(prepared: Prepared, head: Head, precision: str = "float32") -> keras.Model:
+    """The classifier of a job before its training, with ImageNet's weights, one's own, or those of an earlier run."""
+    job, dataset = prepared.job, prepared.dataset
     model = build_classifier(
-        network,
-        len(images.class_names),
+        prepared.backbone,
+        len(dataset.class_names),
         head=head,
-        image_size=size,
-        weights="none" if start else settings["weights"],
-        seed=settings["seed"],
+        image_size=dataset.pixels.size,
+        weights="none" if job.from_run else job.weights,
+        seed=job.seed,
         precision=precision,
     )
-    if start:
-        copy_weights(
-            load_model(open_run(start)),
-            model,
-            with_head=list(open_run(start).plan["classes"]) == list(images.class_names),
-        )
+    if job.from_run:
+        earlier = open_run(job.from_run)
+        copy_weights(load_model(earlier), model, with_head=earlier.plan.classes == tuple(dataset.class_names))
     return model
+
+
+def fit(decided: Decided, prepared: Prepared, clock: Clock | None = None) -> Trained:
+    """Build the classifier that a plan describes and train it on the training images, unless a tournament has done so."""
+    if decided.trained is not None:
+        return decided.trained
+    clock, dataset, plan = clock or Clock(), prepared.dataset, decided.plan
+    assert plan.recipe is not None
+    with clock.timed("build"):
+        model = build(prepared, plan.recipe.head, plan.precision)
+    with clock.timed("train"):
+        history = train(
+            model,
+            prepared.backbone,
+            plan.recipe,
+            dataset.part("train"),
+            dataset.part("val"),
+            seed=plan.job.seed,
+            deadline=training_deadline(clock.deadline, model, dataset, plan.job.report),
+        )
+    return Trained(model, history, decided.images_computed + history.images_computed)
 
 
 def training_deadline(deadline: Deadline, model: keras.Model, dataset: Dataset, report: bool) -> Deadline:

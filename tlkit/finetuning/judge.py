@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -16,9 +17,14 @@ from tlkit.evaluation.calibration import bake, fit_temperature, temper
 from tlkit.evaluation.predict import predict_from_cache
 from tlkit.evaluation.refusal import refusal_threshold
 from tlkit.evaluation.scores import evaluate, prediction_table
+from tlkit.finetuning.fit import Trained
+from tlkit.finetuning.prepare import Prepared
 from tlkit.models.classifier import as_float32
+from tlkit.models.files import save_model
 from tlkit.models.inference import inference_batch
+from tlkit.plan.plan import Plan
 from tlkit.plan.recipe import Recipe
+from tlkit.progress import Clock
 from tlkit.runs.folder import Run
 
 if TYPE_CHECKING:
@@ -27,36 +33,60 @@ if TYPE_CHECKING:
     from tlkit.data.dataset import Dataset
 
 
-def _as_saved(model: keras.Model, network: Backbone, recipe: Recipe, precision: str) -> keras.Model:
+@dataclass(frozen=True)
+class Judged:
+    """A classifier that is ready to be served, and how good it is.
 
-    if precision != "float32":
-        model = as_float32(model, network, recipe.head)
+    model: as saved, its temperature baked in. scores: "validation", "test", "calibration" and "refusal" of metrics.json.
+    probabilities: of each judged part of the split, shape (n, classes). images_computed: how many images ran through frozen layers,
+    those of training included. notes: what was not as planned.
+    """
+
+    model: keras.Model
+    scores: dict[str, Any]
+    probabilities: dict[str, np.ndarray]
+    images_computed: int
+    notes: tuple[str, ...] = ()
+
+
+def judge(plan: Plan, trained: Trained, prepared: Prepared, run: Run, clock: Clock | None = None) -> Judged:
+    """Calibrate a trained model on the validation images, and score it on them and on the test images.
+
+    Writes history.csv, model.keras and predictions.csv into the run's folder.
+    """
+    assert plan.recipe is not None
+    clock = clock or Clock()
+    run.write_table("history.csv", pd.DataFrame(trained.history.rows))
+    model = _as_saved(trained.model, prepared.backbone, plan)
+    save_model(model, run.model_file)
+    with clock.timed("evaluate"):
+        raw, computed = _predict_parts(model, prepared.backbone, plan.recipe, prepared.dataset)
+        scores, probabilities = _calibrate_and_score(run, model, prepared.dataset.images, raw, plan.job.max_error)
+        save_model(model, run.model_file)
+    notes = tuple(trained.history.notes)
+    return Judged(model, scores, probabilities, trained.images_computed + computed, notes)
+
+
+def _as_saved(model: keras.Model, backbone: Backbone, plan: Plan) -> keras.Model:
+    assert plan.recipe is not None
+    if plan.precision != "float32":
+        model = as_float32(model, backbone, plan.recipe.head)
     for layer in model.layers:
         layer.trainable = True  # which layers a stage froze is no property of the saved model
     return keras.Model(model.input, model.output, name=model.name)  # without what the last stage compiled into it
 
 
 def _predict_parts(
-    model: keras.Model,
-    network: Backbone,
-    recipe: Recipe,
-    dataset: Dataset,
+    model: keras.Model, backbone: Backbone, recipe: Recipe, dataset: Dataset
 ) -> tuple[dict[str, np.ndarray], int]:
     """Probabilities by part, and how many images ran through the frozen blocks."""
-
     probabilities, computed = {}, 0
     for part in ("val", "test"):
         examples = dataset.part(part)
         if not len(examples):
             continue
         found, ran = while_memory_lasts(
-            functools.partial(
-                predict_from_cache,
-                model,
-                network,
-                recipe.stages[-1].unfreeze,
-                examples,
-            ),
+            functools.partial(predict_from_cache, model, backbone, recipe.stages[-1].unfreeze, examples),
             inference_batch(recipe.batch_size),
         )
         computed += ran

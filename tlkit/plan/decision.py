@@ -26,3 +26,8 @@ class Decision:
     def to_dict(self) -> dict[str, Any]:
         """As JSON values, for plan.json."""
         return {"what": self.about, "chosen": self.chosen, "why": self.why, "evidence": dict(self.evidence)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Decision:
+        """A Decision from `to_dict`'s values."""
+        return cls(values["what"], values["chosen"], values["why"], values["evidence"])

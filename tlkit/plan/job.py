@@ -1,31 +1,174 @@
-"""What can be asked of a run: the settings and their defaults, ways to fit an image into a square, parts of a data set."""
+"""What is asked of a run: a `Job`, with every option and its default. Ways to fit an image into a square."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from tlkit.errors import SpecError
+from tlkit.errors import RunError, unknown
+from tlkit.plan.augmentation import Augmentation, augmentation_from_dict, check_fields
+from tlkit.plan.checks import _between, _from_dict, _whole
+from tlkit.plan.old import renewed
+from tlkit.plan.recipe import Recipe, recipe_from_dict
 
 FITS = ("squash", "crop", "pad")
 PARTS = ("train", "val", "test")
-
 AUTO = "auto"
 
-_DEFAULTS: dict[str, Any] = {
-    "backbone": None,
-    "seed": 0,
-    "image_size": None,
-    "weights": "imagenet",
-    "validation": 0.2,
-    "group_by": None,
-    "fit": "squash",
-    "from_run": None,
-    "similar": None,
-    "max_error": None,
-}
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked of a run. Every field is a keyword of `tlkit.finetune` and an option of the command.
+
+    Args:
+        data: A folder of class folders, a folder of train/ val/ test/ folders, or a CSV (see `tlkit.scan`).
+        backbone: A name of `tlkit backbones` or a `.keras` file; several with commas between, or "auto" for all whose weights
+            are here, are compared by linear probes first. None: mobilenetv2 if its ImageNet weights are here, else nano.
+        recipe: A Recipe, a name of `tlkit recipes`, a file, or "auto" for a tournament of strategies on held-out images. None:
+            by size and `similar`, where that is said, else "auto".
+        similar: Whether the images are like ImageNet's. None: not said.
+        seed: Of the split, the weights of the head, the order of images and their augmentation.
+        epochs: Replaces the epochs of every stage.
+        image_size: Pixels of each side. None: the backbone's own.
+        batch_size: Images of each step. None: the recipe's.
+        weights: "imagenet", "none" or a file.
+        validation: Share of the training images, above 0 and below 1. Unused when the data brings its own validation images.
+        group_by: CSV column whose equal values stay in one part of the split.
+        fit: How an image becomes a square: "squash", "crop" or "pad".
+        from_run: An earlier run's folder, to start from its weights.
+        augment: An Augmentation, a preset, or a JSON file of fields, in the place of the recipe's. It is narrowed to what keeps
+            the classes (see `tlkit.check_safety`).
+        allow: Fields of the augmentation that stay as asked all the same.
+        max_error: Share of errors at which answers are kept, above 0 and below 1; what is not sure enough is served as "unsure".
+        max_minutes: For the whole run, above 0.
+        cache_gb: Gigabytes of all caches on disk. None: a fifth of what is free or taken by them.
+        strict: Any problem in the data is an error.
+        report: Write `report.html`.
+        checked: A recipe whose augmentation an earlier run has checked on these images; it is not checked again. No option: set by
+            `Job.read`.
+
+    Raises:
+        SpecError: A number is out of its range.
+        NameUnknown: No such fit, or no such field in `allow`.
+
+    >>> Job("birds", seed=3).fit
+    'squash'
+    """
+
+    data: Path
+    backbone: str | None = None
+    recipe: Recipe | str | None = None
+    similar: bool | None = None
+    seed: int = 0
+    epochs: int | None = None
+    image_size: int | None = None
+    batch_size: int | None = None
+    weights: str = "imagenet"
+    validation: float = 0.2
+    group_by: str | None = None
+    fit: str = "squash"
+    from_run: Path | None = None
+    augment: Augmentation | str | None = None
+    allow: tuple[str, ...] = ()
+    max_error: float | None = None
+    max_minutes: float | None = None
+    cache_gb: float | None = None
+    strict: bool = False
+    report: bool = True
+    checked: Recipe | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "data", Path(self.data))
+        object.__setattr__(self, "from_run", None if self.from_run is None else Path(self.from_run))
+        object.__setattr__(self, "allow", tuple(self.allow))
+        if self.fit not in FITS:
+            raise unknown("fit", self.fit, FITS)
+        check_fields(self.allow)
+        for name in ("epochs", "batch_size", "image_size"):
+            if getattr(self, name) is not None:
+                _whole(f"`{name}`", getattr(self, name), 1)
+        _whole("`seed`", self.seed, 0)
+        _between("`validation`", self.validation, 0, 1, open_start=True, open_end=True)
+        check_max_error(self.max_error)
+        if self.max_minutes is not None:
+            _between("`max_minutes`", self.max_minutes, 0, None, open_start=True)
+        if self.cache_gb is not None:
+            _between("`cache_gb`", self.cache_gb, 0, None)
+
+    @property
+    def by_tournament(self) -> bool:
+        """Whether a tournament is to find the recipe."""
+        return self.recipe == AUTO or (self.recipe is None and self.similar is None)
+
+    @classmethod
+    def given(cls, data: str | Path, options: Mapping[str, Any]) -> Job:
+        """The job on `data` with these options; `data` may be the plan.json of an earlier run, whose job then is changed by them.
+
+        Raises RunError for a run's folder, or a file that is no plan.
+        """
+        path = Path(data)
+        if path.is_dir() and (path / "plan.json").is_file():
+            raise RunError(f"'{path}' is a run, not data. To repeat it, give '{path / 'plan.json'}'.")
+        if path.suffix == ".json":
+            return dataclasses.replace(cls.read(path), **options)
+        return cls(path, **options)
+
+    @classmethod
+    def read(cls, file: str | Path) -> Job:
+        """The job of a run's plan.json, to be carried out again.
+
+        Where that run has decided, the job asks for the backbone and the recipe that it decided on. Raises RunError for a file
+        that is no plan.
+        """
+        path = Path(file)
+        if not path.is_file():
+            raise RunError(f"No such plan: '{path}'. Expected the plan.json of an earlier run.")
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            values = None
+        values = renewed(values) if isinstance(values, dict) else {}
+        if "job" not in values:
+            raise RunError(f"'{path}' is not the plan.json of a run.")
+        job = cls.from_dict(values["job"])
+        if not values["decided"]:
+            return job
+        recipe = recipe_from_dict(values["recipe"])
+        backbone = values["backbone"]["name"]
+        job = dataclasses.replace(job, backbone=backbone, recipe=recipe, checked=recipe)
+        return dataclasses.replace(job, epochs=None, batch_size=None, augment=None, allow=())  # the recipe has them
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Job:
+        """A Job from `to_dict`'s values. Raises NameUnknown for a field that does not exist, SpecError for a bad value."""
+        given = dict(values)
+        if isinstance(given.get("recipe"), Mapping):
+            given["recipe"] = recipe_from_dict(given["recipe"])
+        if isinstance(given.get("augment"), Mapping):
+            given["augment"] = augmentation_from_dict(given["augment"])
+        given["checked"] = given["recipe"] if given.pop("checked", False) else None
+        return _from_dict(cls, given)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values, for plan.json."""
+        values = dataclasses.asdict(self)
+        return {
+            **values,
+            "data": str(self.data),
+            "from_run": None if self.from_run is None else str(self.from_run),
+            "allow": list(self.allow),
+            "checked": self.checked is not None and self.checked == self.recipe,
+        }
 
 
 def check_max_error(max_error: float | None) -> None:
     """Raise SpecError unless 0 < max_error < 1, or it is None."""
-    if max_error is not None and not 0 < max_error < 1:
-        raise SpecError(f"`max_error` is {max_error:g}. Expected a share above 0 and below 1, such as 0.05.")
+    if max_error is not None:
+        _between("`max_error`", max_error, 0, 1, open_start=True, open_end=True)
+
+
+OPTIONS = {one.name: one.default for one in dataclasses.fields(Job) if one.name not in ("data", "checked")}

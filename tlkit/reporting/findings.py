@@ -18,6 +18,7 @@ from tlkit.evaluation.reliance import reliance
 from tlkit.evaluation.robustness import robustness
 from tlkit.evaluation.saliency import GradCam
 from tlkit.models.blocks import cut
+from tlkit.plan.plan import Plan
 from tlkit.runs.folder import Run
 
 if TYPE_CHECKING:
@@ -76,27 +77,27 @@ def _answers(run: Run, part: str | None = None) -> pd.DataFrame:
     return table[table["part"] == {"validation": "val"}.get(part, part)].reset_index(drop=True)
 
 
-def _checkup(material: Material, plan: dict[str, Any]) -> Checkup:
+def _checkup(material: Material, plan: Plan) -> Checkup:
     """Labels judged by the run's own backbone, as pretrained, where its features are there; else by `nano`."""
 
     assert material.dataset is not None
-    settings = plan["settings"]
-    own = settings["backbone"] if settings["weights"] == "imagenet" and not settings["from_run"] else "nano"
+    job = plan.job
+    own = plan.backbone.name if job.weights == "imagenet" and not job.from_run else "nano"
     (network,) = named_backbones(own)
-    untouched = own != "nano" and all(stage["unfreeze"] == 0 for stage in plan["recipe"]["stages"])
-    prefix = cut(material.model, network, 0)[0] if untouched and "ensemble_of" not in plan else None
+    untouched = own != "nano" and plan.recipe and all(stage.unfreeze == 0 for stage in plan.recipe.stages)
+    prefix = cut(material.model, network, 0)[0] if untouched and not plan.ensemble_of else None
     if prefix is not None and len(prefix.outputs) > 1:
         prefix = keras.Model(prefix.input, prefix.outputs[-1])  # of a head on several blocks, the last
     dataset = material.dataset
     if len(dataset) > CHECKED:
-        order = np.random.default_rng(settings["seed"]).permutation(len(dataset))[:CHECKED]
+        order = np.random.default_rng(job.seed).permutation(len(dataset))[:CHECKED]
         dataset = dataset.take(np.sort(order).tolist())
     return check_data(
         dataset,
         backbone=network,
         prefix=prefix,
         compute=False,
-        seed=settings["seed"],
+        seed=job.seed,
     )
 
 
@@ -106,7 +107,7 @@ def _reliance(material: Material, answers: pd.DataFrame, cam: GradCam, seconds: 
     count = int(np.clip(seconds * 1000 / (3 * cam.milliseconds()), 16, EXPLAINED))
     order = np.random.default_rng(0).permutation(len(answers))[:count]
     chosen = answers.iloc[np.sort(order)]
-    classes = material.run.plan["classes"]
+    classes = material.run.plan.classes
     labels = np.array([classes.index(one) for one in chosen["label"]])
     return reliance(material.model, _pictures(material, list(chosen["path"])), labels, cam=cam)
 
@@ -120,7 +121,7 @@ def _pictures(material: Material, paths: Sequence[str]) -> np.ndarray:
 def _robustness(material: Material, answers: pd.DataFrame) -> list[dict[str, Any]]:
 
     order = np.sort(np.random.default_rng(0).permutation(len(answers))[:ROBUST])
-    chosen, classes = answers.iloc[order], material.run.plan["classes"]
+    chosen, classes = answers.iloc[order], material.run.plan.classes
     return robustness(
         material.model,
         _pictures(material, list(chosen["path"])),

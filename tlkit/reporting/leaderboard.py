@@ -37,8 +37,8 @@ def leaderboard(runs: Sequence[Run], out: str | Path | None = None) -> Path:
     for row, run in zip(rows, [runs[row["place"]] for row in rows], strict=True):
         plan, metrics = run.plan, run.metrics
         row |= {
-            "backbone": plan["backbone"]["name"],
-            "recipe": plan["recipe"]["name"],
+            "backbone": plan.backbone.name,
+            "recipe": plan.recipe.name,
             "size": f"{sum(f.stat().st_size for f in run.saved_model.rglob('*') if f.is_file()) / 1e6:.1f} MB",
             "seconds": f"{metrics['seconds']['total']:.0f} s",
         }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
+from tlkit.plan.plan import Plan
 
-def _data_name(plan: dict[str, Any]) -> str:
+
+def _data_name(plan: Plan) -> str:
     """clothing/splits.csv is clothing, and so is clothing/."""
-    data = Path(plan["settings"]["data"])
+    data = plan.job.data
     return data.parent.name if data.suffix == ".csv" else data.name
 
 

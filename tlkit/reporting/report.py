@@ -94,7 +94,7 @@ def write_report(
     reliability, numbers["reliability"] = _reliability(metrics, answers, part)
     page = _render(
         "report.html.jinja",
-        title=f"{_data_name(plan)}: {len(plan['classes'])} classes, {plan['backbone']['name']}",
+        title=f"{_data_name(plan)}: {len(plan.classes)} classes, {plan.backbone.name}",
         sections=[
             *(("summary", "Summary"), ("curves", "Curves"), ("confusion", "Confusion"), ("mistakes", "Mistakes")),
             *(("data-problems", "Data"), ("explain", "Why"), ("reliability", "Trust"), ("safety", "Augmentation")),
@@ -111,7 +111,7 @@ def write_report(
         safety=_safety(plan, album),
         robustness=_robust_section(table) if table else None,
         decisions=_decisions(run, plan),
-        footer=f"tlkit {plan['tlkit']}, {plan['started']}, {plan['device']}. Measured on the {part} part unless said otherwise.",
+        footer=f"tlkit {plan.tlkit}, {plan.started}, {plan.device}. Measured on the {part} part unless said otherwise.",
     )
     numbers["report_seconds"] = round(time.monotonic() - started, 1)
     run.write_json("report.json", numbers)

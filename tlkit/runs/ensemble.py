@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ def ensemble(runs: Sequence[str | Path], out: str | Path, *, force: bool = False
 
     started = time.monotonic()
     members, out = check_members(runs), Path(out)
-    check_out(out, force, Path(members[0].plan["settings"]["data"]))
+    check_out(out, force, members[0].plan.job.data)
     if any(one.folder.resolve() == out.resolve() for one in members):
         raise SpecError(f"'{out}' is one of the runs to be averaged. Expected another folder for the ensemble.")
     plan = members[0].plan
@@ -47,7 +48,7 @@ def ensemble(runs: Sequence[str | Path], out: str | Path, *, force: bool = False
     )
 
     run = start_run(out, force)
-    run.write_json("plan.json", {**plan, "ensemble_of": [str(one.folder.absolute()) for one in members]})
+    run.write_plan(dataclasses.replace(plan, ensemble_of=tuple(str(one.folder.absolute()) for one in members)))
     run.write_table("split.csv", _common_split(members))
     run.write_table("problems.csv", pd.read_csv(members[0].folder / "problems.csv", keep_default_na=False))
     save_model(model, run.model_file)
@@ -63,14 +64,14 @@ def ensemble(runs: Sequence[str | Path], out: str | Path, *, force: bool = False
             found = [
                 predict_probabilities(one, dataset.examples().pixels, batch_size=BATCH) for one in (model, *models)
             ]
-            scores = [evaluate(one, labels, plan["classes"]) for one in found]
+            scores = [evaluate(one, labels, plan.classes) for one in found]
             metrics[name] = scores[0]
             if part == "val":
                 metrics["members"] = [
                     {"run": str(one.folder), "accuracy": score["accuracy"], "log_loss": score["log_loss"]}
                     for one, score in zip(members, scores[1:], strict=True)
                 ]
-            table = prediction_table(list(images.table["path"]), found[0], plan["classes"])
+            table = prediction_table(list(images.table["path"]), found[0], plan.classes)
             table.insert(1, "part", part)
             table.insert(2, "label", list(images.table["label"]))
             tables.append(table)
@@ -80,12 +81,12 @@ def ensemble(runs: Sequence[str | Path], out: str | Path, *, force: bool = False
                 "No image is validation or test in every one of the runs, so the ensemble cannot be judged."
             )
         run.write_table("predictions.csv", pd.concat(tables, ignore_index=True))
-        export(model, plan["classes"], run.saved_model, fit=plan["settings"]["fit"])
+        export(model, plan.classes, run.saved_model, fit=plan.job.fit)
         chosen = parity_sample(len(proven[0]))
         dataset, probabilities = proven[0].take(chosen), proven[1][chosen]
         own = functools.partial(own_probabilities, model, dataset.examples().pixels)
         files = dataset.images.files()
-        metrics["parity"] = prove_parity(run.saved_model, files, probabilities, plan["classes"], fresh, own)
+        metrics["parity"] = prove_parity(run.saved_model, files, probabilities, plan.classes, fresh, own)
     metrics["seconds"] = {"total": round(time.monotonic() - started, 2)}
     run.write_json("metrics.json", metrics)
     run = finish_run(run, out)

@@ -42,13 +42,13 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
     run = run if isinstance(run, Run) else open_run(run)
     plan = run.plan
     images = scan(data) if data is not None else own_part(run, "val")
-    strange = sorted(set(images.class_names) - set(plan["classes"]))
+    strange = sorted(set(images.class_names) - set(plan.classes))
     if strange:
-        close = nearest(strange[0], plan["classes"])
+        close = nearest(strange[0], plan.classes)
         raise DataError(
             f"'{images.root}' holds {len(strange)} classes that the run does not know, such as '{strange[0]}'"
             + (f" (nearest: '{close}')" if close else "")
-            + f". Expected among: {', '.join(plan['classes'][:20])}."
+            + f". Expected among: {', '.join(plan.classes[:20])}."
         )
     dataset = decoded(run, images)
     images, examples = dataset.images, dataset.examples()
@@ -56,7 +56,7 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
     probabilities = while_memory_lasts(
         lambda batch: predict_probabilities(model, rows, batch_size=batch), inference_batch(BATCH)
     )
-    scores = evaluate(probabilities, labels, plan["classes"])
+    scores = evaluate(probabilities, labels, plan.classes)
     left_out = images.problems[images.problems["action"] == "left out"]
     scores = {**scores, "left_out": len(left_out)}
     if views is None:

@@ -44,7 +44,7 @@ def explain_files(
         raise unknown("method", method, METHODS)
     run = run if isinstance(run, Run) else open_run(run)
     plan, out = run.plan, Path(out)
-    classes = plan["classes"]
+    classes = plan.classes
     if of_class is not None and of_class not in classes:
         raise unknown("class", of_class, classes)
     model = load_model(run)
@@ -61,7 +61,7 @@ def explain_files(
     found = _expand(files)[:MOST_EXPLAINED]
     if not found:
         raise DataError("No files to explain. Expected image files or folders.")
-    pictures = np.stack([_decoded(file, plan["image_size"], plan["settings"]["fit"]) for file in found])
+    pictures = np.stack([_decoded(file, plan.image_size, plan.job.fit) for file in found])
     probabilities = np.asarray(model.predict(pictures, verbose=0))
     chosen = [classes.index(of_class)] * len(found) if of_class else probabilities.argmax(1).tolist()
     if method == "grad-cam":

@@ -47,18 +47,16 @@ def export_run(
     run = run if isinstance(run, Run) else open_run(run)
     check_max_error(max_error)
     check_target(target)
-    plan, model, fit = run.plan, load_model(run), run.plan["settings"]["fit"]
+    plan, model, fit = run.plan, load_model(run), run.plan.job.fit
     unsure_below = _unsure_below(run, model, max_error)
     default = run.saved_model if target == "savedmodel" else run.folder / target
     folder = Path(to) if to is not None else default
     if target == "savedmodel":
-        export(model, plan["classes"], folder, fit=fit, unsure_below=unsure_below)
+        export(model, plan.classes, folder, fit=fit, unsure_below=unsure_below)
         return folder, _noted(run, target, folder, _prove_served(run, model, folder))
     training = _some_pixels(run, "train", REPRESENTATIVE_IMAGES) if target == "litert-int8" else None
     representative = None if training is None else training[0]
-    write_target(
-        model, plan["classes"], folder, target, fit=fit, unsure_below=unsure_below, representative=representative
-    )
+    write_target(model, plan.classes, folder, target, fit=fit, unsure_below=unsure_below, representative=representative)
     return folder, _noted(run, target, folder, _prove_pixels(run, model, folder, training, force))
 
 
@@ -131,7 +129,7 @@ def _prove_served(run: Run, model: keras.Model, folder: Path) -> dict[str, Any] 
     rows = dataset.examples().pixels
     probabilities = predict_probabilities(model, rows, batch_size=BATCH)
     own = functools.partial(own_probabilities, model, rows)
-    return prove_parity(folder, dataset.images.files(), probabilities, plan["classes"], ask_again=own)
+    return prove_parity(folder, dataset.images.files(), probabilities, plan.classes, ask_again=own)
 
 
 def _prove_pixels(

@@ -19,6 +19,7 @@ from typing import Any
 from tlkit.errors import RunError, SpecError
 from tlkit.files import contents, name_beside, remove, replace_folder, write_atomically
 from tlkit.folders import PLAN, _check_movable, _foreign, _is_left, check_replaceable
+from tlkit.plan.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,9 @@ class Run:
         return (self.folder / "metrics.json").is_file()
 
     @property
-    def plan(self) -> dict[str, Any]:
-        """What was going to be done, and why: `plan.json`."""
-        return _read_json(self.folder / "plan.json")
+    def plan(self) -> Plan:
+        """What was going to be done, and why: `plan.json`, of this version or an earlier one."""
+        return Plan.from_dict(_read_json(self.folder / "plan.json"))
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -48,6 +49,9 @@ class Run:
     @property
     def saved_model(self) -> Path:
         return self.folder / "saved_model"
+
+    def write_plan(self, plan: Plan) -> None:
+        self.write_json("plan.json", plan.to_dict())
 
     def write_json(self, name: str, values: dict[str, Any]) -> None:
         write_atomically(self.folder / name, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
@@ -82,10 +86,10 @@ def check_members(runs: Sequence[str | Path]) -> list[Run]:
     first = members[0].plan
     for one in members[1:]:
         for name, mine, theirs in (
-            ("classes", one.plan["classes"], first["classes"]),
-            ("image size", one.plan["image_size"], first["image_size"]),
-            ("fit", one.plan["settings"]["fit"], first["settings"]["fit"]),
-            ("data", one.plan["settings"]["data"], first["settings"]["data"]),
+            ("classes", one.plan.classes, first.classes),
+            ("image size", one.plan.image_size, first.image_size),
+            ("fit", one.plan.job.fit, first.job.fit),
+            ("data", one.plan.job.data, first.job.data),
         ):
             if mine != theirs:
                 raise SpecError(

@@ -46,7 +46,7 @@ def own_part(run: Run, part: str | None) -> ImageSet:
 
     table = pd.read_csv(run.folder / "split.csv", dtype=str, keep_default_na=False)
     table = table if part is None else table[table["part"] == part].reset_index(drop=True)
-    data = Path(run.plan["settings"]["data"])
+    data = run.plan.job.data
     root = data if data.is_dir() else data.parent
     for row in table.itertuples():
         file = root / row.path
@@ -61,15 +61,15 @@ def own_part(run: Run, part: str | None) -> ImageSet:
                 )
     table = table.reindex(columns=list(TABLE_COLUMNS))
     problems = pd.DataFrame(columns=list(PROBLEM_COLUMNS))
-    return ImageSet(root, table, tuple(run.plan["classes"]), problems)
+    return ImageSet(root, table, tuple(run.plan.classes), problems)
 
 
 def decoded(run: Run, images: ImageSet, cache: Cache | None = None) -> Dataset:
     """Images as the run's model sees them: decoded at its size and fit, their labels numbered as its classes are."""
 
     plan = run.plan
-    images = dataclasses.replace(images, class_names=tuple(plan["classes"]))
-    return decode_images(images, plan["image_size"], plan["settings"]["fit"], cache)
+    images = dataclasses.replace(images, class_names=tuple(plan.classes))
+    return decode_images(images, plan.image_size, plan.job.fit, cache)
 
 
 def _some_pixels(run: Run, part: str, most: int | None) -> tuple[np.ndarray, np.ndarray]:

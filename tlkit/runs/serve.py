@@ -163,7 +163,7 @@ class _Answerer:
         self.explains = (Path(model) / "plan.json").is_file()
         if self.explains:
             run = open_run(model)
-            self._model, self._size, self._fit = load_model(run), run.plan["image_size"], run.plan["settings"]["fit"]
+            self._model, self._size, self._fit = load_model(run), run.plan.image_size, run.plan.job.fit
             self._cam = self._grad_cam()
 
     def _grad_cam(self) -> Any:

@@ -8,6 +8,7 @@ the backbone's pooled features, which the cache keeps for whatever is trained ne
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -131,7 +132,7 @@ def sentences(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def still_climbing(found: dict[str, Any]) -> bool:
+def still_climbing(found: Mapping[str, Any]) -> bool:
     """Whether accuracy rose with the last doubling of the training images by more than chance would, by a `profile`'s numbers."""
     last = found["learning_curve"][-1]
     return bool(last["gain"] > 1.96 * last["gain_error"])

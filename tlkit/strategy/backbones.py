@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,32 +22,31 @@ if TYPE_CHECKING:
     from tlkit.backbones import Backbone
     from tlkit.cache import Cache
     from tlkit.data.images import ImageSet
+    from tlkit.plan.job import Job
 
 
 def compare_backbones(
     networks: Sequence[Backbone],
     images: ImageSet,
-    settings: Mapping[str, Any],
+    job: Job,
     cache: Cache | None = None,
 ) -> tuple[Backbone, Decision]:
     """Compare backbones by linear probes on their last block, by held-out images; the quicker wins where these cannot tell.
 
-    images: not split yet, or with parts; test images play no part. settings: seed, fit, weights, validation, image_size (None: each
-    backbone's own). Returns the backbone, and the decision with its evidence for the plan.
+    images: not split yet, or with parts; test images play no part. job: its seed, fit, weights, validation and image_size count.
+    Returns the backbone, and the decision with its evidence for the plan.
     """
 
     rows: list[dict[str, Any]] = []
     right: dict[str, np.ndarray] = {}
     log.info(f"comparing {len(networks)} backbones by linear probes on held-out images")
     for network in networks:
-        size = settings["image_size"] or network.size
-        dataset = decode_images(images, size, settings["fit"], cache)
-        dataset = dataset.split(validation=settings["validation"], seed=settings["seed"])
-        model = build_classifier(
-            network, len(dataset.class_names), image_size=size, weights=settings["weights"], seed=settings["seed"]
-        )
+        size = job.image_size or network.size
+        dataset = decode_images(images, size, job.fit, cache)
+        dataset = dataset.split(validation=job.validation, seed=job.seed)
+        model = build_classifier(network, len(dataset.class_names), image_size=size, weights=job.weights, seed=job.seed)
         pool, training = dataset.part("train", "val"), dataset.count("train")
-        table = feature_table(model, network, pool, training, seed=settings["seed"])
+        table = feature_table(model, network, pool, training, seed=job.seed)
         if table is None:
             raise DataError(
                 f"The cache has no room for {network.name}'s features. Raise `cache_gb`, or name one backbone."

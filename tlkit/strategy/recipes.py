@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tlkit.backbones import Backbone
     from tlkit.data.examples import Examples
-    from tlkit.strategy.tournament import Outcome
+    from tlkit.plan.job import Job
 
 
 LARGE = 1000  # training images from which a set counts as large
@@ -52,40 +52,30 @@ def decide_by_tournament(
     backbone: Backbone,
     pool: Examples,
     training: int,
-    *,
-    seed: int = 0,
+    job: Job,
     deadline: Deadline = NO_DEADLINE,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    similar: bool | None = None,
 ) -> tuple[Outcome, list[Decision]]:
     """Measure the two axes, let the strategies compete, and give the winner with the decisions and their evidence for the plan.
 
-    build, pool, training: see `tlkit.features.table.feature_table`; `build` gives a classifier for a head, its weights fresh.
-    deadline: half of the time until then may be taken; without one, a minute and a fifth of a second per image, at most 30. epochs, batch_size: of fine-tuning stages, default
-    by the number of images.
+    build, pool, training: see `tlkit.features.table.feature_table`; `build` gives a classifier for a head, its weights fresh. job: its seed, epochs and batch
+    size (of fine-tuning stages, None: by the number of images), and what it says of similarity. deadline: half of the time until then
+    may be taken; without one, a minute and a fifth of a second per image, at most 30.
     """
-
     limit = min(MINUTES + SECONDS_PER_IMAGE * len(pool) / 60, MOST_MINUTES)
     if deadline != NO_DEADLINE:
         limit = max(deadline.left, 0.0) / 2 / 60
     deadline = Deadline.after(60 * limit)
     log.info(f"deciding  a tournament of strategies on held-out images, {limit:.1f} minutes at most")
     tapped = build(Head(taps="all"))
-    table = feature_table(
-        tapped,
-        backbone,
-        pool,
-        training,
-        seed=seed,
-        batch_size=batch_size or 32,
-    )
+    table = feature_table(tapped, backbone, pool, training, seed=job.seed, batch_size=job.batch_size or 32)
     if table is None:
-        recipe, decision = choose_recipe(training, similar)
+        recipe, decision = choose_recipe(training, job.similar)
         why = f"the cache has no room for features (`cache_gb`), so no tournament was held; {decision.why}"
         return Outcome(recipe, why, []), [replace(decision, why=why)]
-    axes = profile(tapped, backbone, table, pool, seed=seed)
-    outcome = Tournament(build, backbone, table, pool, seed, deadline, epochs, batch_size, axes["similar"]).run()
+    axes = profile(tapped, backbone, table, pool, seed=job.seed)
+    outcome = Tournament(
+        build, backbone, table, pool, job.seed, deadline, job.epochs, job.batch_size, axes["similar"]
+    ).run()
     size = "large" if training >= LARGE else "small"
     kind = {True: "similar", False: "different", None: "not known to be different"}[axes["similar"]]
     evidence = {"contenders": outcome.contenders, "minutes_at_most": round(limit, 2)}

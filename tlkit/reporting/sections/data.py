@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tlkit.plan.plan import Plan
 from tlkit.reporting.album import SHOWN, _Album
 from tlkit.runs.folder import Run
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from tlkit.doctor.checkup import Checkup
 
 
-def _data(run: Run, plan: dict[str, Any], checkup: Checkup | None, album: _Album) -> dict[str, Any]:
+def _data(run: Run, plan: Plan, checkup: Checkup | None, album: _Album) -> dict[str, Any]:
     import pandas as pd
 
     problems = pd.read_csv(run.folder / "problems.csv", keep_default_na=False, dtype=str)
@@ -22,7 +23,7 @@ def _data(run: Run, plan: dict[str, Any], checkup: Checkup | None, album: _Album
     if checkup is None:
         gone = "The pictures are not where they were, so that the data could not be looked at again."
         return {"lines": [gone], "labels": [], "duplicates": [], "outliers": [], "classes": [], "problems": files}
-    everything = sum(plan["images"].values())
+    everything = sum(plan.images.values())
     if checkup.n < everything:
         files = [
             f"looked at {checkup.n:,} of {everything:,} pictures, drawn at random; tlkit inspect looks at all",

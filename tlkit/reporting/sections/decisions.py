@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from tlkit.plan.plan import Plan
 from tlkit.runs.folder import Run
 
 
-def _decisions(run: Run, plan: dict[str, Any]) -> dict[str, Any]:
+def _decisions(run: Run, plan: Plan) -> dict[str, Any]:
     log = [
         {
-            "what": one["what"],
-            "chosen": one["chosen"],
-            "why": one["why"],
-            "sentences": [line for line in one["evidence"].get("sentences", ()) if isinstance(line, str)],
+            "what": one.about,
+            "chosen": one.chosen,
+            "why": one.why,
+            "sentences": [line for line in one.evidence.get("sentences", ()) if isinstance(line, str)],
         }
-        for one in plan["decisions"]
+        for one in plan.decisions
     ]
-    shown = {name: plan[name] for name in ("recipe", "settings", "versions", "device", "precision")}
+    values = plan.to_dict()
+    shown = {name: values[name] for name in ("recipe", "job", "versions", "device", "precision")}
     return {
         "log": log,
         "recipe": json.dumps(shown, indent=2, ensure_ascii=False),

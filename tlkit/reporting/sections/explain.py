@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tlkit.evaluation.saliency import overlay
+from tlkit.plan.plan import Plan
 from tlkit.reporting.album import SHOWN, _Album, _evidence, as_data
 
 if TYPE_CHECKING:
@@ -15,9 +16,7 @@ if TYPE_CHECKING:
     from tlkit.evaluation.reliance import Reliance
 
 
-def _explain(
-    plan: dict[str, Any], answers: pd.DataFrame, album: _Album, cam: Any, found: Reliance | None
-) -> dict[str, Any]:
+def _explain(plan: Plan, answers: pd.DataFrame, album: _Album, cam: Any, found: Reliance | None) -> dict[str, Any]:
 
     if cam is None or found is None:
         return {
@@ -26,7 +25,7 @@ def _explain(
         }
     figures = []
     right = answers[answers["prediction"] == answers["label"]].sort_values("probability", ascending=False)
-    for number, name in enumerate(plan["classes"][:SHOWN]):
+    for number, name in enumerate(plan.classes[:SHOWN]):
         mine = right[right["label"] == name].head(1)
         pixels = album.pixels(mine.iloc[0]["path"]) if len(mine) else None
         if pixels is None:

@@ -6,18 +6,19 @@ from typing import Any
 
 from tlkit.data.augment import augment
 from tlkit.plan.augmentation import augmentation_from_dict
+from tlkit.plan.plan import Plan
 from tlkit.reporting.album import SHOWN, _Album, as_data
 
 
-def _safety(plan: dict[str, Any], album: _Album) -> dict[str, Any]:
+def _safety(plan: Plan, album: _Album) -> dict[str, Any]:
 
-    found = next((one for one in plan["decisions"] if one["what"] == "augmentation"), None)
+    found = plan.decision("augmentation")
     if found is None:
         quiet = "This recipe varies no pictures, so nothing was checked."
-        line = f"{quiet} To see what your classes bear: tlkit augment {plan['settings']['data']} --check."
+        line = f"{quiet} To see what your classes bear: tlkit augment {plan.job.data} --check."
         return {"lines": [line], "rows": [], "figures": []}
     rows, figures = [], []
-    for name, one in found["evidence"]["fields"].items():
+    for name, one in found.evidence["fields"].items():
         pair = one["pairs"][0] if one["pairs"] else None
         rows.append(
             {
@@ -48,4 +49,4 @@ def _safety(plan: dict[str, Any], album: _Album) -> dict[str, Any]:
             )
     order = ["unsafe", "limited", "not_measurable", "safe"]
     rows.sort(key=lambda row: order.index(row["verdict"].split(" ")[0]))
-    return {"lines": [found["why"]], "rows": rows, "figures": figures[:SHOWN]}
+    return {"lines": [found.why], "rows": rows, "figures": figures[:SHOWN]}

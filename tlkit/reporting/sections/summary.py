@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tlkit.plan.plan import Plan
 from tlkit.runs.folder import Run
 from tlkit.strategy.axes import still_climbing
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def _summary(
-    run: Run, plan: dict[str, Any], metrics: dict[str, Any], part: str, speed: float | None, checkup: Checkup | None
+    run: Run, plan: Plan, metrics: dict[str, Any], part: str, speed: float | None, checkup: Checkup | None
 ) -> dict[str, Any]:
     score = metrics[part]
     low, high = score["accuracy_95"]
@@ -20,13 +21,13 @@ def _summary(
     parity = metrics["parity"]
     tiles = [
         ("accuracy", f"{score['accuracy']:.1%}", f"{low:.1%} to {high:.1%} (95 %), {score['n']:,} {part} images"),
-        ("macro-F1", f"{score['macro_f1']:.3f}", f"mean over {len(plan['classes'])} classes"),
+        ("macro-F1", f"{score['macro_f1']:.3f}", f"mean over {len(plan.classes)} classes"),
         ("log loss", f"{score['log_loss']:.3f}", f"calibration error {score['ece']:.3f}"),
-        ("model", f"{size / 1e6:.1f} MB", f"{plan['backbone']['name']} at {plan['image_size']} px, as a SavedModel"),
+        ("model", f"{size / 1e6:.1f} MB", f"{plan.backbone.name} at {plan.image_size} px, as a SavedModel"),
         (
             "speed",
             "not measured" if speed is None else f"{speed:.1f} ms",
-            f"an image in batches of 16, {plan['device']}",
+            f"an image in batches of 16, {plan.device}",
         ),
         (
             "served = trained",
@@ -34,20 +35,18 @@ def _summary(
             f"of {parity['n']} files, off by {parity['max_difference']:.0e} at most",
         ),
     ]
-    chosen = next((one for one in plan["decisions"] if one["what"] == "recipe"), None)
-    images = plan["images"]
+    chosen = plan.decision("recipe")
+    images = plan.images
     counts = ", ".join(f"{count:,} {name}" for name, count in images.items() if count)
     return {
         "what": f"{sum(images.values()):,} images ({counts}). Trained in {metrics['seconds']['total']:.0f} s.",
         "tiles": [{"name": name, "value": value, "about": about} for name, value, about in tiles],
-        "recipe": f"Recipe {chosen['chosen']}: {chosen['why']}." if chosen else "",
+        "recipe": f"Recipe {chosen.chosen}: {chosen.why}." if chosen else "",
         "next": next_steps(run, plan, metrics, part, checkup),
     }
 
 
-def next_steps(
-    run: Run, plan: dict[str, Any], metrics: dict[str, Any], part: str, checkup: Checkup | None
-) -> list[str]:
+def next_steps(run: Run, plan: Plan, metrics: dict[str, Any], part: str, checkup: Checkup | None) -> list[str]:
     """What a person might do now, most urgent first."""
     score, steps = metrics[part], []
     low, high = score["accuracy_95"]
@@ -68,7 +67,7 @@ def next_steps(
         steps.append(
             f"'{worst[0]}' is the weakest class (F1 {worst[1]['f1']:.2f}, {worst[1]['support']} images): look at its mistakes, and add pictures of it."
         )
-    climbing = any(still_climbing(one["evidence"]) for one in plan["decisions"] if one["what"] == "measured")
+    climbing = any(still_climbing(one.evidence) for one in plan.decisions if one.about == "measured")
     if climbing:
         steps.append("Accuracy still climbs with more training images: more pictures would help.")
     if high - low > 0.1:

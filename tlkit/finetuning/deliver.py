@@ -1,0 +1,89 @@
+"""Delivers a judged model: exported, proven to be what was trained, and reported."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tlkit.deployment.parity import FreshProcess, prove_parity
+from tlkit.deployment.saved_model import export
+from tlkit.evaluation.predict import own_probabilities
+from tlkit.finetuning.words import result_lines
+from tlkit.progress import Clock, log
+from tlkit.reporting.findings import Material, look_at
+from tlkit.reporting.report import write_report
+from tlkit.runs.folder import Run, finish_run
+from tlkit.runs.reading import parity_sample
+
+if TYPE_CHECKING:
+    from tlkit.data.dataset import Dataset
+    from tlkit.finetuning.judge import Judged
+    from tlkit.finetuning.prepare import Prepared
+    from tlkit.plan.plan import Plan
+
+
+def deliver(
+    plan: Plan,
+    judged: Judged,
+    prepared: Prepared,
+    run: Run,
+    *,
+    into: Path | None = None,
+    fresh: FreshProcess | None = None,
+    clock: Clock | None = None,
+) -> Run:
+    """Export a judged model, prove that what is served equals what was trained, and write metrics.json and the report.
+
+    Args:
+        into: The folder where the finished run belongs, if it was made beside an earlier one.
+        fresh: The process that serves for the proof, if it is started already.
+        clock: Keeps the seconds of each step, and gives them to metrics.json.
+
+    Returns:
+        The finished run in its place.
+
+    Raises:
+        ParityError: What is served differs from what was trained.
+    """
+    clock, dataset = clock or Clock(), prepared.dataset
+    refusal = judged.scores["refusal"]
+    with clock.timed("export"):
+        unsure_below = refusal["threshold"] if refusal else 0.0
+        export(judged.model, plan.classes, run.saved_model, fit=plan.job.fit, unsure_below=unsure_below)
+    material = Material(run, judged.model, dataset) if plan.job.report else None
+    with ThreadPoolExecutor(1) as beside:  # what takes long in a report, beside the proof by another process
+        looking = beside.submit(look_at, material) if material else None
+        with clock.timed("prove"):
+            parity = _prove(run, judged, dataset, fresh)
+    metrics = {
+        **judged.scores,
+        "parity": parity,
+        "seconds": clock.seconds(),
+        "images_decoded": dataset.pixels.decoded,
+        "images_computed": judged.images_computed,
+        "notes": list(judged.notes),
+    }
+    run.write_json("metrics.json", metrics)  # from here on the run counts as finished
+    run = finish_run(run, into or run.folder)
+    for line in result_lines(run):
+        log.info(line)
+    if material is not None and looking is not None:
+        log.info(f"{'report':<11} {write_report(dataclasses.replace(material, run=run), looking.result())}")
+    return run
+
+
+def _prove(run: Run, judged: Judged, dataset: Dataset, fresh: FreshProcess | None) -> dict[str, Any]:
+    """The proof, on validation images spread over all classes."""
+    chosen = parity_sample(len(judged.probabilities["val"]))
+    part = dataset.images.part("val").take(chosen)
+    return prove_parity(
+        run.saved_model,
+        part.files(),
+        judged.probabilities["val"][chosen],
+        dataset.class_names,
+        fresh,
+        functools.partial(own_probabilities, judged.model, dataset.pixels.of(part)),
+    )
