@@ -140,11 +140,11 @@ def imagenet(shared: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: py
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of `nano` on drawn images, shared by the tests that only read one."""
+    """A finished run of a tiny backbone on drawn images, shared by the tests that only read one."""
     from tlkit import Recipe, Stage, finetune
 
     base = tmp_path_factory.mktemp("trained")
     data = write_folder(base / "data", per_class=16)
-    recipe = Recipe("test", stages=(Stage(epochs=8, learning_rate=1e-2),), batch_size=12)
-    finetune(data, backbone="nano", image_size=64, out=base / "run", recipe=recipe, report=False)
+    recipe = Recipe("test", stages=(Stage(epochs=40, learning_rate=5e-2),), batch_size=12)
+    finetune(data, backbone=tiny_file(), image_size=32, out=base / "run", recipe=recipe, report=False)
     return base / "run"

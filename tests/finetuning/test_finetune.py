@@ -68,7 +68,7 @@ def test_a_run_leaves_every_file_and_learns(trained: Path) -> None:
 
 def test_the_plan_says_what_and_why(trained: Path) -> None:
     plan = open_run(trained).plan
-    assert plan.classes == tuple(sorted(COLOURS)) and plan.image_size == 64
+    assert plan.classes == tuple(sorted(COLOURS)) and plan.image_size == 32
     assert plan.decisions[0] == Decision("recipe", "test", "it was asked for", {})
     assert plan.precision == "float32" and plan.device.startswith("CPU")
     assert {"tensorflow", "keras", "python"} <= set(plan.versions)
