@@ -101,17 +101,28 @@ def test_the_examples_in_docstrings_are_true(name: str) -> None:
     assert doctest.testmod(module, extraglobs=names).failed == 0
 
 
-def test_the_readme_names_only_commands_and_options_that_exist() -> None:
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("file", DOCUMENTS, ids=[file.name for file in DOCUMENTS])
+def test_documents_name_only_commands_options_and_files_that_exist(file: Path) -> None:
     from tlkit.cli.main import main
 
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = file.read_text(encoding="utf-8")
     blocks = "\n".join(re.findall(r"^```\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL))
-    commands = re.findall(r"^tlkit ([\w-]+)(.*)$", blocks, flags=re.MULTILINE)
-    assert commands
-    for command, rest in commands:
+    for command, rest in re.findall(r"^tlkit ([\w-]+)(.*)$", blocks, flags=re.MULTILINE):
         options = {
             option
             for parameter in main.commands[command].params
             for option in (*parameter.opts, *parameter.secondary_opts)
         }
         assert set(re.findall(r"--[\w-]+", rest.split("#")[0])) <= options, (command, rest)
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (file.parent / target).exists(), target
+
+
+def test_the_readme_has_the_two_commands_that_ci_runs() -> None:
+    text, script = (ROOT / "README.md").read_text(encoding="utf-8"), (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    for ending in ("tlkit demo", 'python -m pytest -m "not slow"'):
+        assert len(re.findall(rf"^python3 -m venv .* && {re.escape(ending)}$", text, flags=re.MULTILINE)) == 1
+        assert f"readme \"{ending}\"" in script or f"readme '{ending}'" in script
