@@ -125,4 +125,4 @@ def test_the_readme_has_the_two_commands_that_ci_runs() -> None:
     text, script = (ROOT / "README.md").read_text(encoding="utf-8"), (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     for ending in ("tlkit demo", 'python -m pytest -m "not slow"'):
         assert len(re.findall(rf"^python3 -m venv .* && {re.escape(ending)}$", text, flags=re.MULTILINE)) == 1
-        assert f"readme \"{ending}\"" in script or f"readme '{ending}'" in script
+        assert f'readme "{ending}"' in script or f"readme '{ending}'" in script

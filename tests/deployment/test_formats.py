@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from tests.tiny import tiny_file
 from tlkit import ExportError, ParityError, RunError, build_classifier, export_run, find_backbone, open_target, predict
 from tlkit.cli.main import main
-from tlkit.deployment.formats import FILES, TARGETS, check_target, write_target
+from tlkit.deployment.formats import FORMATS, TARGETS, check_target, write_target
 from tlkit.deployment.parity import prove_target
 from tlkit.errors import NameUnknown
 from tlkit.runs.export import exports_of
@@ -34,13 +34,13 @@ def pictures(count: int = 24) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3)).astype("uint8")
 
 
-@pytest.mark.parametrize("target", sorted(FILES))
+@pytest.mark.parametrize("target", sorted(FORMATS))
 def test_a_format_answers_what_the_model_answers(model: keras.Model, target: str, tmp_path: Path) -> None:
     folder = write_target(
         model, NAMES, tmp_path / "out", target, fit="pad", unsure_below=0.4, representative=pictures()
     )
     description, answer = open_target(folder)
-    assert {p.name for p in folder.iterdir()} == {"tlkit.json", FILES[target]}
+    assert {p.name for p in folder.iterdir()} == {"tlkit.json", FORMATS[target].file}
     assert (description["classes"], description["fit"], description["unsure_below"]) == (NAMES, "pad", 0.4)
     expected = np.asarray(model(pictures().astype("float32")))
     found = answer(pictures())
@@ -115,8 +115,8 @@ def test_only_an_export_and_nothing_beside_it_is_replaced(model: keras.Model, tm
 def test_broken_exports_say_which_file_and_what_to_do(model: keras.Model, tmp_path: Path) -> None:
     for target in ("litert", "onnx", "keras"):
         folder = write_target(model, NAMES, tmp_path / target, target)
-        (folder / FILES[target]).write_bytes(b"no model")
-        with pytest.raises(RunError, match=rf"{FILES[target]}.*Export the run again"):
+        (folder / FORMATS[target].file).write_bytes(b"no model")
+        with pytest.raises(RunError, match=rf"{FORMATS[target].file}.*Export the run again"):
             open_target(folder)
     (tmp_path / "keras" / "tlkit.json").write_text("{")
     with pytest.raises(RunError, match=r"tlkit\.json"):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tlkit.deployment.formats import open_target
+from tlkit.deployment.formats import FORMATS, open_target
 from tlkit.deployment.saved_model import UNSURE
 from tlkit.errors import ParityError
 
@@ -174,7 +174,7 @@ def prove_target(
         "limit": PARITY_LIMIT,
         "within_limit": difference < PARITY_LIMIT,
     }
-    rounded = description["format"] == "litert-int8"
+    rounded = FORMATS[description["format"]].rounds
     if rounded and agreement < LEAST_AGREEMENT and not force:
         raise ParityError(
             f"With 8-bit integers the model agrees with itself on {agreement:.1%} of {len(pixels)} pictures (expected {LEAST_AGREEMENT:.0%} or more), "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from tlkit.deployment.formats import check_target, write_target
+from tlkit.deployment.formats import FORMATS, check_target, write_target
 from tlkit.deployment.parity import prove_parity, prove_target
 from tlkit.deployment.saved_model import export
 from tlkit.errors import DataError
@@ -54,7 +54,7 @@ def export_run(
     if target == "savedmodel":
         export(model, plan.classes, folder, fit=fit, unsure_below=unsure_below)
         return folder, _noted(run, target, folder, _prove_served(run, model, folder))
-    training = _some_pixels(run, "train", REPRESENTATIVE_IMAGES) if target == "litert-int8" else None
+    training = _some_pixels(run, "train", REPRESENTATIVE_IMAGES) if FORMATS[target].by_images else None
     representative = None if training is None else training[0]
     write_target(model, plan.classes, folder, target, fit=fit, unsure_below=unsure_below, representative=representative)
     return folder, _noted(run, target, folder, _prove_pixels(run, model, folder, training, force))

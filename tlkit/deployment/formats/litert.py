@@ -1,28 +1,67 @@
-"""LiteRT: opens a .tflite file. 8-bit integers take their ranges from representative images."""
+"""LiteRT: .tflite files, in float32 or in 8-bit integers, whose ranges come from representative images."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tlkit.deployment.formats.shared import EXTRAS, Answer, _needed
+from tlkit.deployment.formats.shared import Answer, Format, _needed, signature
+
+if TYPE_CHECKING:
+    import keras
 
 REPRESENTATIVE = 200  # training images that tell the converter the ranges of activations
+RUNTIME = ("ai_edge_litert", "litert")
 
 
-def _litert(file: Path) -> Answer:
-    _needed(*EXTRAS["litert"])
+def _write(model: keras.Model, file: Path, images: np.ndarray | None) -> None:
+    import tensorflow as tf
+
+    # one image at a time: LiteRT fixes its memory beforehand
+    model.export(
+        str(file),
+        format="litert",
+        input_signature=signature(model, 1),
+        verbose=False,
+        target_spec={"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]},
+    )
+
+
+def _write_integers(model: keras.Model, file: Path, images: np.ndarray | None) -> None:
+    """Post-training quantisation (Jacob et al. 2018, arXiv:1712.05877); input and output stay float32."""
+    import tensorflow as tf
+
+    assert images is not None and len(images)
+    representative = images[:REPRESENTATIVE].astype("float32")
+    model.export(
+        str(file),
+        format="litert",
+        input_signature=signature(model, 1),
+        verbose=False,
+        target_spec={"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.TFLITE_BUILTINS]},
+        optimizations=[tf.lite.Optimize.DEFAULT],
+        representative_dataset=lambda: ([one[None]] for one in representative),
+    )
+
+
+def _open(file: Path) -> Answer:
+    _needed(*RUNTIME)
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=str(file), num_threads=os.cpu_count())
     interpreter.allocate_tensors()
     image, answer = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
 
-    def one(picture: np.ndarray) -> np.ndarray:
-        interpreter.set_tensor(image, picture[None].astype("float32"))
+    def one(pixels: np.ndarray) -> np.ndarray:
+        interpreter.set_tensor(image, pixels[None].astype("float32"))
         interpreter.invoke()
         return interpreter.get_tensor(answer)[0].copy()
 
-    return lambda pixels: np.stack([one(picture) for picture in pixels])
+    return lambda pixels: np.stack([one(image) for image in pixels])
+
+
+LITERT = Format("model.tflite", _write, _open, (RUNTIME,))
+LITERT_INT8 = Format("model.tflite", _write_integers, _open, (RUNTIME,), by_images=True, rounds=True)

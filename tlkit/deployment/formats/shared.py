@@ -1,18 +1,39 @@
-"""What the formats share: the packages that each needs, and what an opened export is."""
+"""What the formats share: what a format is, and the packages that it needs."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tlkit.errors import ExportError
 
-EXTRAS = {"litert": ("ai_edge_litert", "litert"), "onnx": ("onnxruntime", "onnx")}
+if TYPE_CHECKING:
+    import keras
 
 Answer = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format that a classifier can be written in.
+
+    file: the name of the model's file. write: writes a model into a file; takes training images, uint8, shape (n, size, size, 3), or
+    None. open: a file as a function from pixels to probabilities. runs_with, writes_with: packages that are needed beside tlkit's own, each with the
+    extra of tlkit that installs it. by_images: whether `write` needs training images. rounds: whether answers may differ from the model's by more than float32's rounding.
+    """
+
+    file: str
+    write: Callable[[keras.Model, Path, np.ndarray | None], None]
+    open: Callable[[Path], Answer]
+    runs_with: tuple[tuple[str, str], ...] = ()
+    writes_with: tuple[tuple[str, str], ...] = ()
+    by_images: bool = False
+    rounds: bool = False
 
 
 def _needed(package: str, extra: str) -> Any:
@@ -22,3 +43,10 @@ def _needed(package: str, extra: str) -> Any:
         raise ExportError(
             f"'{package}' is not installed ({error}). Install it with: pip install 'tlkit[{extra}]'."
         ) from None
+
+
+def signature(model: keras.Model, batch: int | None) -> list[Any]:
+    """The one input of an exported model: float32, shape (batch, size, size, 3), RGB 0-255."""
+    import tensorflow as tf
+
+    return [tf.TensorSpec((batch, *model.input_shape[1:]), tf.float32, name="image")]
