@@ -66,7 +66,7 @@ def run(backbone: str, seed: int, way: str) -> dict[str, object]:
         monitor="last",
     )
     model = tlkit.build_classifier(network, len(dataset.class_names), seed=seed)
-    parts = [dataset.part(part) for part in ("train", "val", "test")]
+    parts = [dataset.part(part) for part in ("train", "validation", "test")]
     solved = dataclasses.replace(recipe, stages=recipe.stages[:1], augmentation=PRESETS["none"])
     tuned = dataclasses.replace(recipe, stages=recipe.stages[1:])
     for one in (solved, tuned):  # the head is solved on untouched pictures in every way

@@ -62,7 +62,7 @@ def run(data: str, backbone: str, recipe: str, size: int) -> dict[str, object]:
         )
         metrics = made.metrics
         answers = pd.read_csv(made.folder / "predictions.csv", keep_default_na=False)
-    test = answers[answers["part"] == "test"]
+    test = answers[answers["split"] == "test"]
     right = (test["label"].astype(str) == test["prediction"].astype(str)).to_numpy()
     _, low, high = calibration_error_of(test["probability"].to_numpy(), right)
     before, after, refusal = metrics["calibration"]["before"]["test"], metrics["test"], metrics["refusal"]

@@ -63,7 +63,7 @@ def main() -> None:
                     report=False,
                 )
                 table = pd.read_csv(run.folder / "predictions.csv")
-                table = table[table["part"] == "test"]
+                table = table[table["split"] == "test"]
                 right.setdefault((kind, recipe.name), []).append((table["prediction"] == table["label"]).to_numpy())
                 score, parity = run.metrics["test"], run.metrics["parity"]
                 row = {

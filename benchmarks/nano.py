@@ -76,7 +76,7 @@ def probe(name: str, weights: str, dataset: str, size: int = 96) -> dict[str, fl
     dataset = tlkit.decode_images(tlkit.scan(shared / "data" / dataset / "splits.csv"), size)
     model = tlkit.build_classifier(name, 2, image_size=size, weights=weights, seed=0)
     features = keras.Model(model.input, model.get_layer(FEATURES).output)
-    parts = {part: dataset.part(part) for part in ("train", "val", "test")}
+    parts = {part: dataset.part(part) for part in ("train", "validation", "test")}
     x = {
         part: features.predict(one.pixels.gather(np.arange(len(one))), batch_size=64, verbose=0)
         for part, one in parts.items()
@@ -85,13 +85,13 @@ def probe(name: str, weights: str, dataset: str, size: int = 96) -> dict[str, fl
     x = {part: scaler.transform(one) for part, one in x.items()}
 
     y = {part: one.labels for part, one in parts.items()}
-    both = np.concatenate([x["train"], x["val"]]), np.concatenate([y["train"], y["val"]])
+    both = np.concatenate([x["train"], x["validation"]]), np.concatenate([y["train"], y["validation"]])
 
     def fitted(c: float, features: np.ndarray, labels: np.ndarray) -> LogisticRegression:
         return LogisticRegression(C=c, max_iter=1000).fit(features, labels)
 
     strengths = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 1.0)
-    best = max(strengths, key=lambda c: fitted(c, x["train"], y["train"]).score(x["val"], y["val"]))
+    best = max(strengths, key=lambda c: fitted(c, x["train"], y["train"]).score(x["validation"], y["validation"]))
     print(dataset, "C", best)
     return {
         "train": float(fitted(best, x["train"], y["train"]).score(x["test"], y["test"])),

@@ -56,7 +56,7 @@ FAULTS = (
     Fault(
         "validation_leaks",
         'dataset.part("train"),',
-        'dataset.part("train", "val"),',
+        'dataset.part("train", "validation"),',
         "the validation images are trained on",
         ("test_finetune.py",),
     ),

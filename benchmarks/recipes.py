@@ -70,14 +70,14 @@ def run(data: str, size: str, seed: int, way: str) -> dict[str, object]:
     build = functools.partial(build_classifier, backbone, len(dataset.class_names), dataset.pixels.size, seed)
     started, chosen, model = time.monotonic(), way, None
     if way == "auto":
-        pool, training = dataset.part("train", "val"), dataset.count("train")
+        pool, training = dataset.part("train", "validation"), dataset.count("train")
         outcome, decisions = decide_by_tournament(build, backbone, pool, training, tlkit.Job(data, seed=seed))
         recipe, model, chosen = outcome.recipe, outcome.model, decisions[-1].chosen
     else:
         recipe = find_recipe(way)
     if model is None:
         model = build(recipe.head)
-        parts = [dataset.part(part) for part in ("train", "val")]
+        parts = [dataset.part(part) for part in ("train", "validation")]
         tlkit.train(model, backbone, recipe, *parts, seed=seed)
     seconds = time.monotonic() - started
     test = dataset.part("test")
@@ -95,7 +95,7 @@ def run(data: str, size: str, seed: int, way: str) -> dict[str, object]:
         "accuracy": round(float(right.mean()), 5),
         "n": len(right),
         "train": dataset.count("train"),
-        "val": dataset.count("val"),
+        "validation": dataset.count("validation"),
         "image_size": dataset.pixels.size,
         "seconds": round(seconds, 1),
         "backbone": BACKBONE,
@@ -122,14 +122,14 @@ def cell(data: str, size: str, seed: int):  # type: ignore[no-untyped-def]
     if size == "all":
         return dataset
     table, random = dataset.images.table.copy(), np.random.default_rng((seed, int(size)))
-    pool = table["part"] != "test"
-    table.loc[pool, "part"] = ""
+    pool = table["split"] != "test"
+    table.loc[pool, "split"] = ""
     for _, mine in table[pool].groupby("label"):
         drawn = random.permutation(mine.index.to_numpy())[: int(size)]
         validation = max(1, round(0.2 * len(drawn)))
-        table.loc[drawn[:validation], "part"] = "val"
-        table.loc[drawn[validation:], "part"] = "train"
-    images = dataclasses.replace(dataset.images, table=table[table["part"] != ""].reset_index(drop=True))
+        table.loc[drawn[:validation], "split"] = "validation"
+        table.loc[drawn[validation:], "split"] = "train"
+    images = dataclasses.replace(dataset.images, table=table[table["split"] != ""].reset_index(drop=True))
     return dataclasses.replace(dataset, images=images)
 
 

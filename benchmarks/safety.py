@@ -131,7 +131,7 @@ def looked_at(data: str, backbone: str):  # type: ignore[no-untyped-def]
     else:
         images = tlkit.scan(Path(os.environ.get("TLKIT_SHARED", "../shared")) / "data" / data / "splits.csv")
         dataset = tlkit.decode_images(images, network.size)
-        examples, names = dataset.part("train", "val"), list(dataset.class_names)
+        examples, names = dataset.part("train", "validation"), list(dataset.class_names)
     return examples, names, Eyes(tlkit.build_classifier(network, 2), network)
 
 

@@ -71,7 +71,7 @@ def measure(data: str, size: int, native: str, preset: str | None, scratch: Path
         run = tlkit.finetune(
             source, backbone=backbone, image_size=size, recipe=recipe, out=scratch / f"run-{kind}", report=False
         )
-        part = own_part(run, "val")
+        part = own_part(run, "validation")
         files = part.take(parity_sample(len(part))).files()
         for target in TARGETS:
             started, note = time.monotonic(), ""

@@ -39,7 +39,9 @@ def test_part_folders_give_the_split(tmp_path: Path) -> None:
     write_folder(tmp_path / "valid", 2, start=100)
     write_folder(tmp_path / "test", 3, start=200)
     images = split(scan(tmp_path))
-    assert images.table["part"].value_counts().to_dict() == {"train": 18, "test": 9, "val": 6}
+    with pytest.raises(NameUnknown, match="Did you mean 'validation'"):
+        images.part("valid")
+    assert images.table["split"].value_counts().to_dict() == {"train": 18, "test": 9, "validation": 6}
 
 
 def test_a_class_called_train_is_a_class(tmp_path: Path) -> None:
@@ -205,10 +207,10 @@ def test_the_split_is_stratified_seeded_and_keeps_every_class(tmp_path: Path) ->
     for i in range(2, 20):
         (tmp_path / "red" / f"{i:03d}.png").unlink()
     first, again, other = (split(scan(tmp_path), seed=s).table for s in (0, 0, 1))
-    assert first["part"].equals(again["part"]) and not first["part"].equals(other["part"])
-    counts = first.groupby("label")["part"].value_counts()
-    assert counts["blue"].to_dict() == counts["green"].to_dict() == {"train": 16, "val": 4}
-    assert counts["red"].to_dict() == {"train": 1, "val": 1}
+    assert first["split"].equals(again["split"]) and not first["split"].equals(other["split"])
+    counts = first.groupby("label")["split"].value_counts()
+    assert counts["blue"].to_dict() == counts["green"].to_dict() == {"train": 16, "validation": 4}
+    assert counts["red"].to_dict() == {"train": 1, "validation": 1}
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -216,7 +218,7 @@ def test_identical_files_stay_in_one_part(folder: Path, seed: int) -> None:
     for i in range(5):
         shutil.copy(folder / "red" / "000.png", folder / "red" / f"copy{i}.png")
     table = split(scan(folder), seed=seed, validation=0.4).table
-    assert (table.groupby("sha256")["part"].nunique() == 1).all()
+    assert (table.groupby("sha256")["split"].nunique() == 1).all()
 
 
 def test_given_parts_that_share_a_file_lose_it_from_training(tmp_path: Path) -> None:
@@ -232,8 +234,8 @@ def test_given_parts_that_share_a_file_lose_it_from_training(tmp_path: Path) -> 
 def test_groups_stay_whole(folder: Path, seed: int) -> None:
     rows = [{**row, "group": f"{row['label']}-{i % 8 // 2}"} for i, row in enumerate(rows_of(folder))]
     table = split(scan(csv_of(folder, rows)), seed=seed).table
-    assert (table.groupby("group")["part"].nunique() == 1).all()
-    assert (table.groupby("label")["part"].nunique() == 2).all()
+    assert (table.groupby("group")["split"].nunique() == 1).all()
+    assert (table.groupby("label")["split"].nunique() == 2).all()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -241,9 +243,9 @@ def test_groups_of_several_classes_stay_whole(folder: Path, seed: int) -> None:
     rows = [{**row, "patient": f"p{i % 8}"} for i, row in enumerate(rows_of(folder))]
     file = csv_of(folder, rows)
     table = split(scan(file, group_by="patient"), seed=seed, validation=0.25).table
-    assert (table.groupby("group")["part"].nunique() == 1).all()
-    assert (table.groupby("label")["part"].nunique() == 2).all()
-    assert (table["part"] == "val").sum() == 6
+    assert (table.groupby("group")["split"].nunique() == 1).all()
+    assert (table.groupby("label")["split"].nunique() == 2).all()
+    assert (table["split"] == "validation").sum() == 6
     with pytest.raises(NameUnknown, match=r"Did you mean 'patient'"):
         scan(file, group_by="pateint")
 

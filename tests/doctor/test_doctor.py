@@ -139,7 +139,7 @@ def test_a_duplicate_across_the_parts_is_a_leak_and_comes_first() -> None:
         {
             "path": [f"{i}.png" for i in range(42)],
             "label": ["a", "b"] * 21,
-            "part": ["train"] * 40 + ["train", "test"],
+            "split": ["train"] * 40 + ["train", "test"],
             "group": "",
             "sha256": [f"{i}" for i in range(42)],
         }

@@ -196,7 +196,11 @@ def test_masking_evidence_on_cats_and_dogs_costs_more_than_masking_at_random(
     run = finetune(data, backbone="mobilenetv2", recipe=recipe, out=tmp_path / "run")
     from tlkit.runs.reading import decoded, own_part
 
-    chosen = decoded(run, own_part(run, None)).part("test", "val").take(np.random.default_rng(0).permutation(210)[:100])
+    chosen = (
+        decoded(run, own_part(run, None))
+        .part("test", "validation")
+        .take(np.random.default_rng(0).permutation(210)[:100])
+    )
     found = reliance(load_model(run), chosen.pixels.gather(slice(None)), chosen.labels)
     difference = found.falls[:, 0] - found.falls[:, 1]
     assert found.n == 100

@@ -36,6 +36,7 @@ from tlkit import (
     load_model,
     open_run,
     predict,
+    scan,
 )
 from tlkit.backbones import BACKBONES
 from tlkit.cli.main import main
@@ -44,7 +45,7 @@ from tlkit.finetuning.demo import demo
 from tlkit.folders import FILES, OF_REPORT, SOMETIMES
 from tlkit.plan.decision import Decision
 from tlkit.plan.job import Job
-from tlkit.runs.folder import Run
+from tlkit.runs.folder import METRICS, Run
 from tlkit.runs.reading import parity_sample
 
 QUICK = Recipe("quick", stages=(Stage(2, 1e-3),), batch_size=8)
@@ -62,8 +63,49 @@ def test_a_run_leaves_every_file_and_learns(trained: Path) -> None:
     history = pd.read_csv(trained / "history.csv")
     assert {"stage", "epoch", "loss", "val_accuracy", "best"} <= set(history) and set(history["stage"]) == {1}
     predictions = pd.read_csv(trained / "predictions.csv")
-    assert list(predictions.columns[:5]) == ["path", "part", "label", "prediction", "probability"]
-    assert set(pd.read_csv(trained / "split.csv")["part"]) == {"train", "val"}
+    assert set(json.loads((trained / "metrics.json").read_text())) == set(METRICS)
+    assert list(predictions.columns[:5]) == ["path", "split", "label", "prediction", "probability"]
+    assert set(pd.read_csv(trained / "split.csv")["split"]) == {"train", "validation"}
+
+
+def test_a_runs_split_can_be_given_back_as_data(trained: Path) -> None:
+    again, first = scan(trained / "split.csv"), pd.read_csv(trained / "split.csv")
+    columns = ["path", "label", "split", "sha256"]
+    pd.testing.assert_frame_equal(
+        again.table[columns].sort_values("path", ignore_index=True),
+        first[columns].sort_values("path", ignore_index=True),
+        check_dtype=False,
+    )
+    assert again.root == open_run(trained).plan.job.data and all(file.is_file() for file in again.files())
+
+
+def test_a_run_of_an_earlier_version_is_read_in_todays_words(trained: Path, tmp_path: Path) -> None:
+    old = tmp_path / "run"
+    shutil.copytree(trained, old)
+    plan = json.loads((old / "plan.json").read_text())
+    job = plan.pop("job")
+    kept = (
+        "data",
+        "backbone",
+        "seed",
+        "image_size",
+        "weights",
+        "validation",
+        "group_by",
+        "fit",
+        "similar",
+        "max_error",
+    )
+    plan |= {"settings": {name: job[name] for name in kept} | {"from_run": None}, "max_minutes": None}
+    plan["settings"]["backbone"] = plan["backbone"]["name"]
+    plan["images"]["val"] = plan["images"].pop("validation")
+    (old / "plan.json").write_text(json.dumps(plan))
+    for name in ("split.csv", "predictions.csv"):
+        table = pd.read_csv(old / name, dtype=str).rename(columns={"split": "part"})
+        table.assign(part=table["part"].replace({"validation": "val"})).to_csv(old / name, index=False)
+    assert open_run(old).plan.images == open_run(trained).plan.images
+    assert evaluate_run(old) == evaluate_run(trained)
+    assert scan(old / "split.csv").table["split"].equals(scan(trained / "split.csv").table["split"])
 
 
 def test_the_plan_says_what_and_why(trained: Path) -> None:
@@ -122,9 +164,9 @@ def test_only_training_images_are_trained_on(
     monkeypatch.setattr(module, "train", train)
     run = finetune(folder, **tiny, recipe=QUICK, out=tmp_path / "run")
     split = pd.read_csv(run.folder / "split.csv")
-    parts = {part: set(split["sha256"][split["part"] == part]) for part in ("train", "val")}
-    assert len(parts["train"]) == 18 and len(parts["val"]) == 6
-    assert [(set(one), set(other)) for one, other in seen] == [(parts["train"], parts["val"])]
+    parts = {part: set(split["sha256"][split["split"] == part]) for part in ("train", "validation")}
+    assert len(parts["train"]) == 18 and len(parts["validation"]) == 6
+    assert [(set(one), set(other)) for one, other in seen] == [(parts["train"], parts["validation"])]
 
 
 @pytest.mark.slow
@@ -442,7 +484,7 @@ def test_changed_or_missing_images_are_not_evaluated_as_if_they_were_the_same(tr
     shutil.copytree(plan.job.data, data)
     open_run(copy).write_plan(replace(plan, job=replace(plan.job, data=data)))
     table = pd.read_csv(copy / "split.csv")
-    victim = data / table[table["part"] == "val"]["path"].iloc[0]
+    victim = data / table[table["split"] == "validation"]["path"].iloc[0]
     draw((5, 5, 5), 123456).save(victim)
     with pytest.raises(DataError, match="has changed since"):
         evaluate_run(copy)

@@ -207,7 +207,7 @@ def test_the_next_step_names_leaks_before_all_else(run_folder: Path) -> None:
 
     run = open_run(run_folder)
     nothing = pd.DataFrame({"probable": np.zeros(0, bool)})
-    pairs = pd.DataFrame({"part": ["train"], "other_part": ["val"], "leak": [True], "kind": ["near"]})
+    pairs = pd.DataFrame({"split": ["train"], "other_split": ["validation"], "leak": [True], "kind": ["near"]})
     found = Checkup(nothing, pairs, nothing, pd.DataFrame(), 48, "nano", 0.9, True, 1.0)
     steps = next_steps(run, run.plan, run.metrics, "validation", found)
     assert "duplicate in another part" in steps[0]

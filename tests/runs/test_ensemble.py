@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from tlkit.cli.main import main
 from tlkit.errors import NameUnknown, RunError, SpecError
 from tlkit.evaluation.predict import predict_averaged, predict_probabilities
 from tlkit.plan.job import Job
+from tlkit.runs.folder import METRICS
 from tlkit.strategy.axes import measure_axes
 from tlkit.strategy.backbones import compare_backbones
 from tlkit.training.learning_rate import lr_find
@@ -45,6 +47,7 @@ def test_an_ensemble_is_the_mean_of_its_members_and_a_run_like_any_other(runs: l
     x = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype("float32")
     mean = np.mean([one.predict(x, verbose=0) for one in members], axis=0)
     np.testing.assert_allclose(model.predict(x, verbose=0), mean, atol=1e-6)
+    assert set(json.loads((run.folder / "metrics.json").read_text())) == set(METRICS)
     assert run.finished and run.metrics["validation"]["n"] == 6 and len(run.metrics["members"]) == 2
     assert evaluate_run(run)["n"] == 6 and len(run.plan.ensemble_of) == 2
 
@@ -75,12 +78,12 @@ def test_an_ensemble_replaces_a_run_when_it_is_finished_and_never_a_member(
 
 def test_what_one_member_trained_on_is_no_validation_image(runs: list[Path], tmp_path: Path) -> None:
     split = pd.read_csv(runs[1] / "split.csv")
-    first = split.index[split["part"] == "val"][0]
-    split.loc[first, "part"] = "train"
+    first = split.index[split["split"] == "validation"][0]
+    split.loc[first, "split"] = "train"
     split.to_csv(runs[1] / "split.csv", index=False)
     run = ensemble(runs, tmp_path / "both")
     assert run.metrics["validation"]["n"] == 5
-    split["part"] = "train"
+    split["split"] = "train"
     split.to_csv(runs[1] / "split.csv", index=False)
     with pytest.raises(SpecError, match="cannot be judged"):
         ensemble(runs, tmp_path / "none")

@@ -40,10 +40,10 @@ def inspect(
     images = look(data, group_by=group_by, strict=strict, size=size)
     table, problems = images.table, images.problems
     click.echo(f"{data}: {len(table):,} usable images in {len(images.class_names)} classes")
-    parts = [part for part in ("train", "val", "test") if (table["part"] == part).any()]
+    parts = [part for part in ("train", "validation", "test") if (table["split"] == part).any()]
     for name in images.class_names:
         mine = table[table["label"] == name]
-        split_up = "".join(f"  {part} {int((mine['part'] == part).sum()):,}" for part in parts)
+        split_up = "".join(f"  {part} {int((mine['split'] == part).sum()):,}" for part in parts)
         click.echo(f"  {name:<24} {len(mine):>7,}{split_up}")
     if len(table):
         shorter = table[["width", "height"]].astype(int).min(axis=1)

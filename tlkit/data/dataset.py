@@ -40,8 +40,8 @@ class Dataset:
         return replace(self, images=self.images.take(places))
 
     def count(self, part: str) -> int:
-        """How many images are of a part: "train", "val" or "test"."""
-        return int((self.images.table["part"] == part).sum())
+        """How many images are of a part: "train", "validation" or "test"."""
+        return int((self.images.table["split"] == part).sum())
 
     def part(self, *parts: str) -> Examples:
         """The images of one part, or of several behind each other, as `tlkit.train` takes them."""

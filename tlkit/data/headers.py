@@ -117,7 +117,7 @@ def _look(root: Path, found: _Found, findings: list[dict[str, str]]) -> dict[str
     return {
         "path": found.path,
         "label": found.label,
-        "part": found.part,
+        "split": found.part,
         "group": found.group,
         "sha256": digest,
         "format": kind,

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlkit.errors import DataError
+from tlkit.errors import DataError, unknown
+from tlkit.plan.job import PARTS
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
 
-TABLE_COLUMNS = ("path", "label", "part", "group", "sha256", "format", "width", "height")
+TABLE_COLUMNS = ("path", "label", "split", "group", "sha256", "format", "width", "height")
 PROBLEM_COLUMNS = ("path", "label", "problem", "severity", "action", "detail")
 
 # problem -> (severity, action). A note loses nothing; a problem does, and `strict` makes it an error.
@@ -59,7 +60,7 @@ class ImageSet:
     """Images with their labels and parts, and what was wrong on the way.
 
     root: the folder that paths are relative to.
-    table: one row per usable image: path, label, part ("train", "val", "test" or "" before `split`), group,
+    table: one row per usable image: path, label, part ("train", "validation", "test" or "" before `split`), group,
         sha256 (of the file), format, width, height (pixels, as stored).
     class_names: sorted; an image's class number is its label's place here.
     problems: one row per finding: path, label, problem, severity, action, detail.
@@ -74,10 +75,17 @@ class ImageSet:
         return len(self.table)
 
     def part(self, *names: str) -> ImageSet:
-        """Only the images of one part, or of several behind each other, with all class names kept."""
+        """Only the images of one part ("train", "validation", "test"), or of several behind each other, all class names kept.
+
+        Raises NameUnknown for another part.
+        """
         import pandas as pd
 
-        rows = pd.concat([self.table[self.table["part"] == name] for name in names], ignore_index=True)
+        for name in names:
+            if name not in PARTS:
+                raise unknown("part of the split", name, PARTS)
+
+        rows = pd.concat([self.table[self.table["split"] == name] for name in names], ignore_index=True)
         return dataclasses.replace(self, table=rows)
 
     def take(self, places: Sequence[int]) -> ImageSet:

@@ -37,7 +37,7 @@ def draw_sheet(
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    images = images.take(np.flatnonzero(images.table["part"] != "test").tolist())
+    images = images.take(np.flatnonzero(images.table["split"] != "test").tolist())
     random = np.random.default_rng(seed)
     names = [name for name in images.class_names if (images.table["label"] == name).any()][:MOST_CLASSES]
     chosen = [int(random.choice(np.flatnonzero(images.table["label"] == name))) for name in names]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tlkit.data.headers import _look
 from tlkit.data.images import PROBLEM_COLUMNS, TABLE_COLUMNS, ImageSet, problem, raise_if_strict
 from tlkit.data.sources.folder import _walk
-from tlkit.data.sources.table import _read_csv
+from tlkit.data.sources.table import TABLES, _read_csv, root_of_table
 from tlkit.errors import DataError, nearest
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ def scan(data: str | Path, *, group_by: str | None = None, strict: bool = False)
     """Find the images of a folder or CSV and name every problem, reading headers and hashes only.
 
     data: a folder of class folders; a folder of train/, val/, test/ folders of class folders; or a CSV with the
-        columns path (relative to the CSV's folder), label and, if wanted, split (train, val, test) and group.
+        columns path (relative to the CSV's folder), label and, if wanted, split (train, validation, test) and group. The split.csv of
+        a run is such a CSV, of that run's data.
     group_by: the CSV's column whose equal values must stay in one part (patient, camera, site). A column called
         "group" is used without asking.
     strict: any problem that is more than a note raises DataError.
@@ -45,8 +46,8 @@ def scan(data: str | Path, *, group_by: str | None = None, strict: bool = False)
                 "Write a CSV with the columns path, label and the group."
             )
         root, found = data, _walk(data, findings)
-    elif data.suffix.lower() in (".csv", ".tsv", ".txt"):
-        root, found = data.parent, _read_csv(data, group_by, findings)
+    elif data.suffix.lower() in TABLES:
+        root, found = root_of_table(data), _read_csv(data, group_by, findings)
     else:
         raise DataError(
             f"'{data}' is a file but not a CSV. Expected a folder of class folders or a CSV with path,label."

@@ -27,10 +27,10 @@ def split(images: ImageSet, *, validation: float = 0.2, seed: int = 0, strict: b
     """
     if not 0 < validation < 1:
         raise DataError(f"validation is {validation!r}. Expected a share above 0 and below 1, such as 0.2.")
-    given = set(images.table["part"]) - {""}
+    given = set(images.table["split"]) - {""}
     if given:
         images = _check_given(images)
-    if "val" not in given:
+    if "validation" not in given:
         images = _draw_validation(images, validation, seed)
     if len(images.class_names) < 2:
         raise DataError(
@@ -45,21 +45,21 @@ def split(images: ImageSet, *, validation: float = 0.2, seed: int = 0, strict: b
 
 def _check_given(images: ImageSet) -> ImageSet:
     table = images.table
-    train = set(table.loc[table["part"] == "train", "label"])
-    for part in ("val", "test"):
-        for label in sorted(set(table.loc[table["part"] == part, "label"]) - train):
+    train = set(table.loc[table["split"] == "train", "label"])
+    for part in ("validation", "test"):
+        for label in sorted(set(table.loc[table["split"] == part, "label"]) - train):
             raise DataError(f"Class '{label}' is in {part} but not in train. Add training images of it, or remove it.")
     findings = []
-    rank = {"test": 0, "val": 1, "train": 2}
+    rank = {"test": 0, "validation": 1, "train": 2}
     for _, same in table[table.duplicated("sha256", keep=False)].groupby("sha256", sort=False):
-        kept = min(same["part"], key=rank.__getitem__)
-        for path, label, part in zip(same["path"], same["label"], same["part"], strict=True):
+        kept = min(same["split"], key=rank.__getitem__)
+        for path, label, part in zip(same["path"], same["label"], same["split"], strict=True):
             if part != kept:
                 detail = f"left out of {part}: the same bytes are in {kept}"
                 findings.append(problem(path, label, "duplicate-across-parts", detail))
     for group, rows in table[table["group"] != ""].groupby("group", sort=True):
-        if rows["part"].nunique() > 1:
-            parts = ", ".join(sorted(set(rows["part"])))
+        if rows["split"].nunique() > 1:
+            parts = ", ".join(sorted(set(rows["split"])))
             first = rows.iloc[0]
             detail = f"group '{group}' is in {parts}: accuracy will look better than it is"
             findings.append(problem(first["path"], first["label"], "group-across-parts", detail))
@@ -69,7 +69,7 @@ def _check_given(images: ImageSet) -> ImageSet:
 def _draw_validation(images: ImageSet, validation: float, seed: int) -> ImageSet:
     import numpy as np
 
-    pool = images.table[images.table["part"].isin(["", "train"])]
+    pool = images.table[images.table["split"].isin(["", "train"])]
     units = _units(pool)
     findings = []
     spread = pool.assign(unit=units).groupby("label")["unit"].nunique()
@@ -80,7 +80,7 @@ def _draw_validation(images: ImageSet, validation: float, seed: int) -> ImageSet
             detail = f"class '{label}' has {why}, so it cannot be in both train and validation"
             findings.append(problem(path, label, "class-too-small", detail))
     images = images.without(findings)
-    pool = images.table[images.table["part"].isin(["", "train"])]
+    pool = images.table[images.table["split"].isin(["", "train"])]
     if pool.empty:
         return images
     units = _units(pool)
@@ -90,7 +90,7 @@ def _draw_validation(images: ImageSet, validation: float, seed: int) -> ImageSet
     else:
         chosen = _stratified_validation(labels, units, validation, np.random.default_rng(seed))
     table = images.table.copy()
-    table.loc[pool.index, "part"] = np.where(chosen, "val", "train")
+    table.loc[pool.index, "split"] = np.where(chosen, "validation", "train")
     return dataclasses.replace(images, table=table)
 
 

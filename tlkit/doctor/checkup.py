@@ -183,14 +183,14 @@ def examine(
         len(table),
         judge,
         accuracy,
-        table["part"].nunique() > 1,
+        table["split"].nunique() > 1,
         time.monotonic() - started,
     )
 
 
 def _described(found: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """With path, label and part in the place of row numbers."""
-    rows = table.iloc[found["row"]][["path", "label", "part"]].reset_index(drop=True)
+    rows = table.iloc[found["row"]][["path", "label", "split"]].reset_index(drop=True)
     return pd.concat([rows, found.drop(columns="row").reset_index(drop=True)], axis=1)
 
 

@@ -197,11 +197,11 @@ def _pair_table(table: pd.DataFrame, pairs: np.ndarray, distances: np.ndarray) -
             "other": other["path"],
             "label": one["label"],
             "other_label": other["label"],
-            "part": one["part"],
-            "other_part": other["part"],
+            "split": one["split"],
+            "other_split": other["split"],
             "kind": np.where(keys, "exact", "near"),
             "distance": distances,
-            "leak": one["part"] != other["part"],
+            "leak": one["split"] != other["split"],
         }
     )
     return frame.sort_values(["leak", "distance"], ascending=[False, True], kind="stable").reset_index(drop=True)

@@ -56,7 +56,7 @@ def decide(prepared: Prepared, run: Run, clock: Clock | None = None) -> Decided:
     if prepared.job.by_tournament:
         with clock.timed("decide"):
             builder = functools.partial(build, prepared, precision=_precision("auto"))
-            pool, training = prepared.dataset.part("train", "val"), prepared.dataset.count("train")
+            pool, training = prepared.dataset.part("train", "validation"), prepared.dataset.count("train")
             outcome, decisions = decide_by_tournament(
                 builder, prepared.backbone, pool, training, prepared.job, clock.deadline
             )
@@ -114,7 +114,7 @@ def draw_up(prepared: Prepared, recipe: Recipe | None, decisions: Sequence[Decis
         ),
         image_size=dataset.pixels.size,
         classes=tuple(dataset.class_names),
-        images={part: dataset.count(part) for part in ("train", "val", "test")},
+        images={part: dataset.count(part) for part in ("train", "validation", "test")},
         problems=summary(dataset.images),
         device=device,
         precision=precision,

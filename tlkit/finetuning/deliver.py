@@ -66,7 +66,7 @@ def deliver(
         "images_computed": judged.images_computed,
         "notes": list(judged.notes),
     }
-    run.write_json("metrics.json", metrics)  # from here on the run counts as finished
+    run.write_metrics(metrics)
     run = finish_run(run, into or run.folder)
     for line in result_lines(run):
         log.info(line)
@@ -77,12 +77,12 @@ def deliver(
 
 def _prove(run: Run, judged: Judged, dataset: Dataset, fresh: FreshProcess | None) -> dict[str, Any]:
     """The proof, on validation images spread over all classes."""
-    chosen = parity_sample(len(judged.probabilities["val"]))
-    part = dataset.images.part("val").take(chosen)
+    chosen = parity_sample(len(judged.probabilities["validation"]))
+    part = dataset.images.part("validation").take(chosen)
     return prove_parity(
         run.saved_model,
         part.files(),
-        judged.probabilities["val"][chosen],
+        judged.probabilities["validation"][chosen],
         dataset.class_names,
         fresh,
         functools.partial(own_probabilities, judged.model, dataset.pixels.of(part)),

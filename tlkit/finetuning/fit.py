@@ -66,7 +66,7 @@ def fit(decided: Decided, prepared: Prepared, clock: Clock | None = None) -> Tra
             prepared.backbone,
             plan.recipe,
             dataset.part("train"),
-            dataset.part("val"),
+            dataset.part("validation"),
             seed=plan.job.seed,
             deadline=training_deadline(clock.deadline, model, dataset, plan.job.report),
         )
@@ -83,7 +83,7 @@ def training_deadline(deadline: Deadline, model: keras.Model, dataset: Dataset, 
     before = time.monotonic()
     call(batch)
     per_image = (time.monotonic() - before) / 16
-    val, test = dataset.count("val"), dataset.count("test")
+    val, test = dataset.count("validation"), dataset.count("test")
     # the last epoch's validation, the evaluation of both parts, and the proof
     reserve = 25 + 1.3 * per_image * (val + val + test + len(parity_sample(val)))
     if report:  # measured: 5 s with 600 pictures, 22 s with 3,781

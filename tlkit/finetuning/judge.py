@@ -81,7 +81,7 @@ def _predict_parts(
 ) -> tuple[dict[str, np.ndarray], int]:
     """Probabilities by part, and how many images ran through the frozen blocks."""
     probabilities, computed = {}, 0
-    for part in ("val", "test"):
+    for part in ("validation", "test"):
         examples = dataset.part(part)
         if not len(examples):
             continue
@@ -102,7 +102,7 @@ def _calibrate_and_score(
     """
 
     labels = {part: images.part(part).labels() for part in raw}
-    temperature = fit_temperature(raw["val"], labels["val"])
+    temperature = fit_temperature(raw["validation"], labels["validation"])
     bake(model, temperature)
     probabilities = {part: temper(found, temperature) for part, found in raw.items()}
     before, scores, tables = {}, {}, []
@@ -112,26 +112,26 @@ def _calibrate_and_score(
         scores[part] = evaluate(found, labels[part], images.class_names)
         mine = images.part(part).table
         table = prediction_table(list(mine["path"]), found, images.class_names)
-        table.insert(1, "part", part)
+        table.insert(1, "split", part)
         table.insert(2, "label", list(mine["label"]))
         tables.append(table)
     run.write_table("predictions.csv", pd.concat(tables, ignore_index=True))
     refusal = None
     if max_error is not None:
-        chosen = refusal_threshold(probabilities["val"], labels["val"], max_error)
+        chosen = refusal_threshold(probabilities["validation"], labels["validation"], max_error)
         measured = {part: chosen.measured(probabilities[part], labels[part]) for part in raw}
         refusal = {
             **dataclasses.asdict(chosen),
-            "validation": measured["val"],
+            "validation": measured["validation"],
             "test": measured.get("test"),
         }
     numbers = {
-        "validation": scores["val"],
+        "validation": scores["validation"],
         "test": scores.get("test"),
         "calibration": {
             "temperature": temperature,
-            "fitted_on": len(labels["val"]),
-            "before": {"validation": before["val"], "test": before.get("test")},
+            "fitted_on": len(labels["validation"]),
+            "before": {"validation": before["validation"], "test": before.get("test")},
         },
         "refusal": refusal,
     }

@@ -35,7 +35,7 @@ class Prepared:
     def write(self, run: Run) -> None:
         """Write which image is in which part of the split, and every problem of the data, into the run's folder."""
         images = self.dataset.images
-        run.write_table("split.csv", images.table[["path", "label", "part", "group", "sha256"]])
+        run.write_table("split.csv", images.table[["path", "label", "split", "group", "sha256"]])
         run.write_table("problems.csv", images.problems)
 
 

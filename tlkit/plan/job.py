@@ -16,7 +16,7 @@ from tlkit.plan.old import renewed
 from tlkit.plan.recipe import Recipe, recipe_from_dict
 
 FITS = ("squash", "crop", "pad")
-PARTS = ("train", "val", "test")
+PARTS = ("train", "validation", "test")
 AUTO = "auto"
 
 

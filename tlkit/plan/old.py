@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # What a key of plan.json was before version 0.2, and what it is now. "a.b" is b in a.
 KEYS = {
@@ -11,6 +14,16 @@ KEYS = {
     "max_minutes": "job.max_minutes",
     "images.val": "images.validation",
 }
+
+
+COLUMNS = {"part": "split", "other_part": "other_split"}  # of split.csv, predictions.csv and duplicates.csv
+VALUES = {"val": "validation"}  # of the column "split"
+
+
+def renewed_table(table: pd.DataFrame) -> pd.DataFrame:
+    """A run's CSV with today's columns; one of today's version is left as it is."""
+    table = table.rename(columns=COLUMNS)
+    return table.assign(split=table["split"].replace(VALUES)) if "split" in table else table
 
 
 def renewed(plan: Mapping[str, Any]) -> dict[str, Any]:

@@ -70,11 +70,10 @@ def look_at(material: Material, *, seconds: float = SECONDS) -> Looked:
 def _answers(run: Run, part: str | None = None) -> pd.DataFrame:
     """The predictions of a part, "test" or "validation"; default test, where there is one."""
 
-    text = {"path": str, "label": str, "prediction": str, "top2": str}
-    table = pd.read_csv(run.folder / "predictions.csv", keep_default_na=False, dtype=text)
+    table = run.read_table("predictions.csv")
     if part is None:
-        part = "test" if (table["part"] == "test").any() else "validation"
-    return table[table["part"] == {"validation": "val"}.get(part, part)].reset_index(drop=True)
+        part = "test" if (table["split"] == "test").any() else "validation"
+    return table[table["split"] == part].reset_index(drop=True)
 
 
 def _checkup(material: Material, plan: Plan) -> Checkup:

@@ -76,7 +76,7 @@ def write_report(
     checkup, cam = looked.checkup, looked.cam
     album = _Album(material)
     speed = round(cam.milliseconds(), 2) if cam else None
-    numbers: dict[str, Any] = {"part": part, "milliseconds_an_image": speed}
+    numbers: dict[str, Any] = {"split": part, "milliseconds_an_image": speed}
     if checkup is not None:
         for name in ("label_errors", "duplicates", "outliers"):
             run.write_table(f"{name}.csv", getattr(checkup, name))
@@ -90,7 +90,7 @@ def write_report(
         numbers["robustness"] = earlier.get("robustness")
     table = numbers.get("robustness")
     mistakes = answers[answers["prediction"] != answers["label"]].sort_values("probability", ascending=False)
-    run.write_table("mistakes.csv", mistakes.drop(columns="part"))
+    run.write_table("mistakes.csv", mistakes.drop(columns="split"))
     reliability, numbers["reliability"] = _reliability(metrics, answers, part)
     page = _render(
         "report.html.jinja",

@@ -6,8 +6,9 @@ import dataclasses
 import functools
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import pandas as pd
@@ -21,6 +22,11 @@ from tlkit.models.files import save_model
 from tlkit.progress import log
 from tlkit.runs.folder import Run, check_members, check_out, finish_run, start_run
 from tlkit.runs.reading import BATCH, decoded, load_model, own_part, parity_sample
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tlkit.data.dataset import Dataset
 
 
 def ensemble(runs: Sequence[str | Path], out: str | Path, *, force: bool = False) -> Run:
@@ -52,55 +58,68 @@ def ensemble(runs: Sequence[str | Path], out: str | Path, *, force: bool = False
     run.write_table("split.csv", _common_split(members))
     run.write_table("problems.csv", pd.read_csv(members[0].folder / "problems.csv", keep_default_na=False))
     save_model(model, run.model_file)
-    metrics: dict[str, Any] = {"validation": None, "test": None, "members": [], "notes": []}
-    tables, proven = [], None
+    metrics: dict[str, Any] = {"members": [], "images_decoded": 0, "images_computed": 0}
     with FreshProcess() as fresh:
-        for part, name in (("val", "validation"), ("test", "test")):
-            images = own_part(run, part)
-            if not len(images):
-                continue
-            dataset = decoded(run, images)
-            images, labels = dataset.images, dataset.images.labels()
-            found = [
-                predict_probabilities(one, dataset.examples().pixels, batch_size=BATCH) for one in (model, *models)
-            ]
-            scores = [evaluate(one, labels, plan.classes) for one in found]
-            metrics[name] = scores[0]
-            if part == "val":
-                metrics["members"] = [
-                    {"run": str(one.folder), "accuracy": score["accuracy"], "log_loss": score["log_loss"]}
-                    for one, score in zip(members, scores[1:], strict=True)
-                ]
-            table = prediction_table(list(images.table["path"]), found[0], plan.classes)
-            table.insert(1, "part", part)
-            table.insert(2, "label", list(images.table["label"]))
-            tables.append(table)
-            proven = proven or (dataset, found[0])
-        if proven is None:
+        judged = {part: one for part in ("validation", "test") if (one := _judge(run, part, [model, *models]))}
+        if not judged:
             raise SpecError(
                 "No image is validation or test in every one of the runs, so the ensemble cannot be judged."
             )
-        run.write_table("predictions.csv", pd.concat(tables, ignore_index=True))
+        for part, one in judged.items():
+            metrics[part] = one.scores[0]
+            metrics["images_decoded"] += one.dataset.pixels.decoded
+            metrics["images_computed"] += len(one.scores) * len(one.dataset)
+        run.write_table("predictions.csv", pd.concat([one.table for one in judged.values()], ignore_index=True))
         export(model, plan.classes, run.saved_model, fit=plan.job.fit)
-        chosen = parity_sample(len(proven[0]))
-        dataset, probabilities = proven[0].take(chosen), proven[1][chosen]
+        first = next(iter(judged.values()))
+        chosen = parity_sample(len(first.dataset))
+        dataset, probabilities = first.dataset.take(chosen), first.probabilities[chosen]
         own = functools.partial(own_probabilities, model, dataset.examples().pixels)
         files = dataset.images.files()
         metrics["parity"] = prove_parity(run.saved_model, files, probabilities, plan.classes, fresh, own)
+    if "validation" in judged:
+        metrics["members"] = [
+            {"run": str(one.folder), "accuracy": score["accuracy"], "log_loss": score["log_loss"]}
+            for one, score in zip(members, judged["validation"].scores[1:], strict=True)
+        ]
     metrics["seconds"] = {"total": round(time.monotonic() - started, 2)}
-    run.write_json("metrics.json", metrics)
+    run.write_metrics(metrics)
     run = finish_run(run, out)
     for one in metrics["members"]:
         log.info(f"member      accuracy {one['accuracy']:.1%}, log loss {one['log_loss']:.3f}  {one['run']}")
     return run
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """A part of the split with the ensemble's probabilities and predictions, and the scores of the ensemble and its members."""
+
+    dataset: Dataset
+    probabilities: np.ndarray
+    table: pd.DataFrame
+    scores: list[dict[str, Any]]
+
+
+def _judge(run: Run, part: str, models: Sequence[keras.Model]) -> _Judged | None:
+    """models: the ensemble, then its members. None where the part holds no image."""
+    images = own_part(run, part)
+    if not len(images):
+        return None
+    dataset = decoded(run, images)
+    images, classes = dataset.images, dataset.class_names
+    found = [predict_probabilities(one, dataset.examples().pixels, batch_size=BATCH) for one in models]
+    table = prediction_table(list(images.table["path"]), found[0], classes)
+    table.insert(1, "split", part)
+    table.insert(2, "label", list(images.table["label"]))
+    return _Judged(dataset, found[0], table, [evaluate(one, images.labels(), classes) for one in found])
+
+
 def _common_split(members: Sequence[Run]) -> Any:
     """The first run's images, each with the part that it has in every run, else train."""
 
-    tables = [pd.read_csv(one.folder / "split.csv", dtype=str, keep_default_na=False) for one in members]
+    tables = [one.read_table("split.csv") for one in members]
     first = tables[0].copy()
     for other in tables[1:]:
-        part = first["path"].map(dict(zip(other["path"], other["part"], strict=True))).fillna("train")
-        first["part"] = first["part"].where(first["part"] == part, "train")
+        part = first["path"].map(dict(zip(other["path"], other["split"], strict=True))).fillna("train")
+        first["split"] = first["split"].where(first["split"] == part, "train")
     return first

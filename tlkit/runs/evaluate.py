@@ -41,7 +41,7 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
         raise unknown("views", views, VIEWS)
     run = run if isinstance(run, Run) else open_run(run)
     plan = run.plan
-    images = scan(data) if data is not None else own_part(run, "val")
+    images = scan(data) if data is not None else own_part(run, "validation")
     strange = sorted(set(images.class_names) - set(plan.classes))
     if strange:
         close = nearest(strange[0], plan.classes)

@@ -107,7 +107,7 @@ def _unsure_below(run: Run, model: keras.Model, max_error: float | None) -> floa
     if max_error is None:
         return (run.metrics.get("refusal") or {}).get("threshold", 0.0)
 
-    pixels, labels = _some_pixels(run, "val", None)
+    pixels, labels = _some_pixels(run, "validation", None)
     return refusal_threshold(_answered(model, pixels), labels, max_error).threshold
 
 
@@ -121,7 +121,7 @@ def _prove_served(run: Run, model: keras.Model, folder: Path) -> dict[str, Any] 
 
     plan = run.plan
     try:
-        images = own_part(run, "val")
+        images = own_part(run, "validation")
     except DataError:
         return None
     images = images.take(parity_sample(len(images)))
@@ -138,7 +138,7 @@ def _prove_pixels(
     """On validation images, and on the training images that the converter saw where there are any."""
 
     try:
-        pixels, labels = _some_pixels(run, "val", PARITY_FILES)
+        pixels, labels = _some_pixels(run, "validation", PARITY_FILES)
     except DataError:
         return None
     if training is not None:

@@ -11,15 +11,34 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tlkit.errors import RunError, SpecError
 from tlkit.files import contents, name_beside, remove, replace_folder, write_atomically
 from tlkit.folders import PLAN, _check_movable, _foreign, _is_left, check_replaceable
+from tlkit.plan.old import renewed_table
 from tlkit.plan.plan import Plan
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# What metrics.json holds, of a run and of an ensemble, and what stands for what was not measured.
+METRICS: dict[str, Any] = {
+    "validation": None,  # the numbers of `tlkit.evaluate`
+    "test": None,
+    "calibration": None,  # the temperature, how many images it was fitted on, and the scores before it
+    "refusal": None,  # the threshold of `max_error`
+    "parity": None,  # the proof that the served model is the trained one
+    "members": (),  # of an ensemble: run, accuracy and log_loss of each
+    "seconds": {},  # of each step, and "total"
+    "images_decoded": 0,
+    "images_computed": 0,  # single-image forward passes of frozen layers
+    "notes": (),  # what was not as planned
+}
+NUMBERS = ("probability", "top2_probability", "top3_probability")  # columns of the CSVs of images that are no text
 
 
 @dataclass(frozen=True)
@@ -39,8 +58,8 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """How good it is: `metrics.json`."""
-        return _read_json(self.folder / "metrics.json")
+        """How good it is: `metrics.json`, with a key for each of METRICS."""
+        return {**METRICS, **_read_json(self.folder / "metrics.json")}
 
     @property
     def model_file(self) -> Path:
@@ -52,6 +71,20 @@ class Run:
 
     def write_plan(self, plan: Plan) -> None:
         self.write_json("plan.json", plan.to_dict())
+
+    def write_metrics(self, values: Mapping[str, Any]) -> None:
+        """From here on the run counts as finished. Raises KeyError for what METRICS does not name."""
+        unknown = set(values) - set(METRICS)
+        if unknown:
+            raise KeyError(f"metrics.json has no {', '.join(sorted(unknown))}. Expected among: {', '.join(METRICS)}.")
+        self.write_json("metrics.json", {**METRICS, **values})
+
+    def read_table(self, name: str) -> pd.DataFrame:
+        """One of the run's CSVs of images: text but for probabilities, with today's columns."""
+        import pandas as pd
+
+        table = renewed_table(pd.read_csv(self.folder / name, dtype=str, keep_default_na=False))
+        return table.astype({column: float for column in NUMBERS if column in table})
 
     def write_json(self, name: str, values: dict[str, Any]) -> None:
         write_atomically(self.folder / name, json.dumps(values, indent=2, ensure_ascii=False) + "\n")

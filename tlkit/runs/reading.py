@@ -44,8 +44,8 @@ def load_model(run: Run | str | Path) -> keras.Model:
 def own_part(run: Run, part: str | None) -> ImageSet:
     """The images of one part of a run's own split, or of all. Raises DataError for files that are gone or have changed."""
 
-    table = pd.read_csv(run.folder / "split.csv", dtype=str, keep_default_na=False)
-    table = table if part is None else table[table["part"] == part].reset_index(drop=True)
+    table = run.read_table("split.csv")
+    table = table if part is None else table[table["split"] == part].reset_index(drop=True)
     data = run.plan.job.data
     root = data if data.is_dir() else data.parent
     for row in table.itertuples():

@@ -123,7 +123,7 @@ def check_safety(
 
 def _reference(images: ImageSet, seed: int) -> ImageSet:
     """The training images, or all but test images where they are not split, at most so many as probes rest on."""
-    part = images.table["part"]
+    part = images.table["split"]
     pool = np.flatnonzero(part == "train") if (part == "train").any() else np.flatnonzero(part != "test")
     chosen = pool[_sample(images.labels()[pool], REFERENCE, np.random.default_rng(seed))]
     return images.take([int(place) for place in chosen])

@@ -214,7 +214,7 @@ def measure_axes(
     tapped = build_classifier(
         network, len(dataset.class_names), head=Head(taps="all"), image_size=size, weights=weights, seed=seed
     )
-    pool, training = dataset.part("train", "val"), dataset.count("train")
+    pool, training = dataset.part("train", "validation"), dataset.count("train")
     table = feature_table(tapped, network, pool, training, seed=seed)
     if table is None:
         raise DataError(

@@ -45,7 +45,7 @@ def compare_backbones(
         dataset = decode_images(images, size, job.fit, cache)
         dataset = dataset.split(validation=job.validation, seed=job.seed)
         model = build_classifier(network, len(dataset.class_names), image_size=size, weights=job.weights, seed=job.seed)
-        pool, training = dataset.part("train", "val"), dataset.count("train")
+        pool, training = dataset.part("train", "validation"), dataset.count("train")
         table = feature_table(model, network, pool, training, seed=job.seed)
         if table is None:
             raise DataError(

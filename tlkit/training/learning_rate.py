@@ -143,5 +143,5 @@ def suggest_learning_rate(
     training = dataset.part("train")
     if unfreeze != 0:
         solved = Recipe("head", stages=(Stage(1, 1e-3, solver="logistic"),), batch_size=batch_size)
-        train(model, network, solved, training, dataset.part("val"), seed=seed)
+        train(model, network, solved, training, dataset.part("validation"), seed=seed)
     return lr_find(model, network, training, unfreeze=unfreeze, optimizer=optimizer, batch_size=batch_size, seed=seed)

@@ -11,9 +11,9 @@ from tlkit.plan.job import PARTS
 PART_FOLDERS = {
     "train": "train",
     "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
     "test": "test",
     "testing": "test",
 }

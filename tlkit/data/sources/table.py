@@ -8,6 +8,19 @@ from pathlib import Path
 from tlkit.data.images import problem
 from tlkit.data.sources.item import _Found, _part_of
 from tlkit.errors import DataError, unknown
+from tlkit.folders import PLAN, own_manifest
+from tlkit.plan.old import renewed, renewed_table
+
+TABLES = (".csv", ".tsv", ".txt")
+
+
+def root_of_table(file: Path) -> Path:
+    """The folder that the paths of a CSV are relative to: its own, or where the data of the run are whose split.csv it is."""
+    values = own_manifest(file.parent, PLAN) if file.name == "split.csv" else None
+    if values is None:
+        return file.parent
+    data = Path(renewed(values)["job"]["data"])
+    return root_of_table(data) if data.suffix.lower() in TABLES else data
 
 
 def _read_csv(file: Path, group_by: str | None, findings: list[dict[str, str]]) -> Iterator[_Found]:
@@ -18,6 +31,7 @@ def _read_csv(file: Path, group_by: str | None, findings: list[dict[str, str]]) 
             header = stream.readline()
         separator = max(",;\t", key=header.count)
         table = pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        table = renewed_table(table) if own_manifest(file.parent, PLAN) else table
     except (OSError, ValueError) as error:  # pandas' errors are ValueErrors
         raise DataError(f"Cannot read '{file}' as a CSV: {error}. Expected the columns path,label[,split].") from None
     columns = [str(c) for c in table.columns]

@@ -44,10 +44,10 @@ def _data(run: Run, plan: Plan, checkup: Checkup | None, album: _Album) -> dict[
         "duplicates": [
             {
                 "pictures": [
-                    album.picture(row.path, f"{row.path}, {row.part}, {row.label}"),
-                    album.picture(row.other, f"{row.other}, {row.other_part}, {row.other_label}"),
+                    album.picture(row.path, f"{row.path}, {row.split}, {row.label}"),
+                    album.picture(row.other, f"{row.other}, {row.other_split}, {row.other_label}"),
                 ],
-                "said": f"{row.kind}: {_part(row.part)} {row.label} and {_part(row.other_part)} {row.other_label}",
+                "said": f"{row.kind}: {_part(row.split)} {row.label} and {_part(row.other_split)} {row.other_label}",
                 "path": f"{row.path} and {row.other}",
             }
             for row in checkup.duplicates.head(8).itertuples()
@@ -69,4 +69,4 @@ def _data(run: Run, plan: Plan, checkup: Checkup | None, album: _Album) -> dict[
 
 
 def _part(name: str) -> str:
-    return {"val": "validation", "train": "training"}.get(name, name)
+    return {"train": "training"}.get(name, name)

@@ -52,7 +52,7 @@ def next_steps(run: Run, plan: Plan, metrics: dict[str, Any], part: str, checkup
     low, high = score["accuracy_95"]
     if checkup is not None:
         leaks = checkup.duplicates[checkup.duplicates["leak"]]
-        judged = int(leaks[["part", "other_part"]].isin(["test" if part == "test" else "val"]).any(axis=1).sum())
+        judged = int(leaks[["split", "other_split"]].isin([part]).any(axis=1).sum())
         if judged:
             steps.append(
                 f"{judged} {part} images have a duplicate in another part, so that the accuracy above is too good: put each pair into one part (duplicates.csv, or a group column)."
