@@ -35,6 +35,7 @@ class _KeepBest(keras.callbacks.Callback):
         self._history, self._deadline = history, deadline
         self._stage_best: tuple[float, float] | None = None
         self._without = 0
+        self._cut_within = False
         self._said = time.monotonic()
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -59,7 +60,7 @@ class _KeepBest(keras.callbacks.Callback):
                 f"({self._stage.learning_rate:g} now), or use precision 'float32'."
             )
         if self._history.rows and self._deadline.over:
-            self.model.stop_training = True
+            self._cut_within = self.model.stop_training = True
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         logs = logs or {}
@@ -78,7 +79,7 @@ class _KeepBest(keras.callbacks.Callback):
         if self._stage.patience is not None and self._without >= self._stage.patience:
             self.model.stop_training = True
         if self._deadline.over:
-            if not self.model.stop_training or self._without < (self._stage.patience or 1):
+            if self._cut_within or not self.model.stop_training:
                 self._history.cut(f"stage {self._number} ended after epoch {epoch + 1}: the time limit was reached")
             self.model.stop_training = True
 
