@@ -269,8 +269,6 @@ def test_only_the_command_line_speaks_of_its_options() -> None:
 # What is still larger than it should be. Each of these lists must hold what is found, and only shrinks.
 MOST_PARAMETERS, MOST_LINES = 8, 60
 MANY_PARAMETERS = {
-    "features.linear.choose_strength",
-    "features.linear.solve",
     "finetuning.finetune.finetune",
     "reporting.charts.lines",
     "safety.check.check_safety",

@@ -23,7 +23,7 @@ from tlkit.data.examples import Examples
 from tlkit.devices import while_memory_lasts
 from tlkit.features.extract import Features, all_rows, extract_features
 from tlkit.features.folds import solving_folds
-from tlkit.features.linear import choose_strength, solve
+from tlkit.features.linear import Solver, choose_strength, solve
 from tlkit.models.batch_norm import batch_norms, recalibrate
 from tlkit.models.blocks import cut, set_trainable
 from tlkit.plan.recipe import Recipe, Stage, Unfreeze
@@ -184,8 +184,8 @@ class _StageJob:
         started, stage, classes = time.monotonic(), self.stage, self.model.output_shape[-1]
         val, val_labels = all_rows(held_out), validation.labels[: held_out.count]
         features, labels = all_rows(found), np.tile(training.labels[: found.count], len(found.views))
-        sizes = [source.row_shape[-1] for source in found.views[0]]
-        how: dict[str, Any] = {"kind": stage.solver, "balanced": self.recipe.class_weights, "sizes": sizes}
+        sizes = tuple(source.row_shape[-1] for source in found.views[0])
+        solver = Solver(stage.solver, balanced=self.recipe.class_weights, sizes=sizes)
         strength, why = stage.strength, "given"
         if strength is None:
             used = training.take(np.arange(found.count)), validation.take(np.arange(held_out.count))
@@ -193,9 +193,9 @@ class _StageJob:
             of_training = np.tile(folds[: found.count], len(found.views))
             rows, true = np.concatenate([features, val]), np.concatenate([labels, val_labels])
             strength = choose_strength(
-                rows, true, np.concatenate([of_training, folds[found.count :]]), classes, **how
+                rows, true, np.concatenate([of_training, folds[found.count :]]), classes, solver=solver
             ).strength
-        head = solve(features, labels, classes, strength=strength, validation=(val, val_labels), **how)
+        head = solve(features, labels, classes, strength=strength, validation=(val, val_labels), solver=solver)
         scores: dict[str, float] = {}
         for prefix_of_name, rows, true in (("", features, labels), ("val_", val, val_labels)):
             probabilities = head.probabilities(rows)
