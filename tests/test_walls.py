@@ -274,9 +274,6 @@ MANY_PARAMETERS = {
     "safety.check.check_safety",
     "safety.explore.explore_augmentation",
     "strategy.recipes.decide_by_tournament",
-    "training.batches.__init__",
-    "training.learning_rate.lr_find",
-    "training.learning_rate.suggest_learning_rate",
 }
 LONG = {
     "data.augment._transforms",

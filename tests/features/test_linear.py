@@ -141,7 +141,7 @@ def test_a_solving_stage_moves_the_head_alone_and_beats_what_it_began_with(solve
 
 
 def test_a_given_strength_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tlkit.training.train.choose_strength", lambda *a, **k: pytest.fail("the strength was given"))
+    monkeypatch.setattr("tlkit.training.solve.choose_strength", lambda *a, **k: pytest.fail("the strength was given"))
     stage = Stage(1, 1e-3, solver="logistic", strength=0.003)
     history = train(tiny(seed=6), BACKBONE, recipe(stage), examples(24, 134), examples(12, 135))
     assert history.rows[0]["strength"] == 0.003
