@@ -33,7 +33,7 @@ from tlkit.data.augment import _pipeline, augment
 from tlkit.features.extract import extract_features
 from tlkit.models.head import FEATURES
 from tlkit.plan.augmentation import PRESETS
-from tlkit.training.batches import Batches, augmenting
+from tlkit.training.batches import Batches, Targets, augmenting
 
 FILE = Path(__file__).with_suffix(".csv")
 COUNT, BATCH = 1024, 64
@@ -129,7 +129,7 @@ def batching(pixels: object, labels: np.ndarray, size: int) -> None:
             ("plain", None),
             ("augmented (standard)", augmenting(STANDARD, list(range(COUNT)), 0, pool)),
         ):
-            batches = Batches([[pixels]], labels, 10, batch_size=BATCH, shuffle=True, transform=transform)
+            batches = Batches([[pixels]], Targets(labels, 10), batch_size=BATCH, shuffle=True, transform=transform)
 
             def read(batches: Batches = batches) -> None:
                 for place in range(len(batches)):
@@ -177,7 +177,7 @@ def computing(name: str, pixels: object, labels: np.ndarray, size: int) -> None:
 
     tlkit.set_trainable(model, name, unfreeze="all")
     model.compile("adam", "categorical_crossentropy")
-    training = Batches([[pixels]], labels, 10, batch_size=BATCH, shuffle=True)
+    training = Batches([[pixels]], Targets(labels, 10), batch_size=BATCH, shuffle=True)
     trained = speed(lambda: model.fit(training, epochs=1, verbose=0, shuffle=False), COUNT, repeats=1)
     keep(f"a training epoch of everything, {name}, {size} px", trained, "a plain forward pass", limit)
 

@@ -90,8 +90,8 @@ FAULTS = (
     ),
     Fault(
         "order_of_classes",
-        "return np.random.default_rng((self._seed, 1, epoch)).permutation(len(self._labels))",
-        "return np.argsort(self._labels, kind='stable')",
+        "return np.random.default_rng((self._seed, 1, epoch)).permutation(self._count)",
+        "return np.argsort(self._targets.labels, kind='stable')",
         "training images come class after class instead of mixed",
         ("test_batches.py", "test_training.py"),
     ),
@@ -114,7 +114,7 @@ FAULTS = (
         "self.model.set_weights(self._weights)",
         "pass",
         "the last epoch's weights stay instead of the best",
-        ("test_training.py", "test_stages.py"),
+        ("test_callbacks.py", "test_training.py", "test_stages.py"),
     ),
     Fault(
         "narrow_intervals",

@@ -269,16 +269,10 @@ def test_only_the_command_line_speaks_of_its_options() -> None:
 # What is still larger than it should be. Each of these lists must hold what is found, and only shrinks.
 MOST_PARAMETERS, MOST_LINES = 8, 60
 MANY_PARAMETERS = {
-    "features.extract._compute",
-    "features.linear.choose_strength",
-    "features.linear.solve",
     "finetuning.finetune.finetune",  # the face of Job: its fields as keywords
     "reporting.charts.lines",
     "safety.check.check_safety",
     "safety.explore.explore_augmentation",
-    "training.batches.__init__",
-    "training.learning_rate.lr_find",
-    "training.learning_rate.suggest_learning_rate",
 }
 LONG = {
     "data.augment._transforms",

@@ -11,12 +11,12 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from tests.training.test_training import BACKBONE, TRAIN, examples, recipe, tiny, weights_by_path
+from tests.training.test_training import BACKBONE, examples, recipe, tiny, weights_by_path
 from tlkit import Head, Recipe, Stage, finetune
 from tlkit.errors import NameUnknown, SpecError
 from tlkit.evaluation.predict import predict_probabilities
 from tlkit.features.folds import ALWAYS_TRAINING, solving_folds
-from tlkit.features.linear import STRENGTHS, LinearHead, choose_strength, solve
+from tlkit.features.linear import STRENGTHS, LinearHead, Solver, choose_strength, solve
 from tlkit.stats import log_loss
 from tlkit.training.train import train
 
@@ -40,8 +40,8 @@ def accuracy(head: LinearHead, features: np.ndarray, labels: np.ndarray) -> floa
 def test_a_solved_head_is_good_without_being_told_the_strength(digits: dict[str, Any], kind: str) -> None:
     (val, val_labels), x, y = digits["validation"], digits["features"], digits["labels"]
     rows, labels = np.concatenate([x, val]), np.concatenate([y, val_labels])
-    found = choose_strength(rows, labels, held_out(600, 300), 10, kind=kind)
-    head = solve(x, y, 10, strength=found.strength, kind=kind, validation=(val, val_labels))
+    found = choose_strength(rows, labels, held_out(600, 300), 10, solver=Solver(kind))
+    head = solve(x, y, 10, strength=found.strength, solver=Solver(kind), validation=(val, val_labels))
     scaler = StandardScaler().fit(x)
     usual = LogisticRegression(max_iter=1000).fit(scaler.transform(x), y)
     least = usual.score(scaler.transform(val), val_labels) - (0.06 if kind == "ridge" else 0.02)
@@ -64,12 +64,12 @@ def test_fewer_rows_than_features_give_the_same_head_by_less_work(kind: str) -> 
     random = np.random.default_rng(2)
     labels = np.arange(30) % 3
     features = (random.normal(size=(30, 200)) + labels[:, None]).astype("float32")
-    head = solve(features, labels, 3, strength=0.1, kind=kind)
+    head = solve(features, labels, 3, strength=0.1, solver=Solver(kind))
     x = (features - features.mean(0)) / features.std(0)
     if kind == "logistic":
         own = LogisticRegression(C=0.1, max_iter=3000, tol=1e-8).fit(x, labels)
         assert np.abs(head.probabilities(features) - own.predict_proba(x)).max() < 0.01
-    again = solve(np.concatenate([features] * 8), np.tile(labels, 8), 3, strength=0.1 / 8, kind=kind)
+    again = solve(np.concatenate([features] * 8), np.tile(labels, 8), 3, strength=0.1 / 8, solver=Solver(kind))
     new = random.normal(size=(50, 200)).astype("float32")
     assert (head.probabilities(new).argmax(1) == again.probabilities(new).argmax(1)).mean() > 0.95
 
@@ -79,7 +79,7 @@ def test_two_classes_of_three_are_told_apart_and_the_absent_one_is_not_named(kin
     random = np.random.default_rng(0)
     labels = np.arange(60) % 2 * 2  # classes 0 and 2; class 1 has no image
     features = (random.normal(size=(60, 5)) + labels[:, None]).astype("float32")
-    head = solve(features, labels, 3, strength=1.0, kind=kind)
+    head = solve(features, labels, 3, strength=1.0, solver=Solver(kind))
     assert accuracy(head, features, labels) > 0.95
     assert not (head.probabilities(features).argmax(1) == 1).any()
 
@@ -96,7 +96,7 @@ def test_balancing_raises_the_recall_of_the_rare_class() -> None:
     features = (random.normal(size=(400, 3)) + 0.8 * labels[:, None]).astype("float32")
 
     def recall(balanced: bool) -> float:
-        head = solve(features, labels, 2, strength=1.0, balanced=balanced)
+        head = solve(features, labels, 2, strength=1.0, solver=Solver(balanced=balanced))
         return float((head.probabilities(features).argmax(1) == 1)[labels == 1].mean())
 
     assert recall(True) > recall(False) + 0.2
@@ -141,7 +141,7 @@ def test_a_solving_stage_moves_the_head_alone_and_beats_what_it_began_with(solve
 
 
 def test_a_given_strength_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TRAIN, "choose_strength", lambda *a, **k: pytest.fail("the strength was given"))
+    monkeypatch.setattr("tlkit.training.solve.choose_strength", lambda *a, **k: pytest.fail("the strength was given"))
     stage = Stage(1, 1e-3, solver="logistic", strength=0.003)
     history = train(tiny(seed=6), BACKBONE, recipe(stage), examples(24, 134), examples(12, 135))
     assert history.rows[0]["strength"] == 0.003

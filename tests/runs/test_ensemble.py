@@ -26,7 +26,7 @@ from tlkit.plan.job import Job
 from tlkit.runs.folder import METRICS
 from tlkit.strategy.axes import measure_axes
 from tlkit.strategy.backbones import compare_backbones
-from tlkit.training.learning_rate import lr_find
+from tlkit.training.learning_rate import Sweep, lr_find
 
 QUICK = Recipe("quick", stages=(Stage(2, 1e-2),), batch_size=8)
 
@@ -208,7 +208,7 @@ def test_the_rate_rises_and_the_weights_are_as_before() -> None:
     model, data = tiny_model(seed=4), examples(24, 701)
     before = model.get_weights()
     for unfreeze in (0, 2):
-        found = lr_find(model, BACKBONE, data, unfreeze=unfreeze, batch_size=8, steps=40)
+        found = lr_find(model, BACKBONE, data, unfreeze=unfreeze, batch_size=8, sweep=Sweep(steps=40))
         assert (np.diff(found.rates) > 0).all() and len(found.rates) == len(found.losses) <= 40
         assert found.rates[0] == pytest.approx(1e-6) and 1e-6 < found.suggestion <= 1
         assert found.losses.min() < found.losses[0]

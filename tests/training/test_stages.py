@@ -16,14 +16,14 @@ from tlkit.cache import in_memory
 from tlkit.errors import SpecError
 from tlkit.models.batch_norm import batch_norms
 from tlkit.plan.recipe import recipe_from_dict, to_dict
-from tlkit.training.batches import Batches
+from tlkit.training.batches import Batches, Targets
 from tlkit.training.train import train, unfrozen
 
 SOLVED = Stage(1, 1e-3, solver="logistic", strength=0.1)
 
 
 def mixed(values: np.ndarray, **settings: Any) -> tuple[np.ndarray, np.ndarray]:
-    batches = Batches([[in_memory(values)]], np.arange(len(values)) % 3, 3, batch_size=len(values), **settings)
+    batches = Batches([[in_memory(values)]], Targets(np.arange(len(values)) % 3, 3), batch_size=len(values), **settings)
     return batches[0][0], batches[0][1]
 
 
@@ -52,7 +52,7 @@ def test_validation_is_not_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
     original = Batches.__init__
 
     def spy(self: Batches, *args: Any, **settings: Any) -> None:
-        seen.append((settings["shuffle"], settings["mixup"]))
+        seen.append((settings.get("shuffle", False), settings.get("mixup", 0.0)))
         original(self, *args, **settings)
 
     monkeypatch.setattr(Batches, "__init__", spy)

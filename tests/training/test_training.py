@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -20,15 +19,17 @@ from tlkit.errors import SpecError, TrainingError
 from tlkit.evaluation.predict import predict_from_cache, predict_probabilities
 from tlkit.features.extract import extract_features, prefix_key
 from tlkit.models.blocks import cut
-from tlkit.progress import NO_DEADLINE, Deadline
-from tlkit.training.batches import Batches, FollowEpochs, augmenting, class_weights
-from tlkit.training.callbacks import _KeepBest
+from tlkit.plan.recipe import SOLVERS
+from tlkit.progress import Deadline
+from tlkit.training.batches import Batches, Targets, augmenting, class_weights
+from tlkit.training.callbacks import FollowEpochs
 from tlkit.training.history import History
+from tlkit.training.inputs import StageInputs, StagePlan
 from tlkit.training.optimizers import make_optimizer, rate_factors
-from tlkit.training.train import train
+from tlkit.training.train import ENGINES, _shuffled, train
 
-FEATURES, TRAIN = (importlib.import_module(f"tlkit.{name}") for name in ("features.extract", "training.train"))
 BACKBONE = find_backbone(tiny_file())
+SCORES = {"loss": 1.0, "accuracy": 0.5, "val_loss": 1.0, "val_accuracy": 0.5}
 SHIFT = Augmentation(shift_x=(-0.2, 0.2), brightness=(-0.1, 0.1))
 
 
@@ -64,7 +65,7 @@ def order_of(batches: Batches, epochs: int) -> list[list[int]]:
 
 def numbered(count: int, views: int = 1, **settings: Any) -> Batches:
     sources = [[in_memory(np.arange(count).reshape(-1, 1) + 100 * v)] for v in range(views)]
-    return Batches(sources, np.arange(count) % 2, 2, batch_size=4, **settings)
+    return Batches(sources, Targets(np.arange(count) % 2, 2), batch_size=4, **settings)
 
 
 def test_every_epoch_has_each_image_once_in_an_order_of_its_own() -> None:
@@ -93,7 +94,7 @@ def test_fit_sees_the_epochs_in_turn() -> None:
     inputs = keras.Input((1,))
     model = keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(inputs))
     model.compile("sgd", "categorical_crossentropy")
-    spy = Spy([[in_memory(np.zeros((8, 1), "float32"))]], np.zeros(8, int), 2, batch_size=4)
+    spy = Spy([[in_memory(np.zeros((8, 1), "float32"))]], Targets(np.zeros(8, int), 2), batch_size=4)
     model.fit(spy, initial_epoch=4, epochs=7, shuffle=False, verbose=0, callbacks=[FollowEpochs(spy)])
     assert seen[-6:] == [4, 4, 5, 5, 6, 6]
 
@@ -102,7 +103,7 @@ def test_class_weights_balance_the_classes() -> None:
     labels = np.array([0] * 6 + [1] * 2)
     weights = class_weights(labels, 3)
     assert weights[labels].sum() == pytest.approx(8 * 2 / 3) and weights.tolist() == pytest.approx([8 / 18, 8 / 6, 1.0])
-    _, _, given = Batches([[in_memory(np.zeros((8, 1)))]], labels, 3, batch_size=8, weights=weights)[0]
+    _, _, given = Batches([[in_memory(np.zeros((8, 1)))]], Targets(labels, 3, weights), batch_size=8)[0]
     assert given.tolist() == pytest.approx(weights[labels].tolist())
 
 
@@ -267,24 +268,6 @@ def test_features_of_other_pixels_of_the_same_files_are_not_taken_from_the_cache
         Examples(squashed.pixels, squashed.labels, squashed.keys)  # type: ignore[call-arg]
 
 
-def test_the_best_weights_are_put_back_and_not_the_last() -> None:
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    model.compile("sgd", "mse")
-    keeper = _KeepBest("val_accuracy", Stage(3, 1e-2), 1, History(), NO_DEADLINE, lines=False)
-    keeper.set_model(model)
-    keeper.on_train_begin()
-    best: list[np.ndarray] = []
-    for epoch, accuracy in enumerate((0.5, 0.9, 0.7)):
-        keeper.on_epoch_begin(epoch)
-        model.set_weights([weight + 1 for weight in model.get_weights()])
-        best = model.get_weights() if accuracy == 0.9 else best
-        scores = {"loss": 1.0, "accuracy": 0.5, "val_loss": 1.0, "val_accuracy": accuracy}
-        keeper.on_epoch_end(epoch, scores)
-    assert not np.array_equal(model.get_weights()[0], best[0])
-    keeper.restore()
-    assert all(np.array_equal(one, other) for one, other in zip(model.get_weights(), best, strict=True))
-
-
 def test_another_error_is_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keras.Model, "fit", lambda *a, **k: (_ for _ in ()).throw(RuntimeError("no room for doubt")))
     with pytest.raises(RuntimeError, match="no room for doubt"):
@@ -345,15 +328,56 @@ def test_what_a_time_limit_leaves_is_of_every_class() -> None:
     plan = replace(recipe(Stage(3, 1e-2)), batch_size=20)
     history = train(tiny(), BACKBONE, plan, data, examples(9, 131), deadline=Deadline.after(-1))
     assert "trained on 20 of 60 images" in history.notes[0]
-    mixed = TRAIN._mixed(data, 0)
+    mixed = _shuffled(data, 0)
     assert set(mixed.labels[:20].tolist()) == {0, 1, 2}
     assert mixed.keys[0] == data.keys[int(np.random.default_rng((0, 2)).permutation(60)[0])]
 
 
 def test_too_many_blocks_fail_before_anything_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TRAIN, "extract_features", lambda *a, **k: pytest.fail("something was computed"))
+    monkeypatch.setattr("tlkit.training.inputs.extract_features", lambda *a, **k: pytest.fail("something was computed"))
     with pytest.raises(SpecError, match="has 4 blocks"):
         train(tiny(), BACKBONE, recipe(Stage(1, 1e-3), Stage(1, 1e-3, unfreeze=9)), examples(6, 121), examples(3, 122))
+
+
+def test_every_solver_of_a_stage_has_an_engine() -> None:
+    assert set(ENGINES) == set(SOLVERS)
+
+
+def test_another_engine_is_one_row_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[int, int, bool]] = []
+
+    def engine(model: Any, plan: StagePlan, inputs: StageInputs, history: History, deadline: Deadline) -> History:
+        given.append((plan.number, history.epochs, inputs.prefix is None))
+        history.add(plan.number, SCORES, best=True, seconds=1.0, at_seconds=plan.clock.seconds)
+        return history
+
+    monkeypatch.setitem(ENGINES, "gradient", engine)
+    plan = recipe(Stage(1, 1e-2), Stage(1, 1e-3, unfreeze="all"))
+    history = train(tiny(), BACKBONE, plan, examples(6, 124), examples(3, 125))
+    assert given == [(1, 0, False), (2, 1, True)]
+    assert [row["epoch"] for row in history.rows] == [1, 2]
+
+
+def test_an_attempt_that_ran_out_of_memory_leaves_only_what_it_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    begun: list[np.ndarray] = []
+
+    def engine(model: Any, plan: StagePlan, inputs: StageInputs, history: History, deadline: Deadline) -> History:
+        asked.append(plan.recipe.batch_size)
+        begun.append(model.get_layer("predictions").get_weights()[0])
+        model.get_layer("predictions").kernel.assign_add(np.ones_like(begun[-1]))
+        history.add(plan.number, SCORES, best=True, seconds=1.0, at_seconds=1.0)
+        history.images_computed += 5
+        if asked[-1] > 2:
+            history.note("of an attempt that failed")
+            raise MemoryError
+        return history
+
+    monkeypatch.setitem(ENGINES, "gradient", engine)
+    history = train(tiny(), BACKBONE, recipe(Stage(1, 1e-2)), examples(6, 126), examples(3, 127))
+    assert asked == [8, 4, 2] and all(np.array_equal(one, begun[0]) for one in begun)
+    assert len(history.rows) == 1 and history.images_computed == 15
+    assert history.notes == ["stage 1 ran with batches of 2: memory did not suffice for 8"]
 
 
 # -- optimizers -------------------------------------------------------------------------------------------

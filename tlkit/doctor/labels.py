@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from tlkit.features.folds import stratified_folds
-from tlkit.features.linear import choose_strength
+from tlkit.features.linear import UNSCALED, choose_strength
 
 DIRECTIONS = 256  # principal directions on which labels are judged
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)  # C of the head that judges labels
@@ -35,7 +35,7 @@ def label_errors(
         return pd.DataFrame(columns=columns).astype({"probable": bool, "row": int}), float("nan")
     rows, given = _principal(features[judged]), labels[judged]
     folds = stratified_folds(given, None if groups is None else groups[judged], seed=seed)
-    found = choose_strength(rows, given, folds, len(class_names), strengths=STRENGTHS, standardise=False)
+    found = choose_strength(rows, given, folds, len(class_names), strengths=STRENGTHS, solver=UNSCALED)
     probabilities, n = found.probabilities, len(given)
     own = probabilities[np.arange(n), given]
     usual = np.array([own[given == c].mean() if (given == c).any() else 1.0 for c in range(len(class_names))])

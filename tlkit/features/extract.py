@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -86,52 +87,33 @@ def extract_features(
 ) -> Features | None:
     """The prefix's outputs for every example and view, from the cache or computed and kept.
 
-    examples: their `keys` and `made_by` name what is cached, their `cache` says where and how much.
-    augmentation, views: with an augmentation, that many random versions of each image, seeded by (seed, view, content).
-    deadline: when to stop and return what is there.
+    Args:
+        prefix: frozen layers; see `tlkit.models.blocks.cut`.
+        examples: their `keys` and `made_by` name what is cached, their `cache` says where and how much.
+        augmentation: None or an identity takes the images as they are.
+        views: random versions of each image, with an augmentation; each is seeded by (seed, view, content).
+        seed: gives the versions.
+        batch_size: images that are computed at once.
+        deadline: when to stop and return what is there.
 
-    Returns None when the outputs would exceed the caches' limit: the caller then runs the prefix batch by batch.
+    Returns:
+        The outputs; None when they would exceed the caches' limit: the caller then runs the prefix batch by batch.
     """
-    augmented = augmentation is not None and not augmentation.is_identity()
-    views = views if augmented else 1
+    if augmentation is None or augmentation.is_identity():
+        augmentation, views = None, 1
     parts, folders = _where_kept(prefix, examples)
     stores = [Store(folder) for folder in folders]
-    keys = [_view_keys(examples.keys, augmentation if augmented else None, view, seed) for view in range(views)]
-    known = [np.stack([store.known(view_keys) for store in stores]) for view_keys in keys]
-    lacking = [place for place in range(len(parts)) if not all(k[place].all() for k in known)]
-    shapes = [tuple(int(d) for d in prefix.outputs[place].shape[1:]) for place in lacking]
-    dtypes = [_stored_as(keras.backend.standardize_dtype(prefix.outputs[place].dtype)) for place in lacking]
-    todo = [(view, int(i)) for i in range(len(examples)) for view in range(views) if not known[view][:, i].all()]
-    todo = list({keys[view][i]: (view, i) for view, i in todo}.values())
-    size = len(todo) * sum(int(np.prod(s)) * np.dtype(d).itemsize for s, d in zip(shapes, dtypes, strict=True))
-    if size and not examples.cache.has_room_for(size):
+    keys = [_view_keys(examples.keys, augmentation, view, seed) for view in range(views)]
+    missing = _missing(prefix, stores, keys, augmentation, seed)
+    if missing.pairs and not examples.cache.has_room_for(missing.size):
         return None
-    for place, shape in zip(lacking, shapes, strict=True):
-        describe(
-            folders[place],
-            f"outputs of frozen layers up to {parts[place].layers[-1].name}, {shape}, {examples.made_by}",
-        )
-    done = 0
-    if todo:
-        needed = (
-            prefix if len(lacking) == len(parts) else keras.Model(prefix.input, [prefix.outputs[i] for i in lacking])
-        )
-        done = _compute(
-            needed,
-            examples,
-            augmentation,
-            seed,
-            keys,
-            todo,
-            [stores[place] for place in lacking],
-            shapes,
-            dtypes,
-            batch_size,
-            deadline,
-        )
+    for output in missing.outputs:
+        last = parts[output.index].layers[-1].name
+        describe(folders[output.index], f"outputs of frozen layers up to {last}, {output.shape}, {examples.made_by}")
+    done = _compute(prefix, examples, missing, batch_size, deadline) if missing.pairs else 0
     count = len(examples)
-    if done < len(todo):
-        count = min(i for _, i in todo[done:])
+    if done < len(missing.pairs):
+        count = min(i for _, i in missing.pairs[done:])
     rows = [[store.rows(view_keys[:count]) for store in stores] for view_keys in keys]
     return Features([list(view) for view in rows], count, done)
 
@@ -154,43 +136,85 @@ def _view_keys(keys: Sequence[str], augmentation: Augmentation | None, view: int
     return [f"{key}-{settings}-{seed}-{view}" for key in keys]
 
 
-def _compute(
-    prefix: keras.Model,
-    examples: Examples,
-    augmentation: Augmentation | None,
-    seed: int,
-    keys: list[list[str]],
-    todo: list[tuple[int, int]],
-    stores: list[Store],
-    shapes: list[tuple[int, ...]],
-    dtypes: list[str],
-    batch_size: int,
-    deadline: Deadline,
-) -> int:
-    """Run the prefix over the missing (view, example) pairs and keep its outputs; returns how many were done."""
-    numbers = examples.numbers()
+@dataclass(frozen=True)
+class _Output:
+    """One of the prefix's outputs, by its index, as it is kept. shape: of one image's row. dtype: as NumPy names it."""
+
+    index: int
+    store: Store
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class _Missing:
+    """What the cache lacks.
+
+    pairs: (view, index of the example), example by example, each key once.
+    keys: by view, then example.
+    outputs: those of the prefix that are lacking for any of the pairs.
+    augmentation: None for images as they are. seed: of the augmentation.
+    """
+
+    pairs: list[tuple[int, int]]
+    keys: list[list[str]]
+    outputs: list[_Output]
+    augmentation: Augmentation | None
+    seed: int
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return len(self.pairs) * sum(math.prod(one.shape) * np.dtype(one.dtype).itemsize for one in self.outputs)
+
+
+def _missing(
+    prefix: keras.Model, stores: list[Store], keys: list[list[str]], augmentation: Augmentation | None, seed: int
+) -> _Missing:
+    known = [np.stack([store.known(view_keys) for store in stores]) for view_keys in keys]
+    views, count = range(len(keys)), len(keys[0])
+    pairs = {keys[view][i]: (view, i) for i in range(count) for view in views if not known[view][:, i].all()}
+    outputs = [
+        _Output(
+            index,
+            stores[index],
+            tuple(int(d) for d in tensor.shape[1:]),
+            _stored_as(keras.backend.standardize_dtype(tensor.dtype)),
+        )
+        for index, tensor in enumerate(prefix.outputs)
+        if not all(one[index].all() for one in known)
+    ]
+    return _Missing(list(pairs.values()), keys, outputs, augmentation, seed)
+
+
+def _compute(prefix: keras.Model, examples: Examples, missing: _Missing, batch_size: int, deadline: Deadline) -> int:
+    """Run the prefix over the missing pairs and keep its outputs. Returns how many were done."""
+    if len(missing.outputs) < len(prefix.outputs):
+        prefix = keras.Model(prefix.input, [prefix.outputs[one.index] for one in missing.outputs])
     call = frozen_call(prefix, batch_size)
-    writers = [s.writer(len(todo), shape, d) for s, shape, d in zip(stores, shapes, dtypes, strict=True)]
+    numbers, pairs = examples.numbers(), missing.pairs
+    writers = [one.store.writer(len(pairs), one.shape, one.dtype) for one in missing.outputs]
     done = 0
-    with ThreadPoolExecutor() as pool, bar(len(todo), "image") as update:
+    with ThreadPoolExecutor() as pool, bar(len(pairs), "image") as update:
 
         def prepare(chunk: list[tuple[int, int]]) -> np.ndarray:
             images = examples.pixels.gather(np.array([i for _, i in chunk]))
-            if augmentation is None or augmentation.is_identity():
+            if missing.augmentation is None:
                 return images
-            seeds = [(seed, view, numbers[i]) for view, i in chunk]
-            return np.stack([augment(image, augmentation, one) for image, one in zip(images, seeds, strict=True)])
+            seeds = [(missing.seed, view, numbers[i]) for view, i in chunk]
+            versions = zip(images, seeds, strict=True)
+            return np.stack([augment(image, missing.augmentation, one) for image, one in versions])
 
-        chunks = [todo[start : start + batch_size] for start in range(0, len(todo), batch_size)]
+        chunks = [pairs[start : start + batch_size] for start in range(0, len(pairs), batch_size)]
         waiting = pool.submit(prepare, chunks[0])
         try:
-            for place, chunk in enumerate(chunks):
+            for number, chunk in enumerate(chunks):
                 images = waiting.result()
-                if place + 1 < len(chunks):
-                    waiting = pool.submit(prepare, chunks[place + 1])
+                if number + 1 < len(chunks):
+                    waiting = pool.submit(prepare, chunks[number + 1])
                 outputs = call(images)
                 for writer, values in zip(writers, outputs, strict=True):
-                    writer.add([keys[view][i] for view, i in chunk], values)
+                    writer.add([missing.keys[view][i] for view, i in chunk], values)
                 done += len(chunk)
                 update(done)
                 if deadline.over:

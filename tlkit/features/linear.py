@@ -19,7 +19,7 @@ from tlkit.features.folds import ALWAYS_TRAINING
 from tlkit.stats import log_loss, softmax
 
 STRENGTHS = tuple(float(c) for c in np.logspace(-5, 1, 7))  # C, the inverse of the penalty's weight
-BLOCK_SCALING = 0.25  # see `solve`; 0, 1/8, 1/4, 3/8 and 1/2 were tried on three data sets, seeds and two sizes
+BLOCK_SCALING = 0.25  # see `Solver`; 0, 1/8, 1/4, 3/8 and 1/2 were tried on three data sets, seeds and two sizes
 PATIENCE = 1  # strengths without improvement, after which weaker penalties are not tried
 
 
@@ -48,38 +48,58 @@ class Validated:
     losses: dict[float, float]
 
 
+@dataclass(frozen=True)
+class Solver:
+    """How a head is solved, but for its strength.
+
+    kind: "logistic", multinomial logistic regression with an L2 penalty by L-BFGS (Liu and Nocedal 1989); "svm",
+        linear one-against-rest with the squared hinge (Fan et al. 2008, LIBLINEAR); or "ridge", least squares against
+        -1 and 1, in closed form (for a quick look). The last two give margins, which are scaled to probabilities.
+    balanced: weigh each class by n / (classes * n_class).
+    sizes: how many of the features belong to each tapped block, where there are several.
+    standardise: False leaves the features' scales as they are, where these mean something (principal directions, say).
+
+    Features are standardised for the solver, and where there are several blocks each one's are divided by the fourth
+    root of their number: between outweighing a block of 24 with one of 1,280 and giving both the same say. The kernel
+    undoes both.
+    """
+
+    kind: str = "logistic"
+    balanced: bool = False
+    sizes: tuple[int, ...] = ()
+    standardise: bool = True
+
+
+LOGISTIC = Solver()
+UNSCALED = Solver(standardise=False)
+
+
 def solve(
     features: np.ndarray,
     labels: np.ndarray,
     classes: int,
     *,
     strength: float,
-    kind: str = "logistic",
-    balanced: bool = False,
-    sizes: Sequence[int] = (),
+    solver: Solver = LOGISTIC,
     validation: tuple[np.ndarray, np.ndarray] | None = None,
-    standardise: bool = True,
 ) -> LinearHead:
     """The head at one strength of regularisation.
 
-    features: float32, shape (n, features). labels: int, shape (n,). strength: C, above 0.
-    kind: "logistic", multinomial logistic regression with an L2 penalty by L-BFGS (Liu and Nocedal 1989); "svm", linear
-        one-against-rest with the squared hinge (Fan et al. 2008, LIBLINEAR); or "ridge", least squares against -1 and 1, in closed
-        form (for a quick look). The last two give margins, which are scaled to probabilities on `validation`, (features, labels),
-        default the training rows.
-    balanced: weigh each class by n / (classes * n_class).
-    sizes: how many of the features belong to each tapped block, where there are several.
-    standardise: False leaves the features' scales as they are, where these mean something (principal directions, say).
-
-    Features are standardised for the solver, and where there are several blocks each one's are divided by the fourth root of their
-    number: between outweighing a block of 24 with one of 1,280 and giving both the same say. The kernel undoes both.
+    Args:
+        features: float32, shape (n, features).
+        labels: int, shape (n,).
+        classes: how many there are; some may be absent.
+        strength: C, above 0.
+        solver: what is solved.
+        validation: (features, labels) on which margins are scaled to probabilities; default the training rows. A
+            logistic head needs none.
     """
-    space = _Space(features, sizes, standardise)
-    head = _fit(_solver(kind, balanced), space.rows, labels, classes, strength)
+    space = _Space(features, solver.sizes, solver.standardise)
+    head = _fit(_estimator(solver), space.rows, labels, classes, strength)
     kernel = space.basis @ head.kernel if space.basis is not None else head.kernel
     kernel = kernel / space.deviation[:, None]
     bias = head.bias - space.mean @ kernel
-    if kind != "logistic":
+    if solver.kind != "logistic":
         held_out, true = validation if validation is not None else (features, labels)
         factor = _best_factor(held_out @ kernel + bias, true)
         kernel, bias = kernel * factor, bias * factor
@@ -92,31 +112,31 @@ def choose_strength(
     folds: np.ndarray,
     classes: int,
     *,
-    kind: str = "logistic",
-    balanced: bool = False,
-    sizes: Sequence[int] = (),
-    strengths: tuple[float, ...] = STRENGTHS,
-    standardise: bool = True,
+    solver: Solver = LOGISTIC,
+    strengths: Sequence[float] = STRENGTHS,
 ) -> Validated:
     """Cross-validate the strengths, strongest penalty first, until weaker ones do not help any more.
 
-    folds: int, shape (n,): the fold in which a row is held out, -1 = in none. With one fold this is a plain validation. The rest
-    as in `solve`.
+    Args:
+        features, labels, classes, solver: as for `solve`.
+        folds: int, shape (n,): the fold in which a row is held out, -1 = in none. With one fold this is a plain
+            validation.
+        strengths: the values of C to try.
     """
-    space = _Space(features, sizes, standardise)
+    space = _Space(features, solver.sizes, solver.standardise)
     held_out = folds != ALWAYS_TRAINING
     numbers = np.unique(folds[held_out])
-    solvers = {number: _solver(kind, balanced) for number in numbers}
+    estimators = {number: _estimator(solver) for number in numbers}
     best: Validated | None = None
     losses: dict[float, float] = {}
     for strength in sorted(strengths):
         logits = np.zeros((len(labels), classes), "float32")
         for number in numbers:
             mine = folds == number
-            head = _fit(solvers[number], space.rows[~mine], labels[~mine], classes, strength)
+            head = _fit(estimators[number], space.rows[~mine], labels[~mine], classes, strength)
             logits[mine] = space.rows[mine] @ head.kernel + head.bias
         found, true = logits[held_out], labels[held_out]
-        if kind != "logistic":
+        if solver.kind != "logistic":
             found = found * _best_factor(found, true)
         probabilities = softmax(found)
         losses[strength] = log_loss(probabilities, true)
@@ -148,13 +168,14 @@ class _Space:
             self.rows, self.basis = left * lengths, right.T
 
 
-def _solver(kind: str, balanced: bool):  # type: ignore[no-untyped-def]
-    weights = "balanced" if balanced else None
-    if kind == "svm":
+def _estimator(solver: Solver) -> Any:
+    """scikit-learn's estimator, its strength not yet set."""
+    weights = "balanced" if solver.balanced else None
+    if solver.kind == "svm":
         from sklearn.svm import LinearSVC
 
         return LinearSVC(class_weight=weights, dual="auto", max_iter=5000, random_state=0)
-    if kind == "ridge":
+    if solver.kind == "ridge":
         from sklearn.linear_model import RidgeClassifier
 
         return RidgeClassifier(class_weight=weights)
@@ -163,24 +184,24 @@ def _solver(kind: str, balanced: bool):  # type: ignore[no-untyped-def]
     return LogisticRegression(class_weight=weights, max_iter=1000, warm_start=True)
 
 
-def _fit(solver, rows: np.ndarray, labels: np.ndarray, classes: int, strength: float) -> LinearHead:  # type: ignore[no-untyped-def]
+def _fit(estimator: Any, rows: np.ndarray, labels: np.ndarray, classes: int, strength: float) -> LinearHead:
     kernel = np.zeros((rows.shape[1], classes), "float32")
     bias = np.full(classes, -30.0, "float32")  # a class without images stays improbable
     present = np.unique(labels)
     if len(present) == 1:
         bias[present] = 0.0
         return LinearHead(kernel, bias, strength)
-    settings = {"C": strength} if hasattr(solver, "C") else {"alpha": 1 / strength}
+    settings = {"C": strength} if hasattr(estimator, "C") else {"alpha": 1 / strength}
     with _one_thread(), warnings.catch_warnings():
         # where a weak penalty has not converged after 1,000 steps, a stronger one is better anyway
         warnings.filterwarnings("ignore", "(?s).*failed to converge.*")
-        solver.set_params(**settings).fit(rows, labels)
+        estimator.set_params(**settings).fit(rows, labels)
     if len(present) == 2:  # one boundary: half of it for each side
-        normal, offset = np.ravel(solver.coef_), np.ravel(solver.intercept_)[0]
+        normal, offset = np.ravel(estimator.coef_), np.ravel(estimator.intercept_)[0]
         kernel[:, present] = np.stack([-normal, normal], axis=1) / 2
         bias[present] = np.array([-offset, offset]) / 2
     else:
-        kernel[:, present], bias[present] = solver.coef_.T, solver.intercept_
+        kernel[:, present], bias[present] = estimator.coef_.T, estimator.intercept_
     return LinearHead(kernel, bias, strength)
 
 
@@ -201,7 +222,13 @@ def _libraries() -> Any:
 
 
 def _best_factor(margins: np.ndarray, labels: np.ndarray) -> float:
-    """What margins are multiplied by for the lowest log loss (Platt 1999, without the offset)."""
+    """What margins are multiplied by for the lowest log loss (Platt 1999, without the offset).
+
+    By `tlkit.stats`, because its softmax gives SciPy's numbers to the last bit, and sooner. In this function, with
+    SciPy 1.17 and one thread, medians of 9, against SciPy's: 24 rows, 3 classes 0.37 and 0.49 ms; 3,000 rows, 26
+    classes 8.8 and 9.1 ms; 10,000 rows, 100 classes 74 and 310 ms. scikit-learn's log_loss took 11 to 70 times as
+    long as ours, and bounds probabilities at another number.
+    """
     return min(
         (float(factor) for factor in np.logspace(-1, 1.5, 26)),
         key=lambda factor: log_loss(softmax(margins * factor), labels),

@@ -11,7 +11,7 @@ from tlkit.backbones import Backbone
 from tlkit.data.examples import Examples
 from tlkit.features.extract import extract_features, per_output
 from tlkit.features.folds import ALWAYS_TRAINING, solving_folds
-from tlkit.features.linear import Validated, choose_strength
+from tlkit.features.linear import Solver, Validated, choose_strength
 from tlkit.models.blocks import cut, tap_numbers
 from tlkit.models.inference import inference_batch
 
@@ -111,7 +111,7 @@ def probe_blocks(table: Table) -> list[Probe]:
     table = table.fewer(PROBED)
     probes = []
     for block, rows in enumerate(table.blocks, start=1):
-        found = choose_strength(rows, table.labels, table.folds, table.classes, kind="ridge")
+        found = choose_strength(rows, table.labels, table.folds, table.classes, solver=Solver("ridge"))
         right = found.probabilities.argmax(1) == table.labels[table.held_out]
         probes.append(Probe(block, rows.shape[1], right, found))
     return probes

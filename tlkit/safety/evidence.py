@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from tlkit.backbones import Backbone
-from tlkit.features.linear import LinearHead, choose_strength, solve
+from tlkit.features.linear import UNSCALED, LinearHead, choose_strength, solve
 from tlkit.models.blocks import blocks
 from tlkit.models.inference import frozen_call, inference_batch
 
@@ -107,7 +107,7 @@ class Evidence:
         _, _, right = np.linalg.svd((features - self._mean) / self._deviation, full_matrices=False)
         self._basis = right[:DIRECTIONS].T
         self.reference = self.project(features)
-        self.strength = choose_strength(self.reference, labels, folds, self.classes, standardise=False).strength
+        self.strength = choose_strength(self.reference, labels, folds, self.classes, solver=UNSCALED).strength
         self.heads = self._solve(self.reference, labels, folds)
         self._unit = np.ones(self.classes)
         own = self._distances(self.reference[judged])
@@ -179,7 +179,7 @@ class Evidence:
 
     def _solve(self, rows: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> list[LinearHead]:
         return [
-            solve(rows[folds != fold], labels[folds != fold], self.classes, strength=self.strength, standardise=False)
+            solve(rows[folds != fold], labels[folds != fold], self.classes, strength=self.strength, solver=UNSCALED)
             for fold in range(int(self.folds.max()) + 1)
         ]
 

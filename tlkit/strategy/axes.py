@@ -18,7 +18,7 @@ from tlkit.backbones import Backbone, find_backbone
 from tlkit.data.dataset import decode_images
 from tlkit.data.examples import Examples
 from tlkit.errors import DataError
-from tlkit.features.linear import solve
+from tlkit.features.linear import Solver, solve
 from tlkit.features.table import PROBED, Table, feature_table, probe_blocks
 from tlkit.models.classifier import build_classifier
 from tlkit.models.inference import frozen_call
@@ -150,7 +150,9 @@ def learning_curve(table: Table, strength: float, seed: int = 0) -> list[dict[st
         for number in np.unique(table.folds[held_out]):
             training = order[table.folds[order] != number]
             training = training[: max(round(share * len(training)), table.classes)]
-            head = solve(rows[training], table.labels[training], table.classes, strength=strength, kind="ridge")
+            head = solve(
+                rows[training], table.labels[training], table.classes, strength=strength, solver=Solver("ridge")
+            )
             mine = table.folds == number
             right[mine] = head.probabilities(rows[mine]).argmax(1) == table.labels[mine]
             used = max(used, len(training))

@@ -21,7 +21,7 @@ import numpy as np
 from tlkit.backbones import Backbone
 from tlkit.data.examples import Examples
 from tlkit.evaluation.predict import predict_probabilities
-from tlkit.features.linear import choose_strength
+from tlkit.features.linear import Solver, choose_strength
 from tlkit.features.table import Table, probe_blocks
 from tlkit.models.inference import inference_batch
 from tlkit.plan.recipe import Head, Recipe, Stage
@@ -151,8 +151,8 @@ class Tournament:
     def _linear_on(self, taps: tuple[int, ...] | str, rows: list[np.ndarray], name: str) -> Contender:
         started = time.monotonic()
         table = self.table
-        sizes = [one.shape[1] for one in rows]
-        found = choose_strength(np.concatenate(rows, axis=1), table.labels, table.folds, table.classes, sizes=sizes)
+        solver = Solver(sizes=tuple(one.shape[1] for one in rows))
+        found = choose_strength(np.concatenate(rows, axis=1), table.labels, table.folds, table.classes, solver=solver)
         right = (found.probabilities.argmax(1) == table.labels[table.held_out]).astype("int8")
         recipe = Recipe(
             name,

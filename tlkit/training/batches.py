@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -18,51 +19,72 @@ from tlkit.data.augment import augment
 from tlkit.data.examples import RowSource
 from tlkit.plan.augmentation import Augmentation
 
+Transform = Callable[[list[np.ndarray], np.ndarray, int], list[np.ndarray]]  # (inputs, indices, epoch) to inputs
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a model is to answer, and what each class counts.
+
+    labels: int64, shape (n,), 0 to classes - 1.
+    weights: float32, shape (classes,), each class's weight in the loss; None = all alike.
+    """
+
+    labels: np.ndarray
+    classes: int
+    weights: np.ndarray | None = None
+
+    def of(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """One-hot labels, float32, shape (len(indices), classes), and the examples' weights, if any."""
+        labels = self.labels[indices]
+        one_hot = np.eye(self.classes, dtype="float32")[labels]
+        return one_hot, None if self.weights is None else self.weights[labels]
+
 
 class Batches(keras.utils.PyDataset):
     """Batches of (inputs, one-hot labels, weights) for `fit` and `evaluate`.
 
-    views: one or more versions of the inputs, each a list of row sources (one per input tensor). In epoch e an image is
-        read from view (its own random start + e) modulo the number of views, so every view is used equally often.
-    labels: int64, shape (n,). weights: float32, shape (classes,), each class's weight in the loss, or None.
-    transform: applied to the gathered inputs with (inputs, indices, epoch); None hands them on.
-    mixup, cutmix: see `tlkit.Stage`. cutmix cuts the first input that is a picture (or a feature map) and every other alike.
-    shuffle: a new order each epoch, from (seed, epoch). The last batch may be smaller.
+    Args:
+        views: one or more versions of the inputs, each a list of row sources (one per input tensor). In epoch e an
+            image is read from view (its own random start + e) modulo the number of views, so every view is used equally
+            often.
+        targets: a label for each row of the sources.
+        batch_size: examples per batch. The last batch may be smaller.
+        seed: gives order, first views and mixing.
+        shuffle: a new order each epoch, from (seed, epoch).
+        transform: applied to the gathered inputs with (inputs, indices, epoch); None hands them on.
+        mixup, cutmix: see `tlkit.Stage`. cutmix cuts the first input that is an image (or a feature map) and every
+            other alike.
     """
 
     def __init__(
         self,
         views: Sequence[Sequence[RowSource]],
-        labels: np.ndarray,
-        classes: int,
+        targets: Targets,
         *,
         batch_size: int,
         seed: int = 0,
         shuffle: bool = False,
-        weights: np.ndarray | None = None,
-        transform: Callable[[list[np.ndarray], np.ndarray, int], list[np.ndarray]] | None = None,
+        transform: Transform | None = None,
         mixup: float = 0.0,
         cutmix: float = 0.0,
     ) -> None:
         super().__init__(workers=1)
-        self._views, self._labels, self._classes = views, labels, classes
+        self._views, self._targets, self._count = views, targets, len(targets.labels)
         self._size, self._seed, self._shuffle = batch_size, seed, shuffle
-        self._weights, self._transform = weights, transform
-        self._mixup, self._cutmix = mixup, cutmix
-        self._start = np.random.default_rng((seed, 0)).integers(len(views), size=len(labels))
+        self._transform, self._mixup, self._cutmix = transform, mixup, cutmix
+        self._start = np.random.default_rng((seed, 0)).integers(len(views), size=self._count)
         self.set_epoch(0)
 
     def __len__(self) -> int:
-        return math.ceil(len(self._labels) / self._size)
+        return math.ceil(self._count / self._size)
 
     def __getitem__(self, number: int) -> tuple[Any, ...]:
         indices = self._order[number * self._size : (number + 1) * self._size]
         inputs = self._gather(indices)
         if self._transform:
             inputs = self._transform(inputs, indices, self.epoch)
-        labels = self._labels[indices]
-        one_hot = np.eye(self._classes, dtype="float32")[labels]
-        weights = None if self._weights is None else self._weights[labels]
+        one_hot, weights = self._targets.of(indices)
         if self._mixup or self._cutmix:
             random = np.random.default_rng((self._seed, 3, self.epoch, number))
             inputs, share, partner = self._mix(inputs, random)
@@ -82,7 +104,7 @@ class Batches(keras.utils.PyDataset):
         side, (middle_y, middle_x) = (1 - share) ** 0.5, random.random(2)
         mixed, left = [], share
         for values in inputs:
-            if values.ndim < 4:  # a pooled tap of a block below: no picture to cut, so it is blended
+            if values.ndim < 4:  # a pooled tap of a block below: no image to cut, so it is blended
                 mixed.append(left * values + (1 - left) * values[partner])
                 continue
             height, width = values.shape[1:3]
@@ -95,16 +117,16 @@ class Batches(keras.utils.PyDataset):
         return mixed, left, partner
 
     def set_epoch(self, epoch: int) -> None:
-        """Take an epoch's order and views. `fit` must be told by a `FollowEpochs` callback: Keras' own `on_epoch_end`
-        is also called once before the first epoch, after it fetched batches to learn their shape.
+        """Take an epoch's order and views. In `fit`, the callback `FollowEpochs` does: Keras calls `on_epoch_end` of a
+        data set also once before the first epoch, after it fetched batches to learn their shape.
         """
         self.epoch = epoch
         self._order = self._order_of(epoch)
 
     def _order_of(self, epoch: int) -> np.ndarray:
         if not self._shuffle:
-            return np.arange(len(self._labels))
-        return np.random.default_rng((self._seed, 1, epoch)).permutation(len(self._labels))
+            return np.arange(self._count)
+        return np.random.default_rng((self._seed, 1, epoch)).permutation(self._count)
 
     def _gather(self, indices: np.ndarray) -> list[np.ndarray]:
         if len(self._views) == 1:
@@ -124,21 +146,8 @@ class Batches(keras.utils.PyDataset):
         return result
 
 
-class FollowEpochs(keras.callbacks.Callback):
-    """Tells `Batches` which epoch begins."""
-
-    def __init__(self, batches: Batches) -> None:
-        super().__init__()
-        self._batches = batches
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._batches.set_epoch(epoch)
-
-
-def augmenting(
-    augmentation: Augmentation, numbers: Sequence[int], seed: int, pool: ThreadPoolExecutor
-) -> Callable[[list[np.ndarray], np.ndarray, int], list[np.ndarray]]:
-    """A transform for `Batches`: augments each picture from (seed, epoch, its number), on the pool's threads."""
+def augmenting(augmentation: Augmentation, numbers: Sequence[int], seed: int, pool: ThreadPoolExecutor) -> Transform:
+    """A transform for `Batches`: augments each image from (seed, epoch, its number), on the pool's threads."""
 
     def transform(inputs: list[np.ndarray], indices: np.ndarray, epoch: int) -> list[np.ndarray]:
         (images,) = inputs

@@ -19,17 +19,45 @@ from tlkit.features.extract import extract_features
 from tlkit.models.blocks import cut, set_trainable
 from tlkit.models.classifier import build_classifier
 from tlkit.plan.recipe import Recipe, Stage, Unfreeze
-from tlkit.training.batches import Batches, FollowEpochs
+from tlkit.training.batches import Batches, Targets
+from tlkit.training.callbacks import FollowEpochs
 from tlkit.training.optimizers import make_optimizer
 from tlkit.training.train import train
 
 if TYPE_CHECKING:
-    from tlkit.cache import Cache
     from tlkit.data.images import ImageSet
 
 
 SMOOTHING = 0.9
 DIVERGED = 4.0  # times the lowest smoothed loss, at which the search ends
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The learning rates that are tried, one per step, from the lowest to the highest by an equal factor.
+
+    steps: 10 or more.
+    """
+
+    lowest: float = 1e-6
+    highest: float = 1.0
+    steps: int = 100
+
+    @property
+    def intervals(self) -> int:
+        return max(self.steps - 1, 1)
+
+    def rates(self, count: int) -> np.ndarray:
+        """The first so many rates: float64, shape (count,)."""
+        return self.lowest * (self.highest / self.lowest) ** (np.arange(count) / self.intervals)
+
+    def schedule(self) -> keras.optimizers.schedules.LearningRateSchedule:
+        """The same for an optimizer: a decay that grows."""
+        factor = (self.highest / self.lowest) ** (1 / self.intervals)
+        return keras.optimizers.schedules.ExponentialDecay(self.lowest, 1, factor)
+
+
+DEFAULT_SWEEP = Sweep()
 
 
 @dataclass(frozen=True)
@@ -49,18 +77,23 @@ def lr_find(
     unfreeze: Unfreeze = 0,
     optimizer: str = "adam",
     batch_size: int = 32,
-    steps: int = 100,
-    lowest: float = 1e-6,
-    highest: float = 1.0,
+    sweep: Sweep = DEFAULT_SWEEP,
     seed: int = 0,
 ) -> LearningRates:
-    """Train for some steps while the learning rate rises from `lowest` to `highest`, by an equal factor each step.
+    """Train for some steps while the learning rate rises by an equal factor each step.
 
-    model, backbone: as for `tlkit.train`. examples: training images. unfreeze, optimizer: as in `tlkit.Stage`. steps: 10 or more.
     Ends early when the smoothed loss has risen to four times its lowest value. The suggestion is for a constant rate.
+
+    Args:
+        model, backbone: as for `tlkit.train`.
+        examples: training images.
+        unfreeze, optimizer: as in `tlkit.Stage`.
+        batch_size: images per step.
+        sweep: the rates.
+        seed: gives the order of the images.
     """
     backbone = find_backbone(backbone) if isinstance(backbone, str) else backbone
-    stage = Stage(1, lowest, unfreeze=unfreeze, optimizer=optimizer)
+    stage = Stage(1, sweep.lowest, unfreeze=unfreeze, optimizer=optimizer)
     set_trainable(model, backbone, unfreeze=unfreeze)
     prefix, suffix = cut(model, backbone, unfreeze)
     views = [[examples.pixels]]
@@ -71,24 +104,17 @@ def lr_find(
         else:
             views = features.views
     before = suffix.get_weights()
-    batches = Batches(
-        views,
-        examples.labels,
-        model.output_shape[-1],
-        batch_size=min(batch_size, len(examples)),
-        seed=seed,
-        shuffle=True,
-    )
-    watch = _Watch(steps)
+    targets = Targets(examples.labels, model.output_shape[-1])
+    batches = Batches(views, targets, batch_size=min(batch_size, len(examples)), seed=seed, shuffle=True)
+    watch = _Watch(sweep.steps)
     found = make_optimizer(stage, len(batches), {})
-    factor = (highest / lowest) ** (1 / max(steps - 1, 1))
-    found.learning_rate = keras.optimizers.schedules.ExponentialDecay(lowest, 1, factor)  # a decay that grows
+    found.learning_rate = sweep.schedule()
     suffix.compile(found, "categorical_crossentropy")
-    epochs = math.ceil(steps / len(batches))
+    epochs = math.ceil(sweep.steps / len(batches))
     suffix.fit(batches, epochs=epochs, shuffle=False, verbose=0, callbacks=[FollowEpochs(batches), watch])
     suffix.set_weights(before)
     losses = np.array(watch.losses)
-    rates = lowest * (highest / lowest) ** (np.arange(len(losses)) / max(steps - 1, 1))
+    rates = sweep.rates(len(losses))
     return LearningRates(rates, losses, _steepest(rates, losses))
 
 
@@ -128,17 +154,22 @@ def suggest_learning_rate(
     image_size: int | None = None,
     weights: str = "imagenet",
     seed: int = 0,
-    cache: Cache | None = None,
 ) -> LearningRates:
-    """A learning rate for the training images of a set: see `tlkit.training.learning_rate.lr_find`. The head is solved first if blocks train.
+    """A learning rate for the training images of a set, by `lr_find`. The head is solved first if blocks train.
 
-    images: from `tlkit.scan`; they are split if they are not yet.
+    Args:
+        images: from `tlkit.scan`; they are split if they are not yet.
+        backbone: its name.
+        unfreeze, optimizer: as in `tlkit.Stage`.
+        batch_size: images per step.
+        image_size: pixels; None is the backbone's own.
+        weights: as for `tlkit.build_classifier`.
+        seed: gives the split, the head's first weights and the order of the images.
     """
-
     network = find_backbone(backbone)
     network.block_count(unfreeze)
     size = image_size or network.size
-    dataset = decode_images(images, size, cache=cache).split(seed=seed)
+    dataset = decode_images(images, size).split(seed=seed)
     model = build_classifier(network, len(dataset.class_names), image_size=size, weights=weights, seed=seed)
     training = dataset.part("train")
     if unfreeze != 0:

@@ -1,0 +1,185 @@
+"""The engine that trains by gradient steps: Keras' `fit` on what the frozen layers give.
+
+Imports Keras and NumPy only.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import keras
+import numpy as np
+
+from tlkit.errors import TrainingError
+from tlkit.models.batch_norm import batch_norms, recalibrate
+from tlkit.progress import Deadline, bars_shown, log
+from tlkit.training.batches import Batches, Targets, augmenting, class_weights
+from tlkit.training.callbacks import (
+    FollowEpochs,
+    KeepBest,
+    LogEpochs,
+    RecordEpochs,
+    StopAtDeadline,
+    StopOnNaN,
+    StopWithoutImprovement,
+)
+from tlkit.training.history import History
+from tlkit.training.inputs import Source, StageInputs, StagePlan, training_source, validation_source
+from tlkit.training.optimizers import make_optimizer, rate_factors
+
+RECALIBRATION_BATCHES = 32
+STEPS_AT_ONCE = 16  # of a head's steps, which are so short that calling each from Python takes longer than the step
+
+
+def fit_stage(
+    model: keras.Model, plan: StagePlan, inputs: StageInputs, history: History, deadline: Deadline
+) -> History:
+    """Train a stage by gradient steps. The model ends with the best weights so far.
+
+    Args:
+        model: the classifier, with what trains in this stage set.
+        plan: the stage. `plan.recipe.batch_size` is what memory allows.
+        inputs: the classifier cut in two, and the examples.
+        history: the stage's own log, which is returned.
+        deadline: when the stage ends; one epoch is done if none was before.
+
+    Returns:
+        `history`, with a row per epoch.
+
+    Raises:
+        TrainingError: the loss is not a number. The best weights are back in the model.
+    """
+    if inputs.prefix is None:
+        log.info("  no layer is frozen, so nothing is cached")
+    held_out = validation_source(plan, inputs, history, deadline)
+    if held_out.count < len(inputs.validation) and plan.number > 1:
+        history.cut(f"stage {plan.number} was not begun: the time limit left too few validation images")
+        return history
+    source = training_source(plan, inputs, history, deadline)
+    classes, suffix, stage = model.output_shape[-1], inputs.suffix, plan.stage
+    with ThreadPoolExecutor() as pool:
+        batches = _training_batches(plan, source, classes, pool)
+        validation = _validation_batches(plan, held_out, classes)
+        if stage.batch_norm == "recalibrated" and stage.unfreeze != 0:
+            _recalibrate(model, plan, suffix, batches)
+        _compile(model, plan, suffix, steps=len(batches))
+        keeper, began_with = KeepBest(plan.recipe.monitor, history.best), suffix.get_weights()
+        _fit(suffix, plan, (batches, validation), keeper, history, deadline)
+        if stage.interpolate < 1:
+            _interpolate(suffix, plan, began_with, validation, keeper, history)
+    return history
+
+
+def _training_batches(plan: StagePlan, source: Source, classes: int, pool: ThreadPoolExecutor) -> Batches:
+    recipe, examples = plan.recipe, source.examples
+    batch_size = min(recipe.batch_size, len(examples))
+    augmented = source.features is None and not recipe.augmentation.is_identity()
+    augment = augmenting(recipe.augmentation, examples.numbers(), plan.seed, pool) if augmented else None
+    weights = class_weights(examples.labels, classes) if recipe.class_weights else None
+    return Batches(
+        source.views,
+        Targets(source.labels, classes, weights),
+        batch_size=batch_size,
+        seed=plan.seed,
+        shuffle=True,
+        transform=source.transform(augment, batch_size),
+        mixup=plan.stage.mixup,
+        cutmix=plan.stage.cutmix,
+    )
+
+
+def _validation_batches(plan: StagePlan, source: Source, classes: int) -> Batches:
+    batch_size = min(plan.recipe.batch_size, len(source.examples))
+    return Batches(
+        source.views,
+        Targets(source.labels, classes),
+        batch_size=batch_size,
+        seed=plan.seed,
+        transform=source.transform(None, batch_size),
+    )
+
+
+def _recalibrate(model: keras.Model, plan: StagePlan, suffix: keras.Model, batches: Batches) -> None:
+    layers = batch_norms(model, plan.backbone, plan.stage.unfreeze)
+    count = min(len(batches), RECALIBRATION_BATCHES)
+    recalibrate(suffix, layers, (batches[number][0] for number in range(count)))
+    log.info(f"  {len(layers)} BatchNormalization layers recalibrated on {count} batches")
+
+
+def _compile(model: keras.Model, plan: StagePlan, suffix: keras.Model, steps: int) -> None:
+    factors = rate_factors(model, plan.backbone, plan.stage)
+    suffix.compile(
+        optimizer=make_optimizer(plan.stage, steps, factors),
+        loss=keras.losses.CategoricalCrossentropy(label_smoothing=plan.recipe.head.label_smoothing),
+        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+        steps_per_execution=min(STEPS_AT_ONCE, steps) if plan.stage.unfreeze == 0 else 1,
+    )
+
+
+def _fit(
+    suffix: keras.Model,
+    plan: StagePlan,
+    batches: tuple[Batches, Batches],
+    keeper: KeepBest,
+    history: History,
+    deadline: Deadline,
+) -> None:
+    """Fit, and put the best weights back. batches: of the training and the validation images."""
+    training, validation = batches
+    stage, first_epoch = plan.stage, history.epochs
+    bar = bars_shown() and stage.unfreeze != 0  # a head's epochs are over in a blink
+    callbacks = [
+        FollowEpochs(training),
+        StopOnNaN(plan.number, stage.learning_rate),
+        keeper,
+        RecordEpochs(history, plan.number, keeper, plan.clock),
+        LogEpochs(history, lines=not bar),
+    ]
+    if stage.ema:
+        callbacks.insert(0, keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
+    if stage.patience is not None:
+        callbacks.append(StopWithoutImprovement(plan.recipe.monitor, stage.patience))
+    callbacks.append(StopAtDeadline(deadline, history, plan.number))
+    if stage.schedule == "plateau":
+        callbacks.append(keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.2, patience=2))
+    try:
+        suffix.fit(
+            training,
+            validation_data=validation,
+            initial_epoch=first_epoch,
+            epochs=first_epoch + stage.epochs,
+            callbacks=callbacks,
+            shuffle=False,  # Batches shuffles; Keras would only permute whole batches
+            verbose=1 if bar else 0,
+        )
+    except TrainingError:
+        keeper.restore()
+        raise
+    keeper.restore()
+
+
+def _interpolate(
+    suffix: keras.Model,
+    plan: StagePlan,
+    began_with: list[np.ndarray],
+    validation: Batches,
+    keeper: KeepBest,
+    history: History,
+) -> None:
+    """Go back a part of the way; kept if it is the best so far, as an epoch would be."""
+    started, ended_with = time.monotonic(), suffix.get_weights()
+    share = plan.stage.interpolate
+    suffix.set_weights([start + share * (end - start) for start, end in zip(began_with, ended_with, strict=True)])
+    found = suffix.evaluate(validation, return_dict=True, verbose=0)
+    scores = {"loss": math.nan, "accuracy": math.nan, "val_loss": found["loss"], "val_accuracy": found["accuracy"]}
+    best = keeper.consider(scores)
+    if not best:
+        keeper.restore()
+    seconds = time.monotonic() - started
+    row = history.add(plan.number, scores, best=best, seconds=seconds, at_seconds=plan.clock.seconds)
+    log.info(
+        f"  {share:g} of the way: val_loss {row['val_loss']:.4f}, val_accuracy {row['val_accuracy']:.4f}, "
+        + ("kept" if best else "not better, so the whole way is kept")
+    )
