@@ -16,7 +16,7 @@ def backbones() -> None:
 
     click.echo(f"{'name':<22} parameters  size  blocks  weights  {'licence of weights':<22} here")
     for name, one in BACKBONES.items():
-        megabytes = f"{one.parameters * (2 if one.shipped else 4) / 1e6:,.0f} MB"
+        megabytes = "none" if one.weights_megabytes is None else f"{one.weights_megabytes:,.0f} MB"
         here = "yes" if cached_file(one) else "no"
         click.echo(
             f"{name:<22} {one.parameters / 1e6:>8.1f} M {one.size:>5} {one.blocks:>7} {megabytes:>8}  {one.licence:<22} {here}"

@@ -134,7 +134,7 @@ def finetune(
         _check_numbers(settings, one, settings["image_size"] or one.size, max_minutes, cache_gb)
         if not settings["from_run"]:
             find_weights(one, settings["weights"])
-            if one.file and settings["weights"] == "none":
+            if one.brings_weights and settings["weights"] == "none":
                 raise SpecError(
                     f"`weights=none` asks for random weights, and '{one.name}' brings its own. Leave `weights` out."
                 )
@@ -199,7 +199,7 @@ def finetune(
         decisions.insert(0, Decision("backbone", network.name, why))
     decisions = compared + decisions
     plan = _plan(settings, plan_recipe, decisions, dataset, network, max_minutes)
-    for line in plan_lines(plan):
+    for line in plan_lines(plan, network):
         log.info(line)
     if dry_run:
         return run

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from tlkit.backbones import BACKBONES
+from tlkit.backbones import Backbone
 from tlkit.runs.folder import Run
 
 
-def plan_lines(plan: dict[str, Any]) -> list[str]:
-    """The plan for a person to read."""
+def plan_lines(plan: dict[str, Any], network: Backbone) -> list[str]:
+    """The plan for a person to read. network: its backbone."""
     images, settings = plan["images"], plan["settings"]
     parts = ", ".join(f"{count:,} {part}" for part, count in images.items() if count)
     lines = [f"data      {settings['data']}: {len(plan['classes'])} classes, {parts}"]
     if plan["problems"]:
         lines.append(f"problems  {plan['problems']} (named in problems.csv)")
-    backbone = plan["backbone"]
-    weights = f"from {settings['from_run']}" if settings["from_run"] else settings["weights"]
-    terms = f" ({backbone['licence_of_weights']})" if settings["weights"] == "imagenet" else ""
-    if backbone["name"] in BACKBONES and BACKBONES[backbone["name"]].shipped:
-        weights = weights.replace("imagenet", "those that come with tlkit")
-    if backbone["source"] != "table":
-        weights = "its own" if not settings["from_run"] else weights
-    if backbone["source"] == "module":
-        terms += f", SHA-256 {backbone['sha256'][:12]}; one block: it is fine-tuned as a whole or not at all"
-    lines.append(f"backbone  {backbone['name']} at {plan['image_size']} px, weights: {weights}{terms}")
+    weights = f"from {settings['from_run']}" if settings["from_run"] else network.weights_line(settings["weights"])
+    terms = f" ({network.licence_line(settings['weights'])})" if settings["weights"] == "imagenet" else ""
+    if network.note:
+        terms += f", {network.note}"
+    lines.append(f"backbone  {network.name} at {plan['image_size']} px, weights: {weights}{terms}")
     for decision in plan["decisions"]:
         sentences = decision["evidence"].get("sentences")
         lines.append(f"{decision['what']:<9} {decision['chosen']}" + ("" if sentences else f": {decision['why']}"))

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from tlkit.backbones import named_backbones
-from tlkit.doctor.checkup import check_data
+from tlkit.doctor.checkup import JUDGE, check_data
 from tlkit.errors import SpecError
 from tlkit.evaluation.reliance import reliance
 from tlkit.evaluation.robustness import robustness
@@ -81,9 +81,9 @@ def _checkup(material: Material, plan: dict[str, Any]) -> Checkup:
 
     assert material.dataset is not None
     settings = plan["settings"]
-    own = settings["backbone"] if settings["weights"] == "imagenet" and not settings["from_run"] else "nano"
+    own = settings["backbone"] if settings["weights"] == "imagenet" and not settings["from_run"] else JUDGE
     (network,) = named_backbones(own)
-    untouched = own != "nano" and all(stage["unfreeze"] == 0 for stage in plan["recipe"]["stages"])
+    untouched = own != JUDGE and all(stage["unfreeze"] == 0 for stage in plan["recipe"]["stages"])
     prefix = cut(material.model, network, 0)[0] if untouched and "ensemble_of" not in plan else None
     if prefix is not None and len(prefix.outputs) > 1:
         prefix = keras.Model(prefix.input, prefix.outputs[-1])  # of a head on several blocks, the last
