@@ -14,16 +14,6 @@ def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(-np.log(np.maximum(right, 1e-7)).mean())
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Along the last axis.
-
-    >>> softmax(np.array([0.0, 0.0])).tolist()
-    [0.5, 0.5]
-    """
-    powers = np.exp(logits - logits.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
-
-
 def wilson_interval(right: int, n: int) -> tuple[float, float]:
     """The 95 % interval of a share, by Wilson's score method (1927); (0, 1) for n = 0.
 
