@@ -51,6 +51,7 @@ WITHOUT_KERAS = {  # rooms and modules that import neither Keras nor TensorFlow 
     "files",
     "folders",
     "stats",
+    "tables",
     "devices",
     "progress",
     "quiet",
