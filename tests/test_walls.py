@@ -286,7 +286,6 @@ LONG = {
     "data.augment._transforms",
     "data.headers._look",
     "finetuning.finetune.finetune",
-    "runs.serve.make_app",
 }
 ANY_KEYWORDS = {  # **settings: the first two are Keras' own signatures
     "backbones.kerashub.call",
