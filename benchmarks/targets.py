@@ -138,7 +138,7 @@ def as_module(native: str, size: int, folder: Path) -> Path:
 
     model = build_classifier(native, 2, image_size=size)
     features = model.get_layer("head_features").output
-    if find_backbone(native).preprocessing != "tf":
+    if getattr(find_backbone(native).builder, "preprocessing", None) != "tf":
         return write_module(unit_network(keras.Model(model.input, features)), folder, size=size)
     # as such modules are: one scaling, from 0 to 1 to -1 to 1, not a chain of them, which 8-bit integers do not bear
     inputs = keras.Input((size, size, 3))

@@ -25,7 +25,8 @@ import numpy as np
 from PIL import Image
 
 from tlkit.backbones import BACKBONES, find_weights, load_backbone_weights
-from tlkit.backbones.table import build_backbone
+from tlkit.backbones.nano import nano
+from tlkit.backbones.normalise import normalise
 from tlkit.backbones.weights import save_arrays
 from tlkit.files import temporary_beside, write_atomically
 
@@ -116,8 +117,7 @@ def teacher_features(views: Views, name: str, size: int, work: Path) -> list[np.
     """The teacher's pooled features of every view, float16, shape (n, channels) each; computed once, kept under `work`."""
     row = BACKBONES[name]
     file = find_weights(row, "imagenet")
-    inputs = keras.Input((size, size, 3))
-    outputs = build_backbone(row, inputs)
+    inputs, outputs = row.build(size)
     assert file is not None
     load_backbone_weights(row, keras.Model(inputs, outputs), file)
     teacher = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(outputs))
@@ -228,7 +228,7 @@ def train(views: Views, targets: Targets, arguments: argparse.Namespace, work: P
     keras.utils.set_random_seed(arguments.seed)
     keras.config.set_dtype_policy(arguments.policy)
     inputs = keras.Input((None, None, 3), dtype="float32")
-    network = keras.Model(inputs, build_backbone(BACKBONES["nano"], inputs), name="nano")
+    network = keras.Model(inputs, nano(normalise("tf", inputs)), name="nano")
     pooled = keras.layers.GlobalAveragePooling2D(dtype="float32")(network.output)
     labels = keras.layers.Dense(targets.classes, dtype="float32", name="labels")(pooled)
     components = keras.layers.Dense(targets.components, dtype="float32", name="components")(pooled)

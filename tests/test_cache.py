@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+import platformdirs
 import pytest
 
-from tlkit.cache import Cache, Store, describe, in_memory
+from tlkit.cache import Cache, Store, cache_folder, describe, in_memory
 from tlkit.errors import NameUnknown, RunError
 from tlkit.files import temporary_beside, write_atomically
 
@@ -165,3 +166,35 @@ def test_a_cache_folder_that_cannot_be_written_has_no_room(tmp_path: Path, monke
     monkeypatch.setenv("TLKIT_CACHE", str(tmp_path / "none"))
     monkeypatch.setattr(shutil, "disk_usage", lambda *a: (_ for _ in ()).throw(OSError))
     assert not Cache().has_room_for(1)
+
+
+@pytest.fixture
+def mac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The home of a person on macOS, none of the variables set."""
+    from platformdirs.macos import MacOS
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("TLKIT_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(platformdirs, "PlatformDirs", MacOS)
+    return tmp_path
+
+
+def test_the_cache_is_where_the_system_keeps_caches(mac: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cache_folder() == mac / "Library" / "Caches" / "tlkit"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(mac / "xdg"))
+    assert cache_folder() == mac / "xdg" / "tlkit"
+    monkeypatch.setenv("TLKIT_CACHE", str(mac / "mine"))
+    assert cache_folder() == mac / "mine"
+
+
+def test_a_cache_at_the_earlier_default_keeps_being_used(mac: Path) -> None:
+    (mac / ".cache" / "tlkit").mkdir(parents=True)
+    assert cache_folder() == mac / ".cache" / "tlkit"
+
+
+def test_on_linux_the_default_is_the_earlier_one(mac: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from platformdirs.unix import Unix
+
+    monkeypatch.setattr(platformdirs, "PlatformDirs", Unix)
+    assert cache_folder() == mac / ".cache" / "tlkit"

@@ -25,6 +25,7 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+import platformdirs
 
 from tlkit.errors import RunError, unknown
 from tlkit.files import contents, remove, write_atomically
@@ -40,12 +41,17 @@ _OWN = re.compile(
 
 
 def cache_folder() -> Path:
-    """Where caches live: $TLKIT_CACHE, else $XDG_CACHE_HOME/tlkit, else ~/.cache/tlkit."""
+    """Where caches live: $TLKIT_CACHE, else $XDG_CACHE_HOME/tlkit, else where the system keeps caches.
+
+    That is ~/.cache/tlkit on Linux, ~/Library/Caches/tlkit on macOS and %LOCALAPPDATA%\\tlkit\\Cache on Windows. An
+    existing ~/.cache/tlkit, the only default before, keeps being used on all of them.
+    """
     given = os.environ.get("TLKIT_CACHE")
     if given:
         return Path(given)
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "tlkit"
+    earlier = (Path(base) if base else Path.home() / ".cache") / "tlkit"
+    return earlier if base or earlier.is_dir() else platformdirs.user_cache_path("tlkit", appauthor=False)
 
 
 @dataclass(frozen=True)

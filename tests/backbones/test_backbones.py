@@ -6,12 +6,15 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from tests.conftest import SHARED
-from tlkit.backbones import BACKBONES, cached_file, find_backbone, find_weights
-from tlkit.backbones.normalise import normalise
-from tlkit.backbones.table import build_backbone
+from tlkit.backbones import BACKBONES, Backbone, cached_file, find_backbone, find_weights, named_backbones
+from tlkit.backbones.applications import Application
+from tlkit.backbones.normalise import NormalisedNetwork
+from tlkit.cli.main import main
 from tlkit.errors import NameUnknown, WeightsError
+from tlkit.models.blocks import blocks, cut, set_trainable
 from tlkit.models.classifier import build_classifier
 
 PREPROCESSORS = {
@@ -40,9 +43,16 @@ def preprocessor(name: str) -> Any:
     return getattr(keras.applications, module).preprocess_input
 
 
+def application(name: str) -> Application:
+    """Which function of keras.applications a row calls, and with which width."""
+    network = BACKBONES[name].builder.network
+    assert isinstance(network, Application)
+    return network
+
+
 def test_the_table_has_every_classifier_of_keras_applications() -> None:
     functions = {n for n in dir(keras.applications) if callable(getattr(keras.applications, n)) and n[0].isupper()}
-    assert functions == {one.application for one in BACKBONES.values() if not one.shipped}
+    assert functions == {application(name).function for name in BACKBONES if name != "nano"}
     assert all(name == one.name for name, one in BACKBONES.items())
     assert {"mobilenetv2", "mobilenetv2_0.35", "mobilenet_0.25", "efficientnetv2b0", "nasnetlarge"} <= set(BACKBONES)
 
@@ -51,8 +61,7 @@ def test_the_table_has_every_classifier_of_keras_applications() -> None:
 def test_normalisation_is_keras_applications_own(name: str) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype("float32")
     expected = preprocessor(name)(pixels.copy())
-    inputs = keras.Input((8, 8, 3))
-    model = keras.Model(inputs, normalise(BACKBONES[name].preprocessing, inputs))
+    model = keras.Model(*NormalisedNetwork(BACKBONES[name].builder.preprocessing, lambda x: x)(8))
     assert np.abs(model.predict(pixels, verbose=0) - expected).max() < 1e-4
 
 
@@ -98,12 +107,13 @@ def test_weights_files_are_those_that_keras_asks_for(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(file_utils, "get_file", answer)
     for name in ("vgg16", "resnet50", "mobilenetv2_0.35", "efficientnetb0", "mobilenetv3small", "nasnetmobile"):
         one = BACKBONES[name]
-        width = {"alpha": one.alpha} if one.alpha else {}
+        called = application(name)
+        width = {"alpha": called.alpha} if called.alpha else {}
         with pytest.raises(Asked) as asked:
-            getattr(keras.applications, one.application)(
+            getattr(keras.applications, called.function)(
                 weights="imagenet", include_top=False, input_shape=(224, 224, 3), **width
             )
-        assert asked.value.args == (one.weights_file, one.weights_url, one.weights_hash)
+        assert asked.value.args == (one.weights.file, one.weights.url, one.weights.digest)
 
 
 def test_an_unknown_name_offers_the_nearest() -> None:
@@ -128,19 +138,19 @@ def test_with_no_network_the_message_says_what_where_and_what_else(
         raise Exception("URL fetch failure")
 
     monkeypatch.setattr(keras.utils, "get_file", unreachable)
-    (empty_cache / BACKBONES["mobilenetv2"].weights_file).write_bytes(b"x")
+    (empty_cache / BACKBONES["mobilenetv2"].weights.file).write_bytes(b"x")
     with pytest.raises(WeightsError) as error:
         find_weights(BACKBONES["vgg16"], "imagenet")
     message = str(error.value)
-    assert str(empty_cache / BACKBONES["vgg16"].weights_file) in message
+    assert str(empty_cache / BACKBONES["vgg16"].weights.file) in message
     assert "`weights=FILE`" in message and "are here: nano, mobilenetv2." in message and "URL fetch failure" in message
 
 
 def test_a_damaged_file_is_refused_with_both_hashes(empty_cache: Path) -> None:
     vgg16 = BACKBONES["vgg16"]
-    (empty_cache / vgg16.weights_file).write_bytes(b"cut short")
+    (empty_cache / vgg16.weights.file).write_bytes(b"cut short")
     assert cached_file(vgg16)
-    with pytest.raises(WeightsError, match=f"its md5 is [0-9a-f]{{32}}, expected {vgg16.weights_hash}"):
+    with pytest.raises(WeightsError, match=f"its md5 is [0-9a-f]{{32}}, expected {vgg16.weights.digest}"):
         find_weights(vgg16, "imagenet")
 
 
@@ -169,7 +179,7 @@ def test_a_wrong_weights_word_offers_the_nearest() -> None:
 def test_real_weights_load_and_know_a_cat_from_noise(imagenet: Path) -> None:
     build_classifier("mobilenetv2_0.35", 2)
     model = build_classifier("mobilenetv2", 2)
-    file = imagenet / "models" / BACKBONES["mobilenetv2"].weights_file
+    file = imagenet / "models" / BACKBONES["mobilenetv2"].weights.file
     reference = keras.applications.MobileNetV2(
         include_top=False, weights=str(file), pooling="avg", input_shape=(224, 224, 3)
     )
@@ -216,9 +226,62 @@ def test_an_own_file_that_is_no_model_says_so(tmp_path: Path, content: bytes | N
         find_backbone(str(tmp_path / "own.keras"))
 
 
-def test_building_gives_a_feature_map() -> None:
-    inputs = keras.Input((32, 32, 3))
-    assert len(build_backbone(BACKBONES["mobilenet_0.25"], inputs).shape) == 4
+def test_building_gives_the_input_and_a_feature_map() -> None:
+    inputs, features = BACKBONES["mobilenet_0.25"].build(32)
+    assert inputs.shape == (None, 32, 32, 3) and len(features.shape) == 4
+
+
+def small_family(x: Any) -> Any:
+    """What a file of one's own beside nano.py would hold: a network from scratch, here of two blocks."""
+    x = keras.layers.Conv2D(4, 3, strides=2, activation="relu", name="block1_conv")(x)
+    return keras.layers.Conv2D(8, 3, strides=2, activation="relu", name="block2_conv")(x)
+
+
+@pytest.fixture
+def small_row(monkeypatch: pytest.MonkeyPatch) -> Backbone:
+    """The one row in the table that such a family takes."""
+    row = Backbone(
+        name="small",
+        builder=NormalisedNetwork("tf", small_family),
+        size=32,
+        smallest=16,
+        boundaries=("before block2_conv",),
+        parameters=3 * 9 * 4 + 4 + 4 * 9 * 8 + 8,
+    )
+    monkeypatch.setitem(BACKBONES, "small", row)
+    return row
+
+
+def test_a_family_of_ones_own_is_one_function_and_one_row(small_row: Backbone) -> None:
+    model = build_classifier("small", 3, weights="none")
+    parts = blocks(model, small_row)
+    assert [[layer.name for layer in part.layers if layer.weights] for part in parts] == [
+        ["block1_conv"],
+        ["block2_conv"],
+    ]
+    assert sum(layer.count_params() for part in parts for layer in part.layers) == small_row.parameters
+    prefix, suffix = cut(model, small_row, 1)
+    assert prefix is not None and prefix.output_shape == (None, 15, 15, 4)
+    set_trainable(model, small_row, unfreeze=1)
+    suffix.compile("sgd", "categorical_crossentropy")
+    before = {layer.name: layer.get_weights() for layer in model.layers}
+    images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3)).astype("float32")
+    suffix.train_on_batch(prefix.predict(images, verbose=0), np.eye(3)[[0, 1, 2, 0, 1, 2]])
+    moved = {
+        layer.name
+        for layer in model.layers
+        if any(not np.array_equal(a, b) for a, b in zip(before[layer.name], layer.get_weights(), strict=True))
+    }
+    assert moved == {"block2_conv", "predictions"}
+
+
+def test_a_family_without_pretrained_weights_says_so_and_is_listed(small_row: Backbone) -> None:
+    with pytest.raises(WeightsError, match=r"small has no pretrained weights\..*`weights=none` trains from random"):
+        build_classifier("small", 3)
+    assert cached_file(small_row) is None and small_row not in named_backbones("auto")
+    listed = CliRunner().invoke(main, ["backbones"]).output
+    assert "small" in {line.split()[0] for line in listed.splitlines() if line}
+    assert find_backbone("small").licence_line("none") == "your own" and small_row.weights_line("none") == "none"
 
 
 @pytest.mark.parametrize("kind", ["whole.h5", "top.weights.h5"])
@@ -261,3 +324,11 @@ def test_the_published_weights_with_a_top_are_those_without(shared: Path, imagen
         for model in (without, given)
     ]
     assert np.allclose(*outputs, atol=1e-4)
+
+
+def test_what_a_plan_calls_a_backbones_source_is_a_record_that_nothing_asks() -> None:
+    root = Path(__file__).parents[2] / "tlkit"
+    readers = {
+        str(file.relative_to(root)) for file in root.rglob("*.py") if ".origin" in file.read_text(encoding="utf-8")
+    }
+    assert readers == {"finetuning/decide.py"}

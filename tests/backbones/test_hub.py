@@ -127,9 +127,9 @@ def test_a_run_keeps_its_module(module: Path, folder: Path, tmp_path: Path) -> N
     copy = shutil.copytree(module, tmp_path / "module")
     run = finetune(folder, backbone=f"hub:{copy}", recipe=WHOLE, out=tmp_path / "run")
     assert run.metrics["parity"]["top1_agreement"] == 1.0 and run.metrics["parity"]["within_limit"]
-    plan = run.plan
-    assert plan.backbone.sha256 == find_backbone(f"hub:{copy}").weights_hash
-    assert any("as a whole or not at all" in line for line in plan_lines(plan))
+    plan, backbone = run.plan, find_backbone(f"hub:{copy}")
+    assert plan.backbone.source == "module" and plan.backbone.sha256 == backbone.sha256
+    assert any("as a whole or not at all" in line for line in plan_lines(plan, backbone))
     shutil.rmtree(copy)
     shutil.move(run.folder, tmp_path / "elsewhere")
     model = load_model(tmp_path / "elsewhere")
@@ -189,7 +189,7 @@ def served(module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 @pytest.mark.filterwarnings("ignore:pkg_resources is deprecated", "ignore:Deprecated call to `pkg_resources")
 def test_a_module_is_fetched_by_its_handle(served: str, module: Path) -> None:
     backbone = find_backbone(f"hub:{served}/tiny.tar.gz")
-    assert backbone.weights_hash == find_backbone(f"hub:{module}").weights_hash
+    assert backbone.sha256 == find_backbone(f"hub:{module}").sha256
     assert backbone.short_name.endswith("tiny.tar.gz") and "/" not in backbone.short_name
     assert build_classifier(backbone, 3).output_shape == (None, 3)
     for wrong in ("absent.tar.gz", "broken.tar.gz"):

@@ -106,7 +106,7 @@ def test_nano_is_the_default_only_while_mobilenetv2_is_not_here(
     name, why = default_backbone()
     assert name == "nano" and "none was named" in why and "mobilenetv2" in why
     (tmp_path / "models").mkdir()
-    (tmp_path / "models" / BACKBONES["mobilenetv2"].weights_file).write_bytes(b"x")
+    (tmp_path / "models" / BACKBONES["mobilenetv2"].weights.file).write_bytes(b"x")
     assert default_backbone()[0] == "mobilenetv2"
 
 
@@ -115,7 +115,7 @@ def test_a_run_without_a_name_says_that_it_took_nano_and_on_what_terms(
 ) -> None:
     run = finetune(folder, out=tmp_path / "run", image_size=64, epochs=2)
     assert run.plan.backbone.name == "nano" and run.plan.job.backbone is None
-    text = "\n".join(plan_lines(run.plan))
+    text = "\n".join(plan_lines(run.plan, NANO))
     assert "nano: none was named" in text and "come with tlkit (research and education)" in text
 
 

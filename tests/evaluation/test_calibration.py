@@ -7,19 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 from tests.conftest import write_folder
 from tests.tiny import tiny_file
 from tlkit import SpecError
 from tlkit.evaluation.calibration import bake, calibration_error_of, fit_temperature, temper
 from tlkit.evaluation.refusal import coverage_and_risk, refusal_threshold
-from tlkit.stats import expected_calibration_error, log_loss, softmax
+from tlkit.stats import expected_calibration_error, log_loss
 
 
 def honest(n: int, classes: int = 4, seed: int = 0, spread: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities that mean what they say: labels are drawn from them."""
     random = np.random.default_rng(seed)
-    probabilities = softmax(spread * random.normal(size=(n, classes)))
+    probabilities = softmax(spread * random.normal(size=(n, classes)), axis=-1)
     labels = np.array([random.choice(classes, p=row) for row in probabilities])
     return probabilities, labels
 

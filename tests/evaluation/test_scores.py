@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn import metrics
 
 from tlkit.evaluation.scores import evaluate, prediction_table
-from tlkit.stats import expected_calibration_error, wilson_interval
+from tlkit.stats import expected_calibration_error, log_loss, wilson_interval
 
 PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.5, 0.3, 0.2], [0.2, 0.3, 0.5]])
 LABELS = np.array([0, 1, 1, 2])
@@ -19,6 +20,14 @@ def test_numbers_worked_by_hand() -> None:
     assert found["top_k"] == {"2": 1.0}
     assert found["log_loss"] == pytest.approx(-np.mean(np.log([0.7, 0.8, 0.3, 0.5])))
     assert found["ece"] == pytest.approx((0.3 + 0.2 + abs(0.5 - 0.5) * 2) / 4)
+
+
+def test_log_loss_is_scikit_learns() -> None:
+    random = np.random.default_rng(0)
+    probabilities, labels = random.dirichlet(np.ones(5), 200), random.integers(0, 5, 200)
+    expected = metrics.log_loss(labels, probabilities, labels=range(5))
+    assert evaluate(probabilities, labels, list("abcde"))["log_loss"] == pytest.approx(expected, rel=1e-6)
+    assert log_loss(probabilities, labels) == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_class_without_images_does_not_lower_macro_f1() -> None:

@@ -189,7 +189,7 @@ def test_a_leaderboard_of_two_runs_is_written_and_one_of_strangers_refused(
         shutil.copytree(run_folder, tmp_path / name)
     page = report([tmp_path / "one", tmp_path / "two"])
     assert page == tmp_path / "leaderboard.html"
-    assert len(said) == 2 and "the best" in said[0]
+    assert len(said) == 3 and said[0].split()[0] == "accuracy" and "the best" in said[1]
     assert "cannot be told" in page.read_text(encoding="utf-8")
     table = pd.read_csv(tmp_path / "two" / "predictions.csv")
     table.assign(path="other/" + table["path"]).to_csv(tmp_path / "two" / "predictions.csv", index=False)

@@ -199,7 +199,9 @@ def test_a_run_compares_what_it_was_given(folder: Path, tmp_path: Path) -> None:
 def test_inspect_with_a_backbone_measures_the_axes(folder: Path) -> None:
     done = CliRunner().invoke(main, ["inspect", str(folder), "--backbone", "nano", "--image-size", "64"])
     assert done.exit_code == 0, done.output
-    assert "block  5    640 features  linear probe" in done.output and "nats per channel" in done.output
+    rows = [line.split() for line in done.output.splitlines()]
+    assert ["block", "features", "linear", "probe", "95", "%", "interval", "n"] in rows
+    assert "640" in {row[1] for row in rows if row[:1] == ["5"]} and "nats per channel" in done.output
     axes = measure_axes(scan(folder), "nano", image_size=64)
     assert axes["images"] == 24 and len(axes["blocks"]) == 5
 

@@ -22,7 +22,7 @@ from tlkit.training.callbacks import (
     StopOnNaN,
     StopWithoutImprovement,
 )
-from tlkit.training.history import Clock, History
+from tlkit.training.history import History, Stopwatch
 from tlkit.training.monitor import improves
 
 
@@ -139,7 +139,7 @@ def test_a_stage_that_beats_no_earlier_one_ends_with_the_weights_it_began_with(m
 
 def test_each_epoch_is_a_row_with_its_rate_and_whether_it_is_the_best(model: keras.Model) -> None:
     history, keeper = History(), KeepBest("val_loss")
-    record = RecordEpochs(history, 3, keeper, Clock())
+    record = RecordEpochs(history, 3, keeper, Stopwatch())
     for epoch, loss in enumerate((0.5, 0.7, 0.3)):
         for callback in (keeper, record):
             callback.set_model(model)

@@ -7,10 +7,9 @@ registered by import, and Keras is imported only when something is built.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from tlkit.backbones.backbone import Backbone
-from tlkit.backbones.keras_file import own_backbone, own_graph
+from tlkit.backbones.backbone import Backbone, Weights
+from tlkit.backbones.keras_file import own_backbone
 from tlkit.backbones.table import BACKBONES
 from tlkit.backbones.weights import cached_file, find_weights, load_backbone_weights
 from tlkit.errors import unknown
@@ -19,11 +18,11 @@ from tlkit.plan.job import AUTO
 __all__ = [
     "BACKBONES",
     "Backbone",
+    "Weights",
     "cached_file",
     "check_backbone_name",
     "find_backbone",
     "find_weights",
-    "graph_of",
     "load_backbone_weights",
     "named_backbones",
 ]
@@ -74,19 +73,6 @@ def _kind(name: str) -> str:
     if name.startswith("kerashub:"):
         return "kerashub"
     return "module" if name.startswith("hub:") or (name not in BACKBONES and Path(name).is_dir()) else "table"
-
-
-def graph_of(backbone: Backbone, size: int) -> tuple[Any, Any]:
-    """The input tensor and the features of a backbone that is not of the table, at an image size, with its own weights."""
-    if backbone.source == "module":
-        from tlkit.backbones.hub import hub_graph
-
-        return hub_graph(backbone, size)
-    if backbone.source == "kerashub":
-        from tlkit.backbones.kerashub import kerashub_graph
-
-        return kerashub_graph(backbone, size)
-    return own_graph(backbone, size)
 
 
 def named_backbones(names: str) -> list[Backbone]:

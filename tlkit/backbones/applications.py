@@ -8,11 +8,34 @@ ImageNet, whose images are for research and education; the licence is that of th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from tlkit.backbones.backbone import Backbone, _after, _before
+from tlkit.backbones.backbone import Backbone, Weights, _after, _before
+from tlkit.backbones.normalise import NormalisedNetwork
 
 _STORAGE = "https://storage.googleapis.com/tensorflow/keras-applications/"
 _EFFICIENTNET_STORAGE = "https://storage.googleapis.com/keras-applications/"
+
+
+@dataclass(frozen=True)
+class Application:
+    """A network of `keras.applications` without its top, weights random.
+
+    function: its name there. alpha: width of a MobileNet.
+    """
+
+    function: str
+    alpha: float | None = None
+
+    def __call__(self, pixels: Any) -> Any:
+        """The last feature map. pixels: normalised, a Keras tensor of shape (n, size, size, 3)."""
+        import keras
+
+        width = {} if self.alpha is None else {"alpha": self.alpha}
+        network = getattr(keras.applications, self.function)(
+            include_top=False, weights=None, input_shape=tuple(pixels.shape[1:]), input_tensor=pixels, **width
+        )
+        return network.output
 
 
 @dataclass(frozen=True)
@@ -161,15 +184,15 @@ def _row(
     prefix = application.lower().replace("convnext", "convnext_")
     return Backbone(
         name=name,
-        application=application,
-        preprocessing=kind.preprocessing,
+        builder=NormalisedNetwork(kind.preprocessing, Application(application, alpha)),
         size=size,
         smallest=kind.smallest,
         boundaries=tuple(b.replace("*", prefix) for b in kind.boundaries),
         parameters=parameters,
-        weights_file=weights_file,
-        weights_url=kind.url.format(name=name) + _UPSTREAM_NAMES.get(weights_file, weights_file),
-        weights_hash=weights_hash,
+        weights=Weights(
+            file=weights_file,
+            url=kind.url.format(name=name) + _UPSTREAM_NAMES.get(weights_file, weights_file),
+            digest=weights_hash,
+        ),
         licence=kind.licence,
-        alpha=alpha,
     )

@@ -1,46 +1,74 @@
-"""What a backbone is: its name, its size, where its blocks end, where its weights come from and under which licence."""
+"""What a backbone is: how it is built, where its blocks end, where its weights come from and under which licence."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tlkit.errors import SpecError
 from tlkit.plan.recipe import Unfreeze
 
 
 @dataclass(frozen=True)
-class Backbone:
-    """A pretrained network without its top.
+class Weights:
+    """Pretrained weights in a file beside the architecture, without the top.
 
-    name: as on the command line. application: the function in `keras.applications`, "" for nano and one's own file.
-    preprocessing: "caffe" (BGR, means subtracted), "tf" (-1 to 1), "torch" (0 to 1, mean and deviation), "efficientnet", "unit"
-        (0 to 1), or "included" when the network normalises by itself. The classifier holds it; its input is raw RGB 0-255.
+    file: its name. url: where it is downloaded from, "" for a file that comes with tlkit.
+    digest: its MD5 or SHA-256 in hexadecimal, None where its publisher gives none.
+    number_bytes: bytes of each number in it.
+    """
+
+    file: str
+    url: str
+    digest: str | None
+    number_bytes: int = 4
+
+    @property
+    def come_with_tlkit(self) -> bool:
+        """Whether the file is part of the package."""
+        return not self.url
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network without its top, pretrained or not.
+
+    name: as on the command line.
+    builder: called with an image size, gives the graph (see `build`), such as a `NormalisedNetwork`.
     size: native image size in pixels. smallest: the least it takes.
     boundaries: "after LAYER" or "before LAYER", bottom first; the last block ends at the network's output.
-    parameters: numbers without the top. weights_file, weights_url, weights_hash: the ImageNet weights without the top.
-    alpha: width of a MobileNet. shipped: the weights come with tlkit.
-    source: "table", or what it is read from: "keras" (one's own `.keras` file), "module" (a SavedModel, TF-Hub's or one's own) or
-        "kerashub". file: that file, folder or preset, which brings its own weights; "" for a row of the table.
+    parameters: numbers without the top.
+    weights: its pretrained weights in a file of their own; None where it has none or brings them.
+    brings_weights: `build` gives a network that is trained already.
+    licence: of the pretrained weights, "" where there are none.
     frozen_because: why it cannot be fine-tuned, "" where it can.
+    sha256: of its files, where these are copied into a run; else None. note: what else a plan says of it.
+    origin: what plan.json calls its source: "table", "keras", "module" or "kerashub". A record: nothing depends on it.
     """
 
     name: str
-    application: str
-    preprocessing: str
+    builder: Callable[[int], tuple[Any, Any]] = field(repr=False)
     size: int
     smallest: int
     boundaries: tuple[str, ...]
     parameters: int
-    weights_file: str
-    weights_url: str
-    weights_hash: str | None
-    licence: str
-    alpha: float | None = None
-    file: str = ""
-    shipped: bool = False
-    source: str = "table"
+    weights: Weights | None = None
+    brings_weights: bool = False
+    licence: str = ""
     frozen_because: str = ""
+    sha256: str | None = None
+    note: str = ""
+    origin: str = "table"
+
+    def build(self, size: int) -> tuple[Any, Any]:
+        """The network at an image size: its input, raw RGB 0-255, shape (n, size, size, 3), and its features.
+
+        The features have shape (n, rows, columns, channels) or (n, numbers). Weights are random until they are loaded,
+        unless it brings them. Raises SpecError for a size that it cannot take.
+        """
+        return self.builder(size)
 
     @property
     def blocks(self) -> int:
@@ -59,9 +87,26 @@ class Backbone:
         words = (
             where.split("/")[-3:]
             if "://" in where
-            else [Path(where).stem if self.source == "keras" else Path(where).name]
+            else [Path(where).stem if where.endswith(".keras") else Path(where).name]
         )
         return "-".join(words)
+
+    @property
+    def weights_megabytes(self) -> float | None:
+        """About the size of the weights' file, in 10^6 bytes; None where there is none."""
+        return self.parameters * self.weights.number_bytes / 1e6 if self.weights else None
+
+    def weights_line(self, weights: str) -> str:
+        """Says which weights a run starts from that asks for `weights`: "imagenet", "none" or a file."""
+        if self.brings_weights:
+            return "its own"
+        if weights == "imagenet" and self.weights and self.weights.come_with_tlkit:
+            return "those that come with tlkit"
+        return weights
+
+    def licence_line(self, weights: str) -> str:
+        """The licence of the weights a run starts from that asks for `weights`."""
+        return self.licence if self.brings_weights or weights == "imagenet" else "your own"
 
     def block_count(self, unfreeze: Unfreeze) -> int:
         """How many blocks from the top `Stage.unfreeze` reaches down. Raises SpecError when there are not that many, or none may train."""

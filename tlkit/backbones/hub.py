@@ -6,7 +6,7 @@ A module is one block: its graph cannot be cut, so it is fine-tuned as a whole o
 from __future__ import annotations
 
 import os
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,42 +26,41 @@ def hub_backbone(name: str) -> Backbone:
     Raises WeightsError when it cannot be fetched or read, or takes no pictures.
     """
     folder = find_module(name)
-    module = _module(str(folder), name, _digest(folder))
+    digest = _digest(folder)
+    module = _module(str(folder), name, digest)
+    preprocessing = "unit" if name.startswith(PREFIX) else "included"
     return Backbone(
         name=name,
-        application="",
-        preprocessing="unit" if name.startswith(PREFIX) else "included",
+        builder=partial(_graph, name, folder, digest, preprocessing),
         size=module.size or _SIZE,
         smallest=module.size or 32,
         boundaries=(),
         parameters=sum(int(v.shape.num_elements()) for v in module.variables if v.dtype.is_floating),
-        weights_file=folder.name,
-        weights_url="",
-        weights_hash=_digest(folder),
+        brings_weights=True,
         licence="the publisher's" if name.startswith(PREFIX) else "your own",
-        file=str(folder),
-        source="module",
         frozen_because=module.frozen_because,
+        sha256=digest,
+        note=f"SHA-256 {digest[:12]}; one block: it is fine-tuned as a whole or not at all",
+        origin="module",
     )
 
 
-def hub_graph(backbone: Backbone, size: int) -> tuple[Any, Any]:
+def _graph(name: str, folder: Path, digest: str, preprocessing: str, size: int) -> tuple[Any, Any]:
     """An input tensor, and the module's features of it: (n, numbers) or (n, rows, columns, channels)."""
     import keras
 
     from tlkit.backbones.normalise import normalise
     from tlkit.backbones.saved_model_layer import Module, SavedModelLayer
 
-    folder = Path(backbone.file)
-    module = Module(folder, backbone.name)  # its own, for a layer moves its module's variables
+    module = Module(folder, name)  # its own, for a layer moves its module's variables
     if module.size and size != module.size:
         raise SpecError(
-            f"'{backbone.name}' takes {module.size} x {module.size} pixels only. Leave `image_size` out, or give {module.size}."
+            f"'{name}' takes {module.size} x {module.size} pixels only. Leave `image_size` out, or give {module.size}."
         )
     module.features_at(size)
     inputs = keras.Input((size, size, 3), name="image")
-    layer = SavedModelLayer(backbone.name, backbone.weights_hash or "", module)
-    return inputs, layer(normalise(backbone.preprocessing, inputs))
+    layer = SavedModelLayer(name, digest, module)
+    return inputs, layer(normalise(preprocessing, inputs))
 
 
 def find_module(name: str) -> Path:

@@ -5,6 +5,7 @@ The file is read in Keras' safe mode, so nothing in it is executed.
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -33,29 +34,23 @@ def own_backbone(file: str) -> Backbone:
     boundaries, end, _ = boundaries_of(model)
     return Backbone(
         name=str(file),
-        application="",
-        preprocessing="included",
+        builder=partial(_graph, str(file)),
         size=fixed or 224,
         smallest=fixed or 32,
         boundaries=boundaries,
         parameters=parameters_below(model, end),
-        weights_file=Path(file).name,
-        weights_url="",
-        weights_hash=None,
+        brings_weights=True,
         licence="your own",
-        file=str(file),
-        source="keras",
+        origin="keras",
     )
 
 
-def own_graph(backbone: Backbone, size: int) -> tuple[Any, Any]:
+def _graph(file: str, size: int) -> tuple[Any, Any]:
     """The own model's input tensor and the tensor its head is attached to, at the given image size."""
-    model = _load(backbone.file)
+    model = _load(file)
     fixed = model.input_shape[1]
     if fixed and size != fixed:
-        raise SpecError(
-            f"'{backbone.file}' takes {fixed} x {fixed} pixels only. Leave `image_size` out, or give {fixed}."
-        )
+        raise SpecError(f"'{file}' takes {fixed} x {fixed} pixels only. Leave `image_size` out, or give {fixed}.")
     if not fixed:
         model = _resized(model, size)
     _, _, features = boundaries_of(model)

@@ -9,7 +9,7 @@ import contextlib
 import inspect
 import sys
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -46,21 +46,16 @@ def _backbone(name: str, stamp: tuple[int, ...]) -> Backbone:
     model = _flat(name, size, load_weights=False)
     _check_it_saves(name, model)
     boundaries, end, _ = boundaries_of(model)
-    folder = _folder(name)
     return Backbone(
         name=name,
-        application="",
-        preprocessing="included",
+        builder=partial(_graph, name),
         size=size,
         smallest=fixed or 32,
         boundaries=boundaries,
         parameters=parameters_below(model, end),
-        weights_file=name.removeprefix(PREFIX),
-        weights_url="",
-        weights_hash=None,
+        brings_weights=True,
         licence="the publisher's",
-        file=str(folder) if folder else name.removeprefix(PREFIX),
-        source="kerashub",
+        origin="kerashub",
     )
 
 
@@ -125,15 +120,13 @@ def _forgiving(kind: type) -> type:
     return type(kind.__name__, (kind,), {"from_config": classmethod(from_config)})
 
 
-def kerashub_graph(backbone: Backbone, size: int) -> tuple[Any, Any]:
+def _graph(name: str, size: int) -> tuple[Any, Any]:
     """The input tensor, raw RGB 0-255, and the preset's features with its weights."""
-    network, _ = _preset(backbone.name, load_weights=False)
+    network, _ = _preset(name, load_weights=False)
     fixed = _image_shape(network)[1]
     if fixed and size != fixed:
-        raise SpecError(
-            f"'{backbone.name}' takes {fixed} x {fixed} pixels only. Leave `image_size` out, or give {fixed}."
-        )
-    model = _flat(backbone.name, size, load_weights=True)
+        raise SpecError(f"'{name}' takes {fixed} x {fixed} pixels only. Leave `image_size` out, or give {fixed}.")
+    model = _flat(name, size, load_weights=True)
     _, _, features = boundaries_of(model)
     return model.input, features
 

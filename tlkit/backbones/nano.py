@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tlkit.backbones.backbone import Backbone, _before
+from tlkit.backbones.backbone import Backbone, Weights, _before
+from tlkit.backbones.normalise import NormalisedNetwork
 
 if TYPE_CHECKING:
     import keras
@@ -18,21 +19,6 @@ if TYPE_CHECKING:
 WIDTHS = (24, 48, 96, 192)  # channels at 1/2, 1/4, 1/8 and 1/16 of the input's size
 BOTTLENECK = 96
 FEATURES = 640
-
-_NANO = Backbone(
-    name="nano",
-    application="",
-    preprocessing="tf",
-    size=96,
-    smallest=64,
-    boundaries=_before("block2_down", "block3_down", "block4_down", "block5_1_reduce"),
-    parameters=1_364_944,
-    weights_file="nano.npz",
-    weights_url="",
-    weights_hash="947c1df6f978cc1a6cc66676a06aef8f7c3ebfd031c16f0540d9be3b0c424f8c",
-    licence="research and education",
-    shipped=True,
-)
 
 
 def nano(inputs: keras.KerasTensor) -> keras.KerasTensor:
@@ -87,3 +73,20 @@ def _bottleneck(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
     weight = layers.Dense(channels, activation="sigmoid", name=f"{name}_excite_2")(weight)
     y = layers.Multiply(name=f"{name}_weighed")([y, weight])
     return layers.ReLU(name=f"{name}_out")(layers.Add(name=f"{name}_add")([x, y]))
+
+
+_NANO = Backbone(
+    name="nano",
+    builder=NormalisedNetwork("tf", nano),
+    size=96,
+    smallest=64,
+    boundaries=_before("block2_down", "block3_down", "block4_down", "block5_1_reduce"),
+    parameters=1_364_944,
+    weights=Weights(
+        file="nano.npz",
+        url="",
+        digest="947c1df6f978cc1a6cc66676a06aef8f7c3ebfd031c16f0540d9be3b0c424f8c",
+        number_bytes=2,
+    ),
+    licence="research and education",
+)

@@ -1,12 +1,34 @@
-"""Turns raw RGB pixels from 0 to 255 into what each family of networks was trained on."""
+"""Turns raw RGB pixels from 0 to 255 into what each family was trained on, and builds a network behind that."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, of pixels in 0-1
 _IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 _CAFFE_MEAN = (103.939, 116.779, 123.68)  # BGR, of pixels in 0-255
+
+
+@dataclass(frozen=True)
+class NormalisedNetwork:
+    """Builds a network behind its normalisation, so that its input is raw RGB 0-255.
+
+    preprocessing: "caffe" (BGR, means subtracted), "tf" (-1 to 1), "torch" (0 to 1, mean and deviation),
+        "efficientnet", "unit" (0 to 1), or "included" when the network normalises by itself.
+    network: called with normalised pixels, a Keras tensor of shape (n, size, size, 3), gives the features.
+    """
+
+    preprocessing: str
+    network: Callable[[Any], Any]
+
+    def __call__(self, size: int) -> tuple[Any, Any]:
+        """The input, named "image", and the features at this image size."""
+        import keras
+
+        inputs = keras.Input((size, size, 3), name="image")
+        return inputs, self.network(normalise(self.preprocessing, inputs))
 
 
 def normalise(preprocessing: str, x: Any) -> Any:

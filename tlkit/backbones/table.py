@@ -1,17 +1,10 @@
-"""The table of backbones, one row each, and how a row is built."""
+"""The table of backbones, one row each. A family of our own is a file beside this one, as nano.py is, and its rows."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from tlkit.backbones.applications import _row
 from tlkit.backbones.backbone import Backbone
-from tlkit.backbones.nano import _NANO, nano
-from tlkit.backbones.normalise import normalise
-
-if TYPE_CHECKING:
-    import keras
-
+from tlkit.backbones.nano import _NANO
 
 # fmt: off
 BACKBONES: dict[str, Backbone] = {
@@ -68,24 +61,3 @@ BACKBONES: dict[str, Backbone] = {
     "nasnetlarge": _row("NASNetLarge", "nasnetlarge", 331, 84_916_818, "nasnet_large_no_top.h5", "d81d89dc07e6e56530c4e77faddd61b5"),
 }
 # fmt: on
-
-
-def build_backbone(backbone: Backbone, inputs: keras.KerasTensor) -> keras.KerasTensor:
-    """A row's network on raw RGB 0-255, its normalisation included; weights are random until they are loaded.
-
-    inputs: a Keras input, shape (n, size, size, 3). Returns the last feature map.
-    """
-    import keras
-
-    if backbone.name == "nano":
-        return nano(normalise(backbone.preprocessing, inputs))
-    function = getattr(keras.applications, backbone.application)
-    width = {} if backbone.alpha is None else {"alpha": backbone.alpha}
-    network = function(
-        include_top=False,
-        weights=None,
-        input_shape=tuple(inputs.shape[1:]),
-        input_tensor=normalise(backbone.preprocessing, inputs),
-        **width,
-    )
-    return network.output

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tlkit.backbones.backbone import Backbone
+from tlkit.backbones.backbone import Backbone, Weights
 from tlkit.backbones.table import BACKBONES
 from tlkit.errors import WeightsError, nearest
 from tlkit.files import temporary_beside
@@ -24,34 +24,40 @@ _SHIPPED = Path(__file__).parent
 
 
 def find_weights(backbone: Backbone, weights: str) -> Path | None:
-    """The file that holds a backbone's weights, downloaded if need be; None for "none" and for one's own model.
+    """The file of a backbone's weights, downloaded if need be; None for "none" and for a backbone that brings its own.
 
     weights: "imagenet", "none", or a file. Raises WeightsError when the file is absent or damaged, or the download fails:
     the message names the file, where to put it, and the backbones that are already here.
     """
-    if weights == "none" or (backbone.file and weights == "imagenet"):
+    if weights == "none" or (backbone.brings_weights and weights == "imagenet"):
         return None
-    if backbone.file:
-        raise WeightsError(f"'{backbone.file}' brings its own weights; `weights={weights}` cannot be loaded into it.")
+    if backbone.brings_weights:
+        raise WeightsError(f"'{backbone.name}' brings its own weights; `weights={weights}` cannot be loaded into it.")
     if weights != "imagenet":
         return _given_file(weights)
-    file = cached_file(backbone)
-    if file is None and backbone.shipped:
+    if backbone.weights is None:
         raise WeightsError(
-            f"The weights of {backbone.name} are missing: expected '{_SHIPPED / backbone.weights_file}'. "
+            f"{backbone.name} has no pretrained weights. Give a file of them as `weights=FILE`; "
+            "`weights=none` trains from random weights."
+        )
+    file = cached_file(backbone)
+    if file is None and backbone.weights.come_with_tlkit:
+        raise WeightsError(
+            f"The weights of {backbone.name} are missing: expected '{_SHIPPED / backbone.weights.file}'. "
             "They come with tlkit; install it again."
         )
     if file is None:
-        return _download(backbone)
-    _check_hash(backbone, file)
+        return _download(backbone.name, backbone.weights)
+    _check_digest(backbone.name, backbone.weights, file)
     return file
 
 
 def cached_file(backbone: Backbone) -> Path | None:
     """Where the pretrained weights lie on this machine, or None."""
-    if not backbone.weights_file or backbone.file:
+    weights = backbone.weights
+    if weights is None:
         return None
-    file = (_SHIPPED if backbone.shipped else models_folder()) / backbone.weights_file
+    file = (_SHIPPED if weights.come_with_tlkit else models_folder()) / weights.file
     return file if file.is_file() else None
 
 
@@ -70,10 +76,12 @@ def load_backbone_weights(backbone: Backbone, model: keras.Model, file: Path) ->
             model.load_weights(str(file))
     except Exception as error:  # Keras and h5py raise OSError, ValueError, KeyError and others here
         reason = str(error).splitlines()[0][:240] if str(error) else type(error).__name__
+        like = f", such as {backbone.weights.file}" if backbone.weights else ""
         raise WeightsError(
             f"'{file}' ({file.stat().st_size:,} bytes, SHA-256 {_digest(file, 'sha256')}) does not load into {backbone.name}: "
-            f"{reason}. Expected the weights of {backbone.name}, without its top {backbone.parameters:,} parameters, such "
-            f"as {backbone.weights_file}. If the file was cut short, delete it and fetch it again."
+            f"{reason}. Expected the weights of {backbone.name}, "
+            f"without its top {backbone.parameters:,} parameters{like}. "
+            f"If the file was cut short, delete it and fetch it again."
         ) from error
 
 
@@ -149,40 +157,39 @@ def _given_file(weights: str) -> Path:
     )
 
 
-def _download(backbone: Backbone) -> Path:
+def _download(name: str, weights: Weights) -> Path:
     import keras
 
-    target = models_folder() / backbone.weights_file
+    target = models_folder() / weights.file
     try:
-        kind = "auto" if backbone.weights_hash else None
         return Path(
             keras.utils.get_file(
-                backbone.weights_file,
-                backbone.weights_url,
+                weights.file,
+                weights.url,
                 cache_subdir="models",
                 cache_dir=str(models_folder().parent),
-                file_hash=backbone.weights_hash,
-                hash_algorithm=kind or "auto",
+                file_hash=weights.digest,
+                hash_algorithm="auto",
             )
         )
     except Exception as error:
-        here = [name for name, one in BACKBONES.items() if cached_file(one)]
+        here = [one.name for one in BACKBONES.values() if cached_file(one)]
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise WeightsError(
-            f"The ImageNet weights of {backbone.name} are not on this machine and cannot be downloaded ({reason}). "
-            f"Expected '{target}'. Fetch {backbone.weights_url} elsewhere and put it there, or give it as `weights=FILE`. "
+            f"The ImageNet weights of {name} are not on this machine and cannot be downloaded ({reason}). "
+            f"Expected '{target}'. Fetch {weights.url} elsewhere and put it there, or give it as `weights=FILE`. "
             f"Backbones whose weights are here: {', '.join(here) or 'none'}. `weights=none` trains from random weights."
         ) from error
 
 
-def _check_hash(backbone: Backbone, file: Path) -> None:
-    if backbone.weights_hash is None:
+def _check_digest(name: str, weights: Weights, file: Path) -> None:
+    if weights.digest is None:
         return
-    kind = "md5" if len(backbone.weights_hash) == 32 else "sha256"
+    kind = "md5" if len(weights.digest) == 32 else "sha256"
     found = _digest(file, kind)
-    if found != backbone.weights_hash:
+    if found != weights.digest:
         raise WeightsError(
-            f"'{file}' is damaged or not the weights of {backbone.name}: its {kind} is {found}, expected {backbone.weights_hash}. "
+            f"'{file}' is damaged or not the weights of {name}: its {kind} is {found}, expected {weights.digest}. "
             "Delete it and fetch it again, or give another file as `weights=FILE`."
         )
 

@@ -37,14 +37,16 @@ def inspect(
     with _tensorflow_quietly():
         from tlkit.doctor.checkup import inspect as look
         from tlkit.strategy.axes import measure_axes
+        from tlkit.tables import Column, shown_table
     images = look(data, group_by=group_by, strict=strict, size=size)
     table, problems = images.table, images.problems
     click.echo(f"{data}: {len(table):,} usable images in {len(images.class_names)} classes")
     parts = [part for part in ("train", "validation", "test") if (table["split"] == part).any()]
+    rows = []
     for name in images.class_names:
         mine = table[table["label"] == name]
-        split_up = "".join(f"  {part} {int((mine['split'] == part).sum()):,}" for part in parts)
-        click.echo(f"  {name:<24} {len(mine):>7,}{split_up}")
+        rows.append((name, f"{len(mine):,}", *[f"{int((mine['split'] == part).sum()):,}" for part in parts]))
+    click.echo(shown_table([Column("class"), *[Column(one, right=True) for one in ("images", *parts)]], rows))
     if len(table):
         shorter = table[["width", "height"]].astype(int).min(axis=1)
         formats = ", ".join(f"{n:,} {kind}" for kind, n in table["format"].value_counts().items())
@@ -59,12 +61,18 @@ def inspect(
     if backbone:
         axes = measure_axes(images, backbone, image_size=image_size)
         click.echo("")
-        for one in axes["blocks"]:
-            low, high = one["accuracy_95"]
-            click.echo(
-                f"block {one['block']:>2}  {one['features']:>5} features  linear probe {one['accuracy']:>6.1%}  "
-                f"({low:.1%} to {high:.1%}, n = {axes['n']:,})"
+        probed = [
+            (
+                one["block"],
+                one["features"],
+                f"{one['accuracy']:.1%}",
+                f"{one['accuracy_95'][0]:.1%} to {one['accuracy_95'][1]:.1%}",
+                f"{axes['n']:,}",
             )
+            for one in axes["blocks"]
+        ]
+        headers = ("block", "features", "linear probe", "95 % interval", "n")
+        click.echo(shown_table([Column(name, right=True) for name in headers], probed))
         for line in axes["sentences"]:
             click.echo(f"- {line}")
 

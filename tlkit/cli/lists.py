@@ -13,14 +13,30 @@ from tlkit.cli.group import main
 def backbones() -> None:
     """List the pretrained backbones."""
     from tlkit.backbones import BACKBONES, cached_file
+    from tlkit.tables import Column, shown_table
 
-    click.echo(f"{'name':<22} parameters  size  blocks  weights  {'licence of weights':<22} here")
-    for name, one in BACKBONES.items():
-        megabytes = f"{one.parameters * (2 if one.shipped else 4) / 1e6:,.0f} MB"
-        here = "yes" if cached_file(one) else "no"
-        click.echo(
-            f"{name:<22} {one.parameters / 1e6:>8.1f} M {one.size:>5} {one.blocks:>7} {megabytes:>8}  {one.licence:<22} {here}"
+    columns = [
+        Column("name"),
+        Column("parameters", right=True),
+        Column("size", right=True),
+        Column("blocks", right=True),
+        Column("weights", right=True),
+        Column("licence of weights", wraps=True),
+        Column("here"),
+    ]
+    rows = [
+        (
+            name,
+            f"{one.parameters / 1e6:.1f} M",
+            one.size,
+            one.blocks,
+            "none" if one.weights_megabytes is None else f"{one.weights_megabytes:,.0f} MB",
+            one.licence,
+            "yes" if cached_file(one) else "no",
         )
+        for name, one in BACKBONES.items()
+    ]
+    click.echo(shown_table(columns, rows))
     click.echo(
         "All are trained on ImageNet's images, which are for research and education; nano, which comes with tlkit, on a small part "
         "of them (see tlkit/backbones/NANO.md). here: on this machine."
@@ -35,8 +51,9 @@ def backbones() -> None:
 def recipes() -> None:
     """List the recipes."""
     from tlkit.recipes import RECIPES
+    from tlkit.tables import Column, shown_table
 
-    click.echo(f"{'auto':<16} the default: a tournament of strategies, decided by held-out images of your own")
+    rows = [("auto", "a tournament", "the default: a tournament of strategies, decided by held-out images of your own")]
     for name, recipe in RECIPES.items():
         stages = " -> ".join(
             (f"{stage.solver} head" + (" on all blocks" if recipe.head.taps else ""))
@@ -45,7 +62,8 @@ def recipes() -> None:
             + f" x{stage.epochs} @{stage.learning_rate:g}"
             for stage in recipe.stages
         )
-        click.echo(f"{name:<16} {stages}\n{'':<16} {recipe.why}")
+        rows.append((name, stages, recipe.why))
+    click.echo(shown_table([Column("name"), Column("stages", wraps=True), Column("when and why", wraps=True)], rows))
 
 
 @main.command()
@@ -54,13 +72,23 @@ def recipes() -> None:
 def cache(clear: str | None, unused_days: float) -> None:
     """Show what earlier runs keep on disk so that nothing is computed twice, or clear it."""
     from tlkit.cache import Cache
+    from tlkit.tables import Column, shown_table
 
     if clear is not None:
         cleared = Cache().clear(clear, unused_days)
         click.echo(f"cleared {len(cleared)} caches, {sum(one.bytes for one in cleared) / 1e9:.2f} GB")
         return
-    there = Cache().entries()
-    for one in there:
-        days = max(0.0, time.time() - one.used) / 86400
-        click.echo(f"{one.kind:<9} {one.bytes / 1e9:>8.2f} GB  unused for {days:>5.1f} days  {one.about}")
+    there, now = Cache().entries(), time.time()
+    if there:
+        columns = [
+            Column("kind"),
+            Column("size", right=True),
+            Column("unused for", right=True),
+            Column("what", wraps=True),
+        ]
+        rows = [
+            (one.kind, f"{one.bytes / 1e9:.2f} GB", f"{max(0.0, now - one.used) / 86400:.1f} days", one.about)
+            for one in there
+        ]
+        click.echo(shown_table(columns, rows))
     click.echo(f"{len(there)} caches, {sum(one.bytes for one in there) / 1e9:.2f} GB in {Cache().folder}")

@@ -23,6 +23,7 @@ def evaluate(run: str, data: str | None, views: str | None, as_json: bool) -> No
 
     with _tensorflow_quietly():
         from tlkit.runs.evaluate import evaluate_run
+        from tlkit.tables import Column, shown_table
     scores = evaluate_run(run, data, views=views)
     if as_json:
         click.echo(json.dumps(scores, indent=2))
@@ -32,9 +33,12 @@ def evaluate(run: str, data: str | None, views: str | None, as_json: bool) -> No
         f"accuracy {scores['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}, n = {scores['n']:,}), "
         f"macro-F1 {scores['macro_f1']:.3f}, log loss {scores['log_loss']:.3f}, ECE {scores['ece']:.3f}"
     )
-    click.echo(f"{'class':<24} precision  recall      F1  images")
-    for name, one in scores["per_class"].items():
-        click.echo(f"{name:<24} {one['precision']:>9.3f} {one['recall']:>7.3f} {one['f1']:>7.3f} {one['support']:>7}")
+    columns = [Column("class"), *[Column(name, right=True) for name in ("precision", "recall", "F1", "images")]]
+    rows = [
+        (name, f"{one['precision']:.3f}", f"{one['recall']:.3f}", f"{one['f1']:.3f}", one["support"])
+        for name, one in scores["per_class"].items()
+    ]
+    click.echo(shown_table(columns, rows))
     if views:
         found = scores["views"]
         click.echo(
@@ -90,6 +94,7 @@ def export(run: str, to: str | None, max_error: float | None, target: str, force
     check_max_error(max_error)
     with _tensorflow_quietly():
         from tlkit.runs.export import export_run, exports_of
+        from tlkit.tables import Column, shown_table
     folder, proof = export_run(run, to, target=target, max_error=max_error, force=force)
     click.echo(f"written to {folder}")
     if proof is None:
@@ -101,11 +106,13 @@ def export(run: str, to: str | None, max_error: float | None, target: str, force
     )
     if "accuracy" in proof:
         click.echo(f"accuracy {proof['accuracy_before']:.1%} to {proof['accuracy']:.1%}")
-    click.echo(f"{'format':<12}  agrees  difference  {'size':>9}  {'an image':>9}")
+    rows = []
     for one in exports_of(run).itertuples():
         size = "" if one.bytes != one.bytes else f"{one.bytes / 1e6:.1f} MB"  # an older run's is not known
         speed = "" if one.milliseconds_an_image != one.milliseconds_an_image else f"{one.milliseconds_an_image:.1f} ms"
-        click.echo(f"{one.format:<12} {one.top1_agreement:>7.1%}  {one.max_difference:>10.1e}  {size:>9}  {speed:>9}")
+        rows.append((one.format, f"{one.top1_agreement:.1%}", f"{one.max_difference:.1e}", size, speed))
+    numbers = [Column(name, right=True) for name in ("agrees", "difference", "size", "an image")]
+    click.echo(shown_table([Column("format"), *numbers], rows))
 
 
 @main.command("serve")

@@ -30,6 +30,7 @@ from tlkit.models.blocks import cut
 from tlkit.models.classifier import build_classifier
 from tlkit.models.inference import inference_batch
 
+JUDGE = "nano"  # what judges where no other backbone does
 LOOKS = 112  # pixels of a side
 IMBALANCED = 10.0  # times as many images in the largest class as in the smallest
 
@@ -97,7 +98,7 @@ class Checkup:
 def check_data(
     dataset: Dataset,
     *,
-    backbone: Backbone | str = "nano",
+    backbone: Backbone | str = JUDGE,
     prefix: keras.Model | None = None,
     compute: bool = True,
     seed: int = 0,
@@ -112,8 +113,8 @@ def check_data(
     examples, size = dataset.examples(), dataset.pixels.size
     chosen = find_backbone(backbone) if isinstance(backbone, str) else backbone
     looks = _features(_looking(size), examples)
-    features, judge = looks, "nano"
-    if chosen.name != "nano" or prefix is not None:
+    features, judge = looks, JUDGE
+    if chosen.name != JUDGE or prefix is not None:
         prefix = prefix or _network(chosen, size)
         if compute or all_cached(prefix, examples):
             features, judge = _features(prefix, examples), chosen.name
@@ -139,7 +140,7 @@ def _network(backbone: Backbone, size: int, weights: str = "imagenet") -> keras.
 def _looking(size: int) -> keras.Model:
     """`nano` on pictures shrunk to LOOKS pixels: enough to tell whether two are one, and quick."""
     inner = min(size, LOOKS)
-    prefix = _network(find_backbone("nano"), inner)
+    prefix = _network(find_backbone(JUDGE), inner)
     return prefix if inner == size else _resizing(prefix, size)
 
 
@@ -158,7 +159,7 @@ def examine(
     features: np.ndarray,
     looks: np.ndarray,
     pixels: RowSource,
-    judge: str = "nano",
+    judge: str = JUDGE,
     seed: int = 0,
     started: float | None = None,
 ) -> Checkup:
@@ -207,7 +208,7 @@ def inspect(data: str | Path, *, group_by: str | None = None, strict: bool = Fal
     return images
 
 
-def check_up(images: ImageSet, *, backbone: str = "nano", size: int = 224) -> Checkup:
+def check_up(images: ImageSet, *, backbone: str = JUDGE, size: int = 224) -> Checkup:
     """Label errors, duplicates, leakage, outliers and imbalance in a scanned image set (see `tlkit.doctor`).
 
     backbone: whose features judge the labels; `nano` comes with tlkit, a larger one is right more often. size: pixels at which pictures are

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import keras
 import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
 
 from tlkit.errors import SpecError
-from tlkit.stats import calibration_gap, softmax
+from tlkit.stats import calibration_gap
 
 TEMPERATURES = (0.25, 5.0)
 SHRINK = 150  # images that would have to speak for no change at all to halve ln T: few images cannot move it far
@@ -23,17 +25,13 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     probabilities: float, shape (n, classes). labels: int, shape (n,). ln T is drawn towards 0 by the factor n / (n + 150): 80 to 90 images gave
     temperatures that made other images' log loss worse by up to 0.04, and by 0.009 at most when drawn so (five data sets, three recipes).
     """
-    from scipy.optimize import minimize_scalar
-
     if not len(labels):
         return 1.0
     logits = _logits(probabilities)
 
     def loss(log_temperature: float) -> float:
-        powers = logits / np.exp(log_temperature)
-        highest = powers.max(1)
-        losses = np.log(np.exp(powers - highest[:, None]).sum(1)) + highest - powers[np.arange(len(labels)), labels]
-        return float(losses.mean())
+        logs = log_softmax(logits / np.exp(log_temperature), axis=1)
+        return float(-logs[np.arange(len(labels)), labels].mean())
 
     low, high = np.log(TEMPERATURES)
     found = minimize_scalar(loss, bounds=(low, high), method="bounded").x
@@ -46,7 +44,7 @@ def temper(probabilities: np.ndarray | list[list[float]], temperature: float) ->
     >>> [round(float(p), 3) for p in temper([[0.8, 0.2]], 2.0)[0]]
     [0.667, 0.333]
     """
-    return softmax(_logits(probabilities) / temperature).astype("float32")
+    return softmax(_logits(probabilities) / temperature, axis=-1).astype("float32")
 
 
 def _logits(probabilities: np.ndarray | list[list[float]]) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from tlkit.backbones import Backbone
 from tlkit.deployment.parity import FreshProcess
 from tlkit.finetuning.decide import decide, foresee
 from tlkit.finetuning.deliver import deliver
@@ -84,20 +85,20 @@ def carry_out(job: Job, out: str | Path | None = None, *, force: bool = False, d
     check_out(folder, force, resolved.job.data)
     prepared = prepare(resolved, clock)
     if dry_run:
-        _tell(foresee(prepared))
+        _tell(foresee(prepared), prepared.backbone)
         return Run(folder)
     run = start_run(folder, force)
     if run.folder != folder:
         log.info(f"replaces  {folder}, which stays as it is until the new run, in {run.folder}, is finished\n")
     prepared.write(run)
     decided = decide(prepared, run, clock)
-    _tell(decided.plan)
+    _tell(decided.plan, prepared.backbone)
     trained = fit(decided, prepared, clock)
     with FreshProcess() as fresh:
         judged = judge(decided.plan, trained, prepared, run, clock)
         return deliver(decided.plan, judged, prepared, run, into=folder, fresh=fresh, clock=clock)
 
 
-def _tell(plan: Plan) -> None:
-    for line in plan_lines(plan):
+def _tell(plan: Plan, backbone: Backbone) -> None:
+    for line in plan_lines(plan, backbone):
         log.info(line)

@@ -107,7 +107,7 @@ def _check_backbone(job: Job, backbone: Backbone, size: int, recipe: Recipe | No
     if job.from_run is not None:
         return
     find_weights(backbone, job.weights)
-    if backbone.file and job.weights == "none":
+    if backbone.brings_weights and job.weights == "none":
         raise SpecError(
             f"`weights=none` asks for random weights, and '{backbone.name}' brings its own. Leave `weights` out."
         )

@@ -4,38 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from tlkit.backbones import BACKBONES
+from tlkit.backbones import Backbone
 from tlkit.plan.plan import Plan
 from tlkit.runs.folder import Run
 
 
-def plan_lines(plan: Plan) -> list[str]:
-    """The plan for a person to read."""
+def plan_lines(plan: Plan, backbone: Backbone) -> list[str]:
+    """The plan for a person to read. backbone: its backbone."""
     job = plan.job
     parts = ", ".join(f"{count:,} {part}" for part, count in plan.images.items() if count)
     lines = [f"data      {job.data}: {len(plan.classes)} classes, {parts}"]
     if plan.problems:
         lines.append(f"problems  {plan.problems} (named in problems.csv)")
-    lines.append(f"backbone  {plan.backbone.name} at {plan.image_size} px, weights: {_weights(plan)}")
+    weights = f"from {job.from_run}" if job.from_run else backbone.weights_line(job.weights)
+    terms = f" ({backbone.licence_line(job.weights)})" if job.weights == "imagenet" else ""
+    if backbone.note:
+        terms += f", {backbone.note}"
+    lines.append(f"backbone  {backbone.name} at {plan.image_size} px, weights: {weights}{terms}")
     for decision in plan.decisions:
         sentences = decision.evidence.get("sentences")
         lines.append(f"{decision.about:<9} {decision.chosen}" + ("" if sentences else f": {decision.why}"))
         lines += [f"{'':<9} - {sentence}" for sentence in sentences or ()]
     return lines
-
-
-def _weights(plan: Plan) -> str:
-    """Where the weights come from, and their terms."""
-    job, backbone = plan.job, plan.backbone
-    weights = f"from {job.from_run}" if job.from_run else job.weights
-    terms = f" ({backbone.licence_of_weights})" if job.weights == "imagenet" else ""
-    if backbone.name in BACKBONES and BACKBONES[backbone.name].shipped:
-        weights = weights.replace("imagenet", "those that come with tlkit")
-    if backbone.source != "table" and not job.from_run:
-        weights = "its own"
-    if backbone.source == "module":
-        terms += f", SHA-256 {str(backbone.sha256)[:12]}; one block: it is fine-tuned as a whole or not at all"
-    return weights + terms
 
 
 def result_lines(run: Run) -> list[str]:

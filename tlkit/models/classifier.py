@@ -11,8 +11,7 @@ from typing import Any
 
 import keras
 
-from tlkit.backbones import Backbone, find_backbone, find_weights, graph_of, load_backbone_weights
-from tlkit.backbones.table import build_backbone
+from tlkit.backbones import Backbone, find_backbone, find_weights, load_backbone_weights
 from tlkit.errors import SpecError
 from tlkit.models.batch_norm import _copy_momentum, _quicken_batch_norm
 from tlkit.models.head import _attach_head, _head_layers, _pool, _pooled_taps
@@ -52,17 +51,13 @@ def build_classifier(
     file = find_weights(backbone, weights)
     keras.utils.set_random_seed(seed)
     with _dtype_policy(precision):
-        if backbone.file:
-            inputs, features = graph_of(backbone, size)
-        else:
-            inputs = keras.Input((size, size, 3), name="image")
-            features = build_backbone(backbone, inputs)
-            network = keras.Model(inputs, features)
-            if file is not None:
-                load_backbone_weights(backbone, network, file)
-            else:
-                _quicken_batch_norm(network)
-        x = _pooled_taps(keras.Model(inputs, features), backbone, head) if head.taps else _pool(features, head.pooling)
+        inputs, features = backbone.build(size)
+        network = keras.Model(inputs, features)
+        if file is not None:
+            load_backbone_weights(backbone, network, file)
+        elif not backbone.brings_weights:
+            _quicken_batch_norm(network)
+        x = _pooled_taps(network, backbone, head) if head.taps else _pool(features, head.pooling)
         return keras.Model(inputs, _attach_head(x, head, classes), name="classifier")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from tlkit.backbones import named_backbones
-from tlkit.doctor.checkup import check_data
+from tlkit.doctor.checkup import JUDGE, check_data
 from tlkit.errors import SpecError
 from tlkit.evaluation.reliance import reliance
 from tlkit.evaluation.robustness import robustness
@@ -81,9 +81,9 @@ def _checkup(material: Material, plan: Plan) -> Checkup:
 
     assert material.dataset is not None
     job = plan.job
-    own = plan.backbone.name if job.weights == "imagenet" and not job.from_run else "nano"
+    own = plan.backbone.name if job.weights == "imagenet" and not job.from_run else JUDGE
     (network,) = named_backbones(own)
-    untouched = own != "nano" and plan.recipe and all(stage.unfreeze == 0 for stage in plan.recipe.stages)
+    untouched = own != JUDGE and plan.recipe and all(stage.unfreeze == 0 for stage in plan.recipe.stages)
     prefix = cut(material.model, network, 0)[0] if untouched and not plan.ensemble_of else None
     if prefix is not None and len(prefix.outputs) > 1:
         prefix = keras.Model(prefix.input, prefix.outputs[-1])  # of a head on several blocks, the last

@@ -14,6 +14,7 @@ from tlkit.reporting.findings import _answers
 from tlkit.reporting.page import _render
 from tlkit.runs.folder import Run
 from tlkit.stats import paired_difference, wilson_interval
+from tlkit.tables import Column, table_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,14 +43,35 @@ def leaderboard(runs: Sequence[Run], out: str | Path | None = None) -> Path:
             "size": f"{sum(f.stat().st_size for f in run.saved_model.rglob('*') if f.is_file()) / 1e6:.1f} MB",
             "seconds": f"{metrics['seconds']['total']:.0f} s",
         }
-        log.info(
-            f"{row['accuracy']:>6.1%} ({row['low']:.1%} to {row['high']:.1%})  {row['behind']:>22}  {row['backbone']:<16} {row['recipe']:<16} {row['run']}"
-        )
+    for line in _lines(rows):
+        log.info(line)
     path = Path(out) if out is not None else runs[0].folder.parent / "leaderboard.html"
     page = _render("leaderboard.html.jinja", rows=rows, n=len(common), part=part)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, page)
     return path
+
+
+def _lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The ranking for a person to read, header first."""
+    columns = [
+        Column("accuracy", right=True),
+        Column("95 % interval", right=True),
+        Column("behind the best", right=True),
+    ]
+    columns += [Column(name) for name in ("backbone", "recipe", "run")]
+    cells = [
+        (
+            f"{row['accuracy']:.1%}",
+            f"{row['low']:.1%} to {row['high']:.1%}",
+            row["behind"],
+            row["backbone"],
+            row["recipe"],
+            row["run"],
+        )
+        for row in rows
+    ]
+    return table_text(columns, cells).splitlines()
 
 
 def rank(names: Sequence[str], answers: Sequence[pd.DataFrame], common: set[str]) -> list[dict[str, Any]]:

@@ -13,7 +13,11 @@ import threading
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import flask
+from waitress.server import create_server
+from werkzeug.exceptions import HTTPException
 
 from tlkit.data.pixels import why_not
 from tlkit.deployment.exported import decoded_pixels
@@ -24,10 +28,6 @@ from tlkit.evaluation.saliency import GradCam, occlusion_maps, overlay
 from tlkit.progress import log
 from tlkit.runs.folder import open_run
 from tlkit.runs.reading import load_model, open_exported
-
-if TYPE_CHECKING:
-    import flask
-
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 EVIDENCE_PIXELS = 384  # of the drawn map's side, at most
@@ -53,8 +53,6 @@ def serve(
 
     Raises RunError when the model does not load or the address is taken.
     """
-    from waitress.server import create_server
-
     if not 0 <= port <= 65535:
         raise SpecError(f"`port` is {port}. Expected 0 to 65535.")
     app = make_app(model, host=host)
@@ -87,14 +85,17 @@ def serve(
 
 def make_app(model: str | Path, *, host: str = "127.0.0.1") -> flask.Flask:
     """The page and the endpoint as a WSGI application. host: what it will listen at; on loopback, requests by another name are refused."""
-    import flask
-    from werkzeug.exceptions import HTTPException
-
-    answerer = _Answerer(model)
-    page = resources.files("tlkit.deployment").joinpath("serve.html.jinja").read_text(encoding="utf-8")
     app = flask.Flask("tlkit", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_REQUEST_BYTES
     app.config["MAX_FORM_PARTS"] = MAX_IMAGES + 8
+    _guard(app, host)
+    _answer(app, _Answerer(model), host)
+    _word_errors(app)
+    return app
+
+
+def _guard(app: flask.Flask, host: str) -> None:
+    """Refuses what was sent to another name, and tells browsers to take answers as they are and not to keep them."""
 
     @app.before_request
     def only_by_its_own_name() -> None:
@@ -102,6 +103,17 @@ def make_app(model: str | Path, *, host: str = "127.0.0.1") -> flask.Flask:
         name = flask.request.host.rsplit(":", 1)[0].strip("[]") if flask.request.host else ""
         if host in LOOPBACK and name not in LOOPBACK:
             flask.abort(403, f"This server answers at {host} only, and was asked as '{name[:100]}'.")
+
+    @app.after_request
+    def as_it_is(response: flask.Response) -> flask.Response:
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+
+def _answer(app: flask.Flask, answerer: _Answerer, host: str) -> None:
+    """The page at /, the endpoint at /predict, and no icon."""
+    page = resources.files("tlkit.deployment").joinpath("serve.html.jinja").read_text(encoding="utf-8")
 
     @app.get("/")
     def show() -> flask.Response:
@@ -131,11 +143,9 @@ def make_app(model: str | Path, *, host: str = "127.0.0.1") -> flask.Flask:
     def icon() -> flask.Response:
         return flask.Response(status=204)
 
-    @app.after_request
-    def as_it_is(response: flask.Response) -> flask.Response:
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Cache-Control"] = "no-store"
-        return response
+
+def _word_errors(app: flask.Flask) -> None:
+    """Answers what cannot be served with JSON that says why."""
 
     @app.errorhandler(HTTPException)
     def refused(error: HTTPException) -> tuple[flask.Response, int]:
@@ -149,8 +159,6 @@ def make_app(model: str | Path, *, host: str = "127.0.0.1") -> flask.Flask:
     @app.errorhandler(TlkitError)
     def ours(error: TlkitError) -> tuple[flask.Response, int]:
         return flask.jsonify(error=str(error)), 400
-
-    return app
 
 
 class _Answerer:

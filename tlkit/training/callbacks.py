@@ -11,7 +11,7 @@ import numpy as np
 
 from tlkit.errors import TrainingError
 from tlkit.progress import Deadline, log
-from tlkit.training.history import Stopwatch, History, epoch_line
+from tlkit.training.history import History, Stopwatch, epoch_line
 from tlkit.training.monitor import improves
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from tlkit.plan.augmentation import Augmentation
 from tlkit.plan.recipe import Recipe, Stage
 from tlkit.progress import Deadline, log
 from tlkit.training.batches import Transform
-from tlkit.training.history import Stopwatch, History
+from tlkit.training.history import History, Stopwatch
 
 if TYPE_CHECKING:
     import keras

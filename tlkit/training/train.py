@@ -20,7 +20,7 @@ from tlkit.models.blocks import cut, set_trainable
 from tlkit.plan.recipe import Recipe, Unfreeze
 from tlkit.progress import NO_DEADLINE, Deadline, log
 from tlkit.training.fit import fit_stage
-from tlkit.training.history import Stopwatch, History
+from tlkit.training.history import History, Stopwatch
 from tlkit.training.inputs import StageInputs, StagePlan
 from tlkit.training.solve import solve_stage
 

@@ -1,0 +1,69 @@
+"""Tables for a person to read: fitted to a terminal, plain and whole everywhere else.
+
+Anything but a terminal gets one line for each row, however long, with two or more spaces between cells and no colour, so that
+`re.split(r" {2,}", line)` gives the cells back. No lines are drawn, so a terminal without Unicode shows the same table.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+EMPTY = "-"  # what an empty cell shows, so that each row has as many cells as the header
+GAP = 2
+NARROWEST = 12  # characters that a column which wraps keeps, else the table is not fitted to the terminal
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table. right: its cells end at the same place, as numbers do. wraps: it may take several lines on a terminal."""
+
+    name: str
+    right: bool = False
+    wraps: bool = False
+
+
+def table_text(columns: Sequence[Column], rows: Iterable[Sequence[object]], *, width: int | None = None) -> str:
+    """The table as text, header first, without a newline at its end.
+
+    rows: a cell for each column; "" shows as "-". width: characters of a terminal to fit into, if the columns that do not wrap
+    leave room; None: each row on one line.
+    """
+    cells = [[_one_line(str(cell)) or EMPTY for cell in row] for row in rows]
+    widths = [max(cell_len(text) for text in column) for column in zip([c.name for c in columns], *cells, strict=True)]
+    least = [min(n, NARROWEST) if one.wraps else n for n, one in zip(widths, columns, strict=True)]
+    gaps = GAP * (len(columns) - 1)
+    fitted = width if width is not None and sum(least) + gaps <= width else sum(widths) + gaps
+    table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="")
+    for one in columns:
+        table.add_column(
+            Text(one.name), justify="right" if one.right else "left", overflow="fold", no_wrap=not one.wraps
+        )
+    for row in cells:
+        table.add_row(*[Text(cell) for cell in row])
+    out = io.StringIO()
+    Console(file=out, width=fitted, color_system=None, legacy_windows=False).print(table, crop=False)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def shown_table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> str:
+    """The table for standard output: fitted to its width where it is a terminal, else plain."""
+    return table_text(columns, rows, width=_terminal_width())
+
+
+def _terminal_width() -> int | None:
+    """Characters of a line of standard output; None where it is no terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _one_line(text: str) -> str:
+    """Text without line breaks and runs of spaces, which would look like another row or cell."""
+    return " ".join(text.split())
