@@ -282,15 +282,13 @@ MANY_PARAMETERS = {
     "training.learning_rate.suggest_learning_rate",
 }
 LONG = {
-    "data.augment._transforms",
-    "data.headers._look",
     "finetuning.finetune.finetune",
     "runs.serve.make_app",
 }
 ANY_KEYWORDS = {  # **settings: the first two are Keras' own signatures
     "backbones.kerashub.call",
     "backbones.saved_model_layer.__init__",
-    "data.augment.apply",
+    "data.augment.apply",  # albumentations' own signature
     "reporting.page._render",
 }
 LATE_IMPORTS: set[str] = set()
