@@ -274,8 +274,6 @@ MANY_PARAMETERS = {
     "features.linear.solve",
     "finetuning.finetune.finetune",
     "reporting.charts.lines",
-    "safety.check.check_safety",
-    "safety.explore.explore_augmentation",
     "strategy.recipes.decide_by_tournament",
     "training.batches.__init__",
     "training.learning_rate.lr_find",

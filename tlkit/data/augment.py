@@ -101,7 +101,7 @@ def _steps(augmentation: Augmentation) -> list[Any]:
 
 @functools.cache
 def _libraries() -> tuple[Any, Any]:
-    """albumentations and cv2, imported at first use. Our own transforms are classes made at first use too, for their base is."""
+    """albumentations and cv2, imported at first use; our transforms are made at first use too, for their bases are."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing it asks the network otherwise
     import albumentations as A
     import cv2

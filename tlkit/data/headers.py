@@ -113,7 +113,7 @@ def _identified(file: Path) -> tuple[str, bytes, str]:
 
 
 def _size_and_notes(file: Path, kind: str, head: bytes) -> tuple[int, int, Notes]:
-    """Width and height in pixels, and the notes. Raises _LeftOut for a damaged header, or more pixels than are decoded."""
+    """Width and height in pixels, and the notes. Raises _LeftOut for a damaged header or too many pixels."""
     try:
         width, height, notes = _header(file, kind, head)
     except (OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, TypeError, OverflowError) as error:
