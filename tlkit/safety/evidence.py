@@ -90,6 +90,7 @@ class Evidence:
         self.truth = labels[judged]
         self._mean, deviation = features.mean(0), features.std(0)
         self._deviation = np.maximum(deviation, 0.1 * np.median(deviation) + 1e-6) / weights
+        # PCA agrees to 4e-12 on 800 random rows, but changed the AUCs and effects that were found on 72 and 28 images
         _, _, right = np.linalg.svd((features - self._mean) / self._deviation, full_matrices=False)
         self._basis = right[:DIRECTIONS].T
         self.reference = self.project(features)
