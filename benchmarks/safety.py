@@ -35,9 +35,8 @@ def main() -> None:
 
 
 def measure_cells(arguments: argparse.Namespace) -> None:
-    from tlkit import Augmentation
     from tlkit.safety.check import run_check
-    from tlkit.safety.measure import SafetyCheck
+    from tlkit.safety.measure import take_sample
     from tlkit.stats import wilson_interval
 
     with CELLS.open(newline="") as stream:
@@ -45,9 +44,9 @@ def measure_cells(arguments: argparse.Namespace) -> None:
     rows = []
     for data in arguments.sets:
         examples, names, eyes = looked_at(data, arguments.backbone)
-        check = SafetyCheck(examples, names, eyes, Augmentation())
+        sample = take_sample(examples, names, eyes)
         for augmentation, mine in rounds([cell for cell in cells if cell["data"] == data]):
-            safety = run_check(check, augmentation, thorough=False)
+            safety = run_check(sample, augmentation, thorough=False)
             verdicts = {one.field: one for one in safety.verdicts}
             for cell in mine:
                 one = verdicts[cell["field"]]
@@ -75,13 +74,13 @@ def measure_cells(arguments: argparse.Namespace) -> None:
 
 def measure_time(arguments: argparse.Namespace) -> None:
     from tlkit.safety.check import FULL, run_check
-    from tlkit.safety.measure import SafetyCheck
+    from tlkit.safety.measure import take_sample
 
     for data in arguments.sets:
         started = time.monotonic()
         examples, names, eyes = looked_at(data, arguments.backbone)
         chosen = np.sort(np.random.default_rng(0).permutation(len(examples))[:300])
-        safety = run_check(SafetyCheck(examples.take(chosen), names, eyes, FULL), FULL)
+        safety = run_check(take_sample(examples.take(chosen), names, eyes), FULL)
         print(
             f"{data}: {time.monotonic() - started:.1f} s for {safety.n} pictures and {len(safety.verdicts)} fields",
             flush=True,

@@ -272,17 +272,12 @@ MOST_PARAMETERS, MOST_LINES = 8, 60
 MANY_PARAMETERS = {
     "finetuning.finetune.finetune",  # the face of Job: its fields as keywords
     "reporting.charts.lines",
-    "safety.check.check_safety",
-    "safety.explore.explore_augmentation",
 }
-LONG = {
-    "data.augment._transforms",
-    "data.headers._look",
-}
+LONG: set[str] = set()
 ANY_KEYWORDS = {  # **settings: the first two are Keras' own signatures
     "backbones.kerashub.call",
     "backbones.saved_model_layer.__init__",
-    "data.augment.apply",
+    "data.augment.apply",  # albumentations' own signature
     "reporting.page._render",
 }
 LATE_IMPORTS: set[str] = set()

@@ -20,11 +20,11 @@ from tlkit.errors import NameUnknown
 from tlkit.features.folds import stratified_folds
 from tlkit.plan.augmentation import AUGMENTATION_LIMITS, PRESETS, held_to, scaled, size_of
 from tlkit.progress import Deadline
-from tlkit.safety.check import FULL, run_check
+from tlkit.safety.check import run_check
 from tlkit.safety.evidence import Evidence, Eyes
 from tlkit.safety.hints import name_hints
-from tlkit.safety.measure import SafetyCheck
-from tlkit.safety.search import search
+from tlkit.safety.measure import Sample, take_sample
+from tlkit.safety.search import held_out_losses, search
 
 ARROWS = ("left", "right", "ring")
 
@@ -76,8 +76,8 @@ def eyes() -> Eyes:
 
 
 @pytest.fixture(scope="module")
-def check(eyes: Eyes) -> SafetyCheck:
-    return SafetyCheck(arrows(), ARROWS, eyes, FULL)
+def sample(eyes: Eyes) -> Sample:
+    return take_sample(arrows(), ARROWS, eyes)
 
 
 @pytest.fixture
@@ -95,8 +95,8 @@ def arrow_folder(tmp_path: Path) -> Path:
 # -- verdicts ---------------------------------------------------------------------------------------------
 
 
-def test_a_mirror_image_that_is_another_class_is_found_with_both_classes(check: SafetyCheck) -> None:
-    safety = run_check(check, Augmentation(flip_horizontal=0.5, flip_vertical=0.5, half_turn=0.5))
+def test_a_mirror_image_that_is_another_class_is_found_with_both_classes(sample: Sample) -> None:
+    safety = run_check(sample, Augmentation(flip_horizontal=0.5, flip_vertical=0.5, half_turn=0.5))
     verdicts = {one.field: one for one in safety.verdicts}
     pairs = {(a, b) for a, b, _ in verdicts["flip_horizontal"].pairs}
     assert verdicts["flip_horizontal"].verdict == "unsafe" and {("left", "right"), ("right", "left")} <= pairs
@@ -107,39 +107,39 @@ def test_a_mirror_image_that_is_another_class_is_found_with_both_classes(check: 
     assert safety.augmentation.fields() == ("flip_vertical",)
 
 
-def test_what_pictures_differ_by_anyway_is_safe(check: SafetyCheck) -> None:
+def test_what_pictures_differ_by_anyway_is_safe(sample: Sample) -> None:
     asked = Augmentation(brightness=(-0.1, 0.1), shift_x=(-0.05, 0.05), rotate=(-8, 8), colour_cast=(-0.05, 0.05))
-    safety = run_check(check, asked, thorough=False)
+    safety = run_check(sample, asked, thorough=False)
     assert [one.verdict for one in safety.verdicts] == ["safe"] * 4 and safety.augmentation == asked
     assert all(one.n == 72 and one.kept and one.kept[0] > 0.75 for one in safety.verdicts)
 
 
 @pytest.mark.slow
-def test_wide_turns_are_narrowed_to_what_keeps_the_class(check: SafetyCheck) -> None:
-    safety = run_check(check, Augmentation(rotate=(-180, 180)), thorough=False)
+def test_wide_turns_are_narrowed_to_what_keeps_the_class(sample: Sample) -> None:
+    safety = run_check(sample, Augmentation(rotate=(-180, 180)), thorough=False)
     (verdict,) = safety.verdicts
     assert verdict.verdict == "limited" and verdict.limit is not None and 5 < verdict.limit < 90
     assert safety.augmentation.rotate == (-verdict.limit, verdict.limit)
-    again = run_check(check, safety.augmentation, thorough=False)
+    again = run_check(sample, safety.augmentation, thorough=False)
     assert again.verdicts[0].verdict == "safe", "what it was narrowed to passes"
 
 
-def test_ruin_is_no_change_of_class(check: SafetyCheck) -> None:
+def test_ruin_is_no_change_of_class(sample: Sample) -> None:
     """Blank pictures resemble some class, too."""
-    safety = run_check(check, Augmentation(brightness=(0.9, 1.0), crop=(0.01, 0.02)), thorough=False)
+    safety = run_check(sample, Augmentation(brightness=(0.9, 1.0), crop=(0.01, 0.02)), thorough=False)
     for verdict in safety.verdicts:
         assert verdict.verdict in ("limited", "unsafe") and verdict.pairs == () and "become" not in verdict.why
 
 
-def test_a_shift_out_of_the_picture_loses_the_object(check: SafetyCheck) -> None:
-    (verdict,) = run_check(check, Augmentation(shift_x=(-0.9, 0.9), border="black"), thorough=False).verdicts
+def test_a_shift_out_of_the_picture_loses_the_object(sample: Sample) -> None:
+    (verdict,) = run_check(sample, Augmentation(shift_x=(-0.9, 0.9), border="black"), thorough=False).verdicts
     assert verdict.verdict != "safe" and "leaves the picture" in verdict.why
     assert verdict.in_frame is not None and verdict.in_frame < 0.3
 
 
 @pytest.mark.slow
-def test_a_thorough_look_says_how_it_is_told_apart_and_what_it_does_to_each_class(check: SafetyCheck) -> None:
-    safety = run_check(check, Augmentation(flip_vertical=0.5, colour_cast=(-0.8, 0.8)))
+def test_a_thorough_look_says_how_it_is_told_apart_and_what_it_does_to_each_class(sample: Sample) -> None:
+    safety = run_check(sample, Augmentation(flip_vertical=0.5, colour_cast=(-0.8, 0.8)))
     by_field = {one.field: one for one in safety.verdicts}
     flip, cast = by_field["flip_vertical"].told_apart, by_field["colour_cast"].told_apart
     assert flip is not None and cast is not None
@@ -160,17 +160,17 @@ def test_two_flips_that_are_safe_alone_are_judged_together(eyes: Eyes) -> None:
             rows.append(np.asarray(picture))
             labels.append(label)
     examples = Examples(Held(np.stack(rows)), np.array(labels), [f"{i:08x}" for i in range(48)], made_by="drawn")
-    safety = run_check(SafetyCheck(examples, ["here", "there"], eyes, FULL), Augmentation(half_turn=0.5))
+    safety = run_check(take_sample(examples, ["here", "there"], eyes), Augmentation(half_turn=0.5))
     assert safety.verdicts[0].verdict == "unsafe" and len(safety.verdicts[0].pairs) == 2
     both = run_check(
-        SafetyCheck(examples, ["here", "there"], eyes, FULL), Augmentation(flip_horizontal=0.5, flip_vertical=0.5)
+        take_sample(examples, ["here", "there"], eyes), Augmentation(flip_horizontal=0.5, flip_vertical=0.5)
     )
     assert set(both.augmentation.fields()) != {"flip_horizontal", "flip_vertical"}
 
 
-def test_what_is_allowed_stays_and_is_noted(check: SafetyCheck) -> None:
+def test_what_is_allowed_stays_and_is_noted(sample: Sample) -> None:
     asked = Augmentation(flip_horizontal=0.5, half_turn=0.5)
-    safety = run_check(check, asked, allow=["flip_horizontal"], thorough=False)
+    safety = run_check(sample, asked, allow=["flip_horizontal"], thorough=False)
     assert safety.augmentation.fields() == ("flip_horizontal",)
     assert [one.allowed for one in safety.verdicts] == [True, False]
     assert safety.verdicts[0].verdict == "unsafe", "it is allowed, not called safe"
@@ -180,7 +180,7 @@ def test_what_is_allowed_stays_and_is_noted(check: SafetyCheck) -> None:
 
 
 def test_too_few_pictures_are_not_measurable_and_held_to_careful_sizes(eyes: Eyes) -> None:
-    safety = run_check(SafetyCheck(arrows(each=5), ARROWS, eyes, FULL), PRESETS["strong"])
+    safety = run_check(take_sample(arrows(each=5), ARROWS, eyes), PRESETS["strong"])
     assert {one.verdict for one in safety.verdicts} == {"not_measurable"}
     assert "8 pictures" in safety.verdicts[0].why
     narrowed = safety.augmentation
@@ -192,21 +192,21 @@ def test_too_few_pictures_are_not_measurable_and_held_to_careful_sizes(eyes: Eye
 def test_labels_that_mean_nothing_are_not_measurable(eyes: Eyes) -> None:
     examples = arrows()
     shuffled = dataclasses.replace(examples, labels=np.random.default_rng(0).permutation(examples.labels))
-    safety = run_check(SafetyCheck(shuffled, ARROWS, eyes, FULL), Augmentation(flip_vertical=0.5))
+    safety = run_check(take_sample(shuffled, ARROWS, eyes), Augmentation(flip_vertical=0.5))
     assert safety.verdicts[0].verdict == "not_measurable" and "skill" in safety.verdicts[0].why
 
 
-def test_when_the_time_is_over_what_is_left_is_not_called_safe(check: SafetyCheck) -> None:
-    safety = run_check(check, PRESETS["strong"], deadline=Deadline.after(-1))
+def test_when_the_time_is_over_what_is_left_is_not_called_safe(sample: Sample) -> None:
+    safety = run_check(sample, PRESETS["strong"], deadline=Deadline.after(-1))
     assert {one.verdict for one in safety.verdicts} == {"not_measurable"}
     assert "time" in safety.verdicts[0].why
 
 
 def test_names_hint_where_pictures_cannot_speak(eyes: Eyes) -> None:
-    safety = run_check(SafetyCheck(arrows(each=5), ARROWS, eyes, FULL), Augmentation(rotate=(-90, 90)))
+    safety = run_check(take_sample(arrows(each=5), ARROWS, eyes), Augmentation(rotate=(-90, 90)))
     assert safety.augmentation.rotate == (-10, 10), "left and right say nothing of turns"
     safety = run_check(
-        SafetyCheck(arrows(each=5, kinds=("6", "9", "ring")), ("6", "9", "0"), eyes, FULL),
+        take_sample(arrows(each=5, kinds=("6", "9", "ring")), ("6", "9", "0"), eyes),
         Augmentation(rotate=(-90, 90)),
     )
     assert safety.augmentation.is_identity() and "'6' and '9'" in safety.verdicts[0].why
@@ -290,7 +290,7 @@ def test_asking_again_takes_it_from_the_cache(arrow_folder: Path, monkeypatch: p
     def fail(*a: object, **k: object) -> None:
         raise AssertionError("it was computed again")
 
-    monkeypatch.setattr("tlkit.safety.check.prepare_check", fail)
+    monkeypatch.setattr("tlkit.safety.check.prepare_sample", fail)
     assert check_safety(images, asked) == first
     with pytest.raises(AssertionError, match="again"):
         check_safety(images, Augmentation(rotate=(-90, 90)))
@@ -351,9 +351,9 @@ def test_the_command_writes_verdicts_a_picture_and_an_augmentation_that_finetune
 @pytest.mark.slow
 def test_the_search_takes_what_helps_and_leaves_what_does_not(eyes: Eyes) -> None:
     """Rings and dots that were all filmed on the left stand anywhere later: shifting helps, and mirroring left to right does."""
-    check = SafetyCheck(arrows(), ARROWS, eyes, FULL)
-    without = check.losses([]).mean()
-    found = search(check, Augmentation(flip_vertical=0.5, brightness=(-1.0, 1.0)))
+    sample = take_sample(arrows(), ARROWS, eyes)
+    without = held_out_losses(sample).mean()
+    found = search(sample, Augmentation(flip_vertical=0.5, brightness=(-1.0, 1.0)))
     assert found.loss <= found.without == pytest.approx(without)
     assert "brightness" not in found.augmentation.fields(), "half of the pictures would be blank"
     assert found.tried and set(found.tried[0]) == {"flip_vertical", "brightness"}

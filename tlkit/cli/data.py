@@ -101,9 +101,12 @@ def augment_(data: str, **settings: Any) -> None:
     find_backbone(settings["backbone"])
     check_exists(data)
     with _tensorflow_quietly():
-        from tlkit.safety.explore import explore_augmentation
+        from tlkit.safety.explore import Files, explore_augmentation
+    files = Files(settings["json_file"], settings["write"], settings["out"], settings["image_size"])
+    minutes = settings["max_minutes"] if settings["search"] else None
+    same = {name: settings[name] for name in ("check", "backbone", "allow", "seed")}
     with log_shown():
-        explore_augmentation(data, asked, **{k: v for k, v in settings.items() if k != "preset"})
+        explore_augmentation(data, asked, search_minutes=minutes, files=files, **same)
 
 
 @main.command("lr-find")

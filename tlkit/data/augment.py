@@ -1,6 +1,6 @@
 """Random variation of training images: the only file that imports albumentations and cv2.
 
-What a picture becomes depends on the augmentation and one seed alone, so any number of threads, in any order, give the
+What an image becomes depends on the augmentation and one seed alone, so any number of threads, in any order, give the
 same pixels. Shift, zoom, rotation, stretch and crop are one warp; brightness, contrast and colour shifts one table.
 """
 
@@ -11,7 +11,6 @@ import math
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ _of_thread = threading.local()
 
 
 def augment(image: np.ndarray, augmentation: Augmentation, seed: tuple[int, ...]) -> np.ndarray:
-    """One random version of a picture.
+    """One random version of an image.
 
     image: uint8, shape (height, width, 3), RGB. seed: whole numbers, such as (seed, epoch, index); the same numbers give
     the same version on every thread. Returns uint8 of the same shape.
@@ -87,51 +86,34 @@ def _build(augmentation: Augmentation, tell: bool = False) -> Any:
 
     It is not done here, because this runs on threads, and Python's warning filters are one for all of them.
     """
-    transforms = _transforms()
+    A, _ = _libraries()
     if augmentation.policy == "all":
-        return transforms.compose(_steps(augmentation, transforms), save_applied_params=tell)
-    alone = [_steps(augmentation.only(name), transforms) for name in augmentation.fields()]
-    return transforms.compose([transforms.one_of([*alone, []])], save_applied_params=tell)
+        return A.Compose(_steps(augmentation), save_applied_params=tell)
+    alone = [_steps(augmentation.only(name)) for name in augmentation.fields()]
+    ways = [A.Sequential(steps or [A.NoOp()], p=1.0) for steps in [*alone, []]]
+    return A.Compose([A.OneOf(ways, p=1.0)], save_applied_params=tell)
 
 
-def _steps(a: Augmentation, transforms: _Transforms) -> list[Any]:
-    steps, on = [], set(a.fields())
-    if on & {"shift_x", "shift_y", "zoom", "rotate", "stretch", "crop"}:
-        steps.append(transforms.warp(a))
-    if a.flip_horizontal:
-        steps.append(transforms.flip_horizontal(p=a.flip_horizontal))
-    if a.flip_vertical:
-        steps.append(transforms.flip_vertical(p=a.flip_vertical))
-    if a.half_turn:
-        steps.append(transforms.half_turn(p=a.half_turn))
-    if on & {"brightness", "contrast", "colour_cast", "pca_colour"}:
-        steps.append(transforms.tone(a))
-    if "vignette" in on:
-        steps.append(transforms.vignette(a))
-    return steps
-
-
-@dataclass(frozen=True)
-class _Transforms:
-    """What a pipeline is made of: albumentations' own transforms, and ours that put several fields into one."""
-
-    compose: Callable[..., Any]
-    one_of: Callable[[list[list[Any]]], Any]
-    flip_horizontal: Callable[..., Any]
-    flip_vertical: Callable[..., Any]
-    half_turn: Callable[..., Any]
-    warp: Callable[[Augmentation], Any]
-    tone: Callable[[Augmentation], Any]
-    vignette: Callable[[Augmentation], Any]
+def _steps(augmentation: Augmentation) -> list[Any]:
+    on = set(augmentation.fields())
+    return [build(augmentation) for fields, build in _BUILDERS.items() if on & set(fields)]
 
 
 @functools.cache
-def _transforms() -> _Transforms:
+def _libraries() -> tuple[Any, Any]:
+    """albumentations and cv2, imported at first use; our transforms are made at first use too, for their bases are."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing it asks the network otherwise
     import albumentations as A
     import cv2
 
     cv2.setNumThreads(0)
+    return A, cv2
+
+
+@functools.cache
+def _warp() -> Any:
+    A, cv2 = _libraries()
+    base: Any = A.Affine
     borders = {
         "reflect": cv2.BORDER_REFLECT_101,
         "replicate": cv2.BORDER_REPLICATE,
@@ -139,7 +121,7 @@ def _transforms() -> _Transforms:
         "black": cv2.BORDER_CONSTANT,
     }
 
-    class Warp(A.Affine):
+    class Warp(base):
         """Shift, zoom, rotate, stretch and crop as one matrix, so that pixels are interpolated once."""
 
         def __init__(self, a: Augmentation) -> None:
@@ -168,24 +150,30 @@ def _transforms() -> _Transforms:
                 found["matrix"] = found["matrix"] @ _about_centre(factor, 1 / factor, width, height)
             if self.crop != (1, 1):
                 drawn["crop"] = self.py_random.uniform(*self.crop)
-                found["matrix"] = found["matrix"] @ self._cut(drawn["crop"], width, height)
+                found["matrix"] = found["matrix"] @ _cut(drawn["crop"], width, height, self.py_random.uniform)
             return found
 
-        def _cut(self, area: float, width: int, height: int) -> np.ndarray:
-            """Puts a part of the picture over all of it."""
-            draw = self.py_random.uniform
-            ratio = math.exp(draw(math.log(3 / 4), math.log(4 / 3)))
-            across, down = min(1.0, (area * ratio) ** 0.5), min(1.0, (area / ratio) ** 0.5)
-            left, top = draw(0, 1 - across) * width, draw(0, 1 - down) * height
-            x, y = left + across * width / 2 - width / 2, top + down * height / 2 - height / 2
-            moved = np.array([[1, 0, -x], [0, 1, -y], [0, 0, 1]])
-            return _about_centre(1 / across, 1 / down, width, height) @ moved
+    return Warp
 
-    class HalfTurn(A.ImageOnlyTransform):
+
+@functools.cache
+def _half_turn() -> Any:
+    A, _ = _libraries()
+    base: Any = A.ImageOnlyTransform
+
+    class HalfTurn(base):
         def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
             return np.ascontiguousarray(img[::-1, ::-1])
 
-    class Tone(A.ImageOnlyTransform):
+    return HalfTurn
+
+
+@functools.cache
+def _tone() -> Any:
+    A, cv2 = _libraries()
+    base: Any = A.ImageOnlyTransform
+
+    class Tone(base):
         """Brightness, contrast and both colour shifts as one table of 256 values for each channel."""
 
         def __init__(self, a: Augmentation) -> None:
@@ -209,7 +197,15 @@ def _transforms() -> _Transforms:
         def apply(self, img: np.ndarray, table: np.ndarray, **params: Any) -> np.ndarray:
             return cv2.LUT(img, table[None])
 
-    class Vignette(A.ImageOnlyTransform):
+    return Tone
+
+
+@functools.cache
+def _vignette() -> Any:
+    A, cv2 = _libraries()
+    base: Any = A.ImageOnlyTransform
+
+    class Vignette(base):
         def __init__(self, a: Augmentation) -> None:
             super().__init__(p=1.0)
             self.range = a.vignette
@@ -221,20 +217,32 @@ def _transforms() -> _Transforms:
             light = 1 - drawn["vignette"] * _square_of_distance(*img.shape[:2])
             return cv2.multiply(img, cv2.merge([light] * 3), dtype=cv2.CV_8U)
 
-    return _Transforms(
-        compose=A.Compose,
-        one_of=lambda ways: A.OneOf([A.Sequential(way or [A.NoOp()], p=1.0) for way in ways], p=1.0),
-        flip_horizontal=A.HorizontalFlip,
-        flip_vertical=A.VerticalFlip,
-        half_turn=HalfTurn,
-        warp=Warp,
-        tone=Tone,
-        vignette=Vignette,
-    )
+    return Vignette
+
+
+# fields -> what makes one transform of them, in the order in which transforms are applied
+_BUILDERS: dict[tuple[str, ...], Callable[[Augmentation], Any]] = {
+    ("shift_x", "shift_y", "zoom", "rotate", "stretch", "crop"): lambda a: _warp()(a),
+    ("flip_horizontal",): lambda a: _libraries()[0].HorizontalFlip(p=a.flip_horizontal),
+    ("flip_vertical",): lambda a: _libraries()[0].VerticalFlip(p=a.flip_vertical),
+    ("half_turn",): lambda a: _half_turn()(p=a.half_turn),
+    ("brightness", "contrast", "colour_cast", "pca_colour"): lambda a: _tone()(a),
+    ("vignette",): lambda a: _vignette()(a),
+}
+
+
+def _cut(area: float, width: int, height: int, draw: Callable[[float, float], float]) -> np.ndarray:
+    """The matrix that puts a drawn part of an image over all of it. area: its share of the whole."""
+    ratio = math.exp(draw(math.log(3 / 4), math.log(4 / 3)))
+    across, down = min(1.0, (area * ratio) ** 0.5), min(1.0, (area / ratio) ** 0.5)
+    left, top = draw(0, 1 - across) * width, draw(0, 1 - down) * height
+    x, y = left + across * width / 2 - width / 2, top + down * height / 2 - height / 2
+    moved = np.array([[1, 0, -x], [0, 1, -y], [0, 0, 1]])
+    return _about_centre(1 / across, 1 / down, width, height) @ moved
 
 
 def _about_centre(across: float, down: float, width: int, height: int) -> np.ndarray:
-    """The matrix that scales about the middle of a picture, whose pixels' centres are whole numbers."""
+    """The matrix that scales about the middle of an image, whose pixels' centres are whole numbers."""
     x, y = (width - 1) / 2, (height - 1) / 2
     return np.array([[across, 0, x - across * x], [0, down, y - down * y], [0, 0, 1]])
 

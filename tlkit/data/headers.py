@@ -58,62 +58,27 @@ def image_format(head: bytes) -> str | None:
     return "webp" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else None
 
 
+class _LeftOut(Exception):
+    """A file that cannot be used. kind, detail: as in `tlkit.data.images.problem`."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.kind, self.detail = kind, detail
+
+
+Notes = list[tuple[str, str]]  # (kind, detail) of what is not used as it is
+
+
 def _look(root: Path, found: _Found, findings: list[dict[str, str]]) -> dict[str, Any] | None:
     """A table row for one file from its header and hash, or None with the reason in `findings`."""
-
-    def name(kind: str, detail: str) -> None:
-        findings.append(problem(found.path, found.label, kind, detail))
-
     file = root / found.path
     try:
-        mode = file.stat().st_mode
-        if not stat.S_ISREG(mode):
-            name("not-an-image", "not a regular file")
-            return None
-        with file.open("rb") as stream:
-            head = stream.read(512)
-            kind = image_format(head)
-            if kind is None:
-                name(*what_else(head))
-                return None
-            stream.seek(0)
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    except FileNotFoundError:
-        name("broken-link", "the link leads nowhere") if file.is_symlink() else name("missing-file", "no such file")
+        kind, head, digest = _identified(file)
+        width, height, notes = _size_and_notes(file, kind, head)
+    except _LeftOut as reason:
+        findings.append(problem(found.path, found.label, reason.kind, reason.detail))
         return None
-    except OSError as error:
-        name("symlink-loop" if file.is_symlink() else "unreadable", error.strerror or str(error))
-        return None
-    try:
-        width, height, notes = _header(file, kind, head)
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        KeyError,
-        IndexError,
-        TypeError,
-        OverflowError,
-    ) as error:
-        data = file.read_bytes()
-        name(
-            *(
-                ("truncated", "the end of the file is missing")
-                if looks_truncated(data, kind)
-                else ("corrupt", str(error))
-            )
-        )
-        return None
-    if kind == "webp" and head[12:16] == b"VP8X" and head[20] & 2:
-        name("unsupported-format", "animated WebP is not read; save its first frame")
-        return None
-    limit = MAX_JPEG_PIXELS if kind == "jpeg" else MAX_PIXELS
-    if width * height > limit:
-        name("too-large", f"{width} x {height} pixels; at most {limit // 1_000_000} megapixels are decoded")
-        return None
-    for note, detail in notes:
-        name(note, detail)
+    findings.extend(problem(found.path, found.label, note, detail) for note, detail in notes)
     return {
         "path": found.path,
         "label": found.label,
@@ -126,30 +91,96 @@ def _look(root: Path, found: _Found, findings: list[dict[str, str]]) -> dict[str
     }
 
 
-def _header(file: Path, kind: str, head: bytes) -> tuple[int, int, list[tuple[str, str]]]:
+def _identified(file: Path) -> tuple[str, bytes, str]:
+    """A file's format, first bytes and SHA-256. Raises _LeftOut where it is no image or cannot be read."""
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise _LeftOut("not-an-image", "not a regular file")
+        with file.open("rb") as stream:
+            head = stream.read(512)
+            kind = image_format(head)
+            if kind is None:
+                raise _LeftOut(*what_else(head))
+            stream.seek(0)
+            return kind, head, hashlib.file_digest(stream, "sha256").hexdigest()
+    except FileNotFoundError as error:
+        if file.is_symlink():
+            raise _LeftOut("broken-link", "the link leads nowhere") from error
+        raise _LeftOut("missing-file", "no such file") from error
+    except OSError as error:
+        reason = "symlink-loop" if file.is_symlink() else "unreadable"
+        raise _LeftOut(reason, error.strerror or str(error)) from error
+
+
+def _size_and_notes(file: Path, kind: str, head: bytes) -> tuple[int, int, Notes]:
+    """Width and height in pixels, and the notes. Raises _LeftOut for a damaged header or too many pixels."""
+    try:
+        width, height, notes = _header(file, kind, head)
+    except (OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, TypeError, OverflowError) as error:
+        if looks_truncated(file.read_bytes(), kind):
+            raise _LeftOut("truncated", "the end of the file is missing") from error
+        raise _LeftOut("corrupt", str(error)) from error
+    limit = MAX_JPEG_PIXELS if kind == "jpeg" else MAX_PIXELS
+    if width * height > limit:
+        detail = f"{width} x {height} pixels; at most {limit // 1_000_000} megapixels are decoded"
+        raise _LeftOut("too-large", detail)
+    return width, height, notes
+
+
+def _header(file: Path, kind: str, head: bytes) -> tuple[int, int, Notes]:
     from PIL import Image
 
-    notes = []
     with _pillow_without_limit(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with Image.open(file) as image:
-            width, height = image.size
-            if image.mode == "CMYK":
-                notes.append(("cmyk", "converted to RGB without its colour profile"))
-            elif image.mode in ("L", "1", "I;16", "I", "LA"):
-                notes.append(("grey", "one channel, repeated to three"))
-            if (kind == "png" and head[24] == 16) or image.mode.startswith("I"):
-                notes.append(("16-bit", "reduced to 8 bits a channel by dropping the lower byte"))
-            if kind in ("png", "webp") and (image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info):
-                notes.append(("transparent", "laid over white"))
-            if kind == "gif" and getattr(image, "is_animated", False):
-                notes.append(("animated", "only the first frame is used"))
-            orientation = _orientation(image)
-            if orientation > 1 and kind == "jpeg":
-                notes.append(("exif-rotated", f"turned upright (orientation {orientation})"))
-            elif orientation > 1:
-                notes.append(("orientation-ignored", f"orientation {orientation} is honoured in JPEG only"))
-    return width, height, notes
+            return *image.size, [*_of_mode(image), *_OF_FORMAT[kind](image, head)]
+
+
+def _of_mode(image: Any) -> Notes:
+    if image.mode == "CMYK":
+        return [("cmyk", "converted to RGB without its colour profile")]
+    if image.mode in ("L", "1", "I;16", "I", "LA"):
+        return [("grey", "one channel, repeated to three")]
+    return []
+
+
+def _jpeg(image: Any, head: bytes) -> Notes:
+    orientation = _orientation(image)
+    return [("exif-rotated", f"turned upright (orientation {orientation})")] if orientation > 1 else []
+
+
+def _png(image: Any, head: bytes) -> Notes:
+    deep = head[24] == 16 or image.mode.startswith("I")
+    notes = [("16-bit", "reduced to 8 bits a channel by dropping the lower byte")] if deep else []
+    return [*notes, *_transparent(image), *_not_turned(image)]
+
+
+def _webp(image: Any, head: bytes) -> Notes:
+    if head[12:16] == b"VP8X" and head[20] & 2:
+        raise _LeftOut("unsupported-format", "animated WebP is not read; save its first frame")
+    return [*_transparent(image), *_not_turned(image)]
+
+
+def _gif(image: Any, head: bytes) -> Notes:
+    animated = getattr(image, "is_animated", False)
+    return [*([("animated", "only the first frame is used")] if animated else []), *_not_turned(image)]
+
+
+def _bmp(image: Any, head: bytes) -> Notes:
+    return _not_turned(image)
+
+
+_OF_FORMAT = {"jpeg": _jpeg, "png": _png, "gif": _gif, "bmp": _bmp, "webp": _webp}  # format -> its notes
+
+
+def _transparent(image: Any) -> Notes:
+    transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+    return [("transparent", "laid over white")] if transparent else []
+
+
+def _not_turned(image: Any) -> Notes:
+    orientation = _orientation(image)
+    return [("orientation-ignored", f"orientation {orientation} is honoured in JPEG only")] if orientation > 1 else []
 
 
 def _orientation(image: Any) -> int:

@@ -98,6 +98,7 @@ def _units(pool: pd.DataFrame) -> np.ndarray:
     """A number per image; images with the same number (same group, same bytes) must stay together."""
     import numpy as np
 
+    # scipy's connected_components numbers the same units in another order, and so would draw another split for a seed
     parent = list(range(len(pool)))
 
     def find(i: int) -> int:

@@ -67,7 +67,7 @@ def _alike(thumbs: np.ndarray, looks: np.ndarray) -> tuple[np.ndarray, np.ndarra
     small = grey.reshape(n, THUMB // 2, 2, THUMB // 2, 2).mean((2, 4))
     flat = small.reshape(n, -1)
     by_thumb, _ = _neighbours(_of_length_1(flat - flat.mean(1, keepdims=True)), NEIGHBOURS[0])
-    by_look, likeness = _neighbours(looks, USUAL)
+    by_look, distances = _neighbours(looks, USUAL)
     codes = [
         np.minimum(row, others) * n + np.maximum(row, others)
         for row, others in ((np.arange(n)[:, None], by_thumb), (np.arange(n)[:, None], by_look[:, : NEIGHBOURS[1]]))
@@ -93,7 +93,7 @@ def _alike(thumbs: np.ndarray, looks: np.ndarray) -> tuple[np.ndarray, np.ndarra
     shares = (
         left / usual[pairs].min(1),
         detail_left / max(float(np.median(detail_left)), 1e-6) if len(detail_left) else detail_left,
-        apart / np.maximum(1 - likeness[:, -1][pairs].max(1), 1e-6),
+        apart / np.maximum(distances[:, -1][pairs].min(1), 1e-6),
     )
     distance = np.cbrt(np.prod([np.maximum(one, 0) for one in shares], axis=0))
     order = np.argsort(distance, kind="stable")

@@ -58,5 +58,6 @@ def label_errors(
 def _principal(features: np.ndarray) -> np.ndarray:
     """Standardised features in their principal directions: fewer numbers, and fewer of them noise."""
     rows = (features - features.mean(0)) / np.maximum(features.std(0), 1e-6)
+    # PCA gives such rows by an SVD, eleven times as slow; its covariance_eigh (scikit-learn 1.5) agrees to 2e-5 only
     _, vectors = np.linalg.eigh(rows.T @ rows)
     return (rows @ vectors[:, ::-1][:, :DIRECTIONS]).astype("float32")

@@ -1,15 +1,14 @@
-"""What a frozen backbone sees in pictures, as evidence about their classes: a probe, distances, and a map of where the evidence lies.
+"""What a frozen backbone sees in images, as evidence about their classes: a probe, distances, and a map.
 
-Two kinds are kept apart, for each is blind to something. "content" is the last block's pooled features: they tell what is there and
-hardly notice a mirror image. "layout" is a grid of averages of three blocks below it: it keeps positions and knows less of meaning.
-Everything is judged out of fold, so that classes of a dozen pictures can be judged at all. Imports Keras, NumPy and, through
-`linear`, scikit-learn.
+Two kinds are kept apart, for each is blind to something. "content" is the last block's pooled features: they tell what
+is there and hardly notice a mirror image. "layout" is a grid of averages of three blocks below it: it keeps positions
+and knows less of meaning. Everything is judged out of fold, so that classes of a dozen images can be judged at all.
+Imports Keras, NumPy and, through `linear`, scikit-learn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -18,19 +17,20 @@ from tlkit.backbones import Backbone
 from tlkit.features.linear import UNSCALED, LinearHead, choose_strength, solve
 from tlkit.models.blocks import blocks
 from tlkit.models.inference import frozen_call, inference_batch
+from tlkit.safety.rules import Answers, skill
 
 GRID = 4  # averages along each side
 LAYOUT_BLOCKS = 3
-DIRECTIONS = 192  # principal directions in which pictures are compared
-USUAL = 0.95  # the share of held-out pictures whose distances are called usual
+DIRECTIONS = 192  # principal directions in which images are compared
+USUAL = 0.95  # the share of held-out images whose distances are called usual
 
 Seen = dict[str, np.ndarray]
 
 
 class Eyes:
-    """A frozen backbone as a function from pictures, uint8 (n, size, size, 3), to what it sees in them: {"layout": (n, numbers),
-    "content": (n, numbers)}, float32. weights: what each number counts, so that a block of many channels has no more say than
-    one of few.
+    """A frozen backbone as a function from images, uint8 (n, size, size, 3), to what it sees in them: {"layout":
+    (n, numbers), "content": (n, numbers)}, float32. weights: what each number counts, so that a block of many channels
+    has no more say than one of few.
 
     model: a classifier of that backbone; its head plays no part.
     """
@@ -47,13 +47,13 @@ class Eyes:
         of_cell /= np.sqrt(np.square(of_cell).mean())
         self.weights = {"layout": np.tile(of_cell, GRID**2), "content": np.ones(content_numbers)}
 
-    def __call__(self, pictures: np.ndarray) -> Seen:
-        starts = range(0, len(pictures), self._batch)
-        rows = [self._call(pictures[start : start + self._batch]) for start in starts]
+    def __call__(self, images: np.ndarray) -> Seen:
+        starts = range(0, len(images), self._batch)
+        rows = [self._call(images[start : start + self._batch]) for start in starts]
         joined = [np.concatenate(one).astype("float32") for one in zip(*rows, strict=True)]
         cells = np.concatenate(joined[: self._grids], axis=-1)  # (n, GRID, GRID, channels of all blocks)
         return {
-            "layout": cells.reshape(len(pictures), -1),
+            "layout": cells.reshape(len(images), -1),
             "content": np.concatenate(joined[self._grids :], axis=-1),
         }
 
@@ -72,28 +72,14 @@ def _cells(side: int) -> np.ndarray:
     return (overlap.clip(0) / overlap.clip(0).sum(1, keepdims=True)).astype("float32")
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What one kind of evidence says of pictures. called: class numbers, int (n,). distance: to the nearest picture of each class that
-    the fold leaves, in units of what is usual in that class, float (n, classes): up to 1 is usual.
-    """
-
-    called: np.ndarray
-    distance: np.ndarray
-
-    def far(self) -> np.ndarray:
-        """Beyond the usual distance from every class: bool (n,)."""
-        return self.distance.min(axis=1) > 1
-
-
 class Evidence:
-    """One kind of evidence about reference pictures, some of which, the judged, are asked about again in other versions.
+    """One kind of evidence about reference images, some of which, the judged, are asked about again in other versions.
 
     features: float32 (n, numbers). weights: what each number counts. labels: int (n,). folds: int (n,), see
     `tlkit.features.folds.stratified_folds`. judged: places of those asked about.
 
-    The usual range of a class comes from its held-out pictures: their distances to the nearest picture of the class in the other
-    folds, divided by the class's median; the 95th percentile over all classes together is where unusual begins.
+    The usual range of a class comes from its held-out images: their distances to the nearest image of the class in the
+    other folds, divided by the class's median; the 95th percentile over all classes together is where unusual begins.
     """
 
     def __init__(
@@ -104,6 +90,7 @@ class Evidence:
         self.truth = labels[judged]
         self._mean, deviation = features.mean(0), features.std(0)
         self._deviation = np.maximum(deviation, 0.1 * np.median(deviation) + 1e-6) / weights
+        # PCA agrees to 4e-12 on 800 random rows, but changed the AUCs and effects that were found on 72 and 28 images
         _, _, right = np.linalg.svd((features - self._mean) / self._deviation, full_matrices=False)
         self._basis = right[:DIRECTIONS].T
         self.reference = self.project(features)
@@ -113,7 +100,7 @@ class Evidence:
         own = self._distances(self.reference[judged])
         true = own[np.arange(len(judged)), self.truth]
         medians = np.array([np.median(true[self.truth == c]) if (self.truth == c).any() else 1 for c in self._each])
-        medians = np.maximum(medians, 1e-6)  # pictures that lie in the data twice
+        medians = np.maximum(medians, 1e-6)  # images that lie in the data twice
         self._unit = medians * np.quantile(true / medians[self.truth], USUAL)
         self.untouched = self.ask(features[judged])
 
@@ -125,15 +112,13 @@ class Evidence:
         return ((features - self._mean) / self._deviation) @ self._basis
 
     def ask(self, features: np.ndarray) -> Answers:
-        """About versions of the judged pictures, in their order."""
+        """About versions of the judged images, in their order."""
         rows = self.project(features)
         return Answers(self._called(rows, self.heads), self._distances(rows))
 
     def skill(self, called: np.ndarray) -> float:
         """Mean over classes of the share that is right, from 0 = chance to 1."""
-        right = called == self.truth
-        mean = np.mean([right[self.truth == c].mean() for c in self._each if (self.truth == c).any()])
-        return float((mean - 1 / self.classes) / (1 - 1 / self.classes))
+        return skill(called, self.truth, self.classes)
 
     def learned(self, features: np.ndarray) -> float:
         """The skill of a probe that learns from such versions, out of fold: does what tells classes apart survive in them?"""
@@ -141,13 +126,13 @@ class Evidence:
         return self.skill(self._called(rows, self._solve(rows, self.truth, folds)))
 
     def learned_with(self, features: np.ndarray) -> np.ndarray:
-        """What the untouched judged pictures are called by a probe that learns from all and these versions of the judged: int (n,)."""
+        """What a probe calls the untouched judged images if it learns from all and these versions: int (n,)."""
         rows = np.concatenate([self.reference, self.project(features)])
         labels, folds = np.concatenate([self.labels, self.truth]), np.concatenate([self.folds, self.folds[self.judged]])
         return self._called(self.reference[self.judged], self._solve(rows, labels, folds))
 
     def losses_with(self, versions: Sequence[np.ndarray]) -> np.ndarray:
-        """The log loss of each untouched judged picture by a probe that learns from all pictures and versions of the judged."""
+        """The log loss of each untouched judged image by a probe that learns from all images and versions of them."""
         mine = self.folds[self.judged]
         rows = np.concatenate([self.reference, *map(self.project, versions)])
         labels = np.concatenate([self.labels, np.tile(self.truth, len(versions))])
@@ -160,7 +145,7 @@ class Evidence:
         return losses
 
     def maps(self) -> np.ndarray:
-        """Where the layout's evidence for each judged picture's own class lies: float (n, GRID, GRID), 0 or more, sum 1."""
+        """Where the layout's evidence for each judged image's own class lies: float (n, GRID, GRID), 0 or more, sum 1."""
         rows = self._basis @ self.reference[self.judged].T  # standardised features, as far as the directions hold them
         found = np.zeros((len(self.judged), GRID, GRID))
         for fold, head in enumerate(self.heads):
@@ -172,7 +157,7 @@ class Evidence:
         return np.where(total > 0, found / np.where(total > 0, total, 1), 1 / GRID**2)
 
     def nearest(self, features: np.ndarray, place: int, of_class: int) -> int:
-        """The reference picture of a class, outside the judged picture's fold, that is nearest to a version of it."""
+        """The reference image of a class, outside the judged image's fold, that is nearest to a version of it."""
         row = self.project(features)[0]
         there = np.flatnonzero((self.labels == of_class) & (self.folds != self.folds[self.judged[place]]))
         return int(there[np.square(self.reference[there] - row).sum(1).argmin()])

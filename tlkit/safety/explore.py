@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from tlkit.data.images import ImageSet
 from tlkit.data.preview import draw_sheet
 from tlkit.data.scan import scan
 from tlkit.errors import DataError
@@ -13,58 +15,95 @@ from tlkit.files import write_atomically
 from tlkit.plan.augmentation import PRESETS, Augmentation
 from tlkit.plan.recipe import to_dict
 from tlkit.progress import Deadline, log
-from tlkit.safety.check import FULL, check_safety, prepare_check
+from tlkit.safety.check import FULL, check_safety, prepare_sample
 from tlkit.safety.search import search as choose
-from tlkit.safety.verdict import sentence
+from tlkit.safety.verdict import Safety, sentence
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files that `explore_augmentation` writes; None = not written.
+
+    verdicts: JSON of the check's verdicts, by field. augmentation: JSON of the augmentation, which `tlkit finetune`
+    reads. sheet: an image file of what training will see, its ending says the format; sheet_size: pixels at which the
+    augmentation happens there.
+    """
+
+    verdicts: str | Path | None = None
+    augmentation: str | Path | None = None
+    sheet: str | Path | None = None
+    sheet_size: int = 224
+
+
+NO_FILES = Files()
 
 
 def explore_augmentation(
     data: str | Path,
     asked: Augmentation | None = None,
     *,
-    out: str | Path | None = None,
     check: bool = False,
-    search: bool = False,
+    search_minutes: float | None = None,
+    files: Files = NO_FILES,
     backbone: str = "nano",
     allow: Sequence[str] = (),
-    json_file: str | Path | None = None,
-    write: str | Path | None = None,
-    image_size: int = 224,
-    max_minutes: float = 5.0,
     seed: int = 0,
 ) -> Augmentation:
-    """Check an augmentation on a person's pictures, choose among its safe fields, and draw it: what `tlkit augment` does.
+    """Check an augmentation on a person's images, choose among its safe fields, and draw it: what `tlkit augment` does.
 
-    data: see `tlkit.scan`. asked: default every field at its full range for the check, and the preset "strong" for the search and the
-    picture. out: a picture file of what training will see. check: measure what each field does (also where nothing else is asked).
-    search: choose the safe fields that help a probe. json_file: the verdicts, by field. write: the augmentation that comes of it.
-    max_minutes: of the search. Returns the augmentation, narrowed if it was checked.
+    Args:
+        data: see `tlkit.scan`.
+        asked: default every field at its full range for the check, and the preset "strong" for the search and the
+            sheet.
+        check: measure what each field does. It is also done before a search, for a file of verdicts, and where
+            nothing else is asked.
+        search_minutes: choose the safe fields that help a probe, in at most so many minutes; None = do not.
+        files: what is written.
+        backbone, allow, seed: as in `tlkit.check_safety`; the sheet is drawn with the seed, too.
+
+    Returns:
+        The augmentation, narrowed if it was checked.
+
+    Raises:
+        DataError: if there are too few images to search by.
     """
-
-    images = scan(data)
-    check = check or search or json_file is not None or (out is None and write is None)
-    augmentation = asked or (PRESETS["strong"] if search or not check else FULL)
-    if check:
+    images, searched = scan(data), search_minutes is not None
+    idle = files.augmentation is None and files.sheet is None
+    checked = check or searched or files.verdicts is not None or idle
+    augmentation = asked or (PRESETS["strong"] if searched or not checked else FULL)
+    if checked:
         log.info(f"checking  {', '.join(augmentation.fields()) or 'nothing'}, by {backbone}")
         safety = check_safety(images, augmentation, backbone=backbone, allow=allow, seed=seed)
-        log.info(f"so        {sentence(safety)}")
-        for hint in safety.hints:
-            log.info(f"hint      {hint}")
+        _say(safety)
         augmentation = safety.augmentation
-        if json_file is not None:
-            fields = safety.to_dict()["fields"]
-            write_atomically(Path(json_file), json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
-    if search:
-        able = prepare_check(images, augmentation, backbone=backbone, seed=seed)
-        if not able.able:
-            raise DataError(f"Nothing can be searched for: {able.why_not}.")
-        found = choose(able, augmentation, deadline=Deadline.after(60 * max_minutes))
-        log.info(f"found     {found.why}")
-        augmentation = found.augmentation
-    if write is not None:
-        write_atomically(Path(write), json.dumps(to_dict(augmentation), indent=2) + "\n")
-        log.info(f"written   {write}; use it with `tlkit finetune {data} --augment {write}`")
-    if out is not None:
-        draw_sheet(images, augmentation, out, size=image_size, seed=seed)
-        log.info(f"drawn     {out}")
+        if files.verdicts is not None:
+            _write_verdicts(safety, Path(files.verdicts))
+    if search_minutes is not None:
+        augmentation = _searched(images, augmentation, backbone, seed, search_minutes)
+    if files.augmentation is not None:
+        write_atomically(Path(files.augmentation), json.dumps(to_dict(augmentation), indent=2) + "\n")
+        log.info(f"written   {files.augmentation}; use it with `tlkit finetune {data} --augment {files.augmentation}`")
+    if files.sheet is not None:
+        draw_sheet(images, augmentation, files.sheet, size=files.sheet_size, seed=seed)
+        log.info(f"drawn     {files.sheet}")
     return augmentation
+
+
+def _say(safety: Safety) -> None:
+    log.info(f"so        {sentence(safety)}")
+    for hint in safety.hints:
+        log.info(f"hint      {hint}")
+
+
+def _write_verdicts(safety: Safety, file: Path) -> None:
+    write_atomically(file, json.dumps(safety.to_dict()["fields"], indent=2, ensure_ascii=False) + "\n")
+
+
+def _searched(images: ImageSet, safe: Augmentation, backbone: str, seed: int, minutes: float) -> Augmentation:
+    """Of a safe augmentation's fields those that help a probe. Raises DataError if no probe can tell."""
+    sample = prepare_sample(images, backbone=backbone, seed=seed)
+    if not sample.able:
+        raise DataError(f"Nothing can be searched for: {sample.why_not}.")
+    found = choose(sample, safe, deadline=Deadline.after(60 * minutes))
+    log.info(f"found     {found.why}")
+    return found.augmentation

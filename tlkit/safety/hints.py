@@ -48,5 +48,16 @@ def name_hints(class_names: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
     return hints
 
 
+def exchanged(class_names: Sequence[str], fields: Sequence[str]) -> list[tuple[int, int]]:
+    """The pairs of classes, by number and both ways, that their names say one of the fields exchanges.
+
+    >>> exchanged(["b", "d", "o"], ["flip_horizontal"])
+    [(0, 1), (1, 0)]
+    """
+    place = {name.casefold(): number for number, name in enumerate(class_names)}
+    pairs = [pair for pair, mine in _EXCHANGED if set(mine) & set(fields) and set(pair) <= set(place)]
+    return [(place[a], place[b]) for pair in pairs for a, b in (pair, pair[::-1])]
+
+
 def _words(name: str) -> list[str]:
     return "".join(letter if letter.isalnum() else " " for letter in name).split()

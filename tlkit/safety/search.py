@@ -1,29 +1,29 @@
-"""Which safe transformations help: greedy selection by what a probe gains on held-out pictures from learning with them.
+"""Which safe transformations help: greedy selection by what a probe gains on held-out images from learning with them.
 
-A field is added if learning from pictures varied by it, beside those chosen already, lowers the log loss of untouched held-out pictures
-more than any other would, and by more than its standard error. Cheap, for only a frozen backbone's features are used: it
-says what helps a probe, which is a guide to what helps fine-tuning, not a proof (greedy forward selection as in Lim et al. 2019, arXiv:1905.00397, is
-far dearer).
+A field is added if learning from images varied by it, beside those chosen already, lowers the log loss of untouched
+held-out images more than any other would, and by more than its standard error. Cheap, for only a frozen backbone's
+features are used: it says what helps a probe, which is a guide to what helps fine-tuning, not a proof (the search of
+Lim et al. 2019, arXiv:1905.00397, is far dearer).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from tlkit.data.augment import augment_all
 from tlkit.plan.augmentation import Augmentation
 from tlkit.progress import NO_DEADLINE, Deadline, log
-from tlkit.safety.measure import SafetyCheck
+from tlkit.safety.measure import Sample
 
-DRAWS = 2  # versions of each judged picture
+DRAWS = 2  # versions of each judged image
 
 
 @dataclass(frozen=True)
 class Found:
-    """augmentation: of the chosen fields. tried: each round's fields with the log loss. loss: with them; without: with none.
-    why: in a sentence.
+    """augmentation: of the chosen fields. tried: each round's fields with the log loss. loss: with the chosen; without:
+    with none. why: in a sentence.
     """
 
     augmentation: Augmentation
@@ -34,23 +34,23 @@ class Found:
 
 
 def search(
-    check: SafetyCheck,
+    sample: Sample,
     safe: Augmentation,
     *,
     deadline: Deadline = NO_DEADLINE,
 ) -> Found:
     """Choose among the fields of an augmentation that has been narrowed to what is safe.
 
-    check: see `tlkit.safety`; its pictures are used. deadline: what was chosen by then is given.
+    sample: its judged images are used; see `prepare_sample`. deadline: what was chosen by then is given.
     """
     chosen: list[str] = []
-    losses = without = check.losses([])
+    losses = without = held_out_losses(sample)
     tried = []
     while not deadline.over:
         round_: dict[str, np.ndarray] = {}
         for name in safe.fields():
             if name not in chosen and not deadline.over:
-                round_[name] = check.losses(versions(check, safe.only(*chosen, name)))
+                round_[name] = held_out_losses(sample, _versions(sample, safe.only(*chosen, name)))
         if not round_:
             break
         tried.append({name: round(float(one.mean()), 4) for name, one in round_.items()})
@@ -71,9 +71,12 @@ def search(
     return Found(safe.only(*chosen), float(without.mean()), float(losses.mean()), tuple(tried), why)
 
 
-def versions(check: SafetyCheck, augmentation: Augmentation) -> list[np.ndarray]:
-    """Random versions of the judged pictures, as training would draw them."""
-    return [
-        augment_all(check.judged_pictures(), augmentation, [(check.seed, 2 + draw, int(i)) for i in check.judged])
-        for draw in range(DRAWS)
-    ]
+def held_out_losses(sample: Sample, versions: Sequence[np.ndarray] = ()) -> np.ndarray:
+    """The log loss on each untouched judged image of a probe that learns from all images and these versions."""
+    kind = sample.best_kind
+    return sample.probes[kind].losses_with([sample.eyes(one)[kind] for one in versions])
+
+
+def _versions(sample: Sample, augmentation: Augmentation) -> list[np.ndarray]:
+    """Random versions of the judged images, as training would draw them."""
+    return [sample.vary(augmentation, 2 + draw) for draw in range(DRAWS)]

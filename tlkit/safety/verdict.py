@@ -19,15 +19,17 @@ VERSION = 2  # of the rules: results of others are not taken from the cache
 class Verdict:
     """What was found about one field.
 
-    verdict: "safe", "limited", "unsafe" or "not_measurable". asked, limit: its size, see `size_of`; limit is how far it is safe,
-        None where it is not.
-    pairs: (class, the class it becomes, share of its pictures, net of those that are taken for it untouched), most first.
-    kept: share of the better probe's skill that is left at the asked size, with its 95 % interval, and which kind of evidence that is.
-    far: share of the pictures further from every class than is usual. in_frame: share of the evidence map left in the picture, where
-        parts of it leave. told_apart: AUC of telling the transformed from the untouched, 0.5 = cannot, with its interval.
-    effect: by class, what learning from transformed pictures too adds to the share that is right, with its standard error.
-    n: pictures judged. why: in a sentence. examples: the most telling pictures, for the report. hinted: the classes' names speak
-    against it. allowed: by the person.
+    verdict: "safe", "limited", "unsafe" or "not_measurable".
+    asked, limit: its size, see `size_of`; limit is how far it is safe, None where it is not.
+    n: images judged. why: in a sentence.
+    pairs: (class, the class it becomes, share of its images, net of those that are taken for it untouched), most first.
+    kept: share of the better probe's skill that is left at the asked size, with its 90 % interval. kind: which probe.
+    far: share of the images further from every class than is usual.
+    in_frame: share of the evidence map left in the image, where parts of it leave.
+    told_apart: AUC of telling the transformed from the untouched, 0.5 = cannot, with its 95 % interval.
+    effect: by class, what learning from transformed images too adds to the share that is right, and its standard error.
+    examples: the most telling images, for the report.
+    hinted: the classes' names speak against it. allowed: by the person.
     """
 
     field: str
@@ -52,7 +54,7 @@ class Verdict:
 class Safety:
     """The verdict on every field that is on, and the augmentation narrowed to what is safe.
 
-    skill: of each kind of evidence on untouched pictures, with its 95 % interval: 0 = chance, 1 = always right.
+    skill: of each kind of evidence on untouched images, with its 95 % interval: 0 = chance, 1 = always right.
     hints: what the classes' names suggest.
     """
 
