@@ -273,7 +273,6 @@ MANY_PARAMETERS = {
     "features.linear.choose_strength",
     "features.linear.solve",
     "finetuning.finetune.finetune",
-    "reporting.charts.lines",
     "safety.check.check_safety",
     "safety.explore.explore_augmentation",
     "strategy.recipes.decide_by_tournament",
@@ -291,7 +290,6 @@ ANY_KEYWORDS = {  # **settings: the first two are Keras' own signatures
     "backbones.kerashub.call",
     "backbones.saved_model_layer.__init__",
     "data.augment.apply",
-    "reporting.page._render",
 }
 LATE_IMPORTS: set[str] = set()
 

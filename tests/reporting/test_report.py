@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,8 +14,11 @@ import pandas as pd
 import pytest
 
 from tlkit import Recipe, RunError, SpecError, Stage, finetune, open_run, report
+from tlkit.doctor.checkup import Checkup
 from tlkit.folders import FILES
-from tlkit.reporting.charts import lines, reliability
+from tlkit.reporting import report as report_module
+from tlkit.reporting.charts import Axis, lines, reliability
+from tlkit.reporting.findings import Analysis, ReportInputs, collect
 from tlkit.reporting.leaderboard import rank
 from tlkit.reporting.sections.confusion import confusion_order
 from tlkit.reporting.sections.summary import next_steps
@@ -79,6 +83,19 @@ def test_the_page_has_its_sections_and_needs_nothing_else(run_folder: Path) -> N
     assert f"{accuracy:.1%}" in said and "What to do next" in said
 
 
+def test_each_file_of_a_section_has_one_row_in_the_table_of_sections() -> None:
+    rows = [render.__module__.rpartition(".")[2] for render in report_module.SECTIONS]
+    files = {file.stem for file in Path(report_module.__file__).with_name("sections").glob("*.py")} - {"__init__"}
+    assert sorted(rows) == sorted(files)
+
+
+def test_the_navigation_names_the_sections_of_the_page_in_their_order(run_folder: Path) -> None:
+    text = (run_folder / "report.html").read_text(encoding="utf-8")
+    navigation = re.findall(r'<a href="#([^"]+)">([^<]+)</a>', text[text.index("<nav>") : text.index("</nav>")])
+    assert navigation == re.findall(r'<section id="([^"]+)">\s*<h2>([^<]+)</h2>', text)
+    assert dict(navigation)["confusion"] == "Confusion matrix"
+
+
 def test_the_same_numbers_are_files_beside_it(run_folder: Path) -> None:
     numbers = json.loads((run_folder / "report.json").read_text(encoding="utf-8"))
     assert numbers["data"]["n"] == 48
@@ -112,7 +129,7 @@ def test_of_very_many_pictures_a_sample_is_looked_at_and_the_page_says_so(
     monkeypatch.setattr("tlkit.reporting.findings.CHECKED", 20)
     page = Page(report([folder]).read_text(encoding="utf-8"))
     assert json.loads((folder / "report.json").read_text(encoding="utf-8"))["data"]["n"] == 20
-    assert any("looked at 20 of 48 pictures" in words for words in page.words)
+    assert any("20 of 48 images were checked" in words for words in page.words)
 
 
 def test_what_names_hold_is_shown_and_not_run(run_folder: Path, tmp_path: Path, reported: None) -> None:
@@ -190,10 +207,10 @@ def test_a_leaderboard_of_two_runs_is_written_and_one_of_strangers_refused(
     page = report([tmp_path / "one", tmp_path / "two"])
     assert page == tmp_path / "leaderboard.html"
     assert len(said) == 2 and "the best" in said[0]
-    assert "cannot be told" in page.read_text(encoding="utf-8")
+    assert "no clear difference" in page.read_text(encoding="utf-8")
     table = pd.read_csv(tmp_path / "two" / "predictions.csv")
     table.assign(path="other/" + table["path"]).to_csv(tmp_path / "two" / "predictions.csv", index=False)
-    with pytest.raises(SpecError, match="share no image"):
+    with pytest.raises(SpecError, match="no image in common"):
         report([tmp_path / "one", tmp_path / "two"])
 
 
@@ -203,25 +220,25 @@ def test_what_is_no_run_has_no_report(tmp_path: Path) -> None:
 
 
 def test_the_next_step_names_leaks_before_all_else(run_folder: Path) -> None:
-    from tlkit.doctor.checkup import Checkup
-
-    run = open_run(run_folder)
+    inputs = ReportInputs(open_run(run_folder), None, None)  # type: ignore[arg-type]
+    without = next_steps(collect(inputs, Analysis()))
+    assert not any("duplicate" in line for line in without)
+    assert any("no test split" in line for line in without)
     nothing = pd.DataFrame({"probable": np.zeros(0, bool)})
     pairs = pd.DataFrame({"part": ["train"], "other_part": ["val"], "leak": [True], "kind": ["near"]})
+    pairs = pairs.assign(path="a.png", other="b.png", label="a", other_label="a")
     found = Checkup(nothing, pairs, nothing, pd.DataFrame(), 48, "nano", 0.9, True, 1.0)
-    steps = next_steps(run, run.plan, run.metrics, "validation", found)
-    assert "duplicate in another part" in steps[0]
+    steps = next_steps(collect(inputs, Analysis(found)))
+    assert steps[0].startswith("1 duplicate pair of images lies in the validation split")
     assert "tlkit predict" in steps[-1]
-    without = next_steps(run, run.plan, run.metrics, "validation", None)
-    assert not any("duplicate" in line for line in without)
 
 
 def test_charts_tell_in_words_what_they_show_and_escape_names() -> None:
-    drawn = lines({"<a>": [(1, 0.5), (2, 0.7)]}, title="it <rises>", x_label="x", y_label="y", percent=True)
+    drawn = lines({"<a>": [(1, 0.5), (2, 0.7)]}, title="it <rises>", x=Axis("x"), y=Axis("y", percent=True))
     assert "&lt;rises&gt;" in drawn and "<a>" not in drawn and 'role="img"' in drawn
-    one = lines({"a": [(3, 0.5)]}, title="one point", x_label="x", y_label="y")
+    one = lines({"a": [(3, 0.5)]}, title="one point", x=Axis("x"), y=Axis("y"))
     assert "nan" not in one
-    assert "says 90%, right 80% of 10" in reliability([(0.9, 0.8, 10)], title="r")
+    assert "confidence 90%: 80% of 10 images correct" in reliability([(0.9, 0.8, 10)], title="r")
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from tlkit.plan.job import AUTO, check_max_error
 from tlkit.plan.recipe import Recipe
 from tlkit.progress import Deadline, log, timed
 from tlkit.recipes import find_recipe
-from tlkit.reporting.findings import Material, look_at
+from tlkit.reporting.findings import ReportInputs, analyse
 from tlkit.reporting.report import write_report
 from tlkit.runs.folder import Run, check_out, finish_run, next_free, start_run
 from tlkit.runs.reading import parity_sample
@@ -233,8 +233,8 @@ def finetune(
             export(model, images.class_names, run.saved_model, fit=settings["fit"], unsure_below=unsure_below)
         material = looking = None
         if report:  # what takes long in it is done beside the proof, which another process works on
-            material = Material(run, model, dataset)
-            looking = beside.submit(look_at, material)
+            material = ReportInputs(run, model, dataset)
+            looking = beside.submit(analyse, material)
         with timed(seconds, "prove"):
             chosen = parity_sample(len(probabilities["val"]))
             part = images.part("val").take(chosen)
