@@ -38,8 +38,8 @@ KNOWN_UPWARD: set[str] = (
 
 FENCES = {  # package -> the only room or module that may import it
     "click": "cli",
-    "albumentations": "data.augment",
-    "cv2": "data.augment",
+    "albumentations": "data.augment data.corruptions",
+    "cv2": "data.augment data.corruptions",
     "jinja2": "reporting.page",
     "tensorflow_hub": "backbones.hub",
     "keras_hub": "backbones.kerashub",

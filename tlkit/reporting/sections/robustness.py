@@ -8,6 +8,7 @@ from tlkit.reporting.findings import Findings
 from tlkit.reporting.page import Section, fill
 
 BAR = 200  # pixels, of an accuracy of 100 %
+CLEAN, FGSM = "untouched", "fgsm"  # as the table calls them
 
 TEMPLATE = """
 {% for line in lines %}<p>{{ line }}</p>{% endfor %}
@@ -21,30 +22,42 @@ TEMPLATE = """
 
 
 def render(findings: Findings) -> Section | None:
-    if not findings.robustness:
-        return None
-    units = {"blur": "px", "noise": "of 255", "jpeg": "quality", "darker": "x", "brighter": "x", "fgsm": "of 255"}
     table = findings.robustness
-    worst = max((one for one in table if one["what"] not in ("untouched", "fgsm")), key=lambda one: one["lost"])
-    attack = next(one for one in table if one["what"] == "fgsm")
+    if not table:
+        return None
+    worst = max((one for one in table if one["what"] not in (CLEAN, FGSM)), key=lambda one: one["lost"])
+    attack = next(one for one in table if one["what"] == FGSM)
     lines = [
-        f"The most harmful corruption is {worst['what']} ({worst['strength']:g} {units[worst['what']]}): "
-        f"{100 * worst['lost']:.0f} points (n = {worst['n']:,}).",
-        f"An attacker who knows the model and may change every pixel by {attack['strength']:g} of 255 (FGSM) leaves an "
-        f"accuracy of {attack['accuracy']:.0%}. Training here does not defend against that.",
+        f"The most harmful corruption is {_name(worst['what'])} ({_strength(worst)}): it costs {100 * worst['lost']:.0f} "
+        f"points of accuracy (n = {worst['n']:,}).",
+        f"FGSM, an attack that knows the model, leaves an accuracy of {attack['accuracy']:.0%} where it may change every "
+        f"pixel by {attack['strength']:g} of 255. The model was not trained to resist it.",
+        "The corruptions are named after ImageNet-C and have five severities, but are not its files: accuracies cannot "
+        "be compared with published ones.",
     ]
-    rows = [_row(one, units) for one in table]
-    return Section("robustness", "Robustness", fill(TEMPLATE, {"lines": lines, "rows": rows}))
+    return Section("robustness", "Robustness", fill(TEMPLATE, {"lines": lines, "rows": [_row(one) for one in table]}))
 
 
-def _row(one: dict[str, Any], units: dict[str, str]) -> dict[str, Any]:
+def _row(one: dict[str, Any]) -> dict[str, Any]:
     low, high = one["accuracy_95"]
-    corrupted = one["what"] in units
     return {
-        "name": one["what"],
-        "strength": f"{one['strength']:g} {units[one['what']]}" if corrupted else "",
+        "name": _name(one["what"]),
+        "strength": _strength(one),
         "accuracy": f"{one['accuracy']:.1%}",
         "interval": f"{low:.1%} to {high:.1%}",
-        "lost": f"{100 * one['lost']:.1f} ± {196 * one['lost_error']:.1f}" if corrupted else "",
+        "lost": "" if one["what"] == CLEAN else f"{100 * one['lost']:.1f} ± {196 * one['lost_error']:.1f}",
         "width": round(BAR * one["accuracy"]),
     }
+
+
+def _name(what: str) -> str:
+    return {CLEAN: "none", FGSM: "FGSM attack"}.get(what, what.replace("_", " "))
+
+
+def _strength(one: dict[str, Any]) -> str:
+    """Its severity; of an attack, what it may change; of an earlier version's table, what it gives."""
+    if one["what"] == CLEAN:
+        return ""
+    if one["what"] == FGSM:
+        return f"{one['strength']:g} of 255"
+    return f"severity {one['severity']}" if "severity" in one else f"strength {one['strength']:g}"
