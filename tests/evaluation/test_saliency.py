@@ -109,7 +109,7 @@ def test_reliance_knows_evidence_from_chance() -> None:
     assert found.fall_evidence > 2 * found.fall_random
     assert set(found.maps) == {1}
     assert 0 <= found.at_edge <= 1
-    assert any("painted over" in line for line in found.sentences())
+    assert any("most salient pixels masked" in line for line in found.sentences())
 
 
 def test_the_overlay_is_a_picture_that_is_brightest_where_the_map_is() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -20,6 +21,7 @@ from tlkit.reporting import report as report_module
 from tlkit.reporting.charts import Axis, lines, reliability
 from tlkit.reporting.findings import Analysis, ReportInputs, collect
 from tlkit.reporting.leaderboard import rank
+from tlkit.reporting.sections import robustness
 from tlkit.reporting.sections.confusion import confusion_order
 from tlkit.reporting.sections.summary import next_steps
 
@@ -217,6 +219,23 @@ def test_a_leaderboard_of_two_runs_is_written_and_one_of_strangers_refused(
 def test_what_is_no_run_has_no_report(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not a run"):
         report([tmp_path])
+
+
+def row(what: str, severity: int | None, strength: float, lost: float) -> dict[str, Any]:
+    scores = {"n": 20, "accuracy": 0.9 - lost, "accuracy_95": [0.6, 0.95], "lost": lost, "lost_error": 0.1}
+    return {"what": what, "severity": severity, "strength": strength, **scores}
+
+
+def test_robustness_names_the_worst_corruption_and_reads_an_earlier_versions_table(run_folder: Path) -> None:
+    inputs = ReportInputs(open_run(run_folder), None, None)  # type: ignore[arg-type]
+    findings = collect(inputs, Analysis())
+    table = [row("untouched", 0, 0.0, 0.0), row("shot_noise", 3, 12.0, 0.2), row("fgsm", None, 1.0, 0.5)]
+    section = robustness.render(dataclasses.replace(findings, robustness=table))
+    assert section is not None and "shot noise (severity 3): it costs 20 points" in section.html
+    earlier = [{k: v for k, v in one.items() if k != "severity"} | {"lost": 0.0} for one in table]
+    section = robustness.render(dataclasses.replace(findings, robustness=earlier))
+    assert section is not None and "No corruption lowers" in section.html and "strength 12" in section.html
+    assert robustness.render(dataclasses.replace(findings, robustness=None)) is None
 
 
 def test_the_next_step_names_leaks_before_all_else(run_folder: Path) -> None:
