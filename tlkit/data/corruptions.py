@@ -1,18 +1,20 @@
 """Image corruptions named after ImageNet-C (Hendrycks and Dietterich 2019, arXiv:1903.12261), at five severities.
 
-They are made with albumentations and are not ImageNet-C's files, so accuracies must not be compared with published ones.
+They are made with albumentations and are not ImageNet-C's files, so accuracies cannot be compared with published ones.
 Where the strengths come from:
 
-- gaussian_noise, defocus_blur, brightness, pixelate and jpeg_compression have those of ImageNet-C's code. Its brightness
-  is added to the value of HSV, ours to each channel.
-- shot_noise has ImageNet-C's number of photons, but albumentations draws them in linear light.
-- motion_blur is a line about as long as ImageNet-C's Gaussian-weighted one is wide.
-- contrast has ImageNet-C's factors, but albumentations draws towards the image's mean grey, not each channel's mean.
-- fog is ImageNet-C's formula with a fractal of our own: that of albumentations draws discs, and is slow.
-- elastic_transform has strengths of our own: typical displacements, as shares of the side.
+- gaussian_noise, defocus_blur, pixelate and jpeg_compression: ImageNet-C's code.
+- brightness: ImageNet-C's code, which adds them to the value of HSV; here they are added to each channel.
+- shot_noise: ImageNet-C's number of photons; albumentations draws them in linear light.
+- motion_blur: a line about as long as the one of ImageNet-C, which is weighted by a Gaussian.
+- contrast: ImageNet-C's factors; albumentations draws towards the mean grey, not towards each channel's mean.
+- fog: ImageNet-C's formula and strengths (the fourth is new, for it repeats the third) with a fractal of our own: the
+  fog of albumentations is made of discs, and slow.
+- elastic_transform: our own, typical displacements as shares of the side.
 
 Lengths are given for a side of 224 pixels, as in ImageNet-C, and scaled to the image, in whole pixels: below about 100
-pixels a side, neighbouring severities of a blur can be the same. The corruption of an image depends on its name, severity, seed and index alone.
+pixels a side, neighbouring severities of a blur can be the same. What becomes of an image depends on its pixels, the
+corruption, the severity, the seed and its index alone.
 """
 
 from __future__ import annotations
@@ -148,7 +150,7 @@ def _odd(length: float) -> int:
 
 
 def _push(displacement: float, sigma: float) -> float:
-    """The factor at which white noise from -1 to 1, blurred by sigma, moves pixels by so many on average (root mean square)."""
+    """The factor by which white noise from -1 to 1, blurred by sigma, gives this displacement (root mean square)."""
     return displacement * 3**0.5 * 2 * np.pi**0.5 * sigma
 
 

@@ -69,9 +69,8 @@ class Checkup:
                 f"{self.accuracy:.1%})"
             )
         if pairs:
-            lines.append(
-                counted(pairs, "pair") + " of duplicates" + (f", {exact:,} of them identical" if exact else "")
-            )
+            identical = "" if not exact else ", identical" if exact == pairs else f", {exact:,} of them identical"
+            lines.append(f"{counted(pairs, 'pair')} of duplicates{identical}")
         if leaks and self.several_parts:
             lines.append(
                 f"{counted(leaks, 'pair')} of duplicates {'lies' if leaks == 1 else 'lie'} across splits, so scores on "

@@ -125,12 +125,12 @@ def _axes(plane: _Plane, x: Axis, y: Axis) -> str:
         parts.append(f'<text class="small" text-anchor="end" x="{LEFT - 5}" y="{at + 4:.1f}">{word}</text>')
     for value in _ticks(*plane.x_range):
         word = _share(value) if x.percent else f"{value:g}"
-        parts.append(
-            f'<text class="small" text-anchor="middle" x="{plane.x(value):.1f}" y="{HEIGHT - BOTTOM + 12}">{word}</text>'
-        )
+        place = f'x="{plane.x(value):.1f}" y="{HEIGHT - BOTTOM + 12}"'
+        parts.append(f'<text class="small" text-anchor="middle" {place}>{word}</text>')
     parts.append(
         f'<text class="small" text-anchor="end" x="{WIDTH - RIGHT}" y="{HEIGHT - BOTTOM + 24}">{escape(x.label)}</text>'
-        f'<text class="small" transform="translate(11 {TOP + 96}) rotate(-90)" text-anchor="middle">{escape(y.label)}</text>'
+        f'<text class="small" transform="translate(11 {TOP + 96}) rotate(-90)" text-anchor="middle">'
+        f"{escape(y.label)}</text>"
     )
     return "".join(parts)
 

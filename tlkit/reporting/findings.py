@@ -101,7 +101,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Parity:
-    """How many of n files the export predicts as the trained model does, and the largest difference of a probability."""
+    """Which share of n files the export predicts as the trained model does, and by how much probabilities differ."""
 
     n: int
     agreement: float
@@ -178,7 +178,7 @@ class Record:
 
     @property
     def label_judge(self) -> str:
-        """Whose features judge the labels: the run's own backbone, where it started from ImageNet's weights, else `nano`."""
+        """Whose features judge the labels: the run's backbone where it started from ImageNet's weights, else `nano`."""
         settings = self._plan["settings"]
         return settings["backbone"] if settings["weights"] == "imagenet" and not settings["from_run"] else "nano"
 

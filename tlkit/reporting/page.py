@@ -48,5 +48,6 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("tlkit.reporting", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.globals["gallery"] = environment.get_template("gallery.html.jinja").module.gallery  # type: ignore[attr-defined]
+    macros: Any = environment.get_template("gallery.html.jinja").module
+    environment.globals["gallery"] = macros.gallery
     return environment

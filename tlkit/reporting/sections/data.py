@@ -59,7 +59,8 @@ def _values(findings: Findings) -> dict[str, Any]:
             thumbnails.figure(
                 row.path,
                 f"{row.path}: labelled {row.label}, perhaps {row.suggested}",
-                f"labelled {row.label} ({row.probability:.1%}), perhaps {row.suggested} ({row.suggested_probability:.0%})",
+                f"labelled {row.label} ({row.probability:.1%}), perhaps {row.suggested} "
+                f"({row.suggested_probability:.0%})",
             )
             for row in suspicious.itertuples()
         ],

@@ -7,6 +7,8 @@ import json
 from tlkit.reporting.findings import Findings
 from tlkit.reporting.page import Section, fill
 
+HEADINGS = {"measured": "data set"}  # what a decision is about -> its heading, where that says more
+
 TEMPLATE = """
 {% for one in log %}<h3>{{ one.about }}: {{ one.chosen }}</h3>{% if one.sentences %}
 <ul>{% for line in one.sentences %}<li>{{ line }}</li>{% endfor %}</ul>{% else %}<p>{{ one.why }}</p>{% endif %}
@@ -20,7 +22,7 @@ def render(findings: Findings) -> Section:
     record = findings.record
     log = [
         {
-            "about": one.about,
+            "about": HEADINGS.get(one.about, one.about),
             "chosen": one.chosen,
             "why": one.why,
             "sentences": [line for line in one.evidence.get("sentences", ()) if isinstance(line, str)],

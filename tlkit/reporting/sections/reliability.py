@@ -44,11 +44,13 @@ def _temperature(findings: Findings) -> list[str]:
     found, score = findings.record.temperature, findings.record.score
     if found is None:
         return []
+    images = counted(found.fitted_on, "validation image")
+    if f"{found.value:.2f}" == "1.00":
+        return [f"The temperature fitted on {images} is 1.00: the probabilities were left as they are."]
     return [
-        f"The exported model divides its logits by a temperature of {found.value:.2f}, fitted on "
-        f"{counted(found.fitted_on, 'validation image')}. With it the calibration error of the {findings.split} images "
-        f"went from {found.calibration_error_before:.3f} to {score.calibration_error:.3f}, and the log loss from "
-        f"{found.log_loss_before:.3f} to {score.log_loss:.3f}."
+        f"The exported model divides its logits by a temperature of {found.value:.2f}, fitted on {images}. With it "
+        f"the calibration error of the {findings.split} images went from {found.calibration_error_before:.3f} to "
+        f"{score.calibration_error:.3f}, and the log loss from {found.log_loss_before:.3f} to {score.log_loss:.3f}."
     ]
 
 
@@ -62,8 +64,8 @@ def _threshold(findings: Findings, curve: Curve) -> list[str]:
             else "on the validation images; there are too few of them to guarantee it for new images"
         )
         return [
-            f'Below a probability of {min(refusal.threshold, 1):.3f} the model answers "unsure". That keeps errors at or '
-            f"below {refusal.max_error:.1%} {how}. It answers {refusal.coverage:.1%} of the {split} images; "
+            f'Below a probability of {min(refusal.threshold, 1):.3f} the model answers "unsure". That keeps errors at '
+            f"or below {refusal.max_error:.1%} {how}. It answers {refusal.coverage:.1%} of the {split} images; "
             f"{refusal.error or 0:.1%} of those answers are wrong."
         ]
     wanted = next((one for one in reversed(curve) if one[1] <= USUAL_ERROR), None)
@@ -71,8 +73,8 @@ def _threshold(findings: Findings, curve: Curve) -> list[str]:
         return []
     coverage, wrong, threshold = wanted
     return [
-        f"If the model answered only at a probability of {threshold:.2f} or more, it would answer {coverage:.0%} of the "
-        f"{split} images, and {wrong:.1%} of those answers would be wrong."
+        f"If the model answered only at a probability of {threshold:.2f} or more, it would answer {coverage:.0%} of "
+        f"the {split} images, and {wrong:.1%} of those answers would be wrong."
     ]
 
 

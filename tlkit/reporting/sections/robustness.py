@@ -28,13 +28,13 @@ def render(findings: Findings) -> Section | None:
     worst = max((one for one in table if one["what"] not in (CLEAN, FGSM)), key=lambda one: one["lost"])
     attack = next(one for one in table if one["what"] == FGSM)
     harm = (
-        f"The most harmful corruption is {_name(worst['what'])} ({_strength(worst)}): it costs {100 * worst['lost']:.0f} "
-        f"points of accuracy (n = {worst['n']:,})."
+        f"The most harmful corruption is {_name(worst['what'])} ({_strength(worst)}): it costs "
+        f"{100 * worst['lost']:.0f} points of accuracy (n = {worst['n']:,})."
     )
     lines = [
         harm if worst["lost"] > 0 else f"No corruption lowers the accuracy (n = {worst['n']:,}).",
-        f"FGSM, an attack that knows the model, leaves an accuracy of {attack['accuracy']:.0%} where it may change every "
-        f"pixel by {attack['strength']:g} of 255. The model was not trained to resist it.",
+        f"FGSM, an attack that knows the model, leaves an accuracy of {attack['accuracy']:.0%} where it may change "
+        f"every pixel by {attack['strength']:g} of 255. The model was not trained to resist it.",
         "The corruptions are named after ImageNet-C and have five severities, but are not its files: accuracies cannot "
         "be compared with published ones.",
     ]

@@ -49,8 +49,8 @@ def _tiles(findings: Findings) -> list[tuple[str, str, str]]:
         ),
         (
             "export check",
-            f"{parity.agreement:.0%} equal",
-            f"predictions of the SavedModel and the trained model, {counted(parity.n, 'file')}; "
+            f"{parity.agreement:.0%}",
+            f"of {counted(parity.n, 'file')} predicted by the SavedModel as by the trained model; "
             f"largest difference {parity.largest_difference:.0e}",
         ),
     ]
@@ -76,8 +76,8 @@ def _about_data(findings: Findings) -> list[str]:
     leaks = sum(split in one.splits and one.splits[0] != one.splits[1] for one in findings.duplicates)
     if leaks:
         steps.append(
-            f"{counted(leaks, 'duplicate pair')} of images {'lies' if leaks == 1 else 'lie'} in the {split} split and in "
-            "another one, so the accuracy above is too high. Keep the images of a pair in one split "
+            f"{counted(leaks, 'duplicate pair')} of images {'lies' if leaks == 1 else 'lie'} in the {split} split and "
+            "in another one, so the accuracy above is too high. Keep the images of a pair in one split "
             "(see duplicates.csv; a group column does it)."
         )
     groups = int((findings.record.problems()["problem"] == "group-across-parts").sum())
@@ -108,7 +108,7 @@ def _about_accuracy(findings: Findings) -> list[str]:
     if high - low > WIDE:
         steps.append(
             f"The 95 % interval of the accuracy is {100 * (high - low):.0f} points wide, because there "
-            f"{'is' if score.n == 1 else 'are'} only {counted(score.n, f'{split} image')}. More of them would narrow it."
+            f"{'is' if score.n == 1 else 'are'} only {counted(score.n, f'{split} image')}. More would narrow it."
         )
     if split == "validation":
         steps.append(
