@@ -85,6 +85,12 @@ def test_the_page_has_its_sections_and_needs_nothing_else(run_folder: Path) -> N
     assert f"{accuracy:.1%}" in said and "What to do next" in said
 
 
+def test_the_learning_curves_are_of_training_and_of_validation_images(run_folder: Path) -> None:
+    text = (run_folder / "report.html").read_text(encoding="utf-8")
+    for name in ("accuracy", "loss"):
+        assert re.search(rf"{name} by epoch: training ends at [\d.]+, validation ends at [\d.]+", text)
+
+
 def test_each_file_of_a_section_has_one_row_in_the_table_of_sections() -> None:
     rows = [render.__module__.rpartition(".")[2] for render in report_module.SECTIONS]
     files = {file.stem for file in Path(report_module.__file__).with_name("sections").glob("*.py")} - {"__init__"}
@@ -110,7 +116,7 @@ def test_the_same_numbers_are_files_beside_it(run_folder: Path) -> None:
     assert (mistakes["label"] != mistakes["prediction"]).all()
 
 
-def test_a_report_is_made_again_without_the_pictures_when_they_are_gone(
+def test_a_report_is_made_again_without_the_images_when_they_are_gone(
     run_folder: Path, tmp_path: Path, reported: None, said: list[str]
 ) -> None:
     folder = tmp_path / "run"
@@ -123,7 +129,7 @@ def test_a_report_is_made_again_without_the_pictures_when_they_are_gone(
     assert not page.images and any("gone" in line for line in said)
 
 
-def test_of_very_many_pictures_a_sample_is_looked_at_and_the_page_says_so(
+def test_of_very_many_images_a_sample_is_checked_and_the_page_says_so(
     run_folder: Path, tmp_path: Path, reported: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "run"
@@ -311,7 +317,7 @@ def test_the_page_in_a_real_browser(which: str, images: int, request: pytest.Fix
         page = scriptless.new_page()
         page.goto(report_page)
         assert page.locator("#summary").is_visible()
-        if page.locator(".matrix a").count():  # a number of the confusion matrix leads to its pictures
+        if page.locator(".matrix a").count():  # a number of the confusion matrix leads to its images
             page.locator(".matrix a").first.click()
             assert "#pair-" in page.url
         else:
