@@ -78,7 +78,7 @@ def tiny() -> dict[str, Any]:
 def _unreported(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves the report out of `finetune` but for tests that ask for `reported`: it takes seconds."""
     if "reported" not in request.fixturenames:
-        monkeypatch.setattr("tlkit.finetuning.deliver.look_at", lambda material, **settings: None)
+        monkeypatch.setattr("tlkit.finetuning.deliver.analyse", lambda inputs, **settings: None)
         monkeypatch.setattr(
             "tlkit.finetuning.deliver.write_report", lambda material, *looked, **settings: Path("report.html")
         )

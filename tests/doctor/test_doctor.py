@@ -153,7 +153,9 @@ def test_a_duplicate_across_the_parts_is_a_leak_and_comes_first() -> None:
         ["2.png", "41.png", True],
         ["1.png", "40.png", False],
     ]
-    assert any("1 pairs lie across the parts" in line for line in found.sentences())
+    assert any(line.startswith("1 pair of duplicates lies across splits") for line in found.sentences())
+    assert "2 pairs of duplicates" in found.sentences()
+    assert not any(line.startswith("0 ") for line in found.sentences())
     assert found.to_dict()["leaks"] == 1
 
 
@@ -165,7 +167,8 @@ def test_inspect_names_a_copy_in_a_folder_by_nano(tmp_path: Path) -> None:
     found = check_up(scan(tmp_path), size=96)
     assert found.duplicates[["path", "other"]].to_numpy().tolist() == [["a/04.png", "a/copy.jpg"]]
     assert found.judge == "nano" and found.n == 25
-    assert not any("across the parts" in line for line in found.sentences())  # there are no parts yet
+    assert "1 pair of duplicates" in found.sentences()
+    assert not any("across splits" in line for line in found.sentences())  # there are no splits yet
 
 
 @pytest.mark.long

@@ -98,11 +98,11 @@ def test_a_run_of_an_earlier_version_is_read_in_todays_words(trained: Path, tmp_
     )
     plan |= {"settings": {name: job[name] for name in kept} | {"from_run": None}, "max_minutes": None}
     plan["settings"]["backbone"] = plan["backbone"]["name"]
-    plan["images"]["validation"] = plan["images"].pop("validation")
+    plan["images"]["val"] = plan["images"].pop("validation")
     (old / "plan.json").write_text(json.dumps(plan))
     for name in ("split.csv", "predictions.csv"):
-        table = pd.read_csv(old / name, dtype=str).rename(columns={"split": "split"})
-        table.assign(part=table["split"].replace({"validation": "validation"})).to_csv(old / name, index=False)
+        table = pd.read_csv(old / name, dtype=str).rename(columns={"split": "part"})
+        table.assign(part=table["part"].replace({"validation": "val"})).to_csv(old / name, index=False)
     assert open_run(old).plan.images == open_run(trained).plan.images
     assert evaluate_run(old) == evaluate_run(trained)
     assert scan(old / "split.csv").table["split"].equals(scan(trained / "split.csv").table["split"])

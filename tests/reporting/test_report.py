@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,9 +15,13 @@ import pandas as pd
 import pytest
 
 from tlkit import Recipe, RunError, SpecError, Stage, finetune, open_run, report
+from tlkit.doctor.checkup import Checkup
 from tlkit.folders import FILES
-from tlkit.reporting.charts import lines, reliability
+from tlkit.reporting import report as report_module
+from tlkit.reporting.charts import Axis, lines, reliability
+from tlkit.reporting.findings import Analysis, ReportInputs, collect
 from tlkit.reporting.leaderboard import rank
+from tlkit.reporting.sections import robustness
 from tlkit.reporting.sections.confusion import confusion_order
 from tlkit.reporting.sections.summary import next_steps
 
@@ -79,6 +85,25 @@ def test_the_page_has_its_sections_and_needs_nothing_else(run_folder: Path) -> N
     assert f"{accuracy:.1%}" in said and "What to do next" in said
 
 
+def test_the_learning_curves_are_of_training_and_of_validation_images(run_folder: Path) -> None:
+    text = (run_folder / "report.html").read_text(encoding="utf-8")
+    for name in ("accuracy", "loss"):
+        assert re.search(rf"{name} by epoch: training ends at [\d.]+, validation ends at [\d.]+", text)
+
+
+def test_each_file_of_a_section_has_one_row_in_the_table_of_sections() -> None:
+    rows = [render.__module__.rpartition(".")[2] for render in report_module.SECTIONS]
+    files = {file.stem for file in Path(report_module.__file__).with_name("sections").glob("*.py")} - {"__init__"}
+    assert sorted(rows) == sorted(files)
+
+
+def test_the_navigation_names_the_sections_of_the_page_in_their_order(run_folder: Path) -> None:
+    text = (run_folder / "report.html").read_text(encoding="utf-8")
+    navigation = re.findall(r'<a href="#([^"]+)">([^<]+)</a>', text[text.index("<nav>") : text.index("</nav>")])
+    assert navigation == re.findall(r'<section id="([^"]+)">\s*<h2>([^<]+)</h2>', text)
+    assert dict(navigation)["confusion"] == "Confusion matrix"
+
+
 def test_the_same_numbers_are_files_beside_it(run_folder: Path) -> None:
     numbers = json.loads((run_folder / "report.json").read_text(encoding="utf-8"))
     assert numbers["data"]["n"] == 48
@@ -91,7 +116,7 @@ def test_the_same_numbers_are_files_beside_it(run_folder: Path) -> None:
     assert (mistakes["label"] != mistakes["prediction"]).all()
 
 
-def test_a_report_is_made_again_without_the_pictures_when_they_are_gone(
+def test_a_report_is_made_again_without_the_images_when_they_are_gone(
     run_folder: Path, tmp_path: Path, reported: None, said: list[str]
 ) -> None:
     folder = tmp_path / "run"
@@ -104,7 +129,7 @@ def test_a_report_is_made_again_without_the_pictures_when_they_are_gone(
     assert not page.images and any("gone" in line for line in said)
 
 
-def test_of_very_many_pictures_a_sample_is_looked_at_and_the_page_says_so(
+def test_of_very_many_images_a_sample_is_checked_and_the_page_says_so(
     run_folder: Path, tmp_path: Path, reported: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "run"
@@ -112,7 +137,7 @@ def test_of_very_many_pictures_a_sample_is_looked_at_and_the_page_says_so(
     monkeypatch.setattr("tlkit.reporting.findings.CHECKED", 20)
     page = Page(report([folder]).read_text(encoding="utf-8"))
     assert json.loads((folder / "report.json").read_text(encoding="utf-8"))["data"]["n"] == 20
-    assert any("looked at 20 of 48 pictures" in words for words in page.words)
+    assert any("20 of 48 images were checked" in words for words in page.words)
 
 
 def test_what_names_hold_is_shown_and_not_run(run_folder: Path, tmp_path: Path, reported: None) -> None:
@@ -190,10 +215,10 @@ def test_a_leaderboard_of_two_runs_is_written_and_one_of_strangers_refused(
     page = report([tmp_path / "one", tmp_path / "two"])
     assert page == tmp_path / "leaderboard.html"
     assert len(said) == 3 and said[0].split()[0] == "accuracy" and "the best" in said[1]
-    assert "cannot be told" in page.read_text(encoding="utf-8")
+    assert "no clear difference" in page.read_text(encoding="utf-8")
     table = pd.read_csv(tmp_path / "two" / "predictions.csv")
     table.assign(path="other/" + table["path"]).to_csv(tmp_path / "two" / "predictions.csv", index=False)
-    with pytest.raises(SpecError, match="share no image"):
+    with pytest.raises(SpecError, match="no image in common"):
         report([tmp_path / "one", tmp_path / "two"])
 
 
@@ -202,26 +227,43 @@ def test_what_is_no_run_has_no_report(tmp_path: Path) -> None:
         report([tmp_path])
 
 
-def test_the_next_step_names_leaks_before_all_else(run_folder: Path) -> None:
-    from tlkit.doctor.checkup import Checkup
+def row(what: str, severity: int | None, strength: float, lost: float) -> dict[str, Any]:
+    scores = {"n": 20, "accuracy": 0.9 - lost, "accuracy_95": [0.6, 0.95], "lost": lost, "lost_error": 0.1}
+    return {"what": what, "severity": severity, "strength": strength, **scores}
 
-    run = open_run(run_folder)
+
+def test_robustness_names_the_worst_corruption_and_reads_an_earlier_versions_table(run_folder: Path) -> None:
+    inputs = ReportInputs(open_run(run_folder), None, None)  # type: ignore[arg-type]
+    findings = collect(inputs, Analysis())
+    table = [row("untouched", 0, 0.0, 0.0), row("shot_noise", 3, 12.0, 0.2), row("fgsm", None, 1.0, 0.5)]
+    section = robustness.render(dataclasses.replace(findings, robustness=table))
+    assert section is not None and "shot noise (severity 3): it costs 20 points" in section.html
+    earlier = [{k: v for k, v in one.items() if k != "severity"} | {"lost": 0.0} for one in table]
+    section = robustness.render(dataclasses.replace(findings, robustness=earlier))
+    assert section is not None and "No corruption lowers" in section.html and "strength 12" in section.html
+    assert robustness.render(dataclasses.replace(findings, robustness=None)) is None
+
+
+def test_the_next_step_names_leaks_before_all_else(run_folder: Path) -> None:
+    inputs = ReportInputs(open_run(run_folder), None, None)  # type: ignore[arg-type]
+    without = next_steps(collect(inputs, Analysis()))
+    assert not any("duplicate" in line for line in without)
+    assert any("no test split" in line for line in without)
     nothing = pd.DataFrame({"probable": np.zeros(0, bool)})
     pairs = pd.DataFrame({"split": ["train"], "other_split": ["validation"], "leak": [True], "kind": ["near"]})
+    pairs = pairs.assign(path="a.png", other="b.png", label="a", other_label="a")
     found = Checkup(nothing, pairs, nothing, pd.DataFrame(), 48, "nano", 0.9, True, 1.0)
-    steps = next_steps(run, run.plan, run.metrics, "validation", found)
-    assert "duplicate in another part" in steps[0]
+    steps = next_steps(collect(inputs, Analysis(found)))
+    assert steps[0].startswith("1 duplicate pair of images lies in the validation split")
     assert "tlkit predict" in steps[-1]
-    without = next_steps(run, run.plan, run.metrics, "validation", None)
-    assert not any("duplicate" in line for line in without)
 
 
 def test_charts_tell_in_words_what_they_show_and_escape_names() -> None:
-    drawn = lines({"<a>": [(1, 0.5), (2, 0.7)]}, title="it <rises>", x_label="x", y_label="y", percent=True)
+    drawn = lines({"<a>": [(1, 0.5), (2, 0.7)]}, title="it <rises>", x=Axis("x"), y=Axis("y", percent=True))
     assert "&lt;rises&gt;" in drawn and "<a>" not in drawn and 'role="img"' in drawn
-    one = lines({"a": [(3, 0.5)]}, title="one point", x_label="x", y_label="y")
+    one = lines({"a": [(3, 0.5)]}, title="one point", x=Axis("x"), y=Axis("y"))
     assert "nan" not in one
-    assert "says 90%, right 80% of 10" in reliability([(0.9, 0.8, 10)], title="r")
+    assert "confidence 90%: 80% of 10 images correct" in reliability([(0.9, 0.8, 10)], title="r")
 
 
 @pytest.fixture
@@ -275,7 +317,7 @@ def test_the_page_in_a_real_browser(which: str, images: int, request: pytest.Fix
         page = scriptless.new_page()
         page.goto(report_page)
         assert page.locator("#summary").is_visible()
-        if page.locator(".matrix a").count():  # a number of the confusion matrix leads to its pictures
+        if page.locator(".matrix a").count():  # a number of the confusion matrix leads to its images
             page.locator(".matrix a").first.click()
             assert "#pair-" in page.url
         else:

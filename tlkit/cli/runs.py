@@ -129,7 +129,7 @@ def serve_(run: str, host: str, port: int) -> None:
 
 @main.command("report")
 @click.argument("runs", nargs=-1, required=True)
-@click.option("--robustness", is_flag=True, help="also measure accuracy on worsened pictures (minutes)")
+@click.option("--robustness", is_flag=True, help="also measure accuracy on corrupted images (minutes)")
 @click.option("--out", metavar="FILE", help="of several RUNS' leaderboard; default leaderboard.html beside them")
 def report_(runs: Sequence[str], robustness: bool, out: str | None) -> None:
     """Write the report page of a run again, or rank several RUNS on the images they share."""

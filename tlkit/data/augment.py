@@ -1,4 +1,4 @@
-"""Random variation of training images: the only file that imports albumentations and cv2.
+"""Random variation of training images. Only this file and `corruptions` import albumentations and cv2.
 
 What an image becomes depends on the augmentation and one seed alone, so any number of threads, in any order, give the
 same pixels. Shift, zoom, rotation, stretch and crop are one warp; brightness, contrast and colour shifts one table.

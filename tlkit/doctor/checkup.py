@@ -29,6 +29,7 @@ from tlkit.features.extract import all_cached, all_rows, extract_features
 from tlkit.models.blocks import cut
 from tlkit.models.classifier import build_classifier
 from tlkit.models.inference import inference_batch
+from tlkit.words import counted
 
 JUDGE = "nano"  # what judges where no other backbone does
 LOOKS = 112  # pixels of a side
@@ -57,27 +58,33 @@ class Checkup:
     seconds: float
 
     def sentences(self) -> list[str]:
-        """What was found, for a person."""
-        probable = self.label_errors[self.label_errors["probable"]]
-        leaks = self.duplicates[self.duplicates["leak"]]
+        """What was found, for a person. What was not found is not named, unless it is all."""
+        probable = int(self.label_errors["probable"].sum())
+        pairs, leaks = len(self.duplicates), int(self.duplicates["leak"].sum())
         exact = int((self.duplicates["kind"] == "exact").sum())
-        largest, smallest = self.classes["images"].max(), self.classes["images"].min()
-        lines = [
-            f"{len(probable):,} of {self.n:,} labels are probably wrong ({self.judge} calls these pictures something else; out of fold it "
-            f"is right on {self.accuracy:.1%})",
-            f"{len(self.duplicates):,} pairs of duplicates, {exact:,} of them equal file for file",
-            f"{len(leaks):,} pairs lie across the parts, so that a score on the one knows the other from training"
-            if len(leaks)
-            else "no duplicate lies across the parts",
-            f"{len(self.outliers):,} pictures lie far from all others",
-        ]
-        if not self.several_parts:
-            del lines[2]
-        if largest > IMBALANCED * smallest:
+        lines = []
+        if probable:
             lines.append(
-                f"imbalance: {largest:,} images of '{self.classes['label'].iloc[0]}', {smallest:,} of "
-                f"'{self.classes['label'].iloc[-1]}'"
+                f"{probable:,} of {counted(self.n, 'label')} {'is' if probable == 1 else 'are'} suspicious: a linear probe "
+                f"on the features of {self.judge} predicts another class (its cross-validated accuracy is "
+                f"{self.accuracy:.1%})"
             )
+        if pairs:
+            identical = "" if not exact else ", identical" if exact == pairs else f", {exact:,} of them identical"
+            lines.append(f"{counted(pairs, 'pair')} of duplicates{identical}")
+        if leaks and self.several_parts:
+            lines.append(
+                f"{counted(leaks, 'pair')} of duplicates {'lies' if leaks == 1 else 'lie'} across splits, so scores on "
+                "the validation or test images are too high"
+            )
+        if len(self.outliers):
+            lines.append(f"{counted(len(self.outliers), 'outlier')}, unlike all other images")
+        if not lines:
+            lines.append("no suspicious labels, duplicates or outliers")
+        largest, smallest = self.classes["images"].max(), self.classes["images"].min()
+        if largest > IMBALANCED * smallest:
+            most, fewest = self.classes["label"].iloc[0], self.classes["label"].iloc[-1]
+            lines.append(f"imbalance: {counted(largest, 'image')} of '{most}', {smallest:,} of '{fewest}'")
         return lines
 
     def to_dict(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tlkit.evaluation.saliency import GradCam, enlarged
+from tlkit.words import counted
 
 if TYPE_CHECKING:
     import keras
@@ -51,17 +52,17 @@ class Reliance:
     def sentences(self) -> list[str]:
         """For a person."""
         lines = [
-            f"with the 30 % of the pixels that speak most for the answer painted over, accuracy is {self.without_evidence:.1%}; with a random "
-            f"30 %, {self.without_random:.1%}; untouched {self.accuracy:.1%} (n = {self.n:,})",
-            f"{self.at_edge:.0%} of the evidence lies in the outer eighth of the picture, which is 44 % of its area",
+            f"With the 30 % most salient pixels masked, accuracy is {self.without_evidence:.1%}; with a random 30 % "
+            f"masked, {self.without_random:.1%}; with none masked, {self.accuracy:.1%} (n = {counted(self.n, 'image')}).",
+            f"{self.at_edge:.0%} of the saliency lies near the border: in the outer eighth on each side, which is 44 % "
+            "of the area.",
         ]
         if self.at_edge > 0.6:
-            lines.append(
-                "more of it lies at the edge than chance would put there: look for borders, marks or captions that give the class away"
-            )
+            lines.append("That is more than chance: look for borders, marks or captions that give the class away.")
         if self.n >= 50 and self.accuracy - self.without_evidence < 0.02:
             lines.append(
-                "taking the evidence away hardly hurts: the classes can be told from almost any part, perhaps from the background"
+                "Masking the most salient pixels hardly lowers accuracy: the classes can be told from almost any part of "
+                "the image, perhaps from the background."
             )
         return lines
 

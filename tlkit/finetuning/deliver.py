@@ -13,7 +13,7 @@ from tlkit.deployment.saved_model import export
 from tlkit.evaluation.predict import own_probabilities
 from tlkit.finetuning.words import result_lines
 from tlkit.progress import Clock, log
-from tlkit.reporting.findings import Material, look_at
+from tlkit.reporting.findings import ReportInputs, analyse
 from tlkit.reporting.report import write_report
 from tlkit.runs.folder import Run, finish_run
 from tlkit.runs.reading import parity_sample
@@ -53,9 +53,9 @@ def deliver(
     with clock.timed("export"):
         unsure_below = refusal["threshold"] if refusal else 0.0
         export(judged.model, plan.classes, run.saved_model, fit=plan.job.fit, unsure_below=unsure_below)
-    material = Material(run, judged.model, dataset) if plan.job.report else None
+    inputs = ReportInputs(run, judged.model, dataset) if plan.job.report else None
     with ThreadPoolExecutor(1) as beside:  # what takes long in a report, beside the proof by another process
-        looking = beside.submit(look_at, material) if material else None
+        analysing = beside.submit(analyse, inputs) if inputs else None
         with clock.timed("prove"):
             parity = _prove(run, judged, dataset, fresh)
     metrics = {
@@ -70,8 +70,8 @@ def deliver(
     run = finish_run(run, into or run.folder)
     for line in result_lines(run):
         log.info(line)
-    if material is not None and looking is not None:
-        log.info(f"{'report':<11} {write_report(dataclasses.replace(material, run=run), looking.result())}")
+    if inputs is not None and analysing is not None:
+        log.info(f"{'report':<11} {write_report(dataclasses.replace(inputs, run=run), analysing.result())}")
     return run
 
 

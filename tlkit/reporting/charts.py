@@ -1,77 +1,103 @@
-"""Charts as SVG text for the report: lines, bars and the reliability diagram. Colours come from the page's style, so they turn dark with it.
+"""Charts as SVG text for the report: lines and the reliability diagram.
 
-Standard library only. Every chart has a title that says in words what it shows, for who does not see it.
+Colours come from the page's style, so they follow its dark mode. Every chart carries a text alternative for screen
+readers. Needs nothing outside the standard library.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
+
+from tlkit.words import counted
 
 WIDTH, HEIGHT = 480, 260
 LEFT, RIGHT, TOP, BOTTOM = 52, 22, 14, 38
+MOST_DOTS = 40  # points of a line that are drawn one by one
 
 Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis of a chart. range: its ends, default those of the data. percent: shows shares as per cent."""
+
+    label: str
+    range: tuple[float, float] | None = None
+    percent: bool = False
 
 
 def lines(
     series: Mapping[str, Points],
     *,
     title: str,
-    x_label: str,
-    y_label: str,
-    y_range: tuple[float, float] | None = None,
-    percent: bool = False,
-    x_percent: bool = False,
+    x: Axis,
+    y: Axis,
     marks: Sequence[tuple[float, str]] = (),
     dots: Points = (),
 ) -> str:
-    """Lines by name. marks: vertical lines with a word at their top. dots: single points. percent, x_percent: values of y, of x, are shares."""
-    everything = [point for points in series.values() for point in points] + list(dots)
-    xs = [x for x, _ in everything]
-    low, high = y_range or _padded([y for _, y in everything])
-    plane = _Plane((min(xs), max(xs)), (low, high))
-    parts = [_axes(plane, x_label, y_label, x_percent, percent)]
-    for x, word in marks:
-        at = plane.x(x)
-        parts.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
-        parts.append(f'<text class="small" x="{at + 3:.1f}" y="{TOP + 9}">{escape(word)}</text>')
-    for number, (name, points) in enumerate(series.items()):
-        path = " ".join(f"{plane.x(x):.1f},{plane.y(y):.1f}" for x, y in points)
-        parts.append(f'<polyline class="line c{number}" points="{path}"/>')
-        if len(points) <= 40:
-            parts += [
-                f'<circle class="dot c{number}" cx="{plane.x(x):.1f}" cy="{plane.y(y):.1f}" r="2.5"/>'
-                for x, y in points
-            ]
-        at = LEFT + 8 + 120 * number
-        parts.append(f'<line class="line c{number}" x1="{at}" x2="{at + 18}" y1="{HEIGHT - 6}" y2="{HEIGHT - 6}"/>')
-        parts.append(f'<text class="small" x="{at + 22}" y="{HEIGHT - 3}">{escape(name)}</text>')
-    parts += [f'<circle class="here" cx="{plane.x(x):.1f}" cy="{plane.y(y):.1f}" r="5"/>' for x, y in dots]
+    """Draw lines by name.
+
+    Args:
+        series: name -> points, as (x, y).
+        title: says in words what the chart shows; screen readers read it.
+        marks: vertical lines, as (x, the word at their top).
+        dots: single points to stress.
+
+    Returns: an SVG element as text.
+    """
+    points = [point for one in series.values() for point in one] + list(dots)
+    xs = [one for one, _ in points]
+    plane = _Plane(x.range or (min(xs), max(xs)), y.range or _padded([one for _, one in points]))
+    parts = [_axes(plane, x, y)]
+    parts += [_mark(plane.x(at), word) for at, word in marks]
+    parts += [_line(plane, *item) for item in enumerate(series.items())]
+    parts += [f'<circle class="here" cx="{plane.x(x_):.1f}" cy="{plane.y(y_):.1f}" r="5"/>' for x_, y_ in dots]
     return _svg(parts, title)
 
 
-def reliability(bins: Sequence[tuple[float, float, int]], *, title: str) -> str:
-    """Bars of accuracy over confidence beside the diagonal. bins: (confidence, accuracy, images), each with one image or more.
+def _mark(at: float, word: str) -> str:
+    return (
+        f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
+        f'<text class="small" x="{at + 3:.1f}" y="{TOP + 9}">{escape(word)}</text>'
+    )
 
-    The width of a bar tells its share of the images.
+
+def _line(plane: _Plane, number: int, item: tuple[str, Points]) -> str:
+    """A line, its points where they are few, and its entry in the legend."""
+    name, points = item
+    places = [(f"{plane.x(x):.1f}", f"{plane.y(y):.1f}") for x, y in points]
+    parts = [f'<polyline class="line c{number}" points="{" ".join(",".join(one) for one in places)}"/>']
+    if len(points) <= MOST_DOTS:
+        parts += [f'<circle class="dot c{number}" cx="{x}" cy="{y}" r="2.5"/>' for x, y in places]
+    at = LEFT + 8 + 120 * number
+    parts.append(f'<line class="line c{number}" x1="{at}" x2="{at + 18}" y1="{HEIGHT - 6}" y2="{HEIGHT - 6}"/>')
+    parts.append(f'<text class="small" x="{at + 22}" y="{HEIGHT - 3}">{escape(name)}</text>')
+    return "".join(parts)
+
+
+def reliability(bins: Sequence[tuple[float, float, int]], *, title: str) -> str:
+    """Draw a reliability diagram: accuracy over confidence, beside the diagonal of perfect calibration.
+
+    bins: (confidence, accuracy, images), each with one image or more. A wider bar has more images.
     """
     plane = _Plane((0, 1), (0, 1))
-    parts = [_axes(plane, "what it says (probability)", "how often it is right", True, True)]
+    parts = [_axes(plane, Axis("confidence", percent=True), Axis("accuracy", percent=True))]
     most = max(count for _, _, count in bins)
     for confidence, accuracy, count in bins:
         wide = 5 + 19 * (count / most) ** 0.5
         top, bottom = plane.y(accuracy), plane.y(0)
         at = plane.x(confidence) - wide / 2
-        words = f"says {confidence:.0%}, right {accuracy:.0%} of {count}"
+        words = f"confidence {confidence:.0%}: {accuracy:.0%} of {counted(count, 'image')} correct"
         parts.append(
             f'<rect class="bar" x="{at:.1f}" y="{top:.1f}" width="{wide:.1f}" height="{max(bottom - top, 1):.1f}">'
             f"<title>{words}</title></rect>"
         )
     parts.append(
         f'<line class="mark" x1="{plane.x(0)}" y1="{plane.y(0)}" x2="{plane.x(1)}" y2="{plane.y(1)}"/>'
-        f'<text class="small" x="{plane.x(0.03):.0f}" y="{plane.y(0.94):.0f}">dashed: what it says is so</text>'
+        f'<text class="small" x="{plane.x(0.03):.0f}" y="{plane.y(0.94):.0f}">dashed: perfect calibration</text>'
     )
     return _svg(parts, title)
 
@@ -90,21 +116,21 @@ class _Plane:
         return HEIGHT - BOTTOM - (min(max(value, low), high) - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
 
-def _axes(plane: _Plane, x_label: str, y_label: str, x_percent: bool, percent: bool) -> str:
+def _axes(plane: _Plane, x: Axis, y: Axis) -> str:
     parts = []
     for value in _ticks(*plane.y_range):
         at = plane.y(value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        word = _share(value) if percent else f"{value:g}"
+        word = _share(value) if y.percent else f"{value:g}"
         parts.append(f'<text class="small" text-anchor="end" x="{LEFT - 5}" y="{at + 4:.1f}">{word}</text>')
     for value in _ticks(*plane.x_range):
-        word = _share(value) if x_percent else f"{value:g}"
-        parts.append(
-            f'<text class="small" text-anchor="middle" x="{plane.x(value):.1f}" y="{HEIGHT - BOTTOM + 12}">{word}</text>'
-        )
+        word = _share(value) if x.percent else f"{value:g}"
+        place = f'x="{plane.x(value):.1f}" y="{HEIGHT - BOTTOM + 12}"'
+        parts.append(f'<text class="small" text-anchor="middle" {place}>{word}</text>')
     parts.append(
-        f'<text class="small" text-anchor="end" x="{WIDTH - RIGHT}" y="{HEIGHT - BOTTOM + 24}">{escape(x_label)}</text>'
-        f'<text class="small" transform="translate(11 {TOP + 96}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
+        f'<text class="small" text-anchor="end" x="{WIDTH - RIGHT}" y="{HEIGHT - BOTTOM + 24}">{escape(x.label)}</text>'
+        f'<text class="small" transform="translate(11 {TOP + 96}) rotate(-90)" text-anchor="middle">'
+        f"{escape(y.label)}</text>"
     )
     return "".join(parts)
 

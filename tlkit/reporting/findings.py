@@ -1,10 +1,16 @@
-"""What takes long in a report: the data doctor's checkup, what answers rest on, and robustness."""
+"""What a report is made from: what the run wrote, and what is measured for the report.
+
+`Record` is the only place of this room that knows the keys of a run's files: a key that is renamed is renamed there.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import functools
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -14,28 +20,349 @@ import pandas as pd
 from tlkit.backbones import named_backbones
 from tlkit.doctor.checkup import JUDGE, check_data
 from tlkit.errors import SpecError
+from tlkit.evaluation.calibration import calibration_error_of
 from tlkit.evaluation.reliance import reliance
 from tlkit.evaluation.robustness import robustness
 from tlkit.evaluation.saliency import GradCam
 from tlkit.models.blocks import cut
+from tlkit.plan.decision import Decision
 from tlkit.plan.plan import Plan
+from tlkit.reporting.thumbnails import Thumbnails
 from tlkit.runs.folder import Run
+from tlkit.stats import reliability_bins
+from tlkit.strategy.axes import still_climbing
 
 if TYPE_CHECKING:
+    from tlkit.backbones import Backbone
     from tlkit.data.dataset import Dataset
     from tlkit.doctor.checkup import Checkup
     from tlkit.evaluation.reliance import Reliance
 
 
-EXPLAINED = 200  # pictures at most for the test of what answers rest on ...
+EXPLAINED = 200  # images at most for the test of what predictions rest on ...
 SECONDS = 1.0  # ... and about how long that may take in `finetune`
-CHECKED = 10_000  # pictures at most for the data doctor; `tlkit inspect` looks at all
-ROBUST = 500  # pictures at most for robustness
+CHECKED = 10_000  # images at most for the data doctor; `tlkit inspect` looks at all
+ROBUST = 500  # images at most for robustness
+
+SPLITS = {"train": "training", "validation": "validation", "test": "test"}  # in a run's files -> on the page
 
 
 @dataclass(frozen=True)
-class Material:
-    """What a report is made of. dataset: of all parts, None if the images are not where they were."""
+class ClassScore:
+    """How well one class is predicted. images: of the class."""
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    images: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """How good the classifier is on n images of a split.
+
+    interval: of the accuracy, 95 %. confusion_matrix: int, shape (classes, classes), rows true, columns predicted.
+    """
+
+    n: int
+    accuracy: float
+    interval: tuple[float, float]
+    macro_f1: float
+    log_loss: float
+    calibration_error: float
+    classes: tuple[ClassScore, ...]
+    confusion_matrix: np.ndarray
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """A temperature that was fitted on so many images, and what was measured on the report's split before it."""
+
+    value: float
+    fitted_on: int
+    calibration_error_before: float
+    log_loss_before: float
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Below which probability the answer is "unsure", and what that does on the report's split.
+
+    assured: errors stay below max_error with 95 % confidence. coverage: share that is answered. error: share of those
+    that is wrong; None where nothing is answered.
+    """
+
+    max_error: float
+    threshold: float
+    assured: bool
+    coverage: float
+    error: float | None
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Which share of n files the export predicts as the trained model does, and by how much probabilities differ."""
+
+    n: int
+    agreement: float
+    largest_difference: float
+
+
+@dataclass(frozen=True)
+class FieldCheck:
+    """What the safety check found for one field of an augmentation.
+
+    asked, limit: in the field's unit; limit None where none was found. pair: the worst pair of classes and the share of
+    images that change from the first to the second. examples: as they are in the plan.
+    """
+
+    field: str
+    verdict: str
+    allowed: bool
+    asked: float
+    limit: float | None
+    pair: tuple[str, str, float] | None
+    why: str
+    n: int
+    examples: tuple[FieldExample, ...]
+
+
+@dataclass(frozen=True)
+class FieldExample:
+    """An image, by its key, that a transformation moved to another class, and that class's nearest image."""
+
+    image: str
+    nearest: str
+    label: str
+    became: str
+    augmentation: Mapping[str, Any]
+    seed: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run wrote, under the names that a report uses. Nothing is read before it is asked for."""
+
+    run: Run
+
+    @functools.cached_property
+    def _plan(self) -> Plan:
+        return self.run.plan
+
+    @functools.cached_property
+    def _metrics(self) -> dict[str, Any]:
+        return self.run.metrics
+
+    # -- what was asked --------------------------------------------------------------------------------
+
+    @property
+    def data(self) -> Path:
+        return self._plan.job.data
+
+    @property
+    def data_name(self) -> str:
+        """clothing/splits.csv is clothing, and so is clothing/."""
+        return self.data.parent.name if self.data.suffix == ".csv" else self.data.name
+
+    @property
+    def seed(self) -> int:
+        return self._plan.job.seed
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self._plan.classes
+
+    @property
+    def backbone(self) -> str:
+        return self._plan.backbone.name
+
+    @property
+    def label_judge(self) -> str:
+        """Whose features judge the labels: the run's backbone where it started from ImageNet's weights, else `nano`."""
+        job = self._plan.job
+        return self.backbone if job.weights == "imagenet" and not job.from_run else JUDGE
+
+    @property
+    def backbone_is_unchanged(self) -> bool:
+        """Whether the backbone has the weights it started with. False for an ensemble, which has several."""
+        recipe = self._plan.recipe
+        return recipe is not None and all(stage.unfreeze == 0 for stage in recipe.stages) and not self._plan.ensemble_of
+
+    @property
+    def image_size(self) -> int:
+        return self._plan.image_size
+
+    @property
+    def recipe(self) -> str:
+        return self._plan.recipe.name if self._plan.recipe else ""
+
+    @property
+    def image_counts(self) -> dict[str, int]:
+        """Split, as the page calls it -> images."""
+        return {SPLITS[name]: count for name, count in self._plan.images.items()}
+
+    # -- what was decided ------------------------------------------------------------------------------
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        return self._plan.decisions
+
+    def decision(self, about: str) -> Decision | None:
+        return self._plan.decision(about)
+
+    @property
+    def field_checks(self) -> list[FieldCheck]:
+        """What the safety check found, by field; empty where nothing was checked."""
+        found = self.decision("augmentation")
+        return [] if found is None else [_field_check(*item) for item in found.evidence["fields"].items()]
+
+    @property
+    def still_climbing(self) -> bool:
+        """Whether accuracy still rose with the last doubling of the training images."""
+        return any(still_climbing(dict(one.evidence)) for one in self.decisions if one.about == "measured")
+
+    @property
+    def device(self) -> str:
+        return self._plan.device
+
+    @property
+    def version(self) -> str:
+        return self._plan.tlkit
+
+    @property
+    def started(self) -> str:
+        return self._plan.started
+
+    @property
+    def recipe_and_versions(self) -> dict[str, Any]:
+        """What a repetition needs, as JSON values."""
+        values = self._plan.to_dict()
+        return {name: values[name] for name in ("recipe", "job", "versions", "device", "precision")}
+
+    # -- how good it is --------------------------------------------------------------------------------
+
+    @property
+    def split(self) -> str:
+        """What a report is measured on: "test" where there are test images, else "validation"."""
+        return "test" if self._metrics["test"] else "validation"
+
+    @functools.cached_property
+    def score(self) -> Score:
+        """On the report's split."""
+        found = self._metrics[self.split]
+        low, high = found["accuracy_95"]
+        classes = tuple(
+            ClassScore(name, one["precision"], one["recall"], one["f1"], one["support"])
+            for name, one in found["per_class"].items()
+        )
+        return Score(
+            n=found["n"],
+            accuracy=found["accuracy"],
+            interval=(low, high),
+            macro_f1=found["macro_f1"],
+            log_loss=found["log_loss"],
+            calibration_error=found["ece"],
+            classes=classes,
+            confusion_matrix=np.array(found["confusion_matrix"]),
+        )
+
+    @property
+    def temperature(self) -> Temperature | None:
+        """None where none was fitted, as for an ensemble."""
+        found = self._metrics.get("calibration")
+        if not found:
+            return None
+        before = found["before"][self.split]
+        return Temperature(found["temperature"], found["fitted_on"], before["ece"], before["log_loss"])
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """None where the model always answers."""
+        found = self._metrics.get("refusal")
+        if not found or not found.get(self.split):
+            return None
+        here = found[self.split]
+        return Refusal(found["max_error"], found["threshold"], found["assured"], here["coverage"], here["error"])
+
+    @property
+    def parity(self) -> Parity:
+        found = self._metrics["parity"]
+        return Parity(found["n"], found["top1_agreement"], found["max_difference"])
+
+    @property
+    def seconds(self) -> float:
+        """How long the whole command took."""
+        return self._metrics["seconds"]["total"]
+
+    @property
+    def model_bytes(self) -> int:
+        """The size of the SavedModel."""
+        return sum(file.stat().st_size for file in self.run.saved_model.rglob("*") if file.is_file())
+
+    # -- tables ----------------------------------------------------------------------------------------
+
+    def predictions(self, split: str | None = None) -> pd.DataFrame:
+        """path, label, prediction, probability, top2, top2_probability of each image of a split.
+
+        split: "test" or "validation"; default test, where there are test images.
+        """
+        table = self.run.read_table("predictions.csv")
+        if split is None:
+            split = "test" if (table["split"] == "test").any() else "validation"
+        return table[table["split"] == split].drop(columns="split").reset_index(drop=True)
+
+    def history(self) -> pd.DataFrame:
+        """stage, accuracy, loss, validation_accuracy, validation_loss, c, seconds of each epoch; empty for an ensemble.
+
+        c: how weakly a solved head is regularised, NaN where the stage was trained by epochs.
+        """
+        file = self.run.folder / "history.csv"
+        if not file.is_file():
+            return pd.DataFrame()
+        names = {"val_accuracy": "validation_accuracy", "val_loss": "validation_loss", "strength": "c"}
+        return pd.read_csv(file).rename(columns=names)
+
+    def problems(self) -> pd.DataFrame:
+        """path, problem, action of each file with a problem."""
+        return pd.read_csv(self.run.folder / "problems.csv", keep_default_na=False, dtype=str)
+
+    def earlier_robustness(self) -> list[dict[str, Any]] | None:
+        """What an earlier report of the run measured, or None."""
+        file = self.run.folder / "report.json"
+        return json.loads(file.read_text(encoding="utf-8")).get("robustness") if file.is_file() else None
+
+
+def _field_check(field: str, found: Mapping[str, Any]) -> FieldCheck:
+    examples = tuple(
+        FieldExample(
+            image=one["picture"],
+            nearest=one["nearest"],
+            label=one["label"],
+            became=one["became"],
+            augmentation={k: tuple(v) if isinstance(v, list) else v for k, v in one["augmentation"].items()},
+            seed=tuple(one["seed"]),
+        )
+        for one in found["examples"]
+    )
+    pair = tuple(found["pairs"][0]) if found["pairs"] else None
+    facts = {name: found[name] for name in ("verdict", "allowed", "asked", "limit", "why", "n")}
+    return FieldCheck(field=field, pair=pair, examples=examples, **facts)
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """Two images that are the same or nearly so. kind: "exact" or "near". splits: as the page calls them."""
+
+    kind: str
+    paths: tuple[str, str]
+    labels: tuple[str, str]
+    splits: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """What a report is made from. dataset: of all splits, None if the images are not where they were."""
 
     run: Run
     model: keras.Model
@@ -43,86 +370,168 @@ class Material:
 
 
 @dataclass(frozen=True)
-class Looked:
-    """What takes long in a report. checkup: of the data. cam: Grad-CAM of the model. reliance: what answers rest on. Each None where it cannot be."""
+class Analysis:
+    """What takes long in a report; each None where it cannot be had.
 
-    checkup: Checkup | None
-    cam: GradCam | None
-    reliance: Reliance | None
+    checkup: of the data. cam: Grad-CAM of the model. reliance: what its predictions rest on.
+    """
+
+    checkup: Checkup | None = None
+    cam: GradCam | None = None
+    reliance: Reliance | None = None
 
 
-def look_at(material: Material, *, seconds: float = SECONDS) -> Looked:
-    """The data doctor's checkup, and what the model's answers rest on. Needs the run's plan and predictions.
+@dataclass(frozen=True)
+class Calibration:
+    """How far confidence and accuracy differ on average, with its 95 % interval, and by bins.
+
+    bins: (confidence, accuracy, images) of each bin that has images.
+    """
+
+    error: float
+    interval: tuple[float, float]
+    bins: list[tuple[float, float, int]]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that the sections of a report speak of.
+
+    predictions: of the report's split, see `Record.predictions`. milliseconds: of the network for an image, None where
+    it was not measured. robustness: as `tlkit.robustness` returns it, None where it was not measured.
+    """
+
+    record: Record
+    predictions: pd.DataFrame
+    thumbnails: Thumbnails
+    analysis: Analysis
+    calibration: Calibration
+    milliseconds: float | None
+    robustness: list[dict[str, Any]] | None
+
+    @property
+    def split(self) -> str:
+        return self.record.split
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Of each prediction, whether it is correct: bool."""
+        return (self.predictions["prediction"] == self.predictions["label"]).to_numpy()
+
+    @property
+    def mistakes(self) -> pd.DataFrame:
+        """The wrong predictions, the most confident first."""
+        return self.predictions[~self.correct].sort_values("probability", ascending=False)
+
+    @property
+    def duplicates(self) -> list[Duplicate]:
+        """The pairs that the data doctor found, worst first."""
+        if self.analysis.checkup is None:
+            return []
+        return [
+            Duplicate(
+                kind=row.kind,
+                paths=(row.path, row.other),
+                labels=(row.label, row.other_label),
+                splits=(SPLITS.get(row.split, row.split), SPLITS.get(row.other_split, row.other_split)),
+            )
+            for row in self.analysis.checkup.duplicates.itertuples()
+        ]
+
+    def numbers(self) -> dict[str, Any]:
+        """The same for `report.json`: JSON values."""
+        found: dict[str, Any] = {"split": self.split, "milliseconds_an_image": self.milliseconds}
+        if self.analysis.checkup is not None:
+            found["data"] = self.analysis.checkup.to_dict()
+        if self.analysis.reliance is not None:
+            found["explain"] = self.analysis.reliance.to_dict()
+        if self.robustness is not None:
+            found["robustness"] = self.robustness
+        calibration = self.calibration
+        bins = [list(one) for one in calibration.bins]
+        return found | {"reliability": {"ece": calibration.error, "ece_95": list(calibration.interval), "bins": bins}}
+
+
+def analyse(inputs: ReportInputs, *, seconds: float = SECONDS) -> Analysis:
+    """Check the data, and measure what the model's predictions rest on. Needs the run's plan and predictions.
 
     seconds: about how long the latter may take.
     """
-
     checkup, cam, found = None, None, None
-    if material.dataset is not None:
-        checkup = _checkup(material, material.run.plan)
+    record = Record(inputs.run)
+    if inputs.dataset is not None:
+        checkup = _checkup(inputs.model, inputs.dataset, record)
     with contextlib.suppress(SpecError):  # an ensemble has no feature maps to weigh
-        cam = GradCam(material.model)
-    if cam is not None and material.dataset is not None:
-        found = _reliance(material, _answers(material.run), cam, seconds)
-    return Looked(checkup, cam, found)
+        cam = GradCam(inputs.model)
+    if cam is not None and inputs.dataset is not None:
+        found = _reliance(inputs, record, cam, seconds)
+    return Analysis(checkup, cam, found)
 
 
-def _answers(run: Run, part: str | None = None) -> pd.DataFrame:
-    """The predictions of a part, "test" or "validation"; default test, where there is one."""
+def collect(inputs: ReportInputs, analysis: Analysis, *, robust: bool = False) -> Findings:
+    """Put together what the run wrote and what was measured. The run must be finished.
 
-    table = run.read_table("predictions.csv")
-    if part is None:
-        part = "test" if (table["split"] == "test").any() else "validation"
-    return table[table["split"] == part].reset_index(drop=True)
+    robust: measure robustness too; else an earlier report's is taken, if there is one.
+    """
+    record = Record(inputs.run)
+    predictions = record.predictions()
+    confidence = predictions["probability"].to_numpy(float)
+    correct = (predictions["prediction"] == predictions["label"]).to_numpy()
+    error, low, high = calibration_error_of(confidence, correct)
+    measured = _robustness(inputs, record) if robust and inputs.dataset is not None else None
+    return Findings(
+        record=record,
+        predictions=predictions,
+        thumbnails=Thumbnails(inputs.dataset),
+        analysis=analysis,
+        calibration=Calibration(error, (low, high), reliability_bins(confidence, correct)),
+        milliseconds=round(analysis.cam.milliseconds(), 2) if analysis.cam else None,
+        robustness=measured or record.earlier_robustness(),
+    )
 
 
-def _checkup(material: Material, plan: Plan) -> Checkup:
+def _checkup(model: keras.Model, dataset: Dataset, record: Record) -> Checkup:
     """Labels judged by the run's own backbone, as pretrained, where its features are there; else by `nano`."""
-
-    assert material.dataset is not None
-    job = plan.job
-    own = plan.backbone.name if job.weights == "imagenet" and not job.from_run else JUDGE
-    (network,) = named_backbones(own)
-    untouched = own != JUDGE and plan.recipe and all(stage.unfreeze == 0 for stage in plan.recipe.stages)
-    prefix = cut(material.model, network, 0)[0] if untouched and not plan.ensemble_of else None
-    if prefix is not None and len(prefix.outputs) > 1:
-        prefix = keras.Model(prefix.input, prefix.outputs[-1])  # of a head on several blocks, the last
-    dataset = material.dataset
+    (backbone,) = named_backbones(record.label_judge)
     if len(dataset) > CHECKED:
-        order = np.random.default_rng(job.seed).permutation(len(dataset))[:CHECKED]
+        order = np.random.default_rng(record.seed).permutation(len(dataset))[:CHECKED]
         dataset = dataset.take(np.sort(order).tolist())
-    return check_data(
-        dataset,
-        backbone=network,
-        prefix=prefix,
-        compute=False,
-        seed=job.seed,
-    )
+    prefix = _pretrained_prefix(model, backbone, record)
+    return check_data(dataset, backbone=backbone, prefix=prefix, compute=False, seed=record.seed)
 
 
-def _reliance(material: Material, answers: pd.DataFrame, cam: GradCam, seconds: float) -> Reliance:
-    """What painting evidence over does to as many of the judged pictures as the time allows, 16 at least."""
+def _pretrained_prefix(model: keras.Model, backbone: Backbone, record: Record) -> keras.Model | None:
+    """The model's own backbone up to its features, if training left it as it was and it is not `nano`."""
+    if record.label_judge == JUDGE or not record.backbone_is_unchanged:
+        return None
+    prefix = cut(model, backbone, 0)[0]
+    if prefix is not None and len(prefix.outputs) > 1:
+        return keras.Model(prefix.input, prefix.outputs[-1])  # of a head on several blocks, the last
+    return prefix
 
+
+def _reliance(inputs: ReportInputs, record: Record, cam: GradCam, seconds: float) -> Reliance:
+    """What painting over costs on as many of the predicted images as the time allows, 16 at least."""
     count = int(np.clip(seconds * 1000 / (3 * cam.milliseconds()), 16, EXPLAINED))
-    order = np.random.default_rng(0).permutation(len(answers))[:count]
-    chosen = answers.iloc[np.sort(order)]
-    classes = material.run.plan.classes
-    labels = np.array([classes.index(one) for one in chosen["label"]])
-    return reliance(material.model, _pictures(material, list(chosen["path"])), labels, cam=cam)
+    images, labels = _sample(inputs, record, count)
+    return reliance(inputs.model, images, labels, cam=cam)
 
 
-def _pictures(material: Material, paths: Sequence[str]) -> np.ndarray:
-    assert material.dataset is not None
-    place = {path: i for i, path in enumerate(material.dataset.images.table["path"])}
-    return material.dataset.examples().pixels.gather(np.array([place[path] for path in paths]))
+def _robustness(inputs: ReportInputs, record: Record) -> list[dict[str, Any]]:
+    images, labels = _sample(inputs, record, ROBUST)
+    return robustness(inputs.model, images, labels)
 
 
-def _robustness(material: Material, answers: pd.DataFrame) -> list[dict[str, Any]]:
+def _sample(inputs: ReportInputs, record: Record, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """At most so many of the predicted images, drawn at random, and their class numbers."""
+    predictions = record.predictions()
+    order = np.random.default_rng(0).permutation(len(predictions))[:count]
+    chosen = predictions.iloc[np.sort(order)]
+    labels = np.array([record.classes.index(one) for one in chosen["label"]])
+    return _pixels(inputs, list(chosen["path"])), labels
 
-    order = np.sort(np.random.default_rng(0).permutation(len(answers))[:ROBUST])
-    chosen, classes = answers.iloc[order], material.run.plan.classes
-    return robustness(
-        material.model,
-        _pictures(material, list(chosen["path"])),
-        np.array([classes.index(one) for one in chosen["label"]]),
-    )
+
+def _pixels(inputs: ReportInputs, paths: Sequence[str]) -> np.ndarray:
+    assert inputs.dataset is not None
+    index = {path: i for i, path in enumerate(inputs.dataset.images.table["path"])}
+    return inputs.dataset.examples().pixels.gather(np.array([index[path] for path in paths]))

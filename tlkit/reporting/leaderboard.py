@@ -10,43 +10,46 @@ from typing import TYPE_CHECKING, Any
 from tlkit.errors import SpecError
 from tlkit.files import write_atomically
 from tlkit.progress import log
-from tlkit.reporting.findings import _answers
-from tlkit.reporting.page import _render
+from tlkit.reporting.findings import Record
+from tlkit.reporting.page import fill_file
 from tlkit.runs.folder import Run
 from tlkit.stats import paired_difference, wilson_interval
 from tlkit.tables import Column, table_text
+from tlkit.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def leaderboard(runs: Sequence[Run], out: str | Path | None = None) -> Path:
-    """A page that ranks runs on the images on which all were judged, each against the best, paired.
+    """Write a page that ranks runs on the images on which all were evaluated, each compared with the best in pairs.
 
-    Test images where every run has some, else validation images. Raises SpecError where there are no common ones.
+    Test images are taken where every run has some in common, else validation images.
+
+    Args:
+        runs: finished runs, two or more.
+        out: the page, default leaderboard.html beside the first run.
+
+    Returns: the path of the page.
+
+    Raises:
+        SpecError: the runs have no such image in common.
     """
-    tables = {part: [_answers(run, part) for run in runs] for part in ("test", "validation")}
-    judged = {
-        part: functools.reduce(lambda one, other: one & other, [set(table["path"]) for table in answers])
-        for part, answers in tables.items()
-    }
-    part = next((one for one, common in judged.items() if common), "")
-    if not part:
-        raise SpecError("The runs share no image on which they were judged. Expected runs on the same data and split.")
-    common = judged[part]
-    rows = rank([str(run.folder) for run in runs], tables[part], common)
-    for row, run in zip(rows, [runs[row["place"]] for row in rows], strict=True):
-        plan, metrics = run.plan, run.metrics
+    records = [Record(run) for run in runs]
+    split, predictions, common = _common(records)
+    rows = rank([str(run.folder) for run in runs], predictions, common)
+    for row in rows:
+        record = records[row["index"]]
         row |= {
-            "backbone": plan.backbone.name,
-            "recipe": plan.recipe.name,
-            "size": f"{sum(f.stat().st_size for f in run.saved_model.rglob('*') if f.is_file()) / 1e6:.1f} MB",
-            "seconds": f"{metrics['seconds']['total']:.0f} s",
+            "backbone": record.backbone,
+            "recipe": record.recipe,
+            "size": f"{record.model_bytes / 1e6:.1f} MB",
+            "seconds": f"{record.seconds:.0f} s",
         }
     for line in _lines(rows):
         log.info(line)
     path = Path(out) if out is not None else runs[0].folder.parent / "leaderboard.html"
-    page = _render("leaderboard.html.jinja", rows=rows, n=len(common), part=part)
+    page = fill_file("leaderboard.html.jinja", {"rows": rows, "images": counted(len(common), f"{split} image")})
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, page)
     return path
@@ -54,12 +57,8 @@ def leaderboard(runs: Sequence[Run], out: str | Path | None = None) -> Path:
 
 def _lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The ranking for a person to read, header first."""
-    columns = [
-        Column("accuracy", right=True),
-        Column("95 % interval", right=True),
-        Column("behind the best", right=True),
-    ]
-    columns += [Column(name) for name in ("backbone", "recipe", "run")]
+    numbers = [Column(name, right=True) for name in ("accuracy", "95 % interval", "behind the best")]
+    columns = [*numbers, *[Column(name) for name in ("backbone", "recipe", "run")]]
     cells = [
         (
             f"{row['accuracy']:.1%}",
@@ -74,29 +73,41 @@ def _lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     return table_text(columns, cells).splitlines()
 
 
-def rank(names: Sequence[str], answers: Sequence[pd.DataFrame], common: set[str]) -> list[dict[str, Any]]:
-    """Runs by accuracy on common images, with how far each is behind the best: paired differences, 95 % intervals."""
+def _common(records: Sequence[Record]) -> tuple[str, list[pd.DataFrame], set[str]]:
+    """The split on which the runs are compared, each run's predictions of it, and the paths that all have."""
+    for split in ("test", "validation"):
+        predictions = [one.predictions(split) for one in records]
+        common = functools.reduce(lambda one, other: one & other, [set(table["path"]) for table in predictions])
+        if common:
+            return split, predictions, common
+    raise SpecError("The runs were evaluated on no image in common. Expected runs on the same data and split.")
 
-    right = []
-    for table in answers:
-        mine = table[table["path"].isin(common)].sort_values("path")
-        right.append((mine["prediction"] == mine["label"]).to_numpy())
-    order = sorted(range(len(names)), key=lambda i: -right[i].mean())
+
+def rank(names: Sequence[str], predictions: Sequence[pd.DataFrame], common: set[str]) -> list[dict[str, Any]]:
+    """Rank runs by accuracy on common images: the best first.
+
+    Returns a dict for each run: index (in `names`), run, accuracy with low and high (95 % interval), behind (the paired
+    difference to the best with its 95 % interval, in words) and surely_behind (whether that interval is below 0).
+    """
+    correct = []
+    for table in predictions:
+        shared = table[table["path"].isin(common)].sort_values("path")
+        correct.append((shared["prediction"] == shared["label"]).to_numpy())
+    order = sorted(range(len(names)), key=lambda i: -correct[i].mean())
     rows = []
     for i in order:
-        low, high = wilson_interval(int(right[i].sum()), len(common))
-        lost, error = paired_difference(right[i], right[order[0]])
-        behind = "the best" if i == order[0] else f"{100 * lost:+.1f} ± {196 * error:.1f} points"
-        sure = i != order[0] and lost + 1.96 * error < 0
+        low, high = wilson_interval(int(correct[i].sum()), len(common))
+        lost, error = paired_difference(correct[i], correct[order[0]])
+        best = i == order[0]
         rows.append(
             {
-                "place": i,
+                "index": i,
                 "run": names[i],
-                "accuracy": float(right[i].mean()),
+                "accuracy": float(correct[i].mean()),
                 "low": low,
                 "high": high,
-                "behind": behind,
-                "surely_behind": sure,
+                "behind": "the best" if best else f"{100 * lost:+.1f} ± {196 * error:.1f} points",
+                "surely_behind": not best and lost + 1.96 * error < 0,
             }
         )
     return rows

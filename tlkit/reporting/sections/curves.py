@@ -2,45 +2,58 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tlkit.reporting import charts
-from tlkit.runs.folder import Run
+from tlkit.reporting.findings import Findings
+from tlkit.reporting.page import Section, fill
+from tlkit.words import counted
 
-
-def _curves(run: Run) -> dict[str, Any]:
+if TYPE_CHECKING:
     import pandas as pd
 
-    history = pd.read_csv(run.folder / "history.csv") if (run.folder / "history.csv").is_file() else pd.DataFrame()
-    lines, drawn = [], []
-    if len(history) > 1:
-        place = np.arange(1, len(history) + 1)
-        first = history["stage"].ne(history["stage"].shift()).to_numpy()
-        marks = [(float(at), f"stage {stage}") for at, stage in zip(place[first], history["stage"][first], strict=True)]
-        for name, percent in (("accuracy", True), ("loss", False)):
-            series = {}
-            for word, column in (("training", name), ("validation", f"val_{name}")):
-                if column in history and history[column].notna().any():
-                    known = history[column].notna().to_numpy()
-                    series[word] = list(zip(place[known].tolist(), history[column][known].tolist(), strict=True))
-            words = ", ".join(f"{word} ends at {points[-1][1]:.3f}" for word, points in series.items())
-            drawn.append(
-                charts.lines(
-                    series,
-                    title=f"{name} by epoch: {words}",
-                    x_label="epoch, all stages",
-                    y_label=name,
-                    percent=percent,
-                    marks=marks,
-                )
-            )
+TEMPLATE = """
+{% if charts %}<div class="two">{% for one in charts %}<div>{{ one | safe }}</div>{% endfor %}</div>{% endif %}
+{% for line in lines %}<p>{{ line }}</p>{% endfor %}
+"""
+
+
+def render(findings: Findings) -> Section:
+    history = findings.record.history()
+    drawn = [_chart(history, name) for name in ("accuracy", "loss")] if len(history) > 1 else []
+    lines = _stages(history) or ["This model was not trained: it averages the predictions of other models."]
+    return Section("curves", "Learning curves", fill(TEMPLATE, {"charts": drawn, "lines": lines}))
+
+
+def _chart(history: pd.DataFrame, name: str) -> str:
+    """Accuracy or loss by epoch, of training and validation images, with a mark where each stage starts."""
+    epochs = np.arange(1, len(history) + 1)
+    first = history["stage"].ne(history["stage"].shift()).to_numpy()
+    series = {}
+    for split, column in (("training", name), ("validation", f"validation_{name}")):
+        if column in history and history[column].notna().any():
+            known = history[column].notna().to_numpy()
+            series[split] = list(zip(epochs[known].tolist(), history[column][known].tolist(), strict=True))
+    words = ", ".join(f"{split} ends at {points[-1][1]:.3f}" for split, points in series.items())
+    return charts.lines(
+        series,
+        title=f"{name} by epoch: {words}",
+        x=charts.Axis("epoch, all stages"),
+        y=charts.Axis(name, percent=name == "accuracy"),
+        marks=[(float(x), f"stage {n}") for x, n in zip(epochs[first], history["stage"][first], strict=True)],
+    )
+
+
+def _stages(history: pd.DataFrame) -> list[str]:
+    lines = []
     for stage, rows in history.groupby("stage", sort=True) if len(history) else ():
         last = rows.iloc[-1]
-        solved = "strength" in rows and rows["strength"].notna().any()
-        how = f"solved at strength {last['strength']:g}" if solved else f"{len(rows)} epochs"
+        solved = "c" in rows and rows["c"].notna().any()
+        how = f"head solved with C = {last['c']:g}" if solved else counted(len(rows), "epoch")
         lines.append(
-            f"Stage {stage}: {how}, {rows['seconds'].sum():.0f} s; validation accuracy {last['val_accuracy']:.1%} at its end."
+            f"Stage {stage}: {how}, {rows['seconds'].sum():.0f} s. "
+            f"Validation accuracy at its end: {last['validation_accuracy']:.1%}."
         )
-    return {"charts": drawn, "lines": lines or ["This model was not trained; it averages others."]}
+    return lines

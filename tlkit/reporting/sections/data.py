@@ -1,72 +1,98 @@
-"""What a report says of the data: its parts, and what the data doctor found."""
+"""What a report says of the data: suspicious labels, duplicates, outliers, class sizes and problem files."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tlkit.plan.plan import Plan
-from tlkit.reporting.album import SHOWN, _Album
-from tlkit.runs.folder import Run
+from tlkit.reporting.findings import Duplicate, Findings
+from tlkit.reporting.page import Section, fill
+from tlkit.reporting.thumbnails import SHOWN
+from tlkit.words import counted
 
 if TYPE_CHECKING:
-    from tlkit.doctor.checkup import Checkup
-
-
-def _data(run: Run, plan: Plan, checkup: Checkup | None, album: _Album) -> dict[str, Any]:
     import pandas as pd
 
-    problems = pd.read_csv(run.folder / "problems.csv", keep_default_na=False, dtype=str)
-    files = [
-        f"{len(rows):,} {kind} ({action}), such as {rows.iloc[0]['path']}"
-        for (kind, action), rows in problems.groupby(["problem", "action"], sort=True)
-    ]
+MOST = 8  # duplicates, and outliers, on the page
+MOST_CLASSES = 60
+BAR = 220  # pixels, of the largest class
+
+TEMPLATE = """
+<ul>{% for line in lines %}<li>{{ line }}</li>{% endfor %}</ul>
+{% if labels %}<h3>Suspicious labels</h3><p class="soft">A classifier that was not trained on these images predicts
+another class, the least probable label first. Look at them before you change a label: hard images are among them, too.
+All: <code>label_errors.csv</code>.</p>
+{{ gallery(labels) }}{% endif %}
+{% if duplicates %}<h3>Duplicates and near duplicates</h3><p class="soft">Pairs across splits come first.
+All: <code>duplicates.csv</code>.</p>
+{{ gallery(duplicates, True) }}{% endif %}
+{% if outliers %}<h3>Outliers</h3><p class="soft">Images that are unlike all others.
+All: <code>outliers.csv</code>.</p>
+{{ gallery(outliers) }}{% endif %}
+{% if classes %}<h3>Images per class</h3>
+<div class="wide"><table>{% for row in classes %}<tr><td>{{ row.label }}</td><td>{{ row.images }}</td>
+<td class="words"><span class="strip" style="width: {{ row.width }}px"></span></td></tr>
+{% endfor %}</table></div>{% endif %}
+{% if problems %}<h3>Problem files</h3><ul>{% for line in problems %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
+"""
+
+
+def render(findings: Findings) -> Section:
+    return Section("data-problems", "Data problems", fill(TEMPLATE, _values(findings)))
+
+
+def _values(findings: Findings) -> dict[str, Any]:
+    checkup, thumbnails = findings.analysis.checkup, findings.thumbnails
+    problems = _problems(findings.record.problems())
     if checkup is None:
-        gone = "The pictures are not where they were, so that the data could not be looked at again."
-        return {"lines": [gone], "labels": [], "duplicates": [], "outliers": [], "classes": [], "problems": files}
-    everything = sum(plan.images.values())
+        gone = "The images are not where they were, so the data could not be checked again."
+        return {"lines": [gone], "labels": [], "duplicates": [], "outliers": [], "classes": [], "problems": problems}
+    everything = sum(findings.record.image_counts.values())
+    lines = [*checkup.sentences(), *([] if problems else ["every file was read and used"])]
     if checkup.n < everything:
-        files = [
-            f"looked at {checkup.n:,} of {everything:,} pictures, drawn at random; tlkit inspect looks at all",
-            *files,
-        ]
-    probable = checkup.label_errors[checkup.label_errors["probable"]].head(SHOWN)
-    most = int(checkup.classes["images"].max())
+        sample = f"{checkup.n:,} of {counted(everything, 'image')} were checked, drawn at random"
+        lines = [f"{sample}; tlkit inspect {findings.record.data} checks all", *lines]
+    suspicious = checkup.label_errors[checkup.label_errors["probable"]].head(SHOWN)
+    largest = int(checkup.classes["images"].max())
     return {
-        "lines": [*checkup.sentences(), *([] if files else ["every file was read and used"])],
+        "lines": lines,
         "labels": [
-            album.figure(
+            thumbnails.figure(
                 row.path,
                 f"{row.path}: labelled {row.label}, perhaps {row.suggested}",
-                f"labelled {row.label} ({row.probability:.1%}); perhaps {row.suggested} ({row.suggested_probability:.0%})",
+                f"labelled {row.label} ({row.probability:.1%}), perhaps {row.suggested} "
+                f"({row.suggested_probability:.0%})",
             )
-            for row in probable.itertuples()
+            for row in suspicious.itertuples()
         ],
-        "duplicates": [
-            {
-                "pictures": [
-                    album.picture(row.path, f"{row.path}, {row.split}, {row.label}"),
-                    album.picture(row.other, f"{row.other}, {row.other_split}, {row.other_label}"),
-                ],
-                "said": f"{row.kind}: {_part(row.split)} {row.label} and {_part(row.other_split)} {row.other_label}",
-                "path": f"{row.path} and {row.other}",
-            }
-            for row in checkup.duplicates.head(8).itertuples()
-        ],
+        "duplicates": [_pair(one, findings) for one in findings.duplicates[:MOST]],
         "outliers": [
-            album.figure(
+            thumbnails.figure(
                 row.path,
                 f"{row.path}: {row.label}, unlike all others",
-                f"{row.label}: {row.distance:.1f} times the usual distance",
+                f"{row.label}, {row.distance:.1f} times the usual distance to the nearest image",
             )
-            for row in checkup.outliers.head(8).itertuples()
+            for row in checkup.outliers.head(MOST).itertuples()
         ],
         "classes": [
-            {"label": row.label, "images": row.images, "width": round(220 * row.images / most)}
-            for row in checkup.classes.head(60).itertuples()
+            {"label": row.label, "images": row.images, "width": round(BAR * row.images / largest)}
+            for row in checkup.classes.head(MOST_CLASSES).itertuples()
         ],
-        "problems": files,
+        "problems": problems,
     }
 
 
-def _part(name: str) -> str:
-    return {"train": "training"}.get(name, name)
+def _problems(table: pd.DataFrame) -> list[str]:
+    """One line for each kind of problem, with an example."""
+    return [
+        f"{kind} ({action}): {counted(len(rows), 'file')}, such as {rows.iloc[0]['path']}"
+        for (kind, action), rows in table.groupby(["problem", "action"], sort=True)
+    ]
+
+
+def _pair(pair: Duplicate, findings: Findings) -> dict[str, Any]:
+    each = list(zip(pair.paths, pair.splits, pair.labels, strict=True))
+    return {
+        "images": [findings.thumbnails.image(path, f"{path}, {split}, {label}") for path, split, label in each],
+        "caption": f"{pair.kind}: " + " and ".join(f"{label} ({split})" for _, split, label in each),
+        "path": " and ".join(pair.paths),
+    }

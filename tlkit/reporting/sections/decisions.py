@@ -1,28 +1,34 @@
-"""The decisions of a run and their evidence, as a report shows them."""
+"""The decisions of a run with their reasons, as a report shows them."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
 
-from tlkit.plan.plan import Plan
-from tlkit.runs.folder import Run
+from tlkit.reporting.findings import Findings
+from tlkit.reporting.page import Section, fill
+
+HEADINGS = {"measured": "data set"}  # what a decision is about -> its heading, where that says more
+
+TEMPLATE = """
+{% for one in log %}<h3>{{ one.about }}: {{ one.chosen }}</h3>{% if one.sentences %}
+<ul>{% for line in one.sentences %}<li>{{ line }}</li>{% endfor %}</ul>{% else %}<p>{{ one.why }}</p>{% endif %}
+{% endfor %}
+<details><summary>The recipe, the settings and the versions</summary><pre>{{ recipe }}</pre></details>
+<p class="soft">Repeat this run: <code>{{ repeat }}</code></p>
+"""
 
 
-def _decisions(run: Run, plan: Plan) -> dict[str, Any]:
+def render(findings: Findings) -> Section:
+    record = findings.record
     log = [
         {
-            "what": one.about,
+            "about": HEADINGS.get(one.about, one.about),
             "chosen": one.chosen,
             "why": one.why,
             "sentences": [line for line in one.evidence.get("sentences", ()) if isinstance(line, str)],
         }
-        for one in plan.decisions
+        for one in record.decisions
     ]
-    values = plan.to_dict()
-    shown = {name: values[name] for name in ("recipe", "job", "versions", "device", "precision")}
-    return {
-        "log": log,
-        "recipe": json.dumps(shown, indent=2, ensure_ascii=False),
-        "repeat": f"tlkit finetune {run.folder}/plan.json",
-    }
+    recipe = json.dumps(record.recipe_and_versions, indent=2, ensure_ascii=False)
+    values = {"log": log, "recipe": recipe, "repeat": f"tlkit finetune {record.run.folder}/plan.json"}
+    return Section("decisions", "Decision log", fill(TEMPLATE, values))

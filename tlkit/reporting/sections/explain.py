@@ -1,39 +1,47 @@
-"""What the answers rest on, in a report."""
+"""What predictions rest on, in a report: saliency maps by class, and what painting over them costs."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tlkit.evaluation.saliency import overlay
-from tlkit.plan.plan import Plan
-from tlkit.reporting.album import SHOWN, _Album, _evidence, as_data
+from tlkit.reporting.findings import Findings
+from tlkit.reporting.page import Section, fill
+from tlkit.reporting.thumbnails import SHOWN, as_data
 
-if TYPE_CHECKING:
-    import pandas as pd
+GREY = 110  # of 255, what a class's mean map is drawn on
 
-    from tlkit.evaluation.reliance import Reliance
+TEMPLATE = """
+{% for line in lines %}<p>{{ line }}</p>{% endfor %}
+{% if figures %}<p class="soft">For each class: its most confident correct prediction, the saliency map of that image
+(Grad-CAM), and the mean saliency map of the class.</p>
+{{ gallery(figures, True) }}{% endif %}
+"""
 
 
-def _explain(plan: Plan, answers: pd.DataFrame, album: _Album, cam: Any, found: Reliance | None) -> dict[str, Any]:
+def render(findings: Findings) -> Section:
+    reliance = findings.analysis.reliance
+    lines = ["Not measured: the model has no feature maps before its head, or the images are no longer there."]
+    figures: list[dict[str, Any]] = []
+    if findings.analysis.cam is not None and reliance is not None:
+        lines, figures = reliance.sentences(), _figures(findings, reliance.maps)
+    return Section("explain", "Saliency", fill(TEMPLATE, {"lines": lines, "figures": figures}))
 
-    if cam is None or found is None:
-        return {
-            "lines": ["Not measured: the model has no feature maps before its head, or the pictures are gone."],
-            "figures": [],
-        }
+
+def _figures(findings: Findings, maps: dict[int, np.ndarray]) -> list[dict[str, Any]]:
     figures = []
-    right = answers[answers["prediction"] == answers["label"]].sort_values("probability", ascending=False)
-    for number, name in enumerate(plan.classes[:SHOWN]):
-        mine = right[right["label"] == name].head(1)
-        pixels = album.pixels(mine.iloc[0]["path"]) if len(mine) else None
+    correct = findings.predictions[findings.correct].sort_values("probability", ascending=False)
+    for number, name in enumerate(findings.record.classes[:SHOWN]):
+        best = correct[correct["label"] == name].head(1)
+        pixels = findings.thumbnails.pixels(best.iloc[0]["path"]) if len(best) else None
         if pixels is None:
             continue
-        path = mine.iloc[0]["path"]
-        pictures = [as_data(pixels, f"{path}, {name}"), *_evidence([path], album, cam)[0]]
-        if number in found.maps:
-            flat = np.full_like(pixels, 110)
-            pictures.append(as_data(overlay(flat, found.maps[number]), f"mean evidence over the class {name}"))
-        figures.append({"pictures": pictures, "said": f"{name}, {mine.iloc[0]['probability']:.0%}", "path": path})
-    return {"lines": found.sentences(), "figures": figures}
+        path = best.iloc[0]["path"]
+        images = [as_data(pixels, f"{path}, {name}"), *findings.thumbnails.saliency([path], findings.analysis.cam)[0]]
+        if number in maps:
+            mean = overlay(np.full_like(pixels, GREY), maps[number])
+            images.append(as_data(mean, f"mean saliency map of the class {name}"))
+        figures.append({"images": images, "caption": f"{name}, {best.iloc[0]['probability']:.0%}", "path": path})
+    return figures

@@ -1,27 +1,36 @@
-"""The surest mistakes of a report, with their saliency maps."""
+"""The most confident mistakes of a report, with their saliency maps, and the least certain predictions."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from tlkit.reporting.findings import Findings
+from tlkit.reporting.page import Section, fill
+from tlkit.reporting.thumbnails import SHOWN
 
-from tlkit.reporting.album import SHOWN, _Album, _answered, _evidence
+UNSURE = 8  # least certain predictions on the page
 
-if TYPE_CHECKING:
-    import pandas as pd
+TEMPLATE = """
+{% if worst %}<p class="soft">Wrong predictions of {{ split }} images, the most confident first.
+{%- if maps %} Beside each image is its saliency map (Grad-CAM): the brighter, the more that place supported the
+prediction.{% endif %} All: <code>mistakes.csv</code>.</p>
+{{ gallery(worst, True) }}{% else %}<p>Every prediction of the {{ split }} images is correct.</p>{% endif %}
+{% if unsure %}<h3>Least certain</h3><p class="soft">The predictions with the lowest probability, right or wrong.</p>
+{{ gallery(unsure) }}{% endif %}
+"""
 
 
-def _mistakes(answers: pd.DataFrame, album: _Album, cam: Any, part: str) -> dict[str, Any]:
-    wrong = answers[answers["prediction"] != answers["label"]].sort_values("probability", ascending=False).head(SHOWN)
-    worst = [_answered(row, album) for row in wrong.itertuples()]
-    for figure, evidence in zip(worst, _evidence(list(wrong["path"]), album, cam), strict=True):
-        figure["pictures"] += evidence
-    unsure = answers.sort_values("probability").head(8)
-    least = [
-        _answered(
+def render(findings: Findings) -> Section:
+    thumbnails = findings.thumbnails
+    wrong = findings.mistakes.head(SHOWN)
+    worst = [thumbnails.prediction(row) for row in wrong.itertuples()]
+    maps = thumbnails.saliency(list(wrong["path"]), findings.analysis.cam)
+    for figure, drawn in zip(worst, maps, strict=True):
+        figure["images"] += drawn
+    unsure = [
+        thumbnails.prediction(
             row,
-            album,
             f"{row.prediction} {row.probability:.0%}, {row.top2} {row.top2_probability:.0%}; labelled {row.label}",
         )
-        for row in unsure.itertuples()
+        for row in findings.predictions.sort_values("probability").head(UNSURE).itertuples()
     ]
-    return {"worst": worst, "unsure": least, "part": part}
+    values = {"worst": worst, "maps": any(maps), "unsure": unsure, "split": findings.split}
+    return Section("mistakes", "Most confident mistakes", fill(TEMPLATE, values))

@@ -1,71 +1,93 @@
-"""How far a report's probabilities can be trusted: calibration, coverage and risk."""
+"""How far a report's probabilities can be trusted: calibration, and errors by coverage."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
 
-from tlkit.evaluation.calibration import calibration_error_of
 from tlkit.evaluation.refusal import coverage_and_risk
 from tlkit.reporting import charts
-from tlkit.stats import reliability_bins
+from tlkit.reporting.findings import Findings, Refusal
+from tlkit.reporting.page import Section, fill
+from tlkit.words import counted
 
-if TYPE_CHECKING:
-    import pandas as pd
+USUAL_ERROR = 0.05  # the share of errors for which a threshold is proposed, where none was asked for
+
+TEMPLATE = """
+<div class="two"><div>{{ diagram | safe }}</div><div>{{ curve | safe }}</div></div>
+{% for line in lines %}<p>{{ line }}</p>{% endfor %}
+"""
+
+Curve = list[tuple[float, float, float]]  # coverage, share wrong, threshold
 
 
-def _reliability(metrics: dict[str, Any], answers: pd.DataFrame, part: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def render(findings: Findings) -> Section:
+    confidence, correct = findings.predictions["probability"].to_numpy(float), findings.correct
+    curve = list(zip(*coverage_and_risk(confidence, correct), strict=True))
+    calibration = findings.calibration
+    title = f"reliability diagram: expected calibration error {calibration.error:.3f}, n = {len(correct):,}"
+    diagram = charts.reliability(calibration.bins, title=title)
+    lines = [_error(findings), *_temperature(findings), *_threshold(findings, curve)]
+    values = {"diagram": diagram, "curve": _curve(findings.record.refusal, curve), "lines": lines}
+    return Section("reliability", "Calibration", fill(TEMPLATE, values))
 
-    confidence, right = answers["probability"].to_numpy(float), (answers["prediction"] == answers["label"]).to_numpy()
-    bins = reliability_bins(confidence, right)
-    error, low, high = calibration_error_of(confidence, right)
-    coverage, risk, thresholds = coverage_and_risk(confidence, right)
-    lines = [
-        f"Calibration error {error:.3f} (95 % interval {low:.3f} to {high:.3f}, n = {len(right):,}): what it says and how often that is so differ by that much on average."
-    ]
-    calibration = metrics.get("calibration")
-    if calibration:
-        before = calibration["before"][part]
-        lines.append(
-            f"A temperature of {calibration['temperature']:.2f}, fitted on {calibration['fitted_on']:,} validation images, is part of the model that is served: it moved the "
-            f"calibration error from {before['ece']:.3f} to {metrics[part]['ece']:.3f}, and the log loss from {before['log_loss']:.3f} to {metrics[part]['log_loss']:.3f}."
-        )
-    refusal, here = metrics.get("refusal"), []
-    if refusal and refusal.get(part):
-        measured = refusal[part]
-        here = [(measured["coverage"], measured["error"])] if measured["answered"] else []
-        held = (
-            "with 95 % confidence"
-            if refusal["assured"]
-            else "on the validation images seen, which are too few to assure it"
-        )
-        share = (
-            f"; of the {part} images it answers {measured['coverage']:.1%}, {measured['error'] or 0:.1%} of those wrong"
-        )
-        lines.append(
-            f'Below {min(refusal["threshold"], 1):.3f} it answers "unsure", to keep errors at {refusal["max_error"]:.1%} {held}{share}.'
-        )
-    else:
-        wanted = next(
-            ((c, r, t) for c, r, t in reversed(list(zip(coverage, risk, thresholds, strict=True))) if r <= 0.05), None
-        )
-        if wanted and wanted[0] < 1:
-            lines.append(
-                f"Were it to answer only when its probability is {wanted[2]:.2f} or more, it would answer {wanted[0]:.0%} of the {part} images, {wanted[1]:.1%} of them wrong."
-            )
-    values = {"ece": error, "ece_95": [low, high], "bins": [list(one) for one in bins]}
-    risk_words = ", ".join(
-        f"{risk[np.searchsorted(coverage, at)]:.1%} wrong at {at:.0%}" for at in (0.5, 0.8, 1.0) if len(coverage)
+
+def _error(findings: Findings) -> str:
+    calibration, (low, high) = findings.calibration, findings.calibration.interval
+    return (
+        f"Expected calibration error {calibration.error:.3f} (95 % interval {low:.3f} to {high:.3f}, "
+        f"n = {len(findings.predictions):,}): the average gap between the predicted probability and the share of "
+        "correct predictions. 0 is perfect."
     )
-    curve = charts.lines(
-        {"share of the answers that is wrong": list(zip(coverage, risk, strict=True))},
-        title=f"errors by coverage, the least sure left out first: {risk_words}",
-        x_label="share of the pictures that are answered",
-        y_label="wrong",
-        percent=True,
-        x_percent=True,
+
+
+def _temperature(findings: Findings) -> list[str]:
+    found, score = findings.record.temperature, findings.record.score
+    if found is None:
+        return []
+    images = counted(found.fitted_on, "validation image")
+    if f"{found.value:.2f}" == "1.00":
+        return [f"The temperature fitted on {images} is 1.00: the probabilities were left as they are."]
+    return [
+        f"The exported model divides its logits by a temperature of {found.value:.2f}, fitted on {images}. With it "
+        f"the calibration error of the {findings.split} images went from {found.calibration_error_before:.3f} to "
+        f"{score.calibration_error:.3f}, and the log loss from {found.log_loss_before:.3f} to {score.log_loss:.3f}."
+    ]
+
+
+def _threshold(findings: Findings, curve: Curve) -> list[str]:
+    """What the threshold of the model does, or what one would do."""
+    refusal, split = findings.record.refusal, findings.split
+    if refusal is not None:
+        how = (
+            "with 95 % confidence"
+            if refusal.assured
+            else "on the validation images; there are too few of them to guarantee it for new images"
+        )
+        return [
+            f'Below a probability of {min(refusal.threshold, 1):.3f} the model answers "unsure". That keeps errors at '
+            f"or below {refusal.max_error:.1%} {how}. It answers {refusal.coverage:.1%} of the {split} images; "
+            f"{refusal.error or 0:.1%} of those answers are wrong."
+        ]
+    wanted = next((one for one in reversed(curve) if one[1] <= USUAL_ERROR), None)
+    if wanted is None or wanted[0] == 1:
+        return []
+    coverage, wrong, threshold = wanted
+    return [
+        f"If the model answered only at a probability of {threshold:.2f} or more, it would answer {coverage:.0%} of "
+        f"the {split} images, and {wrong:.1%} of those answers would be wrong."
+    ]
+
+
+def _curve(refusal: Refusal | None, curve: Curve) -> str:
+    coverage, wrong = [one[0] for one in curve], [one[1] for one in curve]
+    words = ", ".join(
+        f"{wrong[np.searchsorted(coverage, at)]:.1%} wrong at {at:.0%} coverage" for at in (0.5, 0.8, 1.0)
+    )
+    here = [(refusal.coverage, refusal.error)] if refusal is not None and refusal.error is not None else []
+    return charts.lines(
+        {"share of answers that are wrong": list(zip(coverage, wrong, strict=True))},
+        title=f"errors by coverage, the least certain images left out first: {words}",
+        x=charts.Axis("coverage: share of images answered", percent=True),
+        y=charts.Axis("wrong", percent=True),
         dots=here,
     )
-    diagram = charts.reliability(bins, title=f"reliability: calibration error {error:.3f}, n = {len(right)}")
-    return {"diagram": diagram, "curve": curve, "lines": lines}, values

@@ -2,79 +2,117 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from tlkit.reporting.findings import Findings
+from tlkit.reporting.page import Section, fill
+from tlkit.words import counted
 
-from tlkit.plan.plan import Plan
-from tlkit.runs.folder import Run
-from tlkit.strategy.axes import still_climbing
+TEMPLATE = """
+<div class="tiles">{% for name, value, about in tiles %}
+<div class="tile"><small>{{ name }}</small><b>{{ value }}</b><small>{{ about }}</small></div>
+{% endfor %}</div>
+{% if recipe %}<p>{{ recipe }}</p>{% endif %}
+<div class="next"><b>What to do next</b><ul>{% for line in steps %}<li>{{ line }}</li>{% endfor %}</ul></div>
+"""
 
-if TYPE_CHECKING:
-    from tlkit.doctor.checkup import Checkup
+WEAK = 0.1  # of F1: how far below the mean the weakest class must be to be named
+WIDE = 0.1  # of accuracy: an interval as wide as this is said to be wide
+SUSPICIOUS = 0.02  # share of suspicious labels from which on they come first
 
 
-def _summary(
-    run: Run, plan: Plan, metrics: dict[str, Any], part: str, speed: float | None, checkup: Checkup | None
-) -> dict[str, Any]:
-    score = metrics[part]
-    low, high = score["accuracy_95"]
-    size = sum(file.stat().st_size for file in run.saved_model.rglob("*") if file.is_file())
-    parity = metrics["parity"]
-    tiles = [
-        ("accuracy", f"{score['accuracy']:.1%}", f"{low:.1%} to {high:.1%} (95 %), {score['n']:,} {part} images"),
-        ("macro-F1", f"{score['macro_f1']:.3f}", f"mean over {len(plan.classes)} classes"),
-        ("log loss", f"{score['log_loss']:.3f}", f"calibration error {score['ece']:.3f}"),
-        ("model", f"{size / 1e6:.1f} MB", f"{plan.backbone.name} at {plan.image_size} px, as a SavedModel"),
+def render(findings: Findings) -> Section:
+    values = {"tiles": _tiles(findings), "recipe": _recipe(findings), "steps": next_steps(findings)}
+    return Section("summary", "Summary", fill(TEMPLATE, values))
+
+
+def _tiles(findings: Findings) -> list[tuple[str, str, str]]:
+    """Name, value and explanation of each."""
+    record, score, parity = findings.record, findings.record.score, findings.record.parity
+    low, high = score.interval
+    speed = findings.milliseconds
+    return [
+        (
+            f"{findings.split} accuracy",
+            f"{score.accuracy:.1%}",
+            f"95 % interval {low:.1%} to {high:.1%}, n = {counted(score.n, 'image')}",
+        ),
+        ("macro-F1", f"{score.macro_f1:.3f}", f"mean F1 of {counted(len(record.classes), 'class', 'classes')}"),
+        ("log loss", f"{score.log_loss:.3f}", f"expected calibration error {score.calibration_error:.3f}"),
+        (
+            "model size",
+            f"{record.model_bytes / 1e6:.1f} MB",
+            f"SavedModel, {record.backbone} at {record.image_size} px",
+        ),
         (
             "speed",
             "not measured" if speed is None else f"{speed:.1f} ms",
-            f"an image in batches of 16, {plan.device}",
+            f"per image, network only, in batches of 16 on {record.device}",
         ),
         (
-            "served = trained",
-            f"{parity['top1_agreement']:.0%}",
-            f"of {parity['n']} files, off by {parity['max_difference']:.0e} at most",
+            "export check",
+            f"{parity.agreement:.0%}",
+            f"of {counted(parity.n, 'file')} predicted by the SavedModel as by the trained model; "
+            f"largest difference {parity.largest_difference:.0e}",
         ),
     ]
-    chosen = plan.decision("recipe")
-    images = plan.images
-    counts = ", ".join(f"{count:,} {name}" for name, count in images.items() if count)
-    return {
-        "what": f"{sum(images.values()):,} images ({counts}). Trained in {metrics['seconds']['total']:.0f} s.",
-        "tiles": [{"name": name, "value": value, "about": about} for name, value, about in tiles],
-        "recipe": f"Recipe {chosen.chosen}: {chosen.why}." if chosen else "",
-        "next": next_steps(run, plan, metrics, part, checkup),
-    }
 
 
-def next_steps(run: Run, plan: Plan, metrics: dict[str, Any], part: str, checkup: Checkup | None) -> list[str]:
+def _recipe(findings: Findings) -> str:
+    chosen = findings.record.decision("recipe")
+    return f"Recipe {chosen.chosen}: {chosen.why}." if chosen else ""
+
+
+def next_steps(findings: Findings) -> list[str]:
     """What a person might do now, most urgent first."""
-    score, steps = metrics[part], []
-    low, high = score["accuracy_95"]
-    if checkup is not None:
-        leaks = checkup.duplicates[checkup.duplicates["leak"]]
-        judged = int(leaks[["split", "other_split"]].isin([part]).any(axis=1).sum())
-        if judged:
-            steps.append(
-                f"{judged} {part} images have a duplicate in another part, so that the accuracy above is too good: put each pair into one part (duplicates.csv, or a group column)."
-            )
-        wrong = int(checkup.label_errors["probable"].sum())
-        if wrong > 0.02 * checkup.n:
-            steps.append(
-                f"Look at the {wrong:,} labels that are probably wrong (label_errors.csv) before you change anything else."
-            )
-    worst = min(score["per_class"].items(), key=lambda one: one[1]["f1"] if one[1]["support"] else 2)
-    if worst[1]["f1"] < score["macro_f1"] - 0.1:
+    run = findings.record.run
+    steps = [*_about_data(findings), *_about_accuracy(findings)]
+    if findings.record.refusal is None:
+        steps.append(f'To let it answer "unsure" instead of a wrong class: tlkit export {run.folder} --max-error 0.05.')
+    steps.append(f"Try it: tlkit predict {run.folder} FILE... Deploy it: {run.saved_model} is the exported model.")
+    return steps
+
+
+def _about_data(findings: Findings) -> list[str]:
+    steps, checkup, split = [], findings.analysis.checkup, findings.split
+    leaks = sum(split in one.splits and one.splits[0] != one.splits[1] for one in findings.duplicates)
+    if leaks:
         steps.append(
-            f"'{worst[0]}' is the weakest class (F1 {worst[1]['f1']:.2f}, {worst[1]['support']} images): look at its mistakes, and add pictures of it."
+            f"{counted(leaks, 'duplicate pair')} of images {'lies' if leaks == 1 else 'lie'} in the {split} split and "
+            "in another one, so the accuracy above is too high. Keep the images of a pair in one split "
+            "(see duplicates.csv; a group column does it)."
         )
-    climbing = any(still_climbing(one.evidence) for one in plan.decisions if one.about == "measured")
-    if climbing:
-        steps.append("Accuracy still climbs with more training images: more pictures would help.")
-    if high - low > 0.1:
+    groups = int((findings.record.problems()["problem"] == "group-across-parts").sum())
+    if groups:
         steps.append(
-            f"The interval is {100 * (high - low):.0f} points wide: with {score['n']:,} {part} images, smaller differences cannot be seen."
+            f"{counted(groups, 'group')} {'has' if groups == 1 else 'have'} images in several splits, so the accuracy "
+            "above may be too high. Keep the images of a group in one split."
         )
-    if not metrics.get("refusal"):
-        steps.append(f'To have it say "unsure" rather than be wrong: tlkit export {run.folder} --max-error 0.05.')
-    steps.append(f"Try it: tlkit predict {run.folder} FILE... Deploy {run.saved_model}.")
+    wrong = 0 if checkup is None else int(checkup.label_errors["probable"].sum())
+    if checkup is not None and wrong > SUSPICIOUS * checkup.n:
+        steps.append(
+            f"Look at the {counted(wrong, 'suspicious label')} (label_errors.csv) before you change anything else."
+        )
+    return steps
+
+
+def _about_accuracy(findings: Findings) -> list[str]:
+    steps, score, split = [], findings.record.score, findings.split
+    low, high = score.interval
+    worst = min(score.classes, key=lambda one: one.f1 if one.images else 2)
+    if worst.f1 < score.macro_f1 - WEAK:
+        steps.append(
+            f"'{worst.name}' is the weakest class (F1 {worst.f1:.2f} on {counted(worst.images, 'image')}). "
+            "Look at its mistakes, and add images of it."
+        )
+    if findings.record.still_climbing:
+        steps.append("Accuracy still rises with the number of training images: more images would help.")
+    if high - low > WIDE:
+        steps.append(
+            f"The 95 % interval of the accuracy is {100 * (high - low):.0f} points wide, because there "
+            f"{'is' if score.n == 1 else 'are'} only {counted(score.n, f'{split} image')}. More would narrow it."
+        )
+    if split == "validation":
+        steps.append(
+            "There is no test split. The accuracy above is measured on the validation images, which were also used to "
+            "choose the model, so it may be a little too high. Set test images aside for an unbiased number."
+        )
     return steps
