@@ -100,10 +100,10 @@ def check_safety(
     allow that does not exist, WeightsError for absent weights.
     """
     network = find_backbone(backbone)
-    check_fields(allow)
+    allow = check_fields(allow)
     asked = FULL if augmentation is None else augmentation
     images = _reference(images, seed)
-    words = [network.name, weights, list(allow), seed, thorough, dataclasses.asdict(asked), VERSION]
+    words = [network.name, weights, allow, seed, thorough, dataclasses.asdict(asked), VERSION]
     about = [images.labels().tolist(), images.keys(), images.groups().tolist()]
     cache = cache or Cache()
     file = _kept_file(cache, json.dumps([*words, *about]))
