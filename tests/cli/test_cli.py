@@ -162,3 +162,10 @@ def test_a_line_is_printed_once_whatever_the_root_logger_does(capsys: pytest.Cap
     finally:
         logging.getLogger().removeHandler(handler)
     assert capsys.readouterr() == ("--image-size is 8\n", "")
+
+
+def test_a_field_to_allow_may_have_its_american_name(tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    for name, message in (("color_cast", "missing"), ("color_casts", "Did you mean 'colour_cast'")):
+        done = CliRunner().invoke(main, ["augment", str(missing), "--allow", name])
+        assert done.exit_code == 1 and message in done.output

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tlkit.errors import SpecError
 from tlkit.plan.recipe import Unfreeze
+from tlkit.plan.spelling import both_spellings, set_by_alias
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Weights:
         return not self.url
 
 
+@both_spellings
 @dataclass(frozen=True)
 class Backbone:
     """A network without its top, pretrained or not.
@@ -42,7 +44,7 @@ class Backbone:
     parameters: numbers without the top.
     weights: its pretrained weights in a file of their own; None where it has none or brings them.
     brings_weights: `build` gives a network that is trained already.
-    licence: of the pretrained weights, "" where there are none.
+    licence: of the pretrained weights, "" where there are none; `license` is another spelling of it.
     frozen_because: why it cannot be fine-tuned, "" where it can.
     sha256: of its files, where these are copied into a run; else None. note: what else a plan says of it.
     origin: what plan.json calls its source: "table", "keras", "module" or "kerashub". A record: nothing depends on it.
@@ -61,6 +63,10 @@ class Backbone:
     sha256: str | None = None
     note: str = ""
     origin: str = "table"
+    license: InitVar[str | None] = None
+
+    def __post_init__(self, license: str | None) -> None:
+        set_by_alias(self, {"license": license})
 
     def build(self, size: int) -> tuple[Any, Any]:
         """The network at an image size: its input, raw RGB 0-255, shape (n, size, size, 3), and its features.

@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import Any
 
 from tlkit.errors import NameUnknown, SpecError, unknown
 from tlkit.plan.checks import _between, _from_dict, _one_of, _range
+from tlkit.plan.spelling import both_spellings, in_our_spelling, our_spelling, set_by_alias
 
 Range = tuple[float, float]
 BORDERS = ("reflect", "replicate", "wrap", "black")
@@ -24,6 +25,7 @@ FLIPS = ("flip_horizontal", "flip_vertical", "half_turn")
 FACTORS = ("zoom", "stretch", "crop")  # fields that multiply; the others add
 
 
+@both_spellings
 @dataclass(frozen=True)
 class Augmentation:
     """How training images are varied. Every (low, high) range is drawn from uniformly.
@@ -44,6 +46,7 @@ class Augmentation:
     border: what is beyond the edge: "reflect", "replicate", "wrap" or "black".
     policy: "all" = every field at once; "one" = each picture gets one field or none, drawn at random (TrivialAugment, Mueller and
         Hutter 2021, arXiv:2103.10158).
+    color_cast, pca_color: other spellings of colour_cast and pca_colour.
 
     >>> Augmentation(rotate=(-10, 10)).is_identity()
     False
@@ -65,8 +68,11 @@ class Augmentation:
     crop: Range = (1.0, 1.0)
     border: str = "reflect"
     policy: str = "all"
+    color_cast: InitVar[Range | None] = None
+    pca_color: InitVar[float | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, color_cast: Range | None, pca_color: float | None) -> None:
+        set_by_alias(self, {"color_cast": color_cast, "pca_color": pca_color})
         for name, (low, high) in AUGMENTATION_LIMITS.items():
             if isinstance(getattr(Augmentation, name), tuple):
                 _range(f"Augmentation.{name}", getattr(self, name), low, high)
@@ -106,16 +112,22 @@ AUGMENTATION_LIMITS: dict[str, Range] = {
 }
 
 
-def check_fields(names: Iterable[str]) -> None:
-    """Raises NameUnknown for what is no field of an Augmentation that changes pictures."""
-    for name in names:
+def check_fields(names: Iterable[str]) -> list[str]:
+    """The fields of an Augmentation that change images, as we spell them. Raises NameUnknown for what is none."""
+    fields = [our_spelling(name) for name in names]
+    for name in fields:
         if name not in AUGMENTATION_LIMITS:
             raise unknown("augmentation field", name, list(AUGMENTATION_LIMITS))
+    return fields
 
 
 def augmentation_from_dict(values: Mapping[str, Any]) -> Augmentation:
-    """An Augmentation from `to_dict`'s values. Raises NameUnknown for a field that does not exist, SpecError for a bad value."""
-    return _from_dict(Augmentation, values)
+    """An Augmentation from `to_dict`'s values. Raises NameUnknown for a field that does not exist, SpecError for a bad value.
+
+    >>> augmentation_from_dict({"color_cast": [-0.1, 0.1]}).colour_cast
+    (-0.1, 0.1)
+    """
+    return _from_dict(Augmentation, in_our_spelling(values))
 
 
 _LIGHT = Augmentation(

@@ -84,10 +84,9 @@ class Job:
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", Path(self.data))
         object.__setattr__(self, "from_run", None if self.from_run is None else Path(self.from_run))
-        object.__setattr__(self, "allow", tuple(self.allow))
+        object.__setattr__(self, "allow", tuple(check_fields(self.allow)))
         if self.fit not in FITS:
             raise unknown("fit", self.fit, FITS)
-        check_fields(self.allow)
         for name in ("epochs", "batch_size", "image_size"):
             if getattr(self, name) is not None:
                 _whole(f"`{name}`", getattr(self, name), 1)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tlkit.errors import SpecError
-from tlkit.plan.augmentation import Augmentation
+from tlkit.plan.augmentation import Augmentation, augmentation_from_dict
 from tlkit.plan.checks import _between, _from_dict, _one_of, _whole
 
 Unfreeze = int | str | tuple[int, ...]
@@ -242,7 +242,7 @@ def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
     """
     given = dict(values)
     given["head"] = _from_dict(Head, given.get("head", {}))
-    given["augmentation"] = _from_dict(Augmentation, given.get("augmentation", {}))
+    given["augmentation"] = augmentation_from_dict(given.get("augmentation", {}))
     given["stages"] = tuple(_from_dict(Stage, stage) for stage in given.get("stages", ()))
     return _from_dict(Recipe, given)
 

@@ -83,10 +83,10 @@ def check_safety(
         WeightsError: for absent weights.
     """
     network = find_backbone(backbone)
-    check_fields(allow)
+    allow = check_fields(allow)
     asked = FULL if augmentation is None else augmentation
     images, cache = _reference(images, seed), cache or Cache()
-    words = [network.name, "imagenet", list(allow), seed, thorough, dataclasses.asdict(asked), VERSION]
+    words = [network.name, "imagenet", allow, seed, thorough, dataclasses.asdict(asked), VERSION]
     about = [images.labels().tolist(), images.keys(), images.groups().tolist()]
     file = _kept_file(cache, json.dumps([*words, *about]))
     if file.is_file():
