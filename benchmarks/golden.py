@@ -34,9 +34,23 @@ from typing import Any
 
 # Names that were changed on purpose: old -> new, or None for what is no longer written. They count as keys of JSON, columns of CSV,
 # file names, and as whole values (such as the "val" of a column); "a.b" is a path of keys, from anywhere.
-RENAMED: dict[str, str | None] = {}
+RENAMED: dict[str, str | None] = {
+    "settings": "job",
+    "max_minutes": None,  # the job's now
+    "part": "split",
+    "other_part": "other_split",
+    "val": "validation",
+    "robustness": None,  # of other corruptions now
+}
 # Keys that only the newer make has, on purpose.
-ADDED: tuple[str, ...] = ("files",)
+ADDED: tuple[str, ...] = (
+    "files",
+    "decided",
+    "ensemble_of",
+    "members",
+    *(f"job.{name}" for name in ("allow", "augment", "batch_size", "cache_gb", "checked", "epochs", "max_minutes")),
+    *(f"job.{name}" for name in ("recipe", "report", "strict")),
+)
 
 # Keys that name a time, a date, a version, a machine or what was typed.
 PASSING = re.compile(
@@ -491,7 +505,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Differen
     found = [Difference(key, value, "(lacking)") for key, value in old.items() if key not in new]
     for key, value in new.items():
         if key not in old:
-            if not any(part in ADDED for part in key.split(".")):
+            if not any(f".{one}." in f".{key}." for one in ADDED):
                 found.append(Difference(key, "(lacking)", value))
         elif (one := difference(key, old[key], value)) is not None:
             found.append(one)

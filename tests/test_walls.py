@@ -323,3 +323,91 @@ def test_imports_stand_at_the_top_but_in_the_command_line_and_where_a_backbone_i
         if isinstance(inner, ast.ImportFrom) and (inner.module or "").split(".")[0] == "tlkit"
     }
     assert late == LATE_IMPORTS
+
+
+MESSAGES = {
+    "detail",
+    "error",
+    "fault",
+    "line",
+    "message",
+    "note",
+    "outcome",
+    "reason",
+    "said",
+    "sentence",
+    "text",
+    "why",
+}
+ASKS_TEXT = {
+    "startswith",
+    "endswith",
+    "removeprefix",
+    "removesuffix",
+    "partition",
+    "rpartition",
+    "find",
+    "index",
+    "count",
+}
+
+
+def branches_on_english(tree: ast.AST) -> list[int]:
+    """Lines that compare with the words of a message.
+
+    They compare with a literal of several words, or a literal with what is called a message.
+    """
+
+    def is_phrase(node: ast.AST) -> bool:
+        return isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value.strip()
+
+    def is_message(node: ast.AST) -> bool:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "str" and node.args:
+            return is_message(node.args[0])
+        name = getattr(node, "id", getattr(node, "attr", None))
+        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+            name = node.slice.value
+        return str(name).removesuffix("s") in MESSAGES
+
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            words = any(
+                isinstance(one, ast.Constant) and isinstance(one.value, str) and one.value.strip() for one in sides
+            )
+            if any(map(is_phrase, sides)) or (words and any(map(is_message, sides))):
+                found.append(node.lineno)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ASKS_TEXT:
+            literal = any(isinstance(one, ast.Constant) and isinstance(one.value, str) for one in node.args)
+            if any(map(is_phrase, node.args)) or (literal and is_message(node.func.value)):
+                found.append(node.lineno)
+    return found
+
+
+def test_what_branches_on_english_is_found() -> None:
+    for code in (
+        "if 'time limit' in note: pass",
+        "if outcome.startswith('dropped'): pass",
+        "ok = 'megapixels' in fault",
+        "ok = str(error) == 'gone'",
+        "x = words.removesuffix(' of all')",
+        "ok = row['why'] != 'asked'",
+    ):
+        assert branches_on_english(ast.parse(code)), code
+    for code in (
+        "ok = kind == 'dropped'",
+        "ok = 'rotate' in fields",
+        "ok = name.startswith('.')",
+        "ok = note in notes",
+    ):
+        assert not branches_on_english(ast.parse(code)), code
+
+
+def test_no_code_branches_on_the_words_of_a_message() -> None:
+    found = [
+        f"{file}:{line}"
+        for _, file in modules()
+        for line in branches_on_english(ast.parse(file.read_text(encoding="utf-8")))
+    ]
+    assert not found, "\n".join(found)

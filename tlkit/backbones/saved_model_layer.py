@@ -125,15 +125,14 @@ class Module:
 def _load(folder: Path, name: str) -> Any:
     try:
         return tf.saved_model.load(str(folder))
-    except ValueError as error:
-        if "tags" not in str(error):
-            raise _unreadable(folder, name, error) from error
+    except ValueError as error:  # perhaps it has no tag of TF2's
+        untagged = error
     except Exception as error:  # TensorFlow raises OSError, its own errors and, for damaged files, protobuf's
         raise _unreadable(folder, name, error) from error
     try:
         return tf.saved_model.load(str(folder), tags=[])  # a TF1 module keeps the graph for inference without a tag
     except Exception as error:
-        raise _unreadable(folder, name, error) from error
+        raise _unreadable(folder, name, untagged) from error
 
 
 def _unreadable(folder: Path, name: str, error: Exception) -> WeightsError:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 TABLE_COLUMNS = ("path", "label", "split", "group", "sha256", "format", "width", "height")
 PROBLEM_COLUMNS = ("path", "label", "problem", "severity", "action", "detail")
 
+LEFT_OUT = "left out"  # the action of a problem whose image is not used
+
 # problem -> (severity, action). A note loses nothing; a problem does, and `strict` makes it an error.
 PROBLEMS: dict[str, tuple[str, str]] = {
     "system-file": ("note", "ignored"),
@@ -121,7 +123,7 @@ class ImageSet:
             return self
         import pandas as pd
 
-        gone = {f["path"] for f in findings if f["action"] == "left out"}
+        gone = {f["path"] for f in findings if f["action"] == LEFT_OUT}
         table = self.table[~self.table["path"].isin(gone)].reset_index(drop=True)
         before = self.problems[~(self.problems["path"].isin(gone) & (self.problems["action"] == "used"))]
         more = pd.DataFrame(findings, columns=list(PROBLEM_COLUMNS))

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tlkit.data.images import ImageSet
+from tlkit.data.images import LEFT_OUT, ImageSet
 from tlkit.data.scan import scan
 from tlkit.devices import while_memory_lasts
 from tlkit.errors import DataError, SpecError, nearest, unknown
@@ -57,7 +57,7 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
         lambda batch: predict_probabilities(model, rows, batch_size=batch), inference_batch(BATCH)
     )
     scores = evaluate(probabilities, labels, plan.classes)
-    left_out = images.problems[images.problems["action"] == "left out"]
+    left_out = images.problems[images.problems["action"] == LEFT_OUT]
     scores = {**scores, "left_out": len(left_out)}
     if views is None:
         return scores
