@@ -12,7 +12,7 @@ from tlkit.errors import RunError
 from tlkit.folders import DESCRIPTION, check_replaceable, write_description
 from tlkit.runs.folder import Run, check_out, finish_run, next_free, open_run, start_run
 
-PLAN = {"tlkit": "0.1.0", "recipe": None, "classes": ["a", "b"]}
+PLAN = {"tlkit": "0.2.0", "recipe": None, "classes": ["a", "b"]}
 DESCRIBED = {"classes": ["a", "b"], "image_size": 32, "fit": "squash", "input": "image_bytes"}
 
 
