@@ -204,8 +204,8 @@ def test_what_is_no_module_says_so(module: Path, trained: Path, tmp_path: Path) 
     for name, words in (
         (f"hub:{module.parent / 'tiiny'}", f"No such module: .* Did you mean '{module}'"),
         (f"hub:{tmp_path / 'empty'}", "holds no saved_model.pb. Expected the folder of a SavedModel"),
-        (str(damaged), "does not load as a SavedModel from .* Fetch or export it again"),
-        (str(trained / "saved_model"), "puts out class, classes, .* Expected one tensor"),
+        (str(damaged), "does not load as a SavedModel from .* Download or export it again"),
+        (str(trained / "saved_model"), "returns class, classes, .* Expected one tensor"),
     ):
         with pytest.raises(WeightsError, match=words):
             find_backbone(name)

@@ -128,7 +128,7 @@ def test_what_is_no_preset_says_so(resnet: Path, tmp_path: Path) -> None:
     for name, words in (
         (resnet.parent / "resnte", f"No such preset folder: .* Did you mean '{resnet}'"),
         (tmp_path / "empty", "holds no config.json. Expected a folder that KerasHub's save_to_preset wrote"),
-        (bare, "says nothing of how its pixels are scaled .* Save its ImageConverter beside it"),
+        (bare, "does not say how its pixels are scaled .* Save its ImageConverter beside it"),
         (text, "is a BertBackbone, which takes .* Expected a backbone of RGB images"),
     ):
         with pytest.raises(WeightsError, match=words):
@@ -150,6 +150,6 @@ def test_a_backbone_whose_layers_do_not_come_back_is_refused_before_anything_tra
     try:
         backbone = find_backbone(f"kerashub:{folder}")
     except WeightsError as error:
-        assert "cannot be saved one by one" in str(error) or "come back from their settings" in str(error)
+        assert "cannot be saved one by one" in str(error) or "come back from their config" in str(error)
     else:  # a later KerasHub may have mended it: then it must hold all its weights
         assert backbone.parameters == network.count_params()

@@ -224,7 +224,10 @@ def test_the_seed_decides_the_initial_weights() -> None:
 
 
 def test_random_weights_get_statistics_that_arrive_in_time() -> None:
-    """At Keras' own momentum a network trained from nothing validated at chance; see `_quicken_batch_norm`."""
+    """At Keras' own momentum a network with random weights had validation accuracy at chance level.
+
+    See `_lower_batch_norm_momentum`.
+    """
     assert {layer.momentum for layer in batch_norms(tiny("mobilenet_0.25"))} == {0.9}
 
 

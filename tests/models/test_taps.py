@@ -112,7 +112,7 @@ def test_the_last_epoch_is_kept_when_asked_whatever_validation_says() -> None:
 
 
 def test_taps_that_are_not_there_are_refused() -> None:
-    with pytest.raises(SpecError, match=r"names block 9, and .* has 4 blocks"):
+    with pytest.raises(SpecError, match=r"names block 9, but .* has 4 blocks"):
         tapped_blocks(Head(taps=(9,)), BACKBONE)
     with pytest.raises(SpecError, match="Expected 'all'"):
         Head(taps="some")
