@@ -177,7 +177,7 @@ def test_between_the_lines_of_epochs_lie_seconds(said: list[str]) -> None:
     log.on_epoch_end(0)
     assert said == []
     log.on_train_end()
-    assert said == ["  1 epochs in 1.0 s; none better than the stage before, whose weights are kept"]
+    assert said == ["  1 epoch in 1.0 s; no improvement, so the earlier weights are kept"]
 
 
 @pytest.mark.parametrize(

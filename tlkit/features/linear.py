@@ -20,9 +20,8 @@ from tlkit.features.folds import ALWAYS_TRAINING
 from tlkit.stats import log_loss
 
 STRENGTHS = tuple(float(c) for c in np.logspace(-5, 1, 7))  # values of C, the inverse of the L2 penalty
-BLOCK_SCALING = (
-    0.25  # see `Solver`; 0, 1/8, 1/4, 3/8 and 1/2 were tried on three data sets, several seeds and two sizes
-)
+# See `Solver`. 0, 1/8, 1/4, 3/8 and 1/2 were tried on three data sets, several seeds and two sizes.
+BLOCK_SCALING = 0.25
 PATIENCE = 1  # values of C without improvement, after which larger ones (weaker penalties) are not tried
 
 
