@@ -162,7 +162,7 @@ def test_solving_what_is_no_linear_head_is_refused() -> None:
         Recipe("r", stages=(Stage(1, 1e-3, solver="logistic"),), head=Head(hidden=(8,)))
     with pytest.raises(NameUnknown, match=r"Stage\.solver 'sgd'"):
         Stage(1, 1e-3, solver="sgd")
-    with pytest.raises(SpecError, match=r"Stage\.strength is a solver's"):
+    with pytest.raises(SpecError, match=r"Stage\.strength is the C of a solver"):
         Stage(1, 1e-3, strength=1.0)
 
 
