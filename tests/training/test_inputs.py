@@ -1,4 +1,4 @@
-"""Where a stage's inputs come from, and in what order learning rates are tried: nothing is trained."""
+"""The sources of a stage's inputs, and the order in which learning rates are tried, without training."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The blocks of a classifier: where they end, which of them train, and how a model is cut between two of them.
 
-`trainable` is set per layer, just before `compile`; no other module sets it. Imports Keras only.
+`trainable` is set per layer, just before `compile`. Imports Keras only.
 """
 
 from __future__ import annotations
