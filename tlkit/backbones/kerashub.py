@@ -81,8 +81,8 @@ def _check_serialization(name: str, model: Any) -> None:
     shapes = [[tuple(w.shape) for w in one.weights] for one in (model, again)]
     if shapes[0] != shapes[1]:
         raise WeightsError(
-            f"The layers of the KerasHub preset '{name.removeprefix(PREFIX)}' come back from their config with weights "
-            "of other shapes, so a saved model could not be loaded. Expected a backbone such as a ResNet or a ViT."
+            f"The layers of the KerasHub preset '{name.removeprefix(PREFIX)}' come back from their config with other "
+            "weights, so a saved model could not be loaded. Expected a backbone such as a ResNet or a ViT."
         )
 
 
