@@ -239,7 +239,7 @@ def until_first_epoch(data: Path) -> float:
             [*command, "--out", f"{scratch}/run"], env=environment, stdout=subprocess.PIPE, text=True
         ) as process:
             for line in process.stdout:
-                if line.startswith("  1 epochs in"):
+                if line.startswith("  1 epoch in"):
                     seconds = time.monotonic() - started
             if process.wait():
                 raise SystemExit(f"tlkit finetune ended with {process.returncode}")

@@ -1,9 +1,9 @@
-"""The recipes, one file each, the table of their names, and how one is found.
+"""The recipes, one file each, the table of their names, and `find_recipe`.
 
     from tlkit.recipes import small_similar
 
-A new recipe is one file here (docstring: when, when not, why with its source, the command, the measured result) and one line
-in the table.
+A new recipe is one file here and one line in the table. Its docstring says when to use it, when not, why (with its
+source), the command, and the measured result.
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ __all__ = ["RECIPES", "find_recipe", "large_different", "large_similar", "small_
 
 
 def find_recipe(name: str) -> Recipe:
-    """A recipe by name, or from one's own file: `.json` (as in plan.json), or a Python script that sets `recipe`.
+    """Find a recipe by name, or read it from your own file: `.json` (as in plan.json), or a script that sets `recipe`.
 
-    The script is run as the person's own code. Raises NameUnknown with the nearest name, SpecError for an unusable file.
+    The Python script is executed: use only scripts that you trust.
+
+    Raises NameUnknown with the nearest name, and SpecError for an invalid file.
     """
     if name in RECIPES:
         return RECIPES[name]
@@ -54,5 +56,5 @@ def find_recipe(name: str) -> Recipe:
         return recipe_from_dict(values.get("recipe", values))
     recipe = runpy.run_path(str(path)).get("recipe")
     if not isinstance(recipe, Recipe):
-        raise SpecError(f"'{name}' sets no variable `recipe` that is a tlkit.Recipe. Write recipe = Recipe(...).")
+        raise SpecError(f"'{name}' sets no variable `recipe` that is a tlkit.Recipe. Add recipe = Recipe(...).")
     return recipe

@@ -35,7 +35,7 @@ PREPROCESSORS = {
 
 
 def preprocessor(name: str) -> Any:
-    """keras.applications' own preprocess_input for a row of the table."""
+    """Return keras.applications' preprocess_input for a row of the table."""
     if name.startswith("resnet"):
         module = "resnet_v2" if name.endswith("v2") else "resnet"
     else:
@@ -44,7 +44,7 @@ def preprocessor(name: str) -> Any:
 
 
 def application(name: str) -> Application:
-    """Which function of keras.applications a row calls, and with which width."""
+    """Return the function of keras.applications that a row calls, and its width multiplier."""
     network = BACKBONES[name].builder.network
     assert isinstance(network, Application)
     return network
@@ -69,7 +69,7 @@ def test_normalisation_is_keras_applications_own(name: str) -> None:
 def test_efficientnet_gives_what_keras_gives_with_its_imagenet_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Keras adds a division only when it loads by the name "imagenet"; loading the same file must give the same features."""
+    """Keras adds a division only if it loads by the name "imagenet". The same file must give equal features."""
     from keras.src.utils import file_utils
 
     theirs = keras.applications.EfficientNetB0(include_top=False, weights=None, input_shape=(64, 64, 3))
@@ -232,14 +232,14 @@ def test_building_gives_the_input_and_a_feature_map() -> None:
 
 
 def small_family(x: Any) -> Any:
-    """What a file of one's own beside nano.py would hold: a network from scratch, here of two blocks."""
+    """A new network, as a file beside nano.py would define it, here of two blocks."""
     x = keras.layers.Conv2D(4, 3, strides=2, activation="relu", name="block1_conv")(x)
     return keras.layers.Conv2D(8, 3, strides=2, activation="relu", name="block2_conv")(x)
 
 
 @pytest.fixture
 def small_row(monkeypatch: pytest.MonkeyPatch) -> Backbone:
-    """The one row in the table that such a family takes."""
+    """The row that adds this network to the table."""
     row = Backbone(
         name="small",
         builder=NormalisedNetwork("tf", small_family),

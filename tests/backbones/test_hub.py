@@ -1,4 +1,7 @@
-"""TF-Hub modules and one's own SavedModels: fetched, frozen, fine-tuned, kept with the run. Modules are written by tests/reusable.py."""
+"""TF-Hub modules and your own SavedModels: downloaded, frozen, fine-tuned, and stored with the run.
+
+The modules are written by tests/reusable.py.
+"""
 
 from __future__ import annotations
 
@@ -49,18 +52,18 @@ def old_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tf1_module(tmp_path_factory.mktemp("hub1") / "old")
 
 
-def pictures(count: int = 24) -> tuple[np.ndarray, np.ndarray]:
+def random_images(count: int = 24) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     return rng.integers(0, 256, (count, 32, 32, 3)).astype("uint8"), np.arange(count) % 3
 
 
 def moved(model: keras.Model, unfreeze: Any, batch_norm: str, backbone: str) -> tuple[int, int]:
-    """How many of the module's variables moved in two epochs, and of those that are moving statistics."""
+    """Return how many of the module's variables changed in two epochs, and how many of these are moving statistics."""
     set_trainable(model, find_backbone(backbone), unfreeze=unfreeze, batch_norm=batch_norm)
     variables = model.get_layer("module").variables
     before = [v.numpy().copy() for v in variables]
     model.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy")
-    model.fit(*pictures(), epochs=2, verbose=0)
+    model.fit(*random_images(), epochs=2, verbose=0)
     changed = [v.name for v, old in zip(variables, before, strict=True) if not np.array_equal(v.numpy(), old)]
     return len(changed), sum("moving" in name for name in changed)
 
@@ -91,7 +94,7 @@ def test_a_module_brings_its_regularisation(module: Path) -> None:
 
 def test_a_frozen_module_is_run_with_its_weights_of_now(module: Path) -> None:
     model = build_classifier(f"hub:{module}", 3)
-    images = pictures(5)[0]
+    images = random_images(5)[0]
     before = model.predict(images, verbose=0)
     call = frozen_call(model, 8)
     np.testing.assert_allclose(call(images)[0], before, atol=1e-5)
@@ -103,7 +106,7 @@ def test_a_frozen_module_is_run_with_its_weights_of_now(module: Path) -> None:
 
 def test_hub_modules_take_0_to_1_and_ones_own_take_0_to_255(module: Path, tmp_path: Path) -> None:
     own = write_module(pooled_tiny(), tmp_path / "own", size=32)
-    images = pictures(4)[0]
+    images = random_images(4)[0]
     features = [
         keras.Model(m.input, m.get_layer("head_features").output).predict(images, verbose=0)
         for m in (build_classifier(name, 3) for name in (f"hub:{module}", str(own)))
@@ -115,7 +118,7 @@ def test_hub_modules_take_0_to_1_and_ones_own_take_0_to_255(module: Path, tmp_pa
 def test_a_model_as_keras_exports_it_is_a_backbone_too(tmp_path: Path) -> None:
     network = pooled_tiny()
     network.export(tmp_path / "exported", verbose=False)
-    images = pictures(4)[0]
+    images = random_images(4)[0]
     model = build_classifier(str(tmp_path / "exported"), 3)
     features = keras.Model(model.input, model.get_layer("head_features").output)
     np.testing.assert_allclose(
@@ -169,7 +172,7 @@ def test_a_tf1_module_gives_features_and_is_not_fine_tuned(old_module: Path, fol
 
 @pytest.fixture
 def served(module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of a module's archive on a server of this machine, and of one that is none."""
+    """The address of a local server with the archive of a module, and a file that is not an archive."""
     with tarfile.open(tmp_path / "tiny.tar.gz", "w:gz") as archive:
         archive.add(module, arcname=".")
     (tmp_path / "broken.tar.gz").write_bytes(b"no archive")
@@ -204,8 +207,8 @@ def test_what_is_no_module_says_so(module: Path, trained: Path, tmp_path: Path) 
     for name, words in (
         (f"hub:{module.parent / 'tiiny'}", f"No such module: .* Did you mean '{module}'"),
         (f"hub:{tmp_path / 'empty'}", "holds no saved_model.pb. Expected the folder of a SavedModel"),
-        (str(damaged), "does not load as a SavedModel from .* Fetch or export it again"),
-        (str(trained / "saved_model"), "puts out class, classes, .* Expected one tensor"),
+        (str(damaged), "does not load as a SavedModel from .* Download or export it again"),
+        (str(trained / "saved_model"), "returns class, classes, .* Expected one tensor"),
     ):
         with pytest.raises(WeightsError, match=words):
             find_backbone(name)
@@ -230,7 +233,10 @@ def test_a_module_of_any_size_and_without_training_is_taken(tmp_path: Path) -> N
 @pytest.mark.long
 @pytest.mark.real
 def test_a_hub_module_is_as_good_as_the_native_backbone(imagenet: Path, shared: Path, tmp_path: Path) -> None:
-    """The same weights as a module and natively: equal features, and fine-tuned within noise of each other; both beat chance by far."""
+    """The same weights as a module and as a Keras model give equal features.
+
+    After fine-tuning, their accuracies are equal within noise, and far above chance.
+    """
     native = build_classifier("mobilenetv2_0.35", 2, image_size=96)
     network = keras.Model(native.input, native.get_layer("head_features").output)
     module = write_module(unit_network(network), tmp_path / "mobilenetv2", size=96)

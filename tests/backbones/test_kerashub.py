@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.backbones.test_hub import pictures
+from tests.backbones.test_hub import random_images
 from tlkit import Recipe, Stage, finetune, load_model
 from tlkit.backbones import check_backbone_name, find_backbone
 from tlkit.errors import SpecError, WeightsError
@@ -27,7 +27,7 @@ def preset(folder: Path, network: keras.Model, converter: str, **scaling: object
 
 
 def reference(folder: Path, images: np.ndarray) -> np.ndarray:
-    """What KerasHub itself makes of pictures: its converter, its backbone."""
+    """KerasHub's own features of images: from its converter and its backbone."""
     network = keras_hub.models.Backbone.from_preset(str(folder))
     return network.predict(keras_hub.layers.ImageConverter.from_preset(str(folder))(images), verbose=0)
 
@@ -57,7 +57,7 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_features_are_kerashubs_own(resnet: Path, vit: Path) -> None:
-    images = pictures(4)[0].astype("float32")
+    images = random_images(4)[0].astype("float32")
     for folder, expected in ((resnet, reference(resnet, images).mean((1, 2))), (vit, reference(vit, images)[:, 0])):
         model = build_classifier(f"kerashub:{folder}", 3)
         features = keras.Model(model.input, model.get_layer("head_features").output).predict(images, verbose=0)
@@ -75,7 +75,7 @@ def test_blocks_are_found_and_hold_every_weight(resnet: Path, vit: Path) -> None
         assert all(any(layer.weights for layer in part.layers) for part in parts)
         weights = {id(w) for part in parts for layer in part.layers for w in layer.weights}
         assert sum(int(np.prod(w.shape)) for w in model.weights if id(w) in weights) == backbone.parameters
-        images = pictures(4)[0].astype("float32")
+        images = random_images(4)[0].astype("float32")
         for unfreeze in range(count):
             prefix, suffix = cut(model, backbone, unfreeze)
             assert prefix is not None
@@ -93,7 +93,7 @@ def test_the_top_block_trains_alone(vit: Path) -> None:
     set_trainable(model, backbone, unfreeze=1)
     before = [[w.numpy().copy() for layer in part.layers for w in layer.weights] for part in blocks(model, backbone)]
     model.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy")
-    model.fit(*pictures(), verbose=0)
+    model.fit(*random_images(), verbose=0)
     after = [[w.numpy() for layer in part.layers for w in layer.weights] for part in blocks(model, backbone)]
     still = [all(np.array_equal(a, b) for a, b in zip(x, y, strict=True)) for x, y in zip(before, after, strict=True)]
     assert still == [True, True, True, False]
@@ -111,7 +111,7 @@ def test_a_run_loads_again_without_its_preset(
     assert "preset" in next(iter(run.plan.backbone.name.split("/")[-1:]))
     shutil.rmtree(copy)
     model = load_model(run)
-    images = pictures(6)[0]
+    images = random_images(6)[0]
     assert model.predict(images, verbose=0).shape == (6, 3)
     assert predict(run.folder, [folder])["problem"].eq("").all()
 
@@ -128,7 +128,7 @@ def test_what_is_no_preset_says_so(resnet: Path, tmp_path: Path) -> None:
     for name, words in (
         (resnet.parent / "resnte", f"No such preset folder: .* Did you mean '{resnet}'"),
         (tmp_path / "empty", "holds no config.json. Expected a folder that KerasHub's save_to_preset wrote"),
-        (bare, "says nothing of how its pixels are scaled .* Save its ImageConverter beside it"),
+        (bare, "does not say how its pixels are scaled .* Save its ImageConverter beside it"),
         (text, "is a BertBackbone, which takes .* Expected a backbone of RGB images"),
     ):
         with pytest.raises(WeightsError, match=words):
@@ -150,6 +150,6 @@ def test_a_backbone_whose_layers_do_not_come_back_is_refused_before_anything_tra
     try:
         backbone = find_backbone(f"kerashub:{folder}")
     except WeightsError as error:
-        assert "cannot be saved one by one" in str(error) or "come back from their settings" in str(error)
-    else:  # a later KerasHub may have mended it: then it must hold all its weights
+        assert "cannot be saved one by one" in str(error) or "come back from their config" in str(error)
+    else:  # a later KerasHub may have fixed it: then the backbone must hold all its weights
         assert backbone.parameters == network.count_params()

@@ -1,4 +1,4 @@
-"""`nano`: the backbone that ships with tlkit, its weights, what they transfer, and the demonstration that needs no download."""
+"""`nano`, the backbone that comes with tlkit: its weights, how well they transfer, and the demo without a download."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_nano_is_small_and_its_weights_lie_in_the_package() -> None:
 
 @pytest.fixture
 def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The weights in another folder, where a test may harm them."""
+    """A copy of the weights that a test may damage."""
     file = Path(shutil.copy(Path(weights.__file__).parent / "nano.npz", tmp_path))
     monkeypatch.setattr(weights, "_SHIPPED", tmp_path)
     return file
@@ -83,17 +83,17 @@ def test_nano_takes_64_to_224_pixels(size: int, places: int) -> None:
 
 @pytest.mark.slow
 def test_its_features_tell_digits_apart_that_random_ones_do_not() -> None:
-    """Transfer itself: five examples of each digit, linear probe, 300 others to judge it."""
+    """Fit a linear probe on five examples of each digit, and test it on 300 others."""
     digits = load_digits()
     nth = [int((digits.target[:i] == label).sum()) for i, label in enumerate(digits.target[:350])]
     order = np.argsort(np.array(nth) >= 5, kind="stable")  # the first five of each come first
     images = [Image.fromarray((digits.images[i] * 15.9).astype("uint8")).convert("RGB").resize((64, 64)) for i in order]
-    pictures, labels = np.stack([np.asarray(image) for image in images]), digits.target[order]
+    pixels, labels = np.stack([np.asarray(image) for image in images]), digits.target[order]
     accuracy = {}
     for kind in ("imagenet", "none"):
         model = build_classifier("nano", 10, image_size=64, weights=kind)
         call = frozen_call(keras.Model(model.input, model.get_layer(FEATURES).output), 100)
-        x = np.concatenate([call(pictures[start : start + 100])[0] for start in range(0, 350, 100)])
+        x = np.concatenate([call(pixels[start : start + 100])[0] for start in range(0, 350, 100)])
         head = solve(x[:50], labels[:50], 10, strength=0.01)
         accuracy[kind] = (head.probabilities(x[50:]).argmax(1) == labels[50:]).mean()
     assert accuracy["imagenet"] > accuracy["none"] + 0.08, accuracy

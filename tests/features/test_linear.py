@@ -1,4 +1,4 @@
-"""Solved heads: they are the optimum, they are ordinary dense layers, and they stand in a recipe as any stage does."""
+"""Solved heads: they are optimal, they are ordinary dense layers, and a recipe uses them like any other stage."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tlkit.training.train import train
 @pytest.fixture(scope="module")
 def digits() -> dict[str, Any]:
     x, y = load_digits(return_X_y=True)
-    x = (x * np.linspace(0.01, 100, 64)).astype("float32")  # features of very different sizes
+    x = (x * np.linspace(0.01, 100, 64)).astype("float32")  # features of very different scales
     return {"features": x[:600], "labels": y[:600], "validation": (x[600:900], y[600:900])}
 
 
@@ -38,25 +38,25 @@ def accuracy(head: LinearHead, features: np.ndarray, labels: np.ndarray) -> floa
 
 @pytest.mark.parametrize("kind", ["logistic", "svm", "ridge"])
 def test_a_solved_head_is_good_without_being_told_the_strength(digits: dict[str, Any], kind: str) -> None:
-    (val, val_labels), x, y = digits["validation"], digits["features"], digits["labels"]
-    rows, labels = np.concatenate([x, val]), np.concatenate([y, val_labels])
+    (validation, validation_labels), x, y = digits["validation"], digits["features"], digits["labels"]
+    rows, labels = np.concatenate([x, validation]), np.concatenate([y, validation_labels])
     found = choose_strength(rows, labels, held_out(600, 300), 10, solver=Solver(kind))
-    head = solve(x, y, 10, strength=found.strength, solver=Solver(kind), validation=(val, val_labels))
+    head = solve(x, y, 10, strength=found.strength, solver=Solver(kind), validation=(validation, validation_labels))
     scaler = StandardScaler().fit(x)
     usual = LogisticRegression(max_iter=1000).fit(scaler.transform(x), y)
-    least = usual.score(scaler.transform(val), val_labels) - (0.06 if kind == "ridge" else 0.02)
-    assert accuracy(head, val, val_labels) >= least
+    least = usual.score(scaler.transform(validation), validation_labels) - (0.06 if kind == "ridge" else 0.02)
+    assert accuracy(head, validation, validation_labels) >= least
     assert found.loss < (0.9 if kind == "ridge" else 0.5) and found.loss == min(found.losses.values())
     assert list(found.losses) == sorted(found.losses) and set(found.losses) <= set(STRENGTHS)
 
 
 def test_a_logistic_head_is_scikit_learns_own_on_standardised_features(digits: dict[str, Any]) -> None:
-    x, (val, _) = digits["features"], digits["validation"]
+    x, (validation, _) = digits["features"], digits["validation"]
     head = solve(x, digits["labels"], 10, strength=0.01)
     mean, deviation = x.mean(0), x.std(0)
     deviation[deviation < 1e-6] = 1
     own = LogisticRegression(C=0.01, max_iter=3000, tol=1e-8).fit((x - mean) / deviation, digits["labels"])
-    assert np.abs(head.probabilities(val) - own.predict_proba((val - mean) / deviation)).max() < 0.02
+    assert np.abs(head.probabilities(validation) - own.predict_proba((validation - mean) / deviation)).max() < 0.02
 
 
 @pytest.mark.parametrize("kind", ["logistic", "svm", "ridge"])
@@ -103,7 +103,7 @@ def test_balancing_raises_the_recall_of_the_rare_class() -> None:
 
 
 def test_cross_validated_answers_come_from_heads_that_did_not_see_the_row() -> None:
-    """Labels are coin tosses: whoever had seen them would remember, in as many dimensions as rows."""
+    """The labels are random: with as many features as rows, a head that had been trained on them would fit them all."""
     random = np.random.default_rng(3)
     features, labels = random.normal(size=(120, 200)).astype("float32"), random.integers(0, 2, 120)
     folds, how = solving_folds((labels[:90], None), (labels[90:], None))
@@ -128,14 +128,14 @@ def test_a_large_validation_part_is_held_out_once_and_training_rows_never() -> N
 
 @pytest.mark.parametrize("solver", ["logistic", "svm"])
 def test_a_solving_stage_moves_the_head_alone_and_beats_what_it_began_with(solver: str) -> None:
-    model, data, val = tiny(seed=6), examples(24, 130 + len(solver)), examples(12, 150 + len(solver))
+    model, data, validation = tiny(seed=6), examples(24, 130 + len(solver)), examples(12, 150 + len(solver))
     before = weights_by_path(model)
-    history = train(model, BACKBONE, recipe(Stage(1, 1e-3, solver=solver)), data, val)
+    history = train(model, BACKBONE, recipe(Stage(1, 1e-3, solver=solver)), data, validation)
     moved = {path for path, value in weights_by_path(model).items() if not np.array_equal(value, before[path])}
     assert moved and all(path.startswith("predictions") for path in moved)
     top = [row for row in history.rows if row["best"]][-1]
-    probabilities = predict_probabilities(model, val.pixels, batch_size=8)
-    assert (probabilities.argmax(1) == val.labels).mean() == pytest.approx(top["val_accuracy"])
+    probabilities = predict_probabilities(model, validation.pixels, batch_size=8)
+    assert (probabilities.argmax(1) == validation.labels).mean() == pytest.approx(top["val_accuracy"])
     assert len(history.rows) == 1 and history.images_computed == 24 + 12 and top["val_accuracy"] > 0.9
     assert top["strength"] in STRENGTHS and top["learning_rate"] is None
 
@@ -162,7 +162,7 @@ def test_solving_what_is_no_linear_head_is_refused() -> None:
         Recipe("r", stages=(Stage(1, 1e-3, solver="logistic"),), head=Head(hidden=(8,)))
     with pytest.raises(NameUnknown, match=r"Stage\.solver 'sgd'"):
         Stage(1, 1e-3, solver="sgd")
-    with pytest.raises(SpecError, match=r"Stage\.strength is a solver's"):
+    with pytest.raises(SpecError, match=r"Stage\.strength is the C of a solver"):
         Stage(1, 1e-3, strength=1.0)
 
 

@@ -1,4 +1,4 @@
-"""The contract that every row of the backbone table keeps, and what the head and the freezing do."""
+"""The contract that every row of the backbone table fulfils, and the head and the freezing of blocks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ QUICK = ["nano", "mobilenet_0.25", "mobilenetv2_0.35", "mobilenetv3small_0.75"]
 
 
 def long_unless_smallest(name: str) -> Any:
-    """A row of the table; those beside the smallest of each family are run by benchmarks/contract_all.py and before a release."""
+    """Mark a row of the table as long, unless it is the smallest of its family.
+
+    benchmarks/contract_all.py runs the long ones before a release.
+    """
     return name if name in SMALLEST_OF_FAMILY else pytest.param(name, marks=pytest.mark.long)
 
 
@@ -48,7 +51,7 @@ def tiny(name: str, **settings: Any) -> keras.Model:
     return build_classifier(name, 3, image_size=BACKBONES[name].smallest, weights="none", **settings)
 
 
-def pictures(model: keras.Model, count: int = 4) -> np.ndarray:
+def random_images(model: keras.Model, count: int = 4) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, *model.input_shape[1:])).astype("float32")
 
 
@@ -74,14 +77,14 @@ def check_structure(name: str) -> None:
 
 
 def check_explanation(name: str) -> None:
-    """Grad-CAM finds the last feature maps, and what it says is a map for each picture and the classifier's own probabilities."""
+    """Grad-CAM finds the last feature maps, and returns a map for each image and the classifier's probabilities."""
     import tensorflow as tf
 
     from tlkit.evaluation.saliency import GradCam
 
     model = tiny(name)
-    images = pictures(model, 2)
-    tf.config.run_functions_eagerly(True)  # tracing the large ones takes minutes, and is no matter here
+    images = random_images(model, 2)
+    tf.config.run_functions_eagerly(True)  # tracing the large networks takes minutes, and is not tested here
     try:
         maps, probabilities = GradCam(model, 2)(images, [0, 2])
         expected = np.asarray(model(images, training=False))
@@ -93,11 +96,11 @@ def check_explanation(name: str) -> None:
 
 
 def check_behaviour(name: str, tmp_path: Path) -> None:
-    """`fit` moves what is unfrozen and nothing else, BatchNorm obeys its mode, and both files answer the same."""
+    """`fit` changes the unfrozen layers only, BatchNorm obeys its mode, and both files give equal predictions."""
     from tlkit.deployment.saved_model import export
 
     model, backbone = tiny(name), BACKBONES[name]
-    images, labels = pictures(model), np.eye(3)[[0, 1, 2, 0]]
+    images, labels = random_images(model), np.eye(3)[[0, 1, 2, 0]]
     parts = blocks(model, backbone)
     for mode in ("frozen", "moving"):
         set_trainable(model, backbone, unfreeze=2, batch_norm=mode)
@@ -200,7 +203,7 @@ def test_the_head_is_configurable(head: Head, features: int) -> None:
     assert all((layer.kernel_regularizer is not None) == bool(head.l2) for layer in dense)
     rates = [layer.rate for layer in model.layers if layer.name.startswith("head_dropout")]
     assert rates == ([head.dropout] * (len(head.hidden) + 1) if head.dropout else [])
-    assert np.allclose(model.predict(pictures(model), verbose=0).sum(axis=1), 1, atol=1e-5)
+    assert np.allclose(model.predict(random_images(model), verbose=0).sum(axis=1), 1, atol=1e-5)
     prefix, _ = cut(model, find_backbone(tiny_file()), 0)
     assert prefix is not None and prefix.outputs[0].shape[-1] == features
 
@@ -224,7 +227,10 @@ def test_the_seed_decides_the_initial_weights() -> None:
 
 
 def test_random_weights_get_statistics_that_arrive_in_time() -> None:
-    """At Keras' own momentum a network trained from nothing validated at chance; see `_quicken_batch_norm`."""
+    """At Keras' own momentum a network with random weights had validation accuracy at chance level.
+
+    See `_lower_batch_norm_momentum`.
+    """
     assert {layer.momentum for layer in batch_norms(tiny("mobilenet_0.25"))} == {0.9}
 
 

@@ -1,4 +1,4 @@
-"""A model run as constants answers what the model answers."""
+"""A model with its weights as constants gives the predictions of the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heads that read several blocks: the same network, its blocks, its cache, less what nobody reads."""
+"""Heads that read several blocks: the same network and cache, without the blocks that no head reads."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def test_prefix_and_suffix_of_a_tapping_model_are_the_model(taps: Any, unfreeze:
     np.testing.assert_allclose(
         suffix.predict(prefix.predict(x, verbose=0), verbose=0), model.predict(x, verbose=0), rtol=1e-4, atol=1e-5
     )
-    assert sum(len(o.shape) == 4 for o in prefix.outputs) == (unfreeze > 0), "only what leads upwards is a picture"
+    assert sum(len(o.shape) == 4 for o in prefix.outputs) == (unfreeze > 0), (
+        "only the input of the upper blocks is a feature map"
+    )
 
 
 def test_blocks_above_the_highest_tap_are_left_out() -> None:
@@ -98,21 +100,21 @@ def test_a_tapping_head_is_solved_and_tuned() -> None:
 
 @pytest.mark.slow
 def test_the_last_epoch_is_kept_when_asked_whatever_validation_says() -> None:
-    data, val = examples(24, 404), examples(12, 405)
+    data, validation = examples(24, 404), examples(12, 405)
     wild = Stage(3, 3.0, optimizer="sgd")
     for monitor, kept in (("last", False), ("val_loss", True)):
         model = tiny(seed=3)
         stages = (Stage(1, 1e-3, solver="logistic"), wild)
-        history = train(model, BACKBONE, recipe(*stages, monitor=monitor), data, val)
+        history = train(model, BACKBONE, recipe(*stages, monitor=monitor), data, validation)
         solved = keras.ops.convert_to_numpy(model.get_layer("predictions").kernel)
         other = tiny(seed=3)
-        train(other, BACKBONE, recipe(stages[0]), data, val)
+        train(other, BACKBONE, recipe(stages[0]), data, validation)
         same = np.array_equal(solved, keras.ops.convert_to_numpy(other.get_layer("predictions").kernel))
         assert same == (kept and not any(row["best"] for row in history.rows[1:]))
 
 
 def test_taps_that_are_not_there_are_refused() -> None:
-    with pytest.raises(SpecError, match=r"names block 9, and .* has 4 blocks"):
+    with pytest.raises(SpecError, match=r"names block 9, but .* has 4 blocks"):
         tapped_blocks(Head(taps=(9,)), BACKBONE)
     with pytest.raises(SpecError, match="Expected 'all'"):
         Head(taps="some")

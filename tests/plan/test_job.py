@@ -1,4 +1,4 @@
-"""A job: what is asked of a run, and its way into plan.json and back."""
+"""A job, the request for a run, and its conversion to plan.json and back."""
 
 from __future__ import annotations
 

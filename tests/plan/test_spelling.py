@@ -1,4 +1,4 @@
-"""American spellings are taken wherever ours are, and ours are what is saved."""
+"""American spellings are accepted wherever British ones are; the British ones are saved."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from tests.training.test_training import BACKBONE, examples
 from tests.training.test_training import tiny as tiny_model
 from tlkit import Examples, Head, finetune
 from tlkit.cache import in_memory
-from tlkit.features.linear import Validated
+from tlkit.features.linear import CrossValidation
 from tlkit.features.table import Table, feature_table
 from tlkit.plan.job import Job
 from tlkit.progress import Deadline
@@ -43,9 +43,11 @@ def hold(pool: Examples, training: int, **settings: Any) -> Outcome:
 def blind_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Linear heads that always answer class 0, so that fine-tuning is ahead."""
 
-    def choose(rows: np.ndarray, labels: np.ndarray, folds: np.ndarray, classes: int, **settings: Any) -> Validated:
+    def choose(
+        rows: np.ndarray, labels: np.ndarray, folds: np.ndarray, classes: int, **settings: Any
+    ) -> CrossValidation:
         probabilities = np.eye(classes, dtype="float32")[np.zeros((folds >= 0).sum(), int)]
-        return Validated(0.1, probabilities, 9.0, {0.1: 9.0})
+        return CrossValidation(0.1, probabilities, 9.0, {0.1: 9.0})
 
     monkeypatch.setattr("tlkit.strategy.tournament.choose_strength", choose)
 

@@ -1,4 +1,4 @@
-"""What happens around each epoch: each callback by itself, told of epochs that were never trained."""
+"""Callbacks around each epoch: each one alone, called for epochs that were not trained."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def scores(accuracy: float = 0.5, loss: float = 1.0) -> dict[str, float]:
 
 
 def ends_after(callback: keras.callbacks.Callback, model: Any, epochs: list[dict[str, float]]) -> int | None:
-    """The number of the epoch after which the callback ends the stage, from 1; None where it does not."""
+    """Return the number of the epoch after which the callback ends the stage, from 1; None if it does not."""
     callback.set_model(model)
     callback.on_train_begin()
     for number, logs in enumerate(epochs, start=1):
@@ -177,7 +177,7 @@ def test_between_the_lines_of_epochs_lie_seconds(said: list[str]) -> None:
     log.on_epoch_end(0)
     assert said == []
     log.on_train_end()
-    assert said == ["  1 epochs in 1.0 s; none better than the stage before, whose weights are kept"]
+    assert said == ["  1 epoch in 1.0 s; no improvement, so the earlier weights are kept"]
 
 
 @pytest.mark.parametrize(
@@ -234,6 +234,6 @@ def test_a_deadline_is_not_blamed_for_what_patience_ended(model: keras.Model) ->
     history = History()
     stop = StopAtDeadline(Deadline.after(-1), history, 1)
     stop.set_model(model)
-    model.stop_training = True  # as `StopWithoutImprovement` does, which stands before it
+    model.stop_training = True  # as `StopWithoutImprovement`, which comes before it, does
     stop.on_epoch_end(0, scores())
     assert not history.cut_short and history.notes == []

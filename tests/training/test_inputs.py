@@ -1,4 +1,4 @@
-"""Where a stage's inputs come from, and in what order learning rates are tried: nothing is trained."""
+"""The sources of a stage's inputs, and the order in which learning rates are tried, without training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tlkit import Examples
 from tlkit.cache import in_memory
 from tlkit.features.extract import Features
 from tlkit.training.inputs import Source
-from tlkit.training.learning_rate import DIVERGED, Sweep, _Watch
+from tlkit.training.learning_rate import DIVERGED, Sweep, _LossRecorder
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_sweep_rises_by_one_factor_and_the_optimizer_takes_the_same_rates() ->
 
 
 def test_the_loss_of_each_batch_is_found_from_the_mean_and_a_diverged_search_ends() -> None:
-    watch = _Watch(steps=100)
+    watch = _LossRecorder(steps=100)
     watch.set_model(keras.Sequential([keras.Input((1,))]))
     watch.model.stop_training = False
     losses = [2.0, 2.0, 2.0, 2.0]

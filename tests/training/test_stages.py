@@ -1,4 +1,4 @@
-"""The finer fields of a stage: what is mixed, averaged, recalibrated, cut out for training, and gone back on."""
+"""The advanced fields of a stage: mixing, averaging, recalibration, single blocks, and interpolation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def mixed(values: np.ndarray, **settings: Any) -> tuple[np.ndarray, np.ndarray]:
     return batches[0][0], batches[0][1]
 
 
-def test_mixup_blends_pictures_and_labels_by_one_share() -> None:
+def test_mixup_blends_images_and_labels_by_one_share() -> None:
     values = np.arange(3.0).repeat(4).reshape(3, 4)  # row i is all i, of class i
     rows, labels = mixed(values, mixup=1.0, seed=3)
     np.testing.assert_allclose(labels.sum(1), 1, rtol=1e-5)
@@ -38,13 +38,13 @@ def test_mixup_blends_pictures_and_labels_by_one_share() -> None:
     assert np.array_equal(rows, again) and not np.array_equal(rows, other)
 
 
-def test_cutmix_labels_say_how_much_of_each_picture_is_there() -> None:
+def test_cutmix_labels_are_the_share_of_each_image() -> None:
     values = np.arange(3, dtype="uint8").repeat(400).reshape(3, 20, 20, 1)
     for seed in range(8):
-        pictures, labels = mixed(values, cutmix=1.0, seed=seed)
-        found = np.stack([(pictures == one).mean((1, 2, 3)) for one in range(3)], axis=1)
+        images, labels = mixed(values, cutmix=1.0, seed=seed)
+        found = np.stack([(images == one).mean((1, 2, 3)) for one in range(3)], axis=1)
         np.testing.assert_allclose(labels, found, atol=1e-5)
-    assert pictures.dtype == np.uint8
+    assert images.dtype == np.uint8
 
 
 def test_validation_is_not_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,11 +136,11 @@ def test_half_the_way_is_half_the_way() -> None:
 
 @pytest.mark.slow
 def test_a_dense_units_weights_stay_within_max_norm_and_l1_empties_them() -> None:
-    data, val = examples(24, 512), examples(6, 513)
+    data, validation = examples(24, 512), examples(6, 513)
     kernels = []
     for head in (Head(), Head(max_norm=0.3), Head(l1=0.3)):
         model = tiny(head=head, seed=2)
-        train(model, BACKBONE, recipe(Stage(6, 1e-2), head=head, monitor="last"), data, val)
+        train(model, BACKBONE, recipe(Stage(6, 1e-2), head=head, monitor="last"), data, validation)
         kernels.append(keras.ops.convert_to_numpy(model.get_layer("predictions").kernel))
     plain, limited, sparse = kernels
     assert np.linalg.norm(limited, axis=0).max() <= 0.3001 < np.linalg.norm(plain, axis=0).max()
@@ -193,7 +193,7 @@ STRATEGIES = {
     "averaged": recipe(SOLVED, Stage(2, 1e-3, unfreeze=2, ema=0.9, interpolate=0.5)),
     "regularised head": recipe(Stage(2, 1e-2), head=Head(hidden=(16,), dropout=0.2, l1=1e-4, l2=1e-4, max_norm=2.0)),
 }
-# the others are trained by the tests above, and their models have no layer that these have not
+# the tests above train the others, whose models have no other layers than these
 EXPORTED_IN_CI = ("logistic head", "all blocks tuned", "an earlier block", "top blocks", "averaged", "regularised head")
 
 

@@ -1,4 +1,4 @@
-"""Features and training: what is cached, what moves, what is kept."""
+"""Features and training: what is cached, which weights change, and which are kept."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_views_take_turns_so_that_epochs_differ_and_each_is_used() -> None:
 
 
 def test_fit_sees_the_epochs_in_turn() -> None:
-    """Keras fetches a batch before the first epoch to learn its shape; that must not shift the epochs."""
+    """Keras fetches a batch before the first epoch to infer its shape; that must not shift the epochs."""
     seen: list[int] = []
 
     class Spy(Batches):
@@ -107,7 +107,7 @@ def test_class_weights_balance_the_classes() -> None:
     assert given.tolist() == pytest.approx(weights[labels].tolist())
 
 
-def test_fresh_augmentation_depends_on_seed_epoch_and_picture_only() -> None:
+def test_fresh_augmentation_depends_on_seed_epoch_and_image_only() -> None:
     data = examples(6)
     images = data.pixels.gather(np.arange(6))
     found = []
@@ -134,7 +134,7 @@ def test_features_equal_the_prefix_and_are_computed_once() -> None:
     direct = direct[0] if isinstance(direct, list) else direct
     assert np.allclose(again.views[0][0].gather(np.arange(10)), direct, atol=1e-5)
     more = extract_features(prefix, examples(12, seed=101), batch_size=4)
-    assert more is not None and more.computed == 2, "new pictures cost only themselves"
+    assert more is not None and more.computed == 2, "only new images are computed"
 
 
 def test_the_key_is_of_what_is_computed_not_of_names() -> None:
@@ -204,13 +204,13 @@ def test_the_same_seed_gives_the_same_history() -> None:
 
 @pytest.mark.slow
 def test_streaming_the_frozen_part_gives_what_caching_gives(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan, data, val = recipe(Stage(2, 1e-2, unfreeze=1)), examples(24, 109), examples(9, 110)
+    plan, data, validation = recipe(Stage(2, 1e-2, unfreeze=1)), examples(24, 109), examples(9, 110)
     cached, streamed = tiny(seed=0), tiny(seed=0)
     monkeypatch.setattr("tlkit.cache.Cache.has_room_for", lambda *a: False)
-    history = train(streamed, BACKBONE, plan, data, val)
+    history = train(streamed, BACKBONE, plan, data, validation)
     assert any("exceed the caches' limit" in note for note in history.notes) and history.images_computed == 0
     monkeypatch.undo()
-    assert train(cached, BACKBONE, plan, data, val).images_computed == 24 + 9
+    assert train(cached, BACKBONE, plan, data, validation).images_computed == 24 + 9
     for one, other in zip(cached.get_weights(), streamed.get_weights(), strict=True):
         assert np.allclose(one, other, atol=1e-4)
 
@@ -219,7 +219,7 @@ def test_streaming_the_frozen_part_gives_what_caching_gives(monkeypatch: pytest.
 def test_when_memory_runs_out_the_batch_is_halved_and_the_stage_begins_anew(
     monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
-    plan, data, val = recipe(Stage(2, 1e-2)), examples(24, 117), examples(9, 118)
+    plan, data, validation = recipe(Stage(2, 1e-2)), examples(24, 117), examples(9, 118)
     asked: list[int] = []
     fit = keras.Model.fit
 
@@ -232,10 +232,10 @@ def test_when_memory_runs_out_the_batch_is_halved_and_the_stage_begins_anew(
 
     monkeypatch.setattr(keras.Model, "fit", small_memory)
     model, same = tiny(seed=0), tiny(seed=0)
-    history = train(model, BACKBONE, replace(plan, batch_size=12), data, val)
+    history = train(model, BACKBONE, replace(plan, batch_size=12), data, validation)
     assert asked == [12, 6, 3] and len(history.rows) == 2 and history.images_computed == 24 + 9
     assert "out of memory: going on with batches of 3" in said and "memory did not suffice" in history.notes[-1]
-    train(same, BACKBONE, replace(plan, batch_size=3), data, val)
+    train(same, BACKBONE, replace(plan, batch_size=3), data, validation)
     for one, other in zip(model.get_weights(), same.get_weights(), strict=True):
         assert np.allclose(one, other, atol=1e-6)
 
@@ -250,9 +250,9 @@ def test_more_epochs_trace_nothing_anew(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(keras.layers.Dense, "call", call)
     for epochs in (1, 5):
-        model, data, val = tiny(), examples(20, 122), examples(9, 123)
+        model, data, validation = tiny(), examples(20, 122), examples(9, 123)
         traced.clear()
-        train(model, BACKBONE, recipe(Stage(epochs, 1e-2), Stage(epochs, 1e-3, unfreeze=1)), data, val)
+        train(model, BACKBONE, recipe(Stage(epochs, 1e-2), Stage(epochs, 1e-3, unfreeze=1)), data, validation)
         counts.append(len(traced))
     assert counts[0] == counts[1] > 0
 
@@ -288,18 +288,18 @@ def test_probabilities_from_cached_features_are_the_whole_models(unfreeze: int |
 @pytest.mark.slow
 def test_a_stage_that_makes_it_worse_leaves_the_model_as_it_was() -> None:
     model = tiny(seed=0, head=Head(batch_norm=True))
-    data, val = examples(24, 113), examples(9, 114)
+    data, validation = examples(24, 113), examples(9, 114)
     good = recipe(Stage(5, 1e-2))
-    train(model, BACKBONE, good, data, val)
-    expected = model.predict(val.pixels.gather(np.arange(9)), verbose=0)
+    train(model, BACKBONE, good, data, validation)
+    expected = model.predict(validation.pixels.gather(np.arange(9)), verbose=0)
     model = tiny(seed=0, head=Head(batch_norm=True))
     ruin = replace(good, stages=(*good.stages, Stage(2, 50.0, unfreeze="all", optimizer="sgd")))
     try:
-        history = train(model, BACKBONE, ruin, data, val)
+        history = train(model, BACKBONE, ruin, data, validation)
         assert not any(row["best"] for row in history.rows if row["stage"] == 2)
     except TrainingError:
-        pass  # it may end as not-a-number, and then too the best weights are back
-    assert np.allclose(model.predict(val.pixels.gather(np.arange(9)), verbose=0), expected, atol=1e-5)
+        pass  # the loss may become NaN; then too the best weights are restored
+    assert np.allclose(model.predict(validation.pixels.gather(np.arange(9)), verbose=0), expected, atol=1e-5)
 
 
 def test_a_loss_that_is_not_a_number_is_an_error_with_advice() -> None:
@@ -399,7 +399,7 @@ def test_schedules_warm_up_and_come_down() -> None:
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 def test_layer_decay_scales_each_blocks_step(optimizer: str) -> None:
-    """One step from the same gradient: a variable's change is its factor times what it would have been."""
+    """In one step with the same gradient, a variable's change is scaled by its factor."""
     steps = {}
     for factors in ({}, {"deep": 0.25}):
         deep, top = (keras.Variable(np.ones(3, "float32"), name=name) for name in ("deep", "top"))

@@ -1,7 +1,7 @@
-"""The backbones: what each is called, how it is built, where its blocks end, where its weights come from.
+"""Backbones: their names, how they are built, where their blocks end and where their weights come from.
 
-`find_backbone` turns a name or a `.keras` file into a `Backbone`. The table is `tlkit.backbones.table`; nothing in it is
-registered by import, and Keras is imported only when something is built.
+`find_backbone` turns a name, a `.keras` file or a SavedModel folder into a `Backbone`. The table is
+`tlkit.backbones.table`. Importing a module registers nothing, and Keras is imported only when a network is built.
 """
 
 from __future__ import annotations
@@ -29,10 +29,15 @@ __all__ = [
 
 
 def find_backbone(name: str) -> Backbone:
-    """A row of the table by name; "hub:HANDLE" or "hub:FOLDER"; "kerashub:PRESET" or "kerashub:FOLDER"; or one's own `.keras` file or
-    SavedModel folder.
+    """Find a backbone by its name, or read it from a file or a folder.
 
-    Raises NameUnknown with the nearest name, before any file of the data is read, and WeightsError for what cannot be fetched or read.
+    Args:
+        name: a row of the table; "hub:HANDLE" or "hub:FOLDER"; "kerashub:PRESET" or "kerashub:FOLDER"; or the path of
+            your own `.keras` file or SavedModel folder.
+
+    Raises:
+        NameUnknown: no row has this name. The message holds the nearest name. Raised before any image is read.
+        WeightsError: the file, folder or address cannot be fetched or read.
 
     >>> find_backbone("vgg16").size
     224
@@ -53,7 +58,10 @@ def find_backbone(name: str) -> Backbone:
 
 
 def check_backbone_name(name: str) -> None:
-    """What can be said of a name without Keras: raises NameUnknown for no row's name, WeightsError for a folder that is not there."""
+    """Check a name without importing Keras.
+
+    Raises NameUnknown if it is not in the table, and WeightsError for a folder that does not exist.
+    """
     kind = _kind(name)
     if kind == "module" and "://" not in name:
         from tlkit.backbones.hub import find_module
@@ -76,12 +84,13 @@ def _kind(name: str) -> str:
 
 
 def named_backbones(names: str) -> list[Backbone]:
-    """The backbones that a name stands for: one, several with commas between, or "auto" for all whose weights are on this machine.
+    """Return the backbones of a list of names.
+
+    names: one name, several separated by commas, or "auto" for all whose weights are on this machine.
 
     >>> [one.name for one in named_backbones("vgg16,nano")]
     ['vgg16', 'nano']
     """
-
     if names == AUTO:
         return [one for one in BACKBONES.values() if cached_file(one)]
     return [find_backbone(name.strip()) for name in dict.fromkeys(names.split(","))]

@@ -1,8 +1,9 @@
 """The backbones of `keras.applications`, a row per family.
 
-A row knows the function, how its pixels are normalised, its native size, where its blocks end, and its ImageNet weights. Parameters
-are counted without the top. Hashes are those that Keras itself checks (none for MobileNet and MobileNetV2). Weights were trained on
-ImageNet, whose images are for research and education; the licence is that of the weights.
+A row gives the function, how pixels are normalised, the native size, where blocks end, and the ImageNet weights.
+Parameters are counted without the top. Hashes are the ones that Keras itself checks; it has none for MobileNet and
+MobileNetV2. The licence is that of the weights. They were trained on ImageNet, whose images are for research and
+education.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ _EFFICIENTNET_STORAGE = "https://storage.googleapis.com/keras-applications/"
 
 @dataclass(frozen=True)
 class Application:
-    """A network of `keras.applications` without its top, weights random.
+    """A network of `keras.applications` without its top, with random weights.
 
-    function: its name there. alpha: width of a MobileNet.
+    function: its name in `keras.applications`. alpha: the width multiplier of a MobileNet, else None.
     """
 
     function: str
     alpha: float | None = None
 
     def __call__(self, pixels: Any) -> Any:
-        """The last feature map. pixels: normalised, a Keras tensor of shape (n, size, size, 3)."""
+        """Return the last feature map. pixels: normalised, a Keras tensor of shape (n, size, size, 3)."""
         import keras
 
         width = {} if self.alpha is None else {"alpha": self.alpha}
@@ -164,7 +165,7 @@ _FAMILIES = {
     ),
 }
 
-_UPSTREAM_NAMES = {  # Keras stores these under a name of its own
+_UPSTREAM_NAMES = {  # cached file name -> file name at the download address
     "nasnet_mobile_no_top.h5": "NASNet-mobile-no-top.h5",
     "nasnet_large_no_top.h5": "NASNet-large-no-top.h5",
 }

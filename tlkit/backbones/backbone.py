@@ -1,4 +1,4 @@
-"""What a backbone is: how it is built, where its blocks end, where its weights come from and under which licence."""
+"""The description of a backbone: how it is built, where its blocks end, its weights and their licence."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import Any
 from tlkit.errors import SpecError
 from tlkit.plan.recipe import Unfreeze
 from tlkit.plan.spelling import both_spellings, set_by_alias
+from tlkit.words import counted
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Pretrained weights in a file beside the architecture, without the top.
+    """Pretrained weights in a separate file, without the top.
 
-    file: its name. url: where it is downloaded from, "" for a file that comes with tlkit.
-    digest: its MD5 or SHA-256 in hexadecimal, None where its publisher gives none.
-    number_bytes: bytes of each number in it.
+    file: the file's name. url: where it is downloaded from; "" for a file that comes with tlkit.
+    digest: the file's MD5 or SHA-256 in hexadecimal; None if its publisher gives none.
+    number_bytes: bytes per parameter in the file.
     """
 
     file: str
@@ -37,17 +38,17 @@ class Weights:
 class Backbone:
     """A network without its top, pretrained or not.
 
-    name: as on the command line.
-    builder: called with an image size, gives the graph (see `build`), such as a `NormalisedNetwork`.
-    size: native image size in pixels. smallest: the least it takes.
-    boundaries: "after LAYER" or "before LAYER", bottom first; the last block ends at the network's output.
-    parameters: numbers without the top.
-    weights: its pretrained weights in a file of their own; None where it has none or brings them.
-    brings_weights: `build` gives a network that is trained already.
-    licence: of the pretrained weights, "" where there are none; `license` is another spelling of it.
-    frozen_because: why it cannot be fine-tuned, "" where it can.
-    sha256: of its files, where these are copied into a run; else None. note: what else a plan says of it.
-    origin: what plan.json calls its source: "table", "keras", "module" or "kerashub". A record: nothing depends on it.
+    name: the name on the command line.
+    builder: a callable, such as a `NormalisedNetwork`, that takes an image size and returns the graph (see `build`).
+    size: native image size in pixels. smallest: the smallest size it accepts.
+    boundaries: "after LAYER" or "before LAYER", bottom first. The last block ends at the network's output.
+    parameters: number of parameters without the top.
+    weights: its pretrained weights in a separate file; None if it has none, or if `build` loads them.
+    brings_weights: whether `build` returns a network that is already trained.
+    licence: the licence of the pretrained weights, "" if there are none. `license` is another spelling of it.
+    frozen_because: why it cannot be fine-tuned; "" if it can.
+    sha256: the hash of its files if they are copied into a run, else None. note: what else the plan shows about it.
+    origin: its source in plan.json: "table", "keras", "module" or "kerashub". It is only recorded: no code reads it.
     """
 
     name: str
@@ -69,41 +70,40 @@ class Backbone:
         set_by_alias(self, {"license": license})
 
     def build(self, size: int) -> tuple[Any, Any]:
-        """The network at an image size: its input, raw RGB 0-255, shape (n, size, size, 3), and its features.
+        """Build the network at an image size. Returns its input and its features.
 
-        The features have shape (n, rows, columns, channels) or (n, numbers). Weights are random until they are loaded,
-        unless it brings them. Raises SpecError for a size that it cannot take.
+        The input is raw RGB 0-255, shape (n, size, size, 3). The features have shape (n, rows, columns, channels) or
+        (n, features). Weights are random until they are loaded, unless the backbone brings them.
+
+        Raises SpecError for a size that the backbone does not accept.
         """
         return self.builder(size)
 
     @property
     def blocks(self) -> int:
-        """How many blocks there are."""
+        """The number of blocks."""
         return len(self.boundaries) + 1
 
     @property
     def blocks_to_unfreeze(self) -> int:
-        """How many of them may train."""
+        """The number of blocks that can be fine-tuned: all, or 0 for a backbone that must stay frozen."""
         return 0 if self.frozen_because else self.blocks
 
     @property
     def short_name(self) -> str:
-        """What a folder is named by: a row's name, or the last words of a file or an address."""
-        where = self.name.removeprefix("hub:").removeprefix("kerashub:").rstrip("/")
-        words = (
-            where.split("/")[-3:]
-            if "://" in where
-            else [Path(where).stem if where.endswith(".keras") else Path(where).name]
-        )
-        return "-".join(words)
+        """The name used in folder names: a row's name, or the last components of a file or an address."""
+        address = self.name.removeprefix("hub:").removeprefix("kerashub:").rstrip("/")
+        if "://" in address:
+            return "-".join(address.split("/")[-3:])
+        return Path(address).stem if address.endswith(".keras") else Path(address).name
 
     @property
     def weights_megabytes(self) -> float | None:
-        """About the size of the weights' file, in 10^6 bytes; None where there is none."""
+        """The approximate size of the weights file, in 10^6 bytes; None if there is none."""
         return self.parameters * self.weights.number_bytes / 1e6 if self.weights else None
 
     def weights_line(self, weights: str) -> str:
-        """Says which weights a run starts from that asks for `weights`: "imagenet", "none" or a file."""
+        """Describe the weights that a run starts from. weights: as asked for: "imagenet", "none" or a file."""
         if self.brings_weights:
             return "its own"
         if weights == "imagenet" and self.weights and self.weights.come_with_tlkit:
@@ -111,24 +111,31 @@ class Backbone:
         return weights
 
     def licence_line(self, weights: str) -> str:
-        """The licence of the weights a run starts from that asks for `weights`."""
+        """Return the licence of the weights that a run starts from. weights: as for `weights_line`."""
         return self.licence if self.brings_weights or weights == "imagenet" else "your own"
 
     def block_count(self, unfreeze: Unfreeze) -> int:
-        """How many blocks from the top `Stage.unfreeze` reaches down. Raises SpecError when there are not that many, or none may train."""
+        """Return how many blocks from the top `Stage.unfreeze` reaches down.
+
+        Raises SpecError if there are not that many blocks, or if the backbone must stay frozen.
+        """
         if self.frozen_because and unfreeze not in (0, ()):
             raise SpecError(
-                f"unfreeze is {unfreeze}, and '{self.name}' cannot be fine-tuned: {self.frozen_because}. Use a recipe that trains the "
-                "head alone, such as small_similar, or a module that is a TF2 reusable SavedModel."
+                f"unfreeze is {unfreeze}, but '{self.name}' cannot be fine-tuned: {self.frozen_because}. "
+                "Use a recipe that trains the head alone, such as small_similar, "
+                "or a module that is a TF2 reusable SavedModel."
             )
         if isinstance(unfreeze, tuple):
             if max(unfreeze) > self.blocks:
-                raise SpecError(f"unfreeze names block {max(unfreeze)}, and {self.name} has {self.blocks} blocks.")
+                raise SpecError(
+                    f"unfreeze names block {max(unfreeze)}, but {self.name} has {counted(self.blocks, 'block')}."
+                )
             return self.blocks - min(unfreeze) + 1
         count = self.blocks if unfreeze == "all" else int(unfreeze)
         if count > self.blocks:
             raise SpecError(
-                f"unfreeze is {unfreeze}, and {self.name} has {self.blocks} blocks. Use at most {self.blocks}, or 'all'."
+                f"unfreeze is {unfreeze}, but {self.name} has {counted(self.blocks, 'block')}. "
+                f"Use at most {self.blocks}, or 'all'."
             )
         return count
 

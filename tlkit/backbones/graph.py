@@ -1,6 +1,7 @@
-"""Reads the graph of a functional Keras model. Imports nothing of Keras: it follows the tensors it is given.
+"""Reads the graph of a functional Keras model. Does not import Keras: it follows the tensors it is given.
 
-Keras shows no public way from a tensor to what made it, so `_keras_history` and `_inbound_nodes` are read, here only.
+Keras has no public way from a tensor to the operation that made it. So `_keras_history` and `_inbound_nodes` are read,
+in this module only.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def graph_nodes(model: Any) -> dict[Any, Any]:
-    """Every operation of a functional model with the node at which this model uses it, inputs first."""
+    """Map every operation of a functional model to the node at which this model uses it, inputs first."""
     order: dict[Any, Any] = {}
     seen: set[Any] = set()
     waiting = [(tensor._keras_history, False) for tensor in model.outputs]
@@ -31,7 +32,7 @@ def graph_nodes(model: Any) -> dict[Any, Any]:
 
 
 def ancestors_of(tensors: Sequence[Any], nodes: dict[Any, Any]) -> set[Any]:
-    """The operations that some tensors depend on, their makers included."""
+    """Return the operations that the tensors depend on, including those that made them."""
     found: set[Any] = set()
     waiting = [tensor._keras_history.operation for tensor in tensors]
     while waiting:
@@ -43,7 +44,7 @@ def ancestors_of(tensors: Sequence[Any], nodes: dict[Any, Any]) -> set[Any]:
 
 
 def crossing_tensors(below: set[Any], nodes: dict[Any, Any]) -> tuple[Any, ...]:
-    """The tensors made below and used above, in graph order."""
+    """Return the tensors made by operations in `below` and used by others, in graph order."""
     crossing: dict[int, Any] = {}
     for operation, node in nodes.items():
         if operation not in below:
@@ -54,6 +55,6 @@ def crossing_tensors(below: set[Any], nodes: dict[Any, Any]) -> tuple[Any, ...]:
 
 
 def _boundary_tensors(model: keras.Model, nodes: dict[Any, Any], boundary: str) -> Sequence[Any]:
-    where, name = boundary.split(" ", 1)
+    side, name = boundary.split(" ", 1)
     node = nodes[model.get_layer(name)]
-    return node.output_tensors if where == "after" else node.input_tensors
+    return node.output_tensors if side == "after" else node.input_tensors

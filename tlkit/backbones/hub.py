@@ -1,6 +1,7 @@
-"""TF-Hub modules and one's own SavedModels as backbones. The only module that knows tensorflow_hub, which finds and fetches them.
+"""TF-Hub modules and your own SavedModels as backbones.
 
-A module is one block: its graph cannot be cut, so it is fine-tuned as a whole or not at all.
+tensorflow_hub, which finds and downloads the modules, is imported here only. A TF-Hub module is one block: its graph
+cannot be cut, so it is fine-tuned as a whole or not at all.
 """
 
 from __future__ import annotations
@@ -14,16 +15,17 @@ from tlkit.backbones.backbone import Backbone
 from tlkit.errors import SpecError, WeightsError, nearest
 
 PREFIX = "hub:"
-_SIZE = 224  # of modules that take any
+_SIZE = 224  # pixels, for modules that accept any size
 
 
 def hub_backbone(name: str) -> Backbone:
-    """A module as a backbone: "hub:HANDLE", "hub:FOLDER" or the folder of one's own SavedModel.
+    """Read a module as a backbone.
 
-    What is named with "hub:" takes pixels from 0 to 1, the convention of TF-Hub's image modules
-    (https://www.tensorflow.org/hub/common_signatures/images); a folder without it raw RGB 0-255, as one's own `.keras` file does.
+    name: "hub:HANDLE", "hub:FOLDER" or the folder of your own SavedModel. With "hub:" the module receives pixels from 0
+        to 1, as is the convention of TF-Hub's image modules (https://www.tensorflow.org/hub/common_signatures/images).
+        Without "hub:" it receives raw RGB 0-255, like your own `.keras` file.
 
-    Raises WeightsError when it cannot be fetched or read, or takes no pictures.
+    Raises WeightsError if it cannot be fetched or read, or does not accept images.
     """
     folder = find_module(name)
     digest = _digest(folder)
@@ -46,13 +48,13 @@ def hub_backbone(name: str) -> Backbone:
 
 
 def _graph(name: str, folder: Path, digest: str, preprocessing: str, size: int) -> tuple[Any, Any]:
-    """An input tensor, and the module's features of it: (n, numbers) or (n, rows, columns, channels)."""
+    """Return an input tensor and the module's features: (n, features) or (n, rows, columns, channels)."""
     import keras
 
     from tlkit.backbones.normalise import normalise
     from tlkit.backbones.saved_model_layer import Module, SavedModelLayer
 
-    module = Module(folder, name)  # its own, for a layer moves its module's variables
+    module = Module(folder, name)  # a new one for each layer, since training changes its variables
     if module.size and size != module.size:
         raise SpecError(
             f"'{name}' takes {module.size} x {module.size} pixels only. Leave `image_size` out, or give {module.size}."
@@ -64,7 +66,10 @@ def _graph(name: str, folder: Path, digest: str, preprocessing: str, size: int) 
 
 
 def find_module(name: str) -> Path:
-    """The folder of a module, fetched first if a handle is given. Raises WeightsError with the handle, the cause and the remedy."""
+    """Return the folder of a module, downloaded first if a handle is given.
+
+    Raises WeightsError with the handle, the cause and the remedy.
+    """
     handle = name.removeprefix(PREFIX)
     if "://" in handle:
         return _fetch(handle)
@@ -79,26 +84,28 @@ def find_module(name: str) -> Path:
         )
         raise WeightsError(f"No such module: '{handle}'. {hint}")
     raise WeightsError(
-        f"'{handle}' holds no saved_model.pb. Expected the folder of a SavedModel; if it was downloaded as an archive, unpack it."
+        f"'{handle}' holds no saved_model.pb. Expected the folder of a SavedModel. "
+        "If you downloaded it as an archive, unpack it."
     )
 
 
 @lru_cache(maxsize=8)
 def _fetch(handle: str) -> Path:
-    os.environ.setdefault("TFHUB_DOWNLOAD_PROGRESS", "1")  # it tells how far it has come
+    os.environ.setdefault("TFHUB_DOWNLOAD_PROGRESS", "1")  # tensorflow_hub then shows the download's progress
     try:
         import tensorflow_hub
 
         folder = Path(tensorflow_hub.resolve(handle))
-    except Exception as error:  # urllib, tarfile, ssl and tensorflow_hub raise what they will
+    except Exception as error:  # urllib, tarfile, ssl and tensorflow_hub raise many kinds
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
         raise WeightsError(
-            f"The module '{handle}' cannot be fetched ({reason}). Expected the address of a TF-Hub module. Fetch it elsewhere, unpack it, "
-            "and give its folder: `backbone=hub:FOLDER`."
+            f"The module '{handle}' cannot be fetched ({reason}). Expected the address of a TF-Hub module. "
+            "Download it elsewhere, unpack it, and give its folder: `backbone=hub:FOLDER`."
         ) from error
     if not (folder / "saved_model.pb").is_file():
         raise WeightsError(
-            f"What was fetched from '{handle}' to '{folder}' holds no saved_model.pb. Expected a TF2 SavedModel or a TF1 module in that format."
+            f"The module '{handle}' was downloaded to '{folder}', which holds no saved_model.pb. "
+            "Expected a TF2 SavedModel, or a TF1 module in that format."
         )
     return folder
 
@@ -111,14 +118,15 @@ def _digest(folder: Path) -> str:
 
 @lru_cache(maxsize=4)
 def _module(folder: str, name: str, digest: str) -> Any:
-    """A module to look at, read once while its files stay as they are."""
+    """Read a module to describe it; cached while its files do not change."""
     import keras
 
     from tlkit.backbones.saved_model_layer import Module
 
     if keras.backend.backend() != "tensorflow":
         raise WeightsError(
-            f"'{name}' is a SavedModel, which runs on TensorFlow only, and Keras runs on {keras.backend.backend()}. Set KERAS_BACKEND=tensorflow."
+            f"'{name}' is a SavedModel, which runs on TensorFlow only, but Keras runs on {keras.backend.backend()}. "
+            "Set KERAS_BACKEND=tensorflow."
         )
     module = Module(Path(folder), name)
     module.features_at(module.size or _SIZE)

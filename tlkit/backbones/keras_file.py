@@ -1,6 +1,6 @@
-"""One's own `.keras` model as a backbone: its top is taken off, its blocks end where its resolution changes.
+"""Your own `.keras` model as a backbone: its top is removed, and its blocks end where its resolution changes.
 
-The file is read in Keras' safe mode, so nothing in it is executed.
+The file is read in Keras' safe mode, so no code in it is executed.
 """
 
 from __future__ import annotations
@@ -16,21 +16,24 @@ from tlkit.errors import SpecError, WeightsError, nearest
 
 
 def own_backbone(file: str) -> Backbone:
-    """Describe a `.keras` file as a backbone. Reads the file; raises WeightsError when it cannot be one.
+    """Read a `.keras` file as a backbone.
 
     The model must be functional, with one image input of shape (n, height, width, 3) that takes raw RGB 0-255.
+
+    Raises WeightsError if the file cannot be used as a backbone.
     """
     model = _load(file)
     shape = model.input_shape
     if not isinstance(shape, tuple) or len(shape) != 4 or shape[-1] != 3 or len(model.outputs) != 1:
         raise WeightsError(
-            f"'{file}' takes {shape}. Expected a functional model with one RGB image input, shape (n, height, width, 3)."
+            f"'{file}' takes {shape}. "
+            "Expected a functional model with one RGB image input, shape (n, height, width, 3)."
         )
     fixed = shape[1] if shape[1] and shape[1] == shape[2] else None
     if shape[1] and not fixed:
         raise WeightsError(f"'{file}' takes {shape[1]} x {shape[2]} pixels. Expected a square input.")
     if not fixed:
-        model = _resized(model, 224)  # without a size, no layer's resolution is known
+        model = _resized(model, 224)  # without a fixed size, the layers' resolutions are unknown
     boundaries, end, _ = boundaries_of(model)
     return Backbone(
         name=str(file),
@@ -46,7 +49,7 @@ def own_backbone(file: str) -> Backbone:
 
 
 def _graph(file: str, size: int) -> tuple[Any, Any]:
-    """The own model's input tensor and the tensor its head is attached to, at the given image size."""
+    """Return the model's input tensor, and the tensor that its head is attached to, at the given image size."""
     model = _load(file)
     fixed = model.input_shape[1]
     if fixed and size != fixed:
@@ -58,7 +61,7 @@ def _graph(file: str, size: int) -> tuple[Any, Any]:
 
 
 def _resized(model: Any, size: int) -> Any:
-    """A copy of a model of any size that takes one size."""
+    """Copy a model that accepts any image size, with a fixed size."""
     import keras
 
     copy = keras.models.clone_model(model, input_tensors=keras.Input((size, size, 3), name="image"))
@@ -88,11 +91,12 @@ def _load(file: str) -> Any:
 
 
 def boundaries_of(model: Any) -> tuple[tuple[str, ...], Any, Any]:
-    """Where a model's blocks end: ("after LAYER", ...), the last backbone layer, and its output.
+    """Find where a model's blocks end: ("after LAYER", ...), the last backbone layer, and its output.
 
-    Candidates are layers through which everything above must pass; the last one at each resolution ends a block. The
-    backbone ends at the last image-shaped candidate. A transformer's blocks are four about equal runs of its layers on tokens, and it ends
-    at the vector they become; other models without image-shaped candidates are one block, below the last dense layer.
+    Candidates are layers whose output is the only path to the layers above. The last candidate at each resolution ends
+    a block, and the backbone ends at the last candidate that is a feature map. A transformer's layers on tokens are
+    divided into four blocks of about equal length; it ends at the vector pooled from the tokens. Other models without
+    feature maps are one block, which ends below the last dense layer.
     """
     nodes = graph_nodes(model)
     candidates = []
@@ -101,35 +105,36 @@ def boundaries_of(model: Any) -> tuple[tuple[str, ...], Any, Any]:
         crossing = crossing_tensors(below, nodes)
         if len(nodes[layer].output_tensors) == 1 and (not crossing or _only(crossing, nodes[layer].output_tensors[0])):
             candidates.append((layer, nodes[layer].output_tensors[0]))
-    images = [(layer, tensor) for layer, tensor in candidates if len(tensor.shape) == 4]
+    maps = [(layer, tensor) for layer, tensor in candidates if len(tensor.shape) == 4]
     tokens = [(layer, tensor) for layer, tensor in candidates if len(tensor.shape) == 3 and layer.weights]
-    if len(tokens) > len(images) and len(model.outputs[0].shape) == 2:
-        ends = [tokens[place * len(tokens) // 4 - 1] for place in (1, 2, 3)] if len(tokens) >= 4 else []
+    if len(tokens) > len(maps) and len(model.outputs[0].shape) == 2:
+        ends = [tokens[quarter * len(tokens) // 4 - 1] for quarter in (1, 2, 3)] if len(tokens) >= 4 else []
         return tuple(f"after {layer.name}" for layer, _ in ends), *candidates[-1]
-    if not images:
+    if not maps:
         vectors = [(layer, tensor) for layer, tensor in candidates if len(tensor.shape) == 2]
         layer, tensor = vectors[-2] if len(vectors) > 1 else vectors[-1]
         return (), layer, tensor
-    ends = [a for a, b in pairwise(images) if a[1].shape[1:3] != b[1].shape[1:3]]
+    ends = [a for a, b in pairwise(maps) if a[1].shape[1:3] != b[1].shape[1:3]]
     ends = [
         end
         for end, before in zip(ends, [None, *ends], strict=False)
-        if _weighs_more(nodes, end[1], before and before[1])
+        if _adds_weights(nodes, end[1], before and before[1])
     ]
-    return tuple(f"after {layer.name}" for layer, _ in ends), images[-1][0], images[-1][1]
+    return tuple(f"after {layer.name}" for layer, _ in ends), maps[-1][0], maps[-1][1]
 
 
 def _only(tensors: tuple[Any, ...], tensor: Any) -> bool:
     return len(tensors) == 1 and tensors[0] is tensor
 
 
-def _weighs_more(nodes: dict[Any, Any], tensor: Any, before: Any) -> bool:
-    """Whether layers with weights lie below a tensor, and not all of them below the one before."""
+def _adds_weights(nodes: dict[Any, Any], tensor: Any, before: Any) -> bool:
+    """Return whether any layer with weights lies between the tensor `before` (None: the input) and `tensor`."""
     lower = ancestors_of([before], nodes) if before is not None else set()
     return any(getattr(op, "weights", None) for op in ancestors_of([tensor], nodes) - lower)
 
 
 def parameters_below(model: Any, end: Any) -> int:
+    """Count the parameters of a layer and of all layers below it."""
     nodes = graph_nodes(model)
     below = ancestors_of(nodes[end].output_tensors, nodes)
     return sum(op.count_params() for op in below if hasattr(op, "count_params"))

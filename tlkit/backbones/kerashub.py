@@ -1,6 +1,7 @@
-"""KerasHub's image backbones (the extra `tlkit[kerashub]`), with the pixels they were trained on and their layers laid flat.
+"""KerasHub's image backbones (the extra `tlkit[kerashub]`), with their own pixel scaling, as flat Keras models.
 
-"kerashub:PRESET" is fetched by KerasHub into its own cache; "kerashub:FOLDER" is read from a folder that `save_to_preset` wrote.
+"kerashub:PRESET" is downloaded by KerasHub into its own cache. "kerashub:FOLDER" is read from a folder that
+`save_to_preset` wrote.
 """
 
 from __future__ import annotations
@@ -18,33 +19,37 @@ from tlkit.backbones.keras_file import boundaries_of, parameters_below
 from tlkit.errors import SpecError, WeightsError, nearest
 
 PREFIX = "kerashub:"
-_SIZE = 224  # of backbones that take any
+_SIZE = 224  # pixels, for backbones that accept any size
 
 
-def needed() -> Any:
-    """The package keras_hub. Raises WeightsError when it is not installed."""
+def import_keras_hub() -> Any:
+    """Import the package keras_hub. Raises WeightsError if it is not installed."""
     try:
         import keras_hub
     except ImportError as error:
         raise WeightsError(
-            f"'keras-hub' is not installed ({error}), which this backbone is from. Install it with: pip install 'tlkit[kerashub]'."
+            f"This backbone needs 'keras-hub', which is not installed ({error}). "
+            "Install it with: pip install 'tlkit[kerashub]'."
         ) from None
     return keras_hub
 
 
 def kerashub_backbone(name: str) -> Backbone:
-    """A preset as a backbone. Raises WeightsError when it cannot be fetched or read, is not for images, or could not be saved again."""
-    return _backbone(name, _stamp(name))
+    """Read a preset as a backbone.
+
+    Raises WeightsError if it cannot be downloaded or read, is not for images, or cannot be saved and loaded again.
+    """
+    return _backbone(name, _modification_times(name))
 
 
 @lru_cache(maxsize=8)
-def _backbone(name: str, stamp: tuple[int, ...]) -> Backbone:
+def _backbone(name: str, modification_times: tuple[int, ...]) -> Backbone:
     network, converter = _preset(name, load_weights=False)
     fixed = _image_shape(network)[1]
     height, width = converter.image_size or (None, None)
     size = fixed or (int(height) if height and height == width else _SIZE)
-    model = _flat(name, size, load_weights=False)
-    _check_it_saves(name, model)
+    model = _flat_model(name, size, load_weights=False)
+    _check_serialization(name, model)
     boundaries, end, _ = boundaries_of(model)
     return Backbone(
         name=name,
@@ -59,59 +64,59 @@ def _backbone(name: str, stamp: tuple[int, ...]) -> Backbone:
     )
 
 
-def _check_it_saves(name: str, model: Any) -> None:
-    """Before anything trains: what cannot be read again is no backbone for a run."""
+def _check_serialization(name: str, model: Any) -> None:
+    """Raise WeightsError, before any training, if the saved model could not be loaded again."""
     import keras
 
     try:
         settings = model.get_config()
-        with its_layers(settings):
+        with kerashub_layers(settings):
             again = keras.Model.from_config(settings)
-    except (
-        Exception
-    ) as error:  # whatever a layer's own code raises: DeiT's an AttributeError, Swin's a TypeError (KerasHub 0.32)
+    except Exception as error:  # layers raise many kinds: DeiT's an AttributeError, Swin's a TypeError (KerasHub 0.32)
         raise WeightsError(
-            f"The layers of the KerasHub preset '{name.removeprefix(PREFIX)}' cannot be saved one by one ({_reason(error)}). Expected a backbone "
-            "of layers that their own settings describe, such as a ResNet's, a DenseNet's or a ViT's."
+            f"The layers of the KerasHub preset '{name.removeprefix(PREFIX)}' cannot be saved one by one "
+            f"({_reason(error)}). Expected a backbone whose layers can be created from their own config, "
+            "such as a ResNet, a DenseNet or a ViT."
         ) from error
     shapes = [[tuple(w.shape) for w in one.weights] for one in (model, again)]
     if shapes[0] != shapes[1]:
         raise WeightsError(
-            f"The layers of the KerasHub preset '{name.removeprefix(PREFIX)}' come back from their settings with other weights, so a model of them "
-            "could not be loaded. Expected a backbone such as a ResNet's or a ViT's."
+            f"The layers of the KerasHub preset '{name.removeprefix(PREFIX)}' come back from their config with other "
+            "weights, so a saved model could not be loaded. Expected a backbone such as a ResNet or a ViT."
         )
 
 
 @contextlib.contextmanager
-def its_layers(settings: Any) -> Iterator[None]:
-    """Within the block, Keras reads KerasHub's layers from a model's settings.
+def kerashub_layers(settings: Any) -> Iterator[None]:
+    """A context in which Keras can create KerasHub's layers from a model's config.
 
-    Some of those layers put into their settings what they do not take again, such as ViTPatchingAndEmbedding's num_patches; it is left out.
+    Some of these layers write keys into their config that their constructor does not accept, such as num_patches of
+    ViTPatchingAndEmbedding. These keys are left out.
     """
     import keras
 
-    needed()
+    import_keras_hub()
     found: dict[str, Any] = {}
 
-    def look(value: Any) -> None:
+    def collect(value: Any) -> None:
         if isinstance(value, dict):
             module = str(value.get("module", ""))
             kind = getattr(sys.modules.get(module), str(value.get("class_name")), None)
             if module.startswith("keras_hub.") and isinstance(kind, type) and issubclass(kind, keras.Layer):
-                found[str(value.get("registered_name") or kind.__name__)] = _forgiving(kind)
+                found[str(value.get("registered_name") or kind.__name__)] = _ignoring_unknown_keys(kind)
             for inner in value.values():
-                look(inner)
+                collect(inner)
         elif isinstance(value, list | tuple):
             for inner in value:
-                look(inner)
+                collect(inner)
 
-    look(settings)
+    collect(settings)
     with keras.saving.custom_object_scope(found):
         yield
 
 
-def _forgiving(kind: type) -> type:
-    """The class, read from settings of which it takes what it knows."""
+def _ignoring_unknown_keys(kind: type) -> type:
+    """Return a subclass whose `from_config` ignores keys that the constructor does not accept."""
     known = set(inspect.signature(kind.__init__).parameters) | {"name", "dtype", "trainable"}  # type: ignore[misc]
 
     def from_config(cls: type, settings: dict[str, Any]) -> Any:
@@ -121,23 +126,26 @@ def _forgiving(kind: type) -> type:
 
 
 def _graph(name: str, size: int) -> tuple[Any, Any]:
-    """The input tensor, raw RGB 0-255, and the preset's features with its weights."""
+    """Return the input tensor, raw RGB 0-255, and the features of the preset with its weights."""
     network, _ = _preset(name, load_weights=False)
     fixed = _image_shape(network)[1]
     if fixed and size != fixed:
         raise SpecError(f"'{name}' takes {fixed} x {fixed} pixels only. Leave `image_size` out, or give {fixed}.")
-    model = _flat(name, size, load_weights=True)
+    model = _flat_model(name, size, load_weights=True)
     _, _, features = boundaries_of(model)
     return model.input, features
 
 
 def check_preset(name: str) -> None:
-    """Raise WeightsError for a folder that is no preset, without importing Keras. A preset's name is looked up when it is fetched."""
+    """Raise WeightsError for a folder that is not a preset, without importing Keras.
+
+    The name of a preset is not checked here, but when it is downloaded.
+    """
     _folder(name)
 
 
 def _folder(name: str) -> Path | None:
-    """The preset's folder, or None for the name of one to fetch."""
+    """Return the preset's folder, or None for the name of a preset to download."""
     preset = name.removeprefix(PREFIX)
     folder = Path(preset)
     if folder.is_dir():
@@ -153,49 +161,53 @@ def _folder(name: str) -> Path | None:
     return None
 
 
-def _stamp(name: str) -> tuple[int, ...]:
+def _modification_times(name: str) -> tuple[int, ...]:
     folder = _folder(name)
     return tuple(p.stat().st_mtime_ns for p in sorted(folder.iterdir())) if folder else ()
 
 
 @lru_cache(maxsize=4)
-def _described(name: str, stamp: tuple[int, ...]) -> tuple[Any, Any]:
+def _read_without_weights(name: str, modification_times: tuple[int, ...]) -> tuple[Any, Any]:
     return _read(name, load_weights=False)
 
 
 def _preset(name: str, *, load_weights: bool) -> tuple[Any, Any]:
-    """The preset's backbone and its image converter; without weights, read once while its files stay as they are."""
-    return _read(name, load_weights=True) if load_weights else _described(name, _stamp(name))
+    """Return the preset's backbone and its image converter; without weights, cached while its files do not change."""
+    if load_weights:
+        return _read(name, load_weights=True)
+    return _read_without_weights(name, _modification_times(name))
 
 
 def _read(name: str, *, load_weights: bool) -> tuple[Any, Any]:
-    hub, preset = needed(), name.removeprefix(PREFIX)
-    where = str(_folder(name) or preset)
+    hub, preset = import_keras_hub(), name.removeprefix(PREFIX)
+    location = str(_folder(name) or preset)
     try:
-        network = hub.models.Backbone.from_preset(where, load_weights=load_weights)
-    except Exception as error:  # kagglehub, huggingface_hub, h5py and Keras raise what they will
+        network = hub.models.Backbone.from_preset(location, load_weights=load_weights)
+    except Exception as error:  # kagglehub, huggingface_hub, h5py and Keras raise many kinds
         raise WeightsError(
-            f"The KerasHub preset '{preset}' cannot be read ({_reason(error)}). Expected the name of an image backbone's preset, such as "
-            "resnet_18_imagenet, or a folder that save_to_preset wrote. Without a network, fetch it elsewhere and give its folder."
+            f"The KerasHub preset '{preset}' cannot be read ({_reason(error)}). "
+            "Expected the name of an image backbone's preset, such as resnet_18_imagenet, "
+            "or a folder that save_to_preset wrote. "
+            "Without internet access, download it elsewhere and give its folder."
         ) from error
     shape = _image_shape(network)
     if not isinstance(shape, tuple) or len(shape) != 4 or shape[-1] != 3:
         raise WeightsError(
-            f"The KerasHub preset '{preset}' is a {type(network).__name__}, which takes {shape}. Expected a backbone of RGB images, shape "
-            "(n, height, width, 3)."
+            f"The KerasHub preset '{preset}' is a {type(network).__name__}, which takes {shape}. "
+            "Expected a backbone of RGB images, shape (n, height, width, 3)."
         )
     try:
-        converter = hub.layers.ImageConverter.from_preset(where)
+        converter = hub.layers.ImageConverter.from_preset(location)
     except Exception as error:
         raise WeightsError(
-            f"The KerasHub preset '{preset}' says nothing of how its pixels are scaled ({_reason(error)}). Save its ImageConverter beside it: "
-            "ImageConverter(...).save_to_preset(FOLDER)."
+            f"The KerasHub preset '{preset}' does not say how its pixels are scaled ({_reason(error)}). "
+            "Save its ImageConverter beside it: ImageConverter(...).save_to_preset(FOLDER)."
         ) from error
     return network, converter
 
 
 def _image_shape(network: Any) -> Any:
-    """The shape of the only input, which may have a name."""
+    """Return the shape of the only input, which may be in a dict by its name."""
     shape = network.input_shape
     return next(iter(shape.values())) if isinstance(shape, dict) and len(shape) == 1 else shape
 
@@ -204,8 +216,11 @@ def _reason(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
 
 
-def _flat(name: str, size: int, *, load_weights: bool) -> Any:
-    """The backbone behind its own scaling of pixels as one flat model of this size; encoders of tokens are opened into their blocks."""
+def _flat_model(name: str, size: int, *, load_weights: bool) -> Any:
+    """Return the backbone, after its own pixel scaling, as one flat model of this size.
+
+    A ViT's encoder is expanded into its blocks.
+    """
     import keras
 
     network, converter = _preset(name, load_weights=load_weights)
@@ -216,7 +231,10 @@ def _flat(name: str, size: int, *, load_weights: bool) -> Any:
         scaled = keras.layers.Rescaling(scale, offset=offset, dtype="float32", name="normalise")(inputs)
 
     def call(layer: Any, *arguments: Any, **named: Any) -> Any:
-        """A layer on what it is called with, the image replaced by the scaled one; a ViT encoder block by block, so that each is a layer."""
+        """Call a layer, with the scaled image as its input instead of the raw one.
+
+        A ViT's encoder is called block by block, so that each block is a layer of the model.
+        """
         arguments, named = keras.tree.map_structure(lambda x: scaled if x is inputs else x, (arguments, named))
         blocks = getattr(layer, "encoder_layers", None)
         if blocks is None or not hasattr(layer, "layer_norm") or not hasattr(layer, "dropout"):
@@ -233,17 +251,15 @@ def _flat(name: str, size: int, *, load_weights: bool) -> Any:
         call_function=call,
     )
     features = base.output
-    return keras.Model(inputs, _of_tokens(network, features) if len(features.shape) == 3 else features)
+    return keras.Model(inputs, _pool_tokens(network, features) if len(features.shape) == 3 else features)
 
 
-def _of_tokens(network: Any, tokens: Any) -> Any:
-    """The class token where there is one, as ViT's classifier takes it (Dosovitskiy et al. 2021, arXiv:2010.11929), else the mean."""
+def _pool_tokens(network: Any, tokens: Any) -> Any:
+    """Return the class token if there is one, as in ViT (Dosovitskiy et al. 2021, arXiv:2010.11929), else the mean."""
     import keras
 
-    first = getattr(
-        network, "use_class_token", "deit" in type(network).__name__.lower() or "dino" in type(network).__name__.lower()
-    )
-    if first:
+    kind = type(network).__name__.lower()
+    if getattr(network, "use_class_token", "deit" in kind or "dino" in kind):
         return keras.layers.Flatten(name="class_token")(
             keras.layers.Cropping1D((0, tokens.shape[1] - 1), name="first_token")(tokens)
         )

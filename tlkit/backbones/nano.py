@@ -1,8 +1,8 @@
-"""The network `nano`: a small residual network that ships with tlkit, weights and all. How it was trained: NANO.md.
+"""The network `nano`: a small residual network that comes with tlkit, weights included. See NANO.md for its training.
 
-Plain 3x3 convolutions where the picture is large, since two cores run them many times faster than depthwise ones; bottlenecks
-with squeeze and excitation (Hu et al. 2018, arXiv:1709.01507) where it is small. It ends at a sixteenth of the input's size, so
-that 96 pixels still leave 6 x 6 places.
+At high resolution it has plain 3x3 convolutions, which two CPU cores run many times faster than depthwise ones. At low
+resolution it has bottlenecks with squeeze and excitation (Hu et al. 2018, arXiv:1709.01507). Its output stride is 16,
+so that an image of 96 pixels still gives 6 x 6 positions.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ FEATURES = 640
 
 
 def nano(inputs: keras.KerasTensor) -> keras.KerasTensor:
-    """The network on pixels from -1 to 1, shape (n, size, size, 3), size 64 to 224. Returns (n, size/16, size/16, 640).
+    """Apply the network to pixels from -1 to 1, shape (n, size, size, 3), size 64 to 224.
 
-    A reader finds each block by its first layer: stem, block2_down, block3_down, block4_down, block5_1_reduce.
+    Returns features of shape (n, size/16, size/16, 640). The first layers of the blocks are stem, block2_down,
+    block3_down, block4_down and block5_1_reduce.
     """
     stem, second, third, fourth = WIDTHS
     x = _convolution(inputs, stem, 3, "stem", strides=2)
@@ -53,14 +54,17 @@ def _convolution(
 
 
 def _residual(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
-    """One convolution beside the identity."""
+    """Add one convolution to the identity."""
     import keras
 
     return keras.layers.Add(name=f"{name}_add")([x, _convolution(x, x.shape[-1], 3, name)])
 
 
 def _bottleneck(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
-    """1x1, 3x3, 1x1, channels weighed by what the whole picture holds, beside the identity (He et al. 2016, arXiv:1512.03385)."""
+    """Add a bottleneck (1x1, 3x3, 1x1) to the identity (He et al. 2016, arXiv:1512.03385).
+
+    Its channels are scaled by squeeze and excitation.
+    """
     import keras
 
     layers = keras.layers

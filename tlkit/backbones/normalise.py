@@ -1,4 +1,4 @@
-"""Turns raw RGB pixels from 0 to 255 into what each family was trained on, and builds a network behind that."""
+"""Normalises raw RGB pixels, 0-255, as each family expects them, and builds a network after the normalisation."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _CAFFE_MEAN = (103.939, 116.779, 123.68)  # BGR, of pixels in 0-255
 
 @dataclass(frozen=True)
 class NormalisedNetwork:
-    """Builds a network behind its normalisation, so that its input is raw RGB 0-255.
+    """A network after its normalisation, so that its input is raw RGB 0-255.
 
     preprocessing: "caffe" (BGR, means subtracted), "tf" (-1 to 1), "torch" (0 to 1, mean and deviation),
-        "efficientnet", "unit" (0 to 1), or "included" when the network normalises by itself.
-    network: called with normalised pixels, a Keras tensor of shape (n, size, size, 3), gives the features.
+        "efficientnet", "unit" (0 to 1), or "included" if the network normalises its input itself.
+    network: a callable that takes normalised pixels, a Keras tensor of shape (n, size, size, 3), and returns features.
     """
 
     preprocessing: str
     network: Callable[[Any], Any]
 
     def __call__(self, size: int) -> tuple[Any, Any]:
-        """The input, named "image", and the features at this image size."""
+        """Return the input, named "image", and the features at this image size."""
         import keras
 
         inputs = keras.Input((size, size, 3), name="image")
@@ -32,11 +32,12 @@ class NormalisedNetwork:
 
 
 def normalise(preprocessing: str, x: Any) -> Any:
-    """What `keras.applications` does to pixels before a network of this kind, as layers of the graph, in float32.
+    """Normalise pixels as `keras.applications` does for this kind of network, as float32 layers of the graph.
 
-    EfficientNet's ImageNet weights carry variances of 0.229, 0.224, 0.225, which Keras mends by one more division, but only
-    when it loads them itself by name (keras/src/applications/efficientnet.py). Here the pixels are prepared so that the
-    network's own Normalization then gives (pixel / 255 - mean) / deviation, from whichever file the weights come.
+    EfficientNet's ImageNet weights store 0.229, 0.224, 0.225 as variances, though they are standard deviations. Keras
+    corrects this by one more division, but only when it loads the weights itself by name
+    (keras/src/applications/efficientnet.py). Here the pixels are scaled so that the network's own Normalization gives
+    (pixel / 255 - mean) / deviation, whichever file the weights come from.
     """
     import keras
 

@@ -1,8 +1,9 @@
 """A SavedModel as a Keras layer.
 
-`hub.KerasLayer` is no layer of Keras 3, and a plain layer around a loaded SavedModel knows none of its weights. Here each of the module's
-variables is wrapped as a `keras.Variable` that shares its storage, so they freeze, train, average, save and export as any others do.
-A `.keras` file holds the weights but not the module's graph: `tlkit.models.files` keeps the module beside it.
+`hub.KerasLayer` is not a layer of Keras 3, and a plain layer around a loaded SavedModel does not track its weights.
+Here each of the module's variables is wrapped as a `keras.Variable` that shares its storage. So they are frozen,
+trained, averaged, saved and exported like any other weights. A `.keras` file holds the weights but not the module's
+graph: `tlkit.models.files` keeps the module beside it.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ import tensorflow as tf
 
 from tlkit.errors import WeightsError
 
-MODULES = "modules"  # the folder beside a `.keras` file
-_beside: contextvars.ContextVar[Path | None] = contextvars.ContextVar("_beside", default=None)
+MODULES = "modules"  # the folder of SavedModels beside a `.keras` file
+_modules_folder: contextvars.ContextVar[Path | None] = contextvars.ContextVar("_modules_folder", default=None)
 
 
 @functools.lru_cache(maxsize=16)
@@ -36,27 +37,29 @@ def _digest(folder: str, stamps: tuple[tuple[str, int, int], ...]) -> str:
 
 
 def module_files(folder: Path) -> list[Path]:
-    """The files of a SavedModel; whatever else lies in its folder is not of it."""
-    parts = [folder / "saved_model.pb", folder / "tfhub_module.pb"]
-    parts += [p for inner in ("variables", "assets") for p in (folder / inner).rglob("*")]
-    return sorted(p for p in parts if p.is_file())
+    """Return the files of a SavedModel. Other files in its folder are left out."""
+    files = [folder / "saved_model.pb", folder / "tfhub_module.pb"]
+    files += [p for inner in ("variables", "assets") for p in (folder / inner).rglob("*")]
+    return sorted(p for p in files if p.is_file())
 
 
 def digest_of(folder: Path) -> str:
-    """SHA-256 of a SavedModel's files and their names."""
+    """Compute the SHA-256 of a SavedModel's files and their names."""
     files = module_files(folder)
     stamps = [(p.relative_to(folder).as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
     return _digest(str(folder), tuple(stamps))
 
 
 class Module:
-    """A SavedModel read from a folder, as a function of pictures.
+    """A SavedModel read from a folder. Called with images, float32, shape (n, size, size, 3), it returns features.
 
-    function: pictures, float32, shape (n, size, size, 3), to features. size: pixels of each side, None where it takes any.
-    variables, trained: its variables, and those of them that fine-tuning moves. losses: functions without arguments, its regularisation.
-    knows_training: whether its function takes `training`. frozen_because: why it cannot be fine-tuned, "" where it can.
+    size: pixels of each side; None if it accepts any.
+    variables: all its variables. trained: the ones that fine-tuning changes.
+    losses: its regularisation losses, as functions without arguments.
+    knows_training: whether its function takes the argument `training`.
+    frozen_because: why it cannot be fine-tuned; "" if it can.
 
-    Raises WeightsError for a folder that holds no SavedModel, or one that takes no pictures or puts out no features.
+    Raises WeightsError if the folder holds no SavedModel, or if the SavedModel does not map images to features.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -71,7 +74,7 @@ class Module:
         else:
             self._signature = _only_signature(self.loaded, name)
             self._function = self._signature
-            self.frozen_because = "it has signatures only, as TF1 modules do, which were traced for inference"
+            self.frozen_because = "it has signatures only, traced for inference, as TF1 modules do"
         concrete = [self._signature] if self._signature else list(getattr(self._function, "concrete_functions", ()))
         self.size = _size_of(concrete, name)
         self.variables = _variables_of(self.loaded, concrete)
@@ -79,45 +82,47 @@ class Module:
         chosen = {id(one) for one in (trained if trained is not None else ()) if not self.frozen_because}
         self.trained = [one for one in self.variables if id(one) in chosen]
         if not self.trained and not self.frozen_because:
-            self.frozen_because = "it names no trainable variables"
+            self.frozen_because = "it lists no trainable variables"
         self.losses = [] if self.frozen_because else list(getattr(self.loaded, "regularization_losses", None) or ())
-        # asked of its signature: calling a function with an argument that it does not have leaves TensorFlow's lock on it taken
+        # read from the signature: a trial call with an unknown argument would leave TensorFlow's lock on it taken
         self.knows_training = "training" in inspect.signature(self._function).parameters
 
-    def __call__(self, pictures: Any, training: bool = False) -> Any:
+    def __call__(self, images: Any, training: bool = False) -> Any:
         if self._signature is not None:
-            image = next(iter(self._signature.structured_input_signature[1]))
-            answer = self._signature(**{image: pictures})
+            argument = next(iter(self._signature.structured_input_signature[1]))
+            outputs = self._signature(**{argument: images})
         elif self.knows_training:
-            answer = self._function(pictures, training=training)
+            outputs = self._function(images, training=training)
         else:
-            answer = self._function(pictures)
-        return self._chosen(answer)
+            outputs = self._function(images)
+        return self._features_of(outputs)
 
-    def _chosen(self, answer: Any) -> Any:
-        """The features, where a module puts out several things: "default", or the only one."""
-        if not isinstance(answer, dict):
-            return answer
-        for key in ("default", "feature_vector", *(answer if len(answer) == 1 else ())):
-            if key in answer:
-                return answer[key]
+    def _features_of(self, outputs: Any) -> Any:
+        """Return the features of a module with named outputs: "default", "feature_vector", or the only one."""
+        if not isinstance(outputs, dict):
+            return outputs
+        for key in ("default", "feature_vector", *(outputs if len(outputs) == 1 else ())):
+            if key in outputs:
+                return outputs[key]
         raise WeightsError(
-            f"'{self.name}' puts out {', '.join(sorted(answer))}. Expected one tensor of features, or one that is called "
-            "'default': take the module's feature-vector variant, or export it with one output."
+            f"'{self.name}' returns {', '.join(sorted(outputs))}. "
+            "Expected one tensor of features, or one that is called 'default'. "
+            "Use the module's feature-vector variant, or export it with one output."
         )
 
     def features_at(self, size: int) -> tuple[int, ...]:
-        """The shape of one picture's features: (numbers,) or (rows, columns, channels)."""
+        """Return the shape of one image's features: (features,) or (rows, columns, channels)."""
         try:
             shape = tuple(self(tf.zeros((1, size, size, 3))).shape[1:])
         except (TypeError, ValueError, tf.errors.OpError) as error:
             raise WeightsError(
-                f"'{self.name}' does not take pictures of {size} x {size} pixels: {_first_line(error)}. Expected a module of "
-                "images, float32, shape (n, height, width, 3); give its size as `image_size`."
+                f"'{self.name}' does not accept images of {size} x {size} pixels: {_first_line(error)}. "
+                "Expected a module of images, float32, shape (n, height, width, 3). Give its size as `image_size`."
             ) from error
         if len(shape) not in (1, 3) or None in shape:
             raise WeightsError(
-                f"'{self.name}' puts out {shape} for a picture. Expected a vector or feature maps; take its feature-vector variant."
+                f"'{self.name}' returns the shape {shape} for an image. Expected a vector or feature maps. "
+                "Use its feature-vector variant."
             )
         return shape
 
@@ -130,14 +135,14 @@ def _load(folder: Path, name: str) -> Any:
     except Exception as error:  # TensorFlow raises OSError, its own errors and, for damaged files, protobuf's
         raise _unreadable(folder, name, error) from error
     try:
-        return tf.saved_model.load(str(folder), tags=[])  # a TF1 module keeps the graph for inference without a tag
+        return tf.saved_model.load(str(folder), tags=[])  # a TF1 module keeps its inference graph without a tag
     except Exception as error:
         raise _unreadable(folder, name, untagged) from error
 
 
 def _unreadable(folder: Path, name: str, error: Exception) -> WeightsError:
     return WeightsError(
-        f"'{name}' does not load as a SavedModel from '{folder}': {_first_line(error)}. Fetch or export it again."
+        f"'{name}' does not load as a SavedModel from '{folder}': {_first_line(error)}. Download or export it again."
     )
 
 
@@ -153,35 +158,37 @@ def _only_signature(loaded: Any, name: str) -> Any:
     if len(signatures) == 1:
         return next(iter(signatures.values()))
     raise WeightsError(
-        f"'{name}' cannot be called and has the signatures {sorted(signatures) or 'none'}. Expected a reusable SavedModel, or a "
-        "signature called 'default' or 'serving_default'."
+        f"'{name}' cannot be called, and its signatures are {sorted(signatures) or 'none'}. "
+        "Expected a reusable SavedModel, or a signature called 'default' or 'serving_default'."
     )
 
 
 def _size_of(concrete: Sequence[Any], name: str) -> int | None:
-    """The side that a module is traced for. Raises WeightsError when it takes no pictures."""
-    images = []
+    """Return the image size that a module is traced for; None for any. Raises WeightsError if it takes no images."""
+    tensors = []
     for one in concrete:
         arguments, named = one.structured_input_signature
-        images += [a for a in (*arguments, *named.values()) if isinstance(a, tf.TensorSpec)]
-    pictures = [a for a in images if a.dtype == tf.float32 and a.shape.rank in (4, None)]
-    if images and not pictures:
+        tensors += [a for a in (*arguments, *named.values()) if isinstance(a, tf.TensorSpec)]
+    images = [a for a in tensors if a.dtype == tf.float32 and a.shape.rank in (4, None)]
+    if tensors and not images:
         raise WeightsError(
-            f"'{name}' takes {images[0].dtype.name} of shape {images[0].shape}. Expected a module of images, float32, shape (n, height, width, 3); "
-            "a classifier that tlkit exported takes files and is no backbone: start from its run with `from_run=RUN`."
+            f"'{name}' takes {tensors[0].dtype.name} of shape {tensors[0].shape}. "
+            "Expected a module of images, float32, shape (n, height, width, 3). "
+            "A classifier that tlkit exported takes files and is not a backbone: "
+            "start from its run with `from_run=RUN`."
         )
-    sides = {tuple(a.shape[1:3]) for a in pictures if a.shape.rank == 4}
+    sides = {tuple(a.shape[1:3]) for a in images if a.shape.rank == 4}
     fixed = {side for side in sides if None not in side}
     if not fixed or len(sides) > 1:
         return None
     height, width = fixed.pop()
     if height != width:
-        raise WeightsError(f"'{name}' takes {height} x {width} pixels. Expected a square input; export it for one.")
+        raise WeightsError(f"'{name}' takes {height} x {width} pixels. Expected a square input: export it with one.")
     return int(height)
 
 
 def _variables_of(loaded: Any, concrete: Sequence[Any]) -> list[Any]:
-    """All variables that a module names or its functions read, each once."""
+    """Return all variables that a module lists or its functions read, each once."""
     found: dict[int, Any] = {}
     named = [*(getattr(loaded, "variables", None) or ()), *(getattr(loaded, "trainable_variables", None) or ())]
     for one in (*named, *(v for function in concrete for v in function.variables)):
@@ -191,30 +198,31 @@ def _variables_of(loaded: Any, concrete: Sequence[Any]) -> list[Any]:
 
 @keras.saving.register_keras_serializable("tlkit")
 class SavedModelLayer(keras.layers.Layer):
-    """A SavedModel's function as a layer: pictures, float32, shape (n, size, size, 3), to features.
+    """A SavedModel's function as a layer: images, float32, shape (n, size, size, 3), to features.
 
-    module: read already, or None to read it from beside the `.keras` file that is being loaded, or from where `handle` says.
-    handle: what the person named it by. sha256: of its files, see `digest_of`.
-    hold_still: while it trains, its function is asked as for inference, so that BatchNormalization's statistics stand still and
-        nothing is dropped (see `Stage.batch_norm`). Frozen, it always is.
+    handle: the name that the user gave. sha256: the hash of its files, see `digest_of`.
+    module: a module that was read already; None to read it from the folder beside the `.keras` file that is being
+        loaded, or else from the folder that `handle` names.
+    inference_mode: whether its function runs in inference mode during training too, so that BatchNormalization uses its
+        stored statistics and dropout is off (see `Stage.batch_norm`). A frozen layer always runs in inference mode.
 
-    Raises WeightsError when the module is gone or another.
+    Raises WeightsError if the module is missing or its files have changed.
     """
 
     def __init__(self, handle: str, sha256: str, module: Module | None = None, **settings: Any) -> None:
         super().__init__(**{"dtype": "float32", "name": "module", **settings})
-        self.handle, self.sha256, self.hold_still = handle, sha256, True
-        self.module = module or Module(_where(handle, sha256), handle)
+        self.handle, self.sha256, self.inference_mode = handle, sha256, True
+        self.module = module or Module(_find_folder(handle, sha256), handle)
         trained = {id(one) for one in self.module.trained}
         self.wrapped = [_wrap(one, id(one) in trained) for one in self.module.variables]
         self.built = True
 
     def call(self, inputs: Any, training: bool = False) -> Any:
-        moving = bool(training) and self.trainable and not self.hold_still
+        in_training_mode = bool(training) and self.trainable and not self.inference_mode
         if training and self.trainable:
             for loss in self.module.losses:
                 self.add_loss(loss())
-        return self.module(inputs, training=moving)
+        return self.module(inputs, training=in_training_mode)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         return (input_shape[0], *self.module.features_at(int(input_shape[1] or 224)))
@@ -224,29 +232,31 @@ class SavedModelLayer(keras.layers.Layer):
 
 
 def _wrap(variable: Any, trained: bool) -> keras.Variable:
-    """A Keras variable that is the TensorFlow variable: Keras takes one that it is given as its storage."""
+    """Wrap a TensorFlow variable as a Keras variable that uses it as its storage."""
     name = variable.name.split(":")[0].replace("/", ".")
     return keras.Variable(variable, trainable=trained, dtype=variable.dtype.name, autocast=False, name=name)
 
 
-def _where(handle: str, sha256: str) -> Path:
-    beside = _beside.get()
-    places = [beside / sha256[:16]] if beside else []
-    places.append(Path(handle.removeprefix("hub:")))
-    for place in places:
-        if (place / "saved_model.pb").is_file() and digest_of(place) == sha256:
-            return place
+def _find_folder(handle: str, sha256: str) -> Path:
+    modules = _modules_folder.get()
+    folders = [modules / sha256[:16]] if modules else []
+    folders.append(Path(handle.removeprefix("hub:")))
+    for folder in folders:
+        if (folder / "saved_model.pb").is_file() and digest_of(folder) == sha256:
+            return folder
     raise WeightsError(
-        f"The module '{handle}' (SHA-256 {sha256[:16]}...) is not at {' or '.join(repr(str(p)) for p in places)}, or is another now. "
-        f"It lies in the folder '{MODULES}' beside a run's model.keras: keep them together, and load them with tlkit.load_model."
+        f"The module '{handle}' (SHA-256 {sha256[:16]}...) is not at "
+        f"{' or '.join(repr(str(folder)) for folder in folders)}, or its files have changed. "
+        f"It is stored in the folder '{MODULES}' beside a run's model.keras: keep them together, "
+        "and load them with tlkit.load_model."
     )
 
 
 @contextlib.contextmanager
 def modules_in(folder: Path) -> Iterator[None]:
-    """Within the block, layers that are read look for their modules in this folder first."""
-    token = _beside.set(folder if folder.is_dir() else None)
+    """A context in which layers that are loaded look for their modules in this folder first."""
+    token = _modules_folder.set(folder if folder.is_dir() else None)
     try:
         yield
     finally:
-        _beside.reset(token)
+        _modules_folder.reset(token)

@@ -1,7 +1,7 @@
 """Finds, checks and loads a backbone's pretrained weights. Never falls back to random ones.
 
-"imagenet" is looked for in Keras' own cache ($KERAS_HOME/models, else ~/.keras/models), where `keras.applications` puts it too,
-and downloaded there when it is absent. The weights of `nano` lie beside this file.
+"imagenet" weights are looked up in Keras' own cache, which `keras.applications` uses too ($KERAS_HOME/models, else
+~/.keras/models). They are downloaded to it if they are absent. The weights of `nano` are stored beside this file.
 """
 
 from __future__ import annotations
@@ -24,15 +24,19 @@ _SHIPPED = Path(__file__).parent
 
 
 def find_weights(backbone: Backbone, weights: str) -> Path | None:
-    """The file of a backbone's weights, downloaded if need be; None for "none" and for a backbone that brings its own.
+    """Find the file of a backbone's weights, and download it if needed.
 
-    weights: "imagenet", "none", or a file. Raises WeightsError when the file is absent or damaged, or the download fails:
-    the message names the file, where to put it, and the backbones that are already here.
+    weights: "imagenet", "none", or a file.
+
+    Returns None for "none", and for a backbone that brings its own weights.
+
+    Raises WeightsError if the file is absent or damaged, or if the download fails. The message says which file is
+    missing, where to put it, and the backbones whose weights are already on this machine.
     """
     if weights == "none" or (backbone.brings_weights and weights == "imagenet"):
         return None
     if backbone.brings_weights:
-        raise WeightsError(f"'{backbone.name}' brings its own weights; `weights={weights}` cannot be loaded into it.")
+        raise WeightsError(f"'{backbone.name}' brings its own weights: `weights={weights}` cannot be loaded into it.")
     if weights != "imagenet":
         return _given_file(weights)
     if backbone.weights is None:
@@ -53,7 +57,7 @@ def find_weights(backbone: Backbone, weights: str) -> Path | None:
 
 
 def cached_file(backbone: Backbone) -> Path | None:
-    """Where the pretrained weights lie on this machine, or None."""
+    """Return the file of the pretrained weights if it is on this machine, else None."""
     weights = backbone.weights
     if weights is None:
         return None
@@ -62,13 +66,16 @@ def cached_file(backbone: Backbone) -> Path | None:
 
 
 def models_folder() -> Path:
-    """Where Keras keeps downloaded weights."""
+    """Return the folder in which Keras stores downloaded weights."""
     home = os.environ.get("KERAS_HOME")
     return (Path(home) if home else Path.home() / ".keras") / "models"
 
 
 def load_backbone_weights(backbone: Backbone, model: keras.Model, file: Path) -> None:
-    """Load a weights file, with or without a top, into a backbone without. Raises WeightsError with both shapes, or the file's hash."""
+    """Load a weights file, with or without a top, into a backbone without a top.
+
+    Raises WeightsError with both shapes, or with the file's hash.
+    """
     try:
         if file.suffix == ".npz":
             _load_arrays(model, file)
@@ -78,16 +85,18 @@ def load_backbone_weights(backbone: Backbone, model: keras.Model, file: Path) ->
         reason = str(error).splitlines()[0][:240] if str(error) else type(error).__name__
         like = f", such as {backbone.weights.file}" if backbone.weights else ""
         raise WeightsError(
-            f"'{file}' ({file.stat().st_size:,} bytes, SHA-256 {_digest(file, 'sha256')}) does not load into {backbone.name}: "
-            f"{reason}. Expected the weights of {backbone.name}, "
-            f"without its top {backbone.parameters:,} parameters{like}. "
-            f"If the file was cut short, delete it and fetch it again."
+            f"'{file}' ({file.stat().st_size:,} bytes, SHA-256 {_digest(file, 'sha256')}) "
+            f"does not load into {backbone.name}: {reason}. Expected the weights of {backbone.name}, "
+            f"which has {backbone.parameters:,} parameters without its top{like}. "
+            "If the file is incomplete, delete it and download it again."
         ) from error
 
 
 def _load_below_the_top(model: keras.Model, file: Path) -> bool:
-    """Load an HDF5 file of layers by their order (whole models, and weights as Keras 2 wrote them) if it holds more layers than the network: those
-    behind the network's are its top. False, and nothing loaded, for other files. Raises ValueError where a layer does not fit.
+    """Load an HDF5 file by the order of its layers, if it holds more layers than the network.
+
+    Such files hold whole models, or weights as Keras 2 wrote them. The layers after the network's are the top, and are
+    skipped. Returns False, and loads nothing, for other files. Raises ValueError if a layer does not fit.
     """
     import h5py
     import numpy as np
@@ -121,7 +130,7 @@ def _text(name: bytes | str) -> str:
 def save_arrays(model: keras.Model, file: Path) -> str:
     """Write a network's variables by their paths to a compressed `.npz`, in float16. Returns the file's SHA-256.
 
-    Moving variances stay float32: below 6e-8 they would become 0.
+    Moving variances stay in float32, since float16 would round values below 6e-8 to 0.
     """
     import numpy as np
 
@@ -177,7 +186,7 @@ def _download(name: str, weights: Weights) -> Path:
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise WeightsError(
             f"The ImageNet weights of {name} are not on this machine and cannot be downloaded ({reason}). "
-            f"Expected '{target}'. Fetch {weights.url} elsewhere and put it there, or give it as `weights=FILE`. "
+            f"Expected '{target}'. Download {weights.url} elsewhere and put it there, or give it as `weights=FILE`. "
             f"Backbones whose weights are here: {', '.join(here) or 'none'}. `weights=none` trains from random weights."
         ) from error
 
@@ -190,7 +199,7 @@ def _check_digest(name: str, weights: Weights, file: Path) -> None:
     if found != weights.digest:
         raise WeightsError(
             f"'{file}' is damaged or not the weights of {name}: its {kind} is {found}, expected {weights.digest}. "
-            "Delete it and fetch it again, or give another file as `weights=FILE`."
+            "Delete it and download it again, or give another file as `weights=FILE`."
         )
 
 

@@ -1,7 +1,8 @@
-"""What a frozen network says about each image, computed once and kept: no frozen layer runs twice on the same pixels.
+"""Features of frozen layers, computed once and cached: no frozen layer runs twice on the same pixels.
 
-A prefix (see `tlkit.models.blocks.cut`) always runs as its own inference graph, so its BatchNormalization and dropout stand still by
-construction. Its outputs are kept on disk by the image's content and the prefix's weights, so the next run finds them too.
+A prefix (see `tlkit.models.blocks.cut`) always runs in inference mode: BatchNormalization uses its stored statistics
+and dropout is off. Its outputs are cached on disk by the image's content and the prefix's weights, so that later runs
+reuse them.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ class Features:
     """A prefix's outputs for some examples.
 
     views: one list per view, each with one row source per output tensor of the prefix.
-    count: examples covered, from the first; fewer than asked for when time ran out.
-    computed: forward passes of single images that were run now; the others were found in the cache.
+    count: number of examples covered, from the first; fewer than asked for if time ran out.
+    computed: number of images that ran through the prefix now; the others were found in the cache.
     """
 
     views: list[list[RowSource]]
@@ -41,18 +42,18 @@ class Features:
 
 
 def per_output(features: Features) -> list[np.ndarray]:
-    """The first view's rows in memory, an array for each of the prefix's outputs: float32, shape (count, ...)."""
+    """Load the first view into memory, an array for each of the prefix's outputs: float32, shape (count, ...)."""
     return [source.gather(slice(None)).astype("float32", copy=False) for source in features.views[0]]
 
 
 def all_rows(features: Features) -> np.ndarray:
-    """Every row in memory, view after view, an example's outputs beside each other: float32, shape (views * count, numbers)."""
+    """Load all views into memory, one after another, outputs concatenated: float32, shape (views * count, features)."""
     views = [[source.gather(slice(None)) for source in view] for view in features.views]
     return np.concatenate([np.concatenate(view, axis=1) for view in views]).astype("float32", copy=False)
 
 
 def prefix_key(prefix: keras.Model) -> str:
-    """A hash of what a prefix computes: its layers' settings and weights, not its layers' names."""
+    """Compute a hash of a prefix: its layers' settings and weights, but not its layers' names."""
     digest = hashlib.sha256()
     for layer in prefix.layers:
         settings = _without_names(layer.get_config())
@@ -63,15 +64,15 @@ def prefix_key(prefix: keras.Model) -> str:
 
 
 def _without_names(settings: Any) -> Any:
-    """A layer's settings less what does not change its outputs: a prefix only ever runs as inference."""
+    """Remove the settings that do not change a layer's outputs in inference: its name, and whether it trains."""
     if isinstance(settings, dict):
         return {key: _without_names(value) for key, value in settings.items() if key not in ("name", "trainable")}
     return [_without_names(one) for one in settings] if isinstance(settings, list | tuple) else settings
 
 
 def all_cached(prefix: keras.Model, examples: Examples) -> bool:
-    """Whether `extract_features`, without augmentation, would find every output in the cache."""
-    _, folders = _where_kept(prefix, examples)
+    """Return whether `extract_features`, without augmentation, would find every output in the cache."""
+    _, folders = _outputs_and_folders(prefix, examples)
     return all(bool(Store(folder).known(list(examples.keys)).all()) for folder in folders)
 
 
@@ -85,30 +86,31 @@ def extract_features(
     batch_size: int = 32,
     deadline: Deadline = NO_DEADLINE,
 ) -> Features | None:
-    """The prefix's outputs for every example and view, from the cache or computed and kept.
+    """Return the prefix's outputs for every example and view. Those that are not cached are computed and cached.
 
     Args:
         prefix: frozen layers; see `tlkit.models.blocks.cut`.
-        examples: their `keys` and `made_by` name what is cached, their `cache` says where and how much.
-        augmentation: None or an identity takes the images as they are.
-        views: random versions of each image, with an augmentation; each is seeded by (seed, view, content).
-        seed: gives the versions.
-        batch_size: images that are computed at once.
-        deadline: when to stop and return what is there.
+        examples: their `keys` and `made_by` are the cache's keys; their `cache` gives its folder and size limit.
+        augmentation: None or an identity for unchanged images.
+        views: number of augmented versions of each image; ignored without augmentation. Each is seeded by (seed, view,
+            content).
+        seed: seed of the augmentation.
+        batch_size: images per forward pass.
+        deadline: when to stop and return what has been computed.
 
     Returns:
-        The outputs; None when they would exceed the caches' limit: the caller then runs the prefix batch by batch.
+        The outputs; None if they would exceed the caches' limit. The caller then runs the prefix batch by batch.
     """
     if augmentation is None or augmentation.is_identity():
         augmentation, views = None, 1
-    parts, folders = _where_kept(prefix, examples)
+    outputs, folders = _outputs_and_folders(prefix, examples)
     stores = [Store(folder) for folder in folders]
     keys = [_view_keys(examples.keys, augmentation, view, seed) for view in range(views)]
     missing = _missing(prefix, stores, keys, augmentation, seed)
     if missing.pairs and not examples.cache.has_room_for(missing.size):
         return None
     for output in missing.outputs:
-        last = parts[output.index].layers[-1].name
+        last = outputs[output.index].layers[-1].name
         describe(folders[output.index], f"outputs of frozen layers up to {last}, {output.shape}, {examples.made_by}")
     done = _compute(prefix, examples, missing, batch_size, deadline) if missing.pairs else 0
     count = len(examples)
@@ -118,14 +120,14 @@ def extract_features(
     return Features([list(view) for view in rows], count, done)
 
 
-def _where_kept(prefix: keras.Model, examples: Examples) -> tuple[list[keras.Model], list[Path]]:
-    """A model for each of the prefix's outputs, and the folder where its outputs are kept."""
-    parts = [prefix] if len(prefix.outputs) == 1 else [keras.Model(prefix.input, one) for one in prefix.outputs]
-    return parts, [examples.cache.at("features", f"{prefix_key(part)}-{examples.made_by}") for part in parts]
+def _outputs_and_folders(prefix: keras.Model, examples: Examples) -> tuple[list[keras.Model], list[Path]]:
+    """Return a model for each of the prefix's outputs, and the cache folder of each."""
+    outputs = [prefix] if len(prefix.outputs) == 1 else [keras.Model(prefix.input, one) for one in prefix.outputs]
+    return outputs, [examples.cache.at("features", f"{prefix_key(one)}-{examples.made_by}") for one in outputs]
 
 
 def _stored_as(dtype: str) -> str:
-    """NumPy's files know no bfloat16: what comes as that is kept as float32."""
+    """Return the dtype on disk: float32 for bfloat16, which NumPy's files do not support."""
     return "float32" if dtype == "bfloat16" else dtype
 
 
@@ -138,7 +140,7 @@ def _view_keys(keys: Sequence[str], augmentation: Augmentation | None, view: int
 
 @dataclass(frozen=True)
 class _Output:
-    """One of the prefix's outputs, by its index, as it is kept. shape: of one image's row. dtype: as NumPy names it."""
+    """One of the prefix's outputs, by its index, and its cache. shape: of one image's row. dtype: its NumPy name."""
 
     index: int
     store: Store
@@ -148,12 +150,12 @@ class _Output:
 
 @dataclass(frozen=True)
 class _Missing:
-    """What the cache lacks.
+    """What is not in the cache yet.
 
     pairs: (view, index of the example), example by example, each key once.
     keys: by view, then example.
-    outputs: those of the prefix that are lacking for any of the pairs.
-    augmentation: None for images as they are. seed: of the augmentation.
+    outputs: the prefix's outputs that are missing for at least one of the pairs.
+    augmentation: None for unchanged images. seed: of the augmentation.
     """
 
     pairs: list[tuple[int, int]]
@@ -164,7 +166,7 @@ class _Missing:
 
     @property
     def size(self) -> int:
-        """Bytes on disk."""
+        """The size on disk, in bytes."""
         return len(self.pairs) * sum(math.prod(one.shape) * np.dtype(one.dtype).itemsize for one in self.outputs)
 
 
@@ -188,7 +190,7 @@ def _missing(
 
 
 def _compute(prefix: keras.Model, examples: Examples, missing: _Missing, batch_size: int, deadline: Deadline) -> int:
-    """Run the prefix over the missing pairs and keep its outputs. Returns how many were done."""
+    """Run the prefix on the missing pairs and cache its outputs. Returns the number of pairs done."""
     if len(missing.outputs) < len(prefix.outputs):
         prefix = keras.Model(prefix.input, [prefix.outputs[one.index] for one in missing.outputs])
     call = frozen_call(prefix, batch_size)

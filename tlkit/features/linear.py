@@ -1,7 +1,7 @@
-"""Linear heads that are solved instead of trained: scikit-learn finds the optimum, and it ends as an ordinary dense layer.
+"""Linear heads that are solved by scikit-learn instead of trained. The result is an ordinary dense layer.
 
-A head on frozen features is a convex problem. L-BFGS reaches its optimum where a hundred epochs of small steps come near it, so the
-strength of regularisation can be tried at many values, with cross-validation, in the time of one training.
+A linear head on frozen features is a convex problem. L-BFGS reaches the optimum that a hundred epochs of gradient steps
+only come near. So many values of C can be tried, with cross-validation, in the time of one training.
 """
 
 from __future__ import annotations
@@ -19,28 +19,36 @@ from scipy.special import softmax
 from tlkit.features.folds import ALWAYS_TRAINING
 from tlkit.stats import log_loss
 
-STRENGTHS = tuple(float(c) for c in np.logspace(-5, 1, 7))  # C, the inverse of the penalty's weight
-BLOCK_SCALING = 0.25  # see `Solver`; 0, 1/8, 1/4, 3/8 and 1/2 were tried on three data sets, seeds and two sizes
-PATIENCE = 1  # strengths without improvement, after which weaker penalties are not tried
+STRENGTHS = tuple(float(c) for c in np.logspace(-5, 1, 7))  # values of C, the inverse of the L2 penalty
+# See `Solver`. 0, 1/8, 1/4, 3/8 and 1/2 were tried on three data sets, several seeds and two sizes.
+BLOCK_SCALING = 0.25
+PATIENCE = 1  # values of C without improvement, after which larger ones (weaker penalties) are not tried
 
 
 @dataclass(frozen=True)
 class LinearHead:
-    """A dense softmax layer: kernel float32, shape (features, classes); bias float32, shape (classes,). strength: its C."""
+    """A dense softmax layer.
+
+    kernel: float32, shape (features, classes). bias: float32, shape (classes,). strength: the C it was solved with.
+    """
 
     kernel: np.ndarray
     bias: np.ndarray
     strength: float
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
-        """float32, shape (n, classes)."""
+        """Predict probabilities: float32, shape (n, classes)."""
         return softmax(features @ self.kernel + self.bias, axis=-1)
 
 
 @dataclass(frozen=True)
-class Validated:
-    """What cross-validation says. probabilities: of the held-out rows, in their order, each by a head that did not see it,
-    float32, shape (held out, classes). loss: their log loss. strength: the C with the lowest. losses: by strength tried.
+class CrossValidation:
+    """The result of cross-validation.
+
+    strength: the C with the lowest log loss.
+    probabilities: of the held-out rows, in their order, each predicted by a head that was not trained on it: float32,
+        shape (held out, classes).
+    loss: the log loss of these probabilities. losses: the log loss for each C that was tried.
     """
 
     strength: float
@@ -51,18 +59,19 @@ class Validated:
 
 @dataclass(frozen=True)
 class Solver:
-    """How a head is solved, but for its strength.
+    """How a head is solved, except for its C.
 
-    kind: "logistic", multinomial logistic regression with an L2 penalty by L-BFGS (Liu and Nocedal 1989); "svm",
-        linear one-against-rest with the squared hinge (Fan et al. 2008, LIBLINEAR); or "ridge", least squares against
-        -1 and 1, in closed form (for a quick look). The last two give margins, which are scaled to probabilities.
-    balanced: weigh each class by n / (classes * n_class).
-    sizes: how many of the features belong to each tapped block, where there are several.
-    standardise: False leaves the features' scales as they are, where these mean something (principal directions, say).
+    kind: "logistic", multinomial logistic regression with an L2 penalty by L-BFGS (Liu and Nocedal 1989); "svm", a
+        linear one-vs-rest SVM with the squared hinge loss (Fan et al. 2008, LIBLINEAR); or "ridge", least squares with
+        targets -1 and 1, in closed form (fast). The last two give margins, which are scaled to probabilities.
+    balanced: weight each class by n / (classes * n_class).
+    sizes: the number of features of each tapped block, if there are several.
+    standardise: False leaves the features' scales unchanged, for features whose scale carries meaning, such as
+        principal components.
 
-    Features are standardised for the solver, and where there are several blocks each one's are divided by the fourth
-    root of their number: between outweighing a block of 24 with one of 1,280 and giving both the same say. The kernel
-    undoes both.
+    Features are standardised for the solver. If there are several blocks, each block's features are also divided by the
+    fourth root of their number. This is a compromise: without it, a block of 1,280 features would dominate one of 24;
+    with the square root, both would have equal weight. The kernel of the returned head undoes both scalings.
     """
 
     kind: str = "logistic"
@@ -84,16 +93,16 @@ def solve(
     solver: Solver = LOGISTIC,
     validation: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> LinearHead:
-    """The head at one strength of regularisation.
+    """Solve a head at one value of C.
 
     Args:
         features: float32, shape (n, features).
         labels: int, shape (n,).
-        classes: how many there are; some may be absent.
+        classes: number of classes; some may have no rows.
         strength: C, above 0.
-        solver: what is solved.
-        validation: (features, labels) on which margins are scaled to probabilities; default the training rows. A
-            logistic head needs none.
+        solver: which problem is solved.
+        validation: (features, labels) on which margins are scaled to probabilities; default the training rows. Not used
+            for a logistic head.
     """
     space = _Space(features, solver.sizes, solver.standardise)
     head = _fit(_estimator(solver), space.rows, labels, classes, strength)
@@ -115,12 +124,12 @@ def choose_strength(
     *,
     solver: Solver = LOGISTIC,
     strengths: Sequence[float] = STRENGTHS,
-) -> Validated:
-    """Cross-validate the strengths, strongest penalty first, until weaker ones do not help any more.
+) -> CrossValidation:
+    """Cross-validate values of C, smallest (strongest penalty) first, until larger ones no longer help.
 
     Args:
         features, labels, classes, solver: as for `solve`.
-        folds: int, shape (n,): the fold in which a row is held out, -1 = in none. With one fold this is a plain
+        folds: int, shape (n,): the fold in which a row is held out; -1 = always training. With one fold this is plain
             validation.
         strengths: the values of C to try.
     """
@@ -128,21 +137,21 @@ def choose_strength(
     held_out = folds != ALWAYS_TRAINING
     numbers = np.unique(folds[held_out])
     estimators = {number: _estimator(solver) for number in numbers}
-    best: Validated | None = None
+    best: CrossValidation | None = None
     losses: dict[float, float] = {}
     for strength in sorted(strengths):
         logits = np.zeros((len(labels), classes), "float32")
         for number in numbers:
-            mine = folds == number
-            head = _fit(estimators[number], space.rows[~mine], labels[~mine], classes, strength)
-            logits[mine] = space.rows[mine] @ head.kernel + head.bias
-        found, true = logits[held_out], labels[held_out]
+            in_fold = folds == number
+            head = _fit(estimators[number], space.rows[~in_fold], labels[~in_fold], classes, strength)
+            logits[in_fold] = space.rows[in_fold] @ head.kernel + head.bias
+        margins, true = logits[held_out], labels[held_out]
         if solver.kind != "logistic":
-            found = found * _best_factor(found, true)
-        probabilities = softmax(found, axis=-1)
+            margins = margins * _best_factor(margins, true)
+        probabilities = softmax(margins, axis=-1)
         losses[strength] = log_loss(probabilities, true)
         if best is None or losses[strength] < best.loss:
-            best = Validated(strength, probabilities, losses[strength], losses)
+            best = CrossValidation(strength, probabilities, losses[strength], losses)
         elif list(losses).index(strength) - list(losses).index(best.strength) >= PATIENCE:
             break
     assert best is not None
@@ -150,9 +159,9 @@ def choose_strength(
 
 
 class _Space:
-    """Standardised features; where there are fewer rows than features, turned into as many directions as rows.
+    """Standardised features; if there are fewer rows than features, rotated to as many dimensions as rows.
 
-    An L2 penalty does not change under rotation, so the solution is the same and the work is a fraction.
+    The L2 penalty is invariant under rotation, so the solution is the same at a fraction of the cost.
     """
 
     def __init__(self, features: np.ndarray, sizes: Sequence[int] = (), standardise: bool = True) -> None:
@@ -170,7 +179,7 @@ class _Space:
 
 
 def _estimator(solver: Solver) -> Any:
-    """scikit-learn's estimator, its strength not yet set."""
+    """Return scikit-learn's estimator; its C is set later."""
     weights = "balanced" if solver.balanced else None
     if solver.kind == "svm":
         from sklearn.svm import LinearSVC
@@ -187,17 +196,17 @@ def _estimator(solver: Solver) -> Any:
 
 def _fit(estimator: Any, rows: np.ndarray, labels: np.ndarray, classes: int, strength: float) -> LinearHead:
     kernel = np.zeros((rows.shape[1], classes), "float32")
-    bias = np.full(classes, -30.0, "float32")  # a class without images stays improbable
+    bias = np.full(classes, -30.0, "float32")  # a class without images gets a probability near 0
     present = np.unique(labels)
     if len(present) == 1:
         bias[present] = 0.0
         return LinearHead(kernel, bias, strength)
     settings = {"C": strength} if hasattr(estimator, "C") else {"alpha": 1 / strength}
     with _one_thread(), warnings.catch_warnings():
-        # where a weak penalty has not converged after 1,000 steps, a stronger one is better anyway
+        # if a weak penalty has not converged after 1,000 steps, a stronger one is better anyway
         warnings.filterwarnings("ignore", "(?s).*failed to converge.*")
         estimator.set_params(**settings).fit(rows, labels)
-    if len(present) == 2:  # one boundary: half of it for each side
+    if len(present) == 2:  # a binary problem has one boundary: each class gets half of it
         normal, offset = np.ravel(estimator.coef_), np.ravel(estimator.intercept_)[0]
         kernel[:, present] = np.stack([-normal, normal], axis=1) / 2
         bias[present] = np.array([-offset, offset]) / 2
@@ -207,10 +216,10 @@ def _fit(estimator: Any, rows: np.ndarray, labels: np.ndarray, classes: int, str
 
 
 def _one_thread() -> AbstractContextManager[Any]:
-    """Holds the matrix library to one thread: a step's products are too small to share out.
+    """Limit BLAS to one thread: the matrix products of one step are too small to gain from more.
 
-    Measured on two cores, 2 threads against 1: 390 rows, 26 classes, all strengths 13.6 and 0.9 s; 10,000 rows of 1,280, 10 classes,
-    one strength 0.59 and 0.25 s.
+    Measured on two cores, 2 threads and 1 thread: 390 rows, 26 classes, all values of C: 13.6 s and 0.9 s; 10,000 rows
+    of 1,280 features, 10 classes, one value of C: 0.59 s and 0.25 s.
     """
     return _libraries().limit(limits=1, user_api="blas")
 
@@ -223,12 +232,11 @@ def _libraries() -> Any:
 
 
 def _best_factor(margins: np.ndarray, labels: np.ndarray) -> float:
-    """What margins are multiplied by for the lowest log loss (Platt 1999, without the offset).
+    """Find the factor that scales margins to the lowest log loss (Platt 1999, without the offset).
 
-    By `tlkit.stats`, because its softmax gives SciPy's numbers to the last bit, and sooner. In this function, with
-    SciPy 1.17 and one thread, medians of 9, against SciPy's: 24 rows, 3 classes 0.37 and 0.49 ms; 3,000 rows, 26
-    classes 8.8 and 9.1 ms; 10,000 rows, 100 classes 74 and 310 ms. scikit-learn's log_loss took 11 to 70 times as
-    long as ours, and bounds probabilities at another number.
+    Measured with SciPy 1.17 and one thread, medians of 9: 0.49 ms for 24 rows, 3 classes; 9.1 ms for 3,000 rows, 26
+    classes; 310 ms for 10,000 rows, 100 classes. scikit-learn's log_loss took 11 to 70 times as long as ours, and it
+    clips probabilities at another value.
     """
     return min(
         (float(factor) for factor in np.logspace(-1, 1.5, 26)),

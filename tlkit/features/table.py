@@ -1,4 +1,4 @@
-"""The features of every block of a backbone in one table, and a linear probe on each."""
+"""A table of the features of every block of a backbone, and a linear probe on each block."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tlkit.backbones import Backbone
 from tlkit.data.examples import Examples
 from tlkit.features.extract import extract_features, per_output
 from tlkit.features.folds import ALWAYS_TRAINING, solving_folds
-from tlkit.features.linear import Solver, Validated, choose_strength
+from tlkit.features.linear import CrossValidation, Solver, choose_strength
 from tlkit.models.blocks import cut, tap_numbers
 from tlkit.models.inference import inference_batch
 
@@ -19,16 +19,18 @@ if TYPE_CHECKING:
     import keras
 
 
-PROBED = 4000  # training images at most for a probe of one block: enough to rank blocks
+PROBED = 4000  # maximum number of training images for the probe of a block: enough to rank blocks
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cached features with what a comparison on them needs; training rows first, validation rows behind.
+    """Features, labels and folds for comparing heads. Training rows come first, then validation rows.
 
-    blocks: float32 arrays, shape (n, numbers), for each tapped block, bottom first. labels: int, shape (n,). folds: see
-    `tlkit.features.linear.choose_strength`. how: a word on the folds. training: how many rows are of the training part. images_computed: forward
-    passes of single images that were run for it.
+    blocks: an array for each tapped block, bottom first: float32, shape (n, features).
+    labels: int, shape (n,). folds: int, shape (n,), see `tlkit.features.linear.choose_strength`.
+    how: a phrase that describes the folds.
+    training: number of rows of the training split. classes: number of classes.
+    images_computed: number of images that ran through the backbone for this table; the others came from the cache.
     """
 
     blocks: list[np.ndarray]
@@ -41,11 +43,11 @@ class Table:
 
     @property
     def held_out(self) -> np.ndarray:
-        """The rows that are held out in some fold: int, shape (m,)."""
+        """The indices of rows that are held out in some fold: int, shape (m,)."""
         return np.flatnonzero(self.folds != ALWAYS_TRAINING)
 
     def fewer(self, most: int, seed: int = 0) -> Table:
-        """The same with at most so many rows that are always training, for a quicker look."""
+        """Return a table with at most `most` of the rows that are always training, for faster probes."""
         always = np.flatnonzero(self.folds == ALWAYS_TRAINING)
         if len(always) <= most:
             return self
@@ -63,28 +65,33 @@ def feature_table(
     seed: int = 0,
     batch_size: int = 32,
 ) -> Table | None:
-    """Every block's pooled features for all images, from the cache or computed and kept; None when the cache has no room.
+    """Return every block's pooled features for all images. Those that are not cached are computed and cached.
 
-    tapped: a classifier whose head has taps (see `Head`), commonly "all"; without, the last block's features are taken. pool: the training images, so many as `training` says, and the
-    validation images behind them.
+    Args:
+        tapped: a classifier whose head has taps (see `Head`), usually "all". Without taps, the features of the last
+            block are used.
+        backbone: the classifier's backbone.
+        pool: the training images, then the validation images.
+        training: number of training images in `pool`.
+        seed: seed of the folds.
+        batch_size: the training batch size; inference may use larger batches.
+
+    Returns:
+        The table; None if the cache has no room.
     """
     prefix, _ = cut(tapped, backbone, 0)
     assert prefix is not None
-    features = extract_features(
-        prefix,
-        pool,
-        batch_size=inference_batch(batch_size),
-    )
+    features = extract_features(prefix, pool, batch_size=inference_batch(batch_size))
     if features is None:
         return None
-    parts = [pool.take(places) for places in np.split(np.arange(len(pool)), [training])]
-    folds, how = solving_folds(*[(one.labels, one.groups) for one in parts], seed=seed)
+    splits = [pool.take(indices) for indices in np.split(np.arange(len(pool)), [training])]
+    folds, how = solving_folds(*[(one.labels, one.groups) for one in splits], seed=seed)
     blocks = _by_block(tapped, per_output(features))
     return Table(blocks, pool.labels, folds, how, training, tapped.output_shape[-1], features.computed)
 
 
 def _by_block(tapped: keras.Model, tensors: list[np.ndarray]) -> list[np.ndarray]:
-    """NASNet's blocks end in two tensors each; a block's are put beside each other."""
+    """Concatenate the tensors of each block. NASNet's blocks have two output tensors each."""
     numbers = tap_numbers(tapped)
     return [
         np.concatenate([t for t, n in zip(tensors, numbers, strict=True) if n == block], axis=1)
@@ -94,24 +101,30 @@ def _by_block(tapped: keras.Model, tensors: list[np.ndarray]) -> list[np.ndarray
 
 @dataclass(frozen=True)
 class Probe:
-    """A linear probe's answers to held-out images. right: bool, shape (held out,). validated: its strength and probabilities."""
+    """The result of a linear probe on the held-out images.
+
+    block: its number, 1 = the bottom one. numbers: how many features the block has.
+    right: whether each image was predicted correctly: bool, shape (held out,).
+    validated: its C and its probabilities.
+    """
 
     block: int
     numbers: int
     right: np.ndarray
-    validated: Validated
+    validated: CrossValidation
 
     @property
     def accuracy(self) -> float:
+        """The share of held-out images that were predicted correctly."""
         return float(self.right.mean())
 
 
 def probe_blocks(table: Table) -> list[Probe]:
-    """A linear probe (ridge) on every block by itself, bottom first (Alain and Bengio 2016, arXiv:1610.01644)."""
+    """Fit a linear probe (ridge) on each block alone, bottom first (Alain and Bengio 2016, arXiv:1610.01644)."""
     table = table.fewer(PROBED)
     probes = []
     for block, rows in enumerate(table.blocks, start=1):
-        found = choose_strength(rows, table.labels, table.folds, table.classes, solver=Solver("ridge"))
-        right = found.probabilities.argmax(1) == table.labels[table.held_out]
-        probes.append(Probe(block, rows.shape[1], right, found))
+        validated = choose_strength(rows, table.labels, table.folds, table.classes, solver=Solver("ridge"))
+        correct = validated.probabilities.argmax(1) == table.labels[table.held_out]
+        probes.append(Probe(block, rows.shape[1], correct, validated))
     return probes

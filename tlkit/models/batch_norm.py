@@ -1,4 +1,4 @@
-"""BatchNormalization when a network is fine-tuned: its momentum, and its statistics measured again."""
+"""BatchNormalization in fine-tuning: its momentum, and the recalibration of its statistics."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from tlkit.models.blocks import _inner_layers, blocks
 from tlkit.plan.recipe import Unfreeze
 
 
-def _quicken_batch_norm(network: keras.Model) -> None:
-    """Random weights have no statistics worth keeping, and at a momentum of 0.99 to 0.999 new ones take thousands of steps.
+def _lower_batch_norm_momentum(network: keras.Model) -> None:
+    """Set BatchNormalization's momentum to 0.9, for networks with random weights.
 
-    Measured: mobilenetv2_0.35 from random weights on 960 digits, 20 epochs of 60 steps: training accuracy 99.8 %,
-    validation 10.0 % (chance), because the moving statistics had not arrived.
+    Their initial statistics mean nothing, and at Keras' momentum of 0.99 to 0.999 the moving statistics need thousands
+    of steps. Measured: mobilenetv2_0.35 from random weights on 960 digits, 20 epochs of 60 steps: training accuracy
+    99.8 %, validation accuracy 10.0 % (chance), because the moving statistics had not converged.
     """
     for layer in network.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -24,14 +25,17 @@ def _quicken_batch_norm(network: keras.Model) -> None:
 
 
 def _copy_momentum(source: keras.Model, target: keras.Model) -> None:
-    """BatchNormalization's momentum is no weight, and depends on whether a network began with random ones."""
-    kinds = [[x for x in m.layers if isinstance(x, keras.layers.BatchNormalization)] for m in (source, target)]
-    for theirs, mine in zip(*kinds, strict=False):  # heads may differ, and come last
-        mine.momentum = theirs.momentum
+    """Copy BatchNormalization's momentum. It is not a weight, and it is lower for networks with random weights."""
+    pairs = [[x for x in m.layers if isinstance(x, keras.layers.BatchNormalization)] for m in (source, target)]
+    for theirs, ours in zip(*pairs, strict=False):  # heads may differ; their layers come last
+        ours.momentum = theirs.momentum
 
 
 def recalibrate(model: keras.Model, layers: Sequence[keras.layers.Layer], inputs: Iterable[Any]) -> None:
-    """Give BatchNormalization layers the mean of the batches' own statistics. inputs: what `model`, which holds them, takes."""
+    """Set the statistics of BatchNormalization layers to the mean over some batches.
+
+    model: the model that holds the layers. inputs: batches of its inputs.
+    """
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.trainable = True
@@ -44,8 +48,8 @@ def recalibrate(model: keras.Model, layers: Sequence[keras.layers.Layer], inputs
 
 
 def batch_norms(model: keras.Model, backbone: Backbone, unfreeze: Unfreeze) -> list[keras.layers.Layer]:
-    """The BatchNormalization layers of the blocks that a stage unfreezes."""
-    parts, count = blocks(model, backbone), backbone.block_count(unfreeze)
-    chosen = unfreeze if isinstance(unfreeze, tuple) else range(len(parts) - count + 1, len(parts) + 1)
-    inner = [one for n in chosen if n >= 1 for layer in parts[n - 1].layers for one in _inner_layers(layer)]
+    """Return the BatchNormalization layers of the blocks that a stage unfreezes."""
+    all_blocks, count = blocks(model, backbone), backbone.block_count(unfreeze)
+    chosen = unfreeze if isinstance(unfreeze, tuple) else range(len(all_blocks) - count + 1, len(all_blocks) + 1)
+    inner = [one for n in chosen if n >= 1 for layer in all_blocks[n - 1].layers for one in _inner_layers(layer)]
     return [layer for layer in inner if isinstance(layer, keras.layers.BatchNormalization)]

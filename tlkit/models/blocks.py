@@ -1,6 +1,6 @@
 """The blocks of a classifier: where they end, which of them train, and how a model is cut between two of them.
 
-Unfreezing is done per layer, right before `compile`; nothing else in the library touches `trainable`. Imports Keras only.
+`trainable` is set per layer, just before `compile`. Imports Keras only.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from tlkit.plan.recipe import BATCH_NORMS, Unfreeze
 
 @dataclass(frozen=True)
 class Block:
-    """A stretch of the backbone between two boundaries.
+    """The part of the backbone between two boundaries.
 
-    layers: its layers, in graph order. end: the tensors that leave it, one for most networks and two for NASNet.
+    layers: its layers, in graph order. end: its output tensors, one for most networks and two for NASNet.
     """
 
     layers: tuple[keras.layers.Layer, ...]
@@ -31,16 +31,16 @@ class Block:
 
 
 def blocks(model: keras.Model, backbone: Backbone) -> list[Block]:
-    """The backbone's blocks in a classifier, bottom first; together they hold every weighted backbone layer."""
+    """Return the backbone's blocks in a classifier, bottom first. Every layer with weights below the head is in one."""
     nodes = graph_nodes(model)
-    there = {layer.name for layer in model.layers}
+    names = {layer.name for layer in model.layers}
     below: set[Any] = set()
     result = []
-    ends = [_boundary_tensors(model, nodes, one) for one in backbone.boundaries if one.split(" ", 1)[1] in there]
+    ends = [_boundary_tensors(model, nodes, one) for one in backbone.boundaries if one.split(" ", 1)[1] in names]
     for tensors in (*ends, _end_of_backbone(model, nodes)):
         ancestors = ancestors_of(tensors, nodes)
         if ancestors <= below:
-            continue  # a head that taps a lower block leaves the ones above it out
+            continue  # the model of a head that taps a lower block has no blocks above it
         below_taps = ancestors | _taps_of(ancestors, nodes)
         mine = [op for op in nodes if op in ancestors and op not in below]
         layers = tuple(op for op in mine if isinstance(op, keras.layers.Layer))
@@ -50,7 +50,7 @@ def blocks(model: keras.Model, backbone: Backbone) -> list[Block]:
 
 
 def _taps_of(below: set[Any], nodes: dict[Any, Any]) -> set[Any]:
-    """The layers that pool the ends of blocks below: beside the road upwards, and no longer than a vector."""
+    """Return the layers that pool the outputs of the blocks below for the head; each ends in a vector."""
     found: set[Any] = set()
     for operation, node in nodes.items():
         if operation.name.startswith(TAP):
@@ -63,29 +63,38 @@ def _taps_of(below: set[Any], nodes: dict[Any, Any]) -> set[Any]:
 def set_trainable(
     model: keras.Model, backbone: Backbone | str, *, unfreeze: Unfreeze = 0, batch_norm: str = "frozen"
 ) -> int:
-    """Let the head and the top blocks train, and freeze everything else. Compile afterwards.
+    """Unfreeze the head and the chosen blocks, and freeze all other layers. Compile the model afterwards.
 
-    unfreeze: how many blocks from the top; "all" for every one; 0 for the head alone; a tuple for those blocks, 1 = the bottom one.
-    batch_norm: "frozen" and "recalibrated" hold the unfrozen blocks' BatchNormalization still (weights and moving statistics);
-        "moving" trains them. Keras up to 3.15 ignores `training=False` during `fit`, so this is done per layer.
+    Args:
+        model: a classifier, see `tlkit.build_classifier`.
+        backbone: the model's backbone, or its name.
+        unfreeze: how many blocks from the top; "all" for every block; 0 for the head alone; a tuple for these blocks,
+            1 = the bottom one.
+        batch_norm: "frozen" and "recalibrated" freeze BatchNormalization in the unfrozen blocks (weights and moving
+            statistics); "moving" trains it. Keras up to 3.15 ignores `training=False` during `fit`, so this is set per
+            layer.
 
-    Returns the number of trainable weights (numbers, not tensors). Raises SpecError when the backbone has fewer blocks.
+    Returns:
+        The number of trainable parameters.
+
+    Raises:
+        SpecError: the backbone has fewer blocks, or `batch_norm` is unknown.
     """
     if batch_norm not in BATCH_NORMS:
         raise SpecError(f"batch_norm is '{batch_norm}'. Expected one of {', '.join(BATCH_NORMS)}.")
     backbone = find_backbone(backbone) if isinstance(backbone, str) else backbone
-    parts = blocks(model, backbone)
+    all_blocks = blocks(model, backbone)
     count = backbone.block_count(unfreeze)
-    of_backbone = {id(layer) for block in parts for layer in block.layers}
+    of_backbone = {id(layer) for block in all_blocks for layer in block.layers}
     for layer in model.layers:
         layer.trainable = id(layer) not in of_backbone
-    for number, block in enumerate(parts, start=1):
-        if not (number in unfreeze if isinstance(unfreeze, tuple) else number > len(parts) - count):
+    for number, block in enumerate(all_blocks, start=1):
+        if not (number in unfreeze if isinstance(unfreeze, tuple) else number > len(all_blocks) - count):
             continue
         for layer in block.layers:
             layer.trainable = True
-            if hasattr(layer, "hold_still"):  # a SavedModel, whose layers cannot be told apart
-                layer.hold_still = batch_norm != "moving"
+            if hasattr(layer, "inference_mode"):  # a SavedModel: its BatchNormalization layers cannot be found
+                layer.inference_mode = batch_norm != "moving"
             if batch_norm != "moving":
                 for inner in _inner_layers(layer):
                     if isinstance(inner, keras.layers.BatchNormalization):
@@ -94,27 +103,27 @@ def set_trainable(
 
 
 def cut(model: keras.Model, backbone: Backbone, unfreeze: Unfreeze) -> tuple[keras.Model | None, keras.Model]:
-    """Two models that share the classifier's weights: the frozen prefix, and what trains on its outputs.
+    """Cut a classifier into two models that share its weights: the frozen prefix, and the suffix that is trained.
 
-    With unfreeze 0 the prefix ends at the pooled features, one output for each tapped block; with k, below the top k blocks; with
-    "all" (or every block) there is no prefix, and the second is the classifier itself.
+    With unfreeze 0 the prefix ends at the pooled features, one output for each tapped block. With k it ends below the
+    top k blocks. With "all", or as many as there are, the prefix is None and the suffix is the classifier itself.
     """
-    parts = blocks(model, backbone)
+    all_blocks = blocks(model, backbone)
     count = backbone.block_count(unfreeze)
-    if count >= len(parts):
+    if count >= len(all_blocks):
         return None, model
-    end = _pooled(model) if count == 0 else parts[len(parts) - count - 1].end
+    end = _pooled(model) if count == 0 else all_blocks[len(all_blocks) - count - 1].end
     prefix = keras.Model(model.input, list(end), name="prefix")
     return prefix, keras.Model(list(end), model.output, name="suffix")
 
 
 def _inner_layers(layer: keras.layers.Layer) -> Sequence[keras.layers.Layer]:
-    """A layer and, when it holds others (ConvNeXt's down-sampling), those too."""
+    """Return a layer and all layers inside it, as in ConvNeXt's down-sampling."""
     return [layer, *[inner for child in getattr(layer, "layers", ()) for inner in _inner_layers(child)]]
 
 
 def _pooled(model: keras.Model) -> Sequence[Any]:
-    """The pooled features: one tensor, or one for each tapped block."""
+    """Return the pooled features: one tensor, or one for each tapped block."""
     features = model.get_layer(FEATURES)
     inputs = features.input if isinstance(features.input, list) else [features.input]
     tapped = all(tensor._keras_history.operation.name.startswith(TAP) for tensor in inputs)
@@ -122,7 +131,7 @@ def _pooled(model: keras.Model) -> Sequence[Any]:
 
 
 def tap_numbers(model: keras.Model) -> list[int]:
-    """Which block each of the pooled features is of, as `cut` with unfreeze 0 puts them out; 0 for a head that does not tap."""
+    """Return the block number of each output of `cut`'s prefix with unfreeze 0; [0] for a head without taps."""
     names = [tensor._keras_history.operation.name for tensor in _pooled(model)]
     if names == [FEATURES]:
         return [0]
@@ -130,7 +139,7 @@ def tap_numbers(model: keras.Model) -> list[int]:
 
 
 def _end_of_backbone(model: keras.Model, nodes: dict[Any, Any]) -> Sequence[Any]:
-    """The backbone's tensors that the head reads."""
+    """Return the backbone's tensors that the head reads."""
     taps = [op for op in nodes if op.name.startswith(TAP)]
     if taps:
         return [t for op in taps for t in nodes[op].input_tensors if t._keras_history.operation not in taps]
@@ -139,7 +148,7 @@ def _end_of_backbone(model: keras.Model, nodes: dict[Any, Any]) -> Sequence[Any]
 
 
 def feature_maps(model: keras.Model) -> list[Any]:
-    """The backbone's tensors that a classifier's head reads, the topmost last; none for a model without such a head."""
+    """Return the backbone's tensors that the head reads, the topmost last; [] for a model without a head from tlkit."""
     if not any(layer.name == FEATURES for layer in model.layers):
         return []
     return list(_end_of_backbone(model, graph_nodes(model)))

@@ -1,7 +1,7 @@
 """The classifier: an ordinary functional Keras model whose backbone layers are its own layers.
 
-Because the model is flat, a block boundary is a tensor of its graph, and cutting there gives two models that share
-their weights (see `tlkit.models.blocks`). Imports Keras only, so it runs on every Keras backend.
+Because the model is flat, a block boundary is a tensor of its graph. Cutting the graph there gives two models that
+share their weights (see `tlkit.models.blocks`). Imports Keras only, so it runs on every Keras backend.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import keras
 
 from tlkit.backbones import Backbone, find_backbone, find_weights, load_backbone_weights
 from tlkit.errors import SpecError
-from tlkit.models.batch_norm import _copy_momentum, _quicken_batch_norm
+from tlkit.models.batch_norm import _copy_momentum, _lower_batch_norm_momentum
 from tlkit.models.head import _attach_head, _head_layers, _pool, _pooled_taps
 from tlkit.plan.recipe import Head
 
@@ -28,18 +28,23 @@ def build_classifier(
     seed: int = 0,
     precision: str = "float32",
 ) -> keras.Model:
-    """A backbone with a new head, as one flat functional model.
+    """Build a classifier: a backbone with a new head, as one flat functional model.
 
-    backbone: a row of `tlkit.backbones`, or its name, or what else `find_backbone` takes.
-    classes: 2 or more. image_size: pixels of each side; default the backbone's native size.
-    weights: "imagenet", "none" for random ones, or a weights file of the backbone without its top.
-    seed: sets Keras' global seed, so that initial weights repeat.
-    precision: a Keras dtype policy for the layers; the softmax is float32 in any case.
+    The model takes raw RGB, 0-255, shape (n, image_size, image_size, 3), and normalises it itself. It returns float32
+    probabilities, shape (n, classes). All layers are trainable: call `set_trainable` before `compile`.
 
-    The model takes raw RGB, 0-255, shape (n, image_size, image_size, 3), and answers float32 probabilities, shape
-    (n, classes). It normalises by itself. All layers are trainable: call `set_trainable` before `compile`.
+    Args:
+        backbone: a row of `tlkit.backbones`, its name, or anything that `find_backbone` accepts.
+        classes: number of classes, 2 or more.
+        head: what replaces the top; default `Head()`.
+        image_size: pixels of each side; default the backbone's native size.
+        weights: "imagenet", "none" for random ones, or a weights file of the backbone without its top.
+        seed: sets Keras' global seed, so that the initial weights are reproducible.
+        precision: a Keras dtype policy for the layers. The softmax is always float32.
 
-    Raises SpecError for a size the backbone cannot take, WeightsError for absent or foreign weights.
+    Raises:
+        SpecError: fewer than 2 classes, or an image size that the backbone does not accept.
+        WeightsError: the weights are absent, or those of another network.
     """
     backbone = find_backbone(backbone) if isinstance(backbone, str) else backbone
     head = head or Head()
@@ -47,7 +52,7 @@ def build_classifier(
     if classes < 2:
         raise SpecError(f"classes is {classes}. Expected 2 or more.")
     if size < backbone.smallest:
-        raise SpecError(f"image_size is {size}, and {backbone.name} takes {backbone.smallest} or more pixels.")
+        raise SpecError(f"image_size is {size}, but {backbone.name} takes {backbone.smallest} or more pixels.")
     file = find_weights(backbone, weights)
     keras.utils.set_random_seed(seed)
     with _dtype_policy(precision):
@@ -56,7 +61,7 @@ def build_classifier(
         if file is not None:
             load_backbone_weights(backbone, network, file)
         elif not backbone.brings_weights:
-            _quicken_batch_norm(network)
+            _lower_batch_norm_momentum(network)
         x = _pooled_taps(network, backbone, head) if head.taps else _pool(features, head.pooling)
         return keras.Model(inputs, _attach_head(x, head, classes), name="classifier")
 
@@ -72,7 +77,7 @@ def _dtype_policy(name: str):  # type: ignore[no-untyped-def]
 
 
 def as_float32(model: keras.Model, backbone: Backbone, head: Head) -> keras.Model:
-    """The same classifier computing in float32 throughout, weights copied; for saving and serving."""
+    """Return a copy of the classifier that computes in float32 throughout, for saving and serving."""
     size, classes = model.input_shape[1], model.output_shape[-1]
     plain = build_classifier(backbone, classes, head=head, image_size=size, weights="none")
     plain.set_weights(model.get_weights())
@@ -81,23 +86,25 @@ def as_float32(model: keras.Model, backbone: Backbone, head: Head) -> keras.Mode
 
 
 def copy_weights(source: keras.Model, target: keras.Model, *, with_head: bool) -> None:
-    """Copy a classifier's backbone weights into another of the same backbone; with_head: and its head's, where they fit.
+    """Copy a classifier's backbone weights into another classifier with the same backbone.
 
-    Raises SpecError when the backbones differ.
+    with_head: copy the head's weights too, if their shapes agree.
+
+    Raises SpecError if the backbones differ.
     """
     theirs, ours = _backbone_weights(source), _backbone_weights(target)
     if [tuple(w.shape) for w in theirs] != [tuple(w.shape) for w in ours]:
         raise SpecError(
             "The earlier run's backbone has other weights than this one. Start from a run of the same backbone."
         )
-    for mine, other in zip(ours, theirs, strict=True):
-        mine.assign(other)
+    for our_weight, their_weight in zip(ours, theirs, strict=True):
+        our_weight.assign(their_weight)
     _copy_momentum(source, target)
     if with_head:
         heads = [[w for layer in _head_layers(m) for w in layer.weights] for m in (source, target)]
         if [tuple(w.shape) for w in heads[0]] == [tuple(w.shape) for w in heads[1]]:
-            for other, mine in zip(*heads, strict=True):
-                mine.assign(other)
+            for their_weight, our_weight in zip(*heads, strict=True):
+                our_weight.assign(their_weight)
 
 
 def _backbone_weights(model: keras.Model) -> list[Any]:

@@ -1,4 +1,4 @@
-"""`.keras` files: written whole with the modules that a model holds beside them, and read in safe mode."""
+"""Writes `.keras` files atomically, with the SavedModels of a model beside them, and reads them in safe mode."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 import keras
 
-from tlkit.backbones.kerashub import its_layers
+from tlkit.backbones.kerashub import kerashub_layers
 from tlkit.backbones.saved_model_layer import MODULES, SavedModelLayer, module_files, modules_in
 from tlkit.errors import WeightsError
 from tlkit.files import temporary_beside
 
 
 def save_model(model: keras.Model, file: Path) -> None:
-    """Write a model as `.keras`, under a temporary name first, and the modules that it holds beside it."""
+    """Write a model as `.keras`, under a temporary name first, and copy its SavedModels beside it."""
     with temporary_beside(file) as temporary:
         model.save(temporary)
     for layer in model._flatten_layers():
@@ -33,11 +33,11 @@ def save_model(model: keras.Model, file: Path) -> None:
 
 
 def open_model(file: Path) -> keras.Model:
-    """Read a `.keras` file in safe mode, with the modules beside it.
+    """Read a `.keras` file in safe mode, with the SavedModels beside it.
 
-    Raises OSError or ValueError, as Keras does, and WeightsError for a module that is gone.
+    Raises OSError or ValueError, as Keras does, and WeightsError if a SavedModel is missing.
     """
-    with modules_in(file.parent / MODULES), _layers_of_kerashub(file):
+    with modules_in(file.parent / MODULES), _kerashub_layers_of(file):
         try:
             return keras.saving.load_model(file, compile=False, safe_mode=True)
         except TypeError as error:  # Keras wraps whatever a layer raises while it is read
@@ -47,11 +47,11 @@ def open_model(file: Path) -> keras.Model:
             raise cause or ValueError(str(error).splitlines()[0]) from None
 
 
-def _layers_of_kerashub(file: Path) -> contextlib.AbstractContextManager[None]:
-    """What lets Keras read KerasHub's layers, if the file holds some: else KerasHub, which is an extra, is not asked for."""
+def _kerashub_layers_of(file: Path) -> contextlib.AbstractContextManager[None]:
+    """A context for reading KerasHub's layers, if the file holds any; KerasHub is imported only then."""
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as inside:
             settings = inside.read("config.json") if "config.json" in inside.namelist() else b""
         if b'"keras_hub' in settings:
-            return its_layers(json.loads(settings))
+            return kerashub_layers(json.loads(settings))
     return contextlib.nullcontext()

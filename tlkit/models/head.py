@@ -1,4 +1,4 @@
-"""The head of a classifier: what it reads of the backbone, how that is pooled, and the layers that end it."""
+"""The head of a classifier: the features it reads, how they are pooled, and its layers."""
 
 from __future__ import annotations
 
@@ -10,18 +10,24 @@ from tlkit.backbones import Backbone
 from tlkit.backbones.graph import _boundary_tensors, ancestors_of, crossing_tensors, graph_nodes
 from tlkit.errors import SpecError
 from tlkit.plan.recipe import Head
+from tlkit.words import counted
 
 FEATURES = "head_features"  # the layer whose output is the pooled features
-TAP = "head_tap_"  # begins the names of the layers that pool the ends of single blocks
+TAP = "head_tap_"  # prefix of the names of layers that pool the output of one block
 
 
 def tapped_blocks(head: Head, backbone: Backbone) -> tuple[int, ...]:
-    """The blocks whose pooled outputs a head reads, 1 = the bottom one. Raises SpecError for a block that is not there."""
+    """Return the blocks whose pooled outputs a head reads, 1 = the bottom one.
+
+    Raises SpecError for a block that does not exist.
+    """
     if head.taps == "all":
         return tuple(range(1, backbone.blocks + 1))
     chosen = tuple(sorted({int(block) for block in head.taps})) or (backbone.blocks,)
     if chosen[-1] > backbone.blocks:
-        raise SpecError(f"Head.taps names block {chosen[-1]}, and {backbone.name} has {backbone.blocks} blocks.")
+        raise SpecError(
+            f"Head.taps names block {chosen[-1]}, but {backbone.name} has {counted(backbone.blocks, 'block')}."
+        )
     return chosen
 
 
@@ -34,8 +40,8 @@ def _pooled_taps(network: keras.Model, backbone: Backbone, head: Head) -> Any:
         else:
             boundary = _boundary_tensors(network, nodes, backbone.boundaries[block - 1])
             ends = crossing_tensors(ancestors_of(boundary, nodes), nodes)
-        for place, end in enumerate(ends):
-            suffix = f"{block}" if len(ends) == 1 else f"{block}_{place}"
+        for index, end in enumerate(ends):
+            suffix = f"{block}" if len(ends) == 1 else f"{block}_{index}"
             pooled.append(_pool(end, head.pooling, TAP + suffix))
     if len(pooled) == 1:
         return keras.layers.Activation("linear", name=FEATURES)(pooled[0])
@@ -62,7 +68,7 @@ def _attach_head(x: Any, head: Head, classes: int) -> Any:
 
 def _pool(features: Any, pooling: str, name: str = FEATURES) -> Any:
     layers = keras.layers
-    if len(features.shape) == 2:  # a backbone that is not of the table may end in a vector
+    if len(features.shape) == 2:  # a backbone from a file or a module may end in a vector
         return layers.Activation("linear", name=name)(features)
     if len(features.shape) == 3:  # tokens
         return layers.GlobalAveragePooling1D(name=name)(features)

@@ -1,7 +1,8 @@
-"""A model whose weights stand still, run batch by batch: `frozen_call` is the fastest way that the Keras backend offers.
+"""Inference with frozen weights, batch by batch: `frozen_call` is the fastest way that the Keras backend offers.
 
-On TensorFlow the weights become constants of a graph of their own, so that its optimiser joins each convolution with the
-BatchNormalization and activation behind it. On other backends, and for networks too large for that, it is Keras' own `predict`.
+On TensorFlow the weights become constants of a separate graph, so that its optimiser can fuse each convolution with the
+BatchNormalization and activation after it. On other backends, and for networks too large for this, Keras'
+`predict_on_batch` is used.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ import keras
 import numpy as np
 
 GPU_FACTOR = 8
-MOST_BYTES = 300 * 2**20  # of weights as constants: they are copied, and a graph holds 2 GiB at most
+MOST_BYTES = 300 * 2**20  # limit for weights as constants: they are copied, and a graph holds 2 GiB at most
 
 
 def frozen_call(model: keras.Model, batch_size: int) -> Callable[[np.ndarray | list[np.ndarray]], list[np.ndarray]]:
-    """The model as a function of one batch (an array for each input) to a list of arrays, one for each output.
+    """Return the model as a function from one batch (an array for each input) to a list of arrays, one for each output.
 
-    Weights are those of now: what changes later is not seen. A batch shorter than batch_size is padded, so that nothing is
-    traced twice; larger ones are not expected.
+    The weights are copied now: later changes have no effect. A batch smaller than batch_size is padded, so that the
+    graph is traced only once. Larger batches are not expected.
     """
-    run = _of_constants(model) if _suits_constants(model) else model.predict_on_batch
+    run = _with_weights_as_constants(model) if _fits_as_constants(model) else model.predict_on_batch
 
     def call(inputs: np.ndarray | list[np.ndarray]) -> list[np.ndarray]:
         arrays = inputs if isinstance(inputs, list) else [inputs]
@@ -37,18 +38,18 @@ def frozen_call(model: keras.Model, batch_size: int) -> Callable[[np.ndarray | l
 
 
 def inference_batch(batch_size: int) -> int:
-    """How many images to run at once where nothing trains: 8 training batches on a GPU, which holds no gradients now; else one."""
-    known = keras.backend.backend() in ("tensorflow", "jax")
-    on_gpu = known and not keras.distribution.list_devices()[0].startswith("cpu")
+    """Return the batch size for inference: on a GPU 8 training batches, since no gradients are stored; else one."""
+    lists_devices = keras.backend.backend() in ("tensorflow", "jax")
+    on_gpu = lists_devices and not keras.distribution.list_devices()[0].startswith("cpu")
     return batch_size * (GPU_FACTOR if on_gpu else 1)
 
 
-def _suits_constants(model: keras.Model) -> bool:
+def _fits_as_constants(model: keras.Model) -> bool:
     size = sum(int(np.prod(v.shape)) * 4 for v in model.variables)
     return keras.backend.backend() == "tensorflow" and size <= MOST_BYTES
 
 
-def _of_constants(model: keras.Model) -> Callable[[Any], Any]:
+def _with_weights_as_constants(model: keras.Model) -> Callable[[Any], Any]:
     import tensorflow as tf
 
     trainable = [np.asarray(v) for v in model.trainable_variables]
@@ -62,16 +63,16 @@ def _of_constants(model: keras.Model) -> Callable[[Any], Any]:
         return model.stateless_call(*constants, inputs if len(inputs) > 1 else inputs[0], training=False)[0]
 
     traced: dict[Any, Any] = {}
-    of_module = any(hasattr(layer, "hold_still") for layer in model.layers)  # a SavedModel reads its variables itself
+    # A SavedModel's function reads its own variables, so they are replaced in the traced graph.
+    has_module = any(hasattr(layer, "inference_mode") for layer in model.layers)
 
     def run(arrays: Any) -> Any:
         tensors = [tf.convert_to_tensor(array) for array in (arrays if isinstance(arrays, list) else [arrays])]
         key = tuple((*one.shape, one.dtype) for one in tensors)
-        if (
-            key not in traced
-        ):  # asked for by name, because TensorFlow takes many networks traced once for one traced many times, and warns
+        if key not in traced:
+            # Get the concrete function explicitly; otherwise TensorFlow warns about retracing.
             concrete = call.get_concrete_function([tf.TensorSpec(one.shape, one.dtype) for one in tensors])
-            traced[key] = concrete if not of_module else _with_variables_as_constants(concrete)
+            traced[key] = _with_variables_as_constants(concrete) if has_module else concrete
         return traced[key](tensors)
 
     return run

@@ -1,7 +1,7 @@
-"""Augmentations as frozen values: their fields and limits, the presets, and how strong one is.
+"""Augmentations as frozen dataclasses: their fields and limits, the presets, and the magnitude of a field.
 
-An `Augmentation` checks itself when it is made. `size_of`, `scaled` and `held_to` measure one field, make it weaker, and hold it
-to a limit.
+An `Augmentation` validates itself when it is created. `size_of` measures a field, `scaled` makes it weaker, and
+`held_to` clips it to a limit.
 """
 
 from __future__ import annotations
@@ -22,30 +22,32 @@ BORDERS = ("reflect", "replicate", "wrap", "black")
 POLICIES = ("all", "one")
 
 FLIPS = ("flip_horizontal", "flip_vertical", "half_turn")
-FACTORS = ("zoom", "stretch", "crop")  # fields that multiply; the others add
+FACTORS = ("zoom", "stretch", "crop")  # multiplicative fields; the others are additive
 
 
 @both_spellings
 @dataclass(frozen=True)
 class Augmentation:
-    """How training images are varied. Every (low, high) range is drawn from uniformly.
+    """Random augmentation of training images. Values are drawn uniformly from each (low, high) range.
 
-    shift_x, shift_y: share of the width or height, right and down positive, within -1 to 1.
+    shift_x, shift_y: share of the width or height, right and down are positive; within -1 to 1.
     zoom: factor, above 1 enlarges; within 0.1 to 10. (1, 1) is off.
-    rotate: degrees, counter-clockwise positive, within -180 to 180.
-    stretch: width against height, the area kept: 2 is twice as wide as high; within 0.2 to 5. (1, 1) is off.
-    crop: share of the area that is cut out and enlarged to the whole, its sides at up to 3 : 4 (random resized crop, Szegedy et al.
-        2015, arXiv:1409.4842); within 0.01 to 1. (1, 1) is off.
+    rotate: degrees, counter-clockwise is positive; within -180 to 180.
+    stretch: aspect ratio, width to height, at constant area: 2 is twice as wide as high; within 0.2 to 5. (1, 1) is
+        off.
+    crop: share of the area that is cropped and enlarged to the full size, with an aspect ratio of up to 3 : 4 (random
+        resized crop, Szegedy et al. 2015, arXiv:1409.4842); within 0.01 to 1. (1, 1) is off.
     flip_horizontal, flip_vertical, half_turn: probability, 0 to 1. A half turn is both flips together.
-    brightness: added to every channel, as a share of 255, within -1 to 1.
-    contrast: 0.2 moves every value 20 % further from mid-grey, -1 makes all of it grey; within -1 to 1.
-    colour_cast: added to red, green and blue, each drawn by itself, as a share of 255, within -1 to 1.
-    pca_colour: standard deviation of the shift along the principal axes of ImageNet's colours, in their variances; 0 to 1, 0.1 in its
-        source (Krizhevsky, Sutskever and Hinton 2012).
-    vignette: how much of their light the corners lose, growing with the square of the distance from the middle, within 0 to 1.
-    border: what is beyond the edge: "reflect", "replicate", "wrap" or "black".
-    policy: "all" = every field at once; "one" = each picture gets one field or none, drawn at random (TrivialAugment, Mueller and
-        Hutter 2021, arXiv:2103.10158).
+    brightness: added to every channel, as a share of 255; within -1 to 1.
+    contrast: 0.2 moves every value 20 % further from mid-grey, -1 makes the whole image grey; within -1 to 1.
+    colour_cast: added to red, green and blue, drawn independently for each, as a share of 255; within -1 to 1.
+    pca_colour: standard deviation of the shift along the principal components of ImageNet's colours, as a multiple of
+        their variances; 0 to 1. The source uses 0.1 (Krizhevsky, Sutskever and Hinton 2012).
+    vignette: share of brightness that the corners lose. The loss grows with the square of the distance from the centre;
+        within 0 to 1.
+    border: how pixels beyond the edge are filled: "reflect", "replicate", "wrap" or "black".
+    policy: "all" = every field is applied to each image; "one" = each image gets one field or none, drawn at random
+        (TrivialAugment, Mueller and Hutter 2021, arXiv:2103.10158).
     color_cast, pca_color: other spellings of colour_cast and pca_colour.
 
     >>> Augmentation(rotate=(-10, 10)).is_identity()
@@ -82,15 +84,15 @@ class Augmentation:
         _one_of("Augmentation.policy", self.policy, POLICIES)
 
     def fields(self) -> tuple[str, ...]:
-        """The fields that are on."""
+        """Return the names of the fields that are on."""
         return tuple(name for name in AUGMENTATION_LIMITS if getattr(self, name) != getattr(Augmentation, name))
 
     def only(self, *names: str) -> Augmentation:
-        """The same with no other field on."""
+        """Return a copy in which all other fields are off."""
         return Augmentation(**{name: getattr(self, name) for name in (*names, "border", "policy")})
 
     def is_identity(self) -> bool:
-        """True when no field changes a picture."""
+        """Return whether no field changes an image."""
         return not self.fields()
 
 
@@ -113,7 +115,7 @@ AUGMENTATION_LIMITS: dict[str, Range] = {
 
 
 def check_fields(names: Iterable[str]) -> list[str]:
-    """The fields of an Augmentation that change images, as we spell them. Raises NameUnknown for what is none."""
+    """Return the names of augmentation fields in British spelling. Raises NameUnknown for other names."""
     fields = [our_spelling(name) for name in names]
     for name in fields:
         if name not in AUGMENTATION_LIMITS:
@@ -122,7 +124,9 @@ def check_fields(names: Iterable[str]) -> list[str]:
 
 
 def augmentation_from_dict(values: Mapping[str, Any]) -> Augmentation:
-    """An Augmentation from `to_dict`'s values. Raises NameUnknown for a field that does not exist, SpecError for a bad value.
+    """Create an Augmentation from the values of `to_dict`.
+
+    Raises NameUnknown for a field that does not exist, and SpecError for an invalid value.
 
     >>> augmentation_from_dict({"color_cast": [-0.1, 0.1]}).colour_cast
     (-0.1, 0.1)
@@ -176,8 +180,9 @@ PRESETS = {
 
 
 def size_of(augmentation: Augmentation, name: str) -> float:
-    """How far a field goes, in its unit: the larger end; a zoom or stretch of 0.5 counts as 2; of a crop the smallest share; 1 for
-    a flip.
+    """Return the magnitude of a field, in its unit: the larger absolute end of its range.
+
+    A zoom or stretch of 0.5 counts as 2. For a crop it is the smallest share; for a flip it is 1.
 
     >>> size_of(Augmentation(zoom=(0.5, 1.5), rotate=(-10, 20)), "zoom")
     2.0
@@ -193,7 +198,7 @@ def size_of(augmentation: Augmentation, name: str) -> float:
 
 
 def scaled(augmentation: Augmentation, name: str, share: float) -> Augmentation:
-    """With one field's range narrowed to a share of itself, 0 = off, 1 = as it is. A flip is on or off.
+    """Return a copy with one field's range scaled: 0 = off, 1 = unchanged. A flip is unchanged at 1, else off.
 
     >>> scaled(Augmentation(rotate=(-90, 90)), "rotate", 0.5).rotate
     (-45.0, 45.0)
@@ -212,28 +217,28 @@ def scaled(augmentation: Augmentation, name: str, share: float) -> Augmentation:
 
 
 def held_to(augmentation: Augmentation, name: str, limit: float) -> Augmentation:
-    """With a field cut down to a size (see `size_of`).
+    """Return a copy with one field clipped to a magnitude (see `size_of`).
 
     >>> held_to(Augmentation(rotate=(-90, 20)), "rotate", 30).rotate
     (-30, 20)
     """
     value = getattr(augmentation, name)
-    held: Any
+    clipped: Any
     if not isinstance(value, tuple):
-        held = min(value, limit)
+        clipped = min(value, limit)
     elif name == "crop":
-        held = (max(value[0], limit), max(value[1], limit))
+        clipped = (max(value[0], limit), max(value[1], limit))
     elif name in FACTORS:
-        held = (min(max(value[0], 1 / limit), limit), max(min(value[1], limit), 1 / limit))
+        clipped = (min(max(value[0], 1 / limit), limit), max(min(value[1], limit), 1 / limit))
     else:
-        held = (min(max(value[0], -limit), limit), max(min(value[1], limit), -limit))
-    return dataclasses.replace(augmentation, **{name: held})
+        clipped = (min(max(value[0], -limit), limit), max(min(value[1], limit), -limit))
+    return dataclasses.replace(augmentation, **{name: clipped})
 
 
 def find_augmentation(name: str | Augmentation) -> Augmentation:
-    """An augmentation by a preset's name, or from a JSON file of its fields, such as `tlkit augment` writes.
+    """Find an augmentation by a preset's name, or read it from a JSON file of its fields, as `tlkit augment` writes it.
 
-    Raises NameUnknown with the nearest name, SpecError for an unusable file.
+    Raises NameUnknown with the nearest name, and SpecError for an invalid file.
     """
     if isinstance(name, Augmentation):
         return name
@@ -250,6 +255,7 @@ def find_augmentation(name: str | Augmentation) -> Augmentation:
         raise SpecError(f"'{name}' is not JSON: {error}.") from error
     if not isinstance(values, dict):
         raise SpecError(
-            f"'{name}' holds no fields of an augmentation. Expected an object such as {{\"rotate\": [-10, 10]}}."
+            f"'{name}' does not hold the fields of an augmentation. "
+            'Expected an object such as {"rotate": [-10, 10]}.'
         )
     return augmentation_from_dict(values)

@@ -1,4 +1,4 @@
-"""Checks that the values of a plan share. Each raises SpecError with the value and what was expected."""
+"""Checks of the values of a plan. Each raises SpecError or NameUnknown with the value and what was expected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A decision that a run took, with its reason and evidence, as the plan keeps it."""
+"""A decision of a run, with its reason and its evidence, as the plan stores it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 class Decision:
     """What was decided, and why.
 
-    about: "backbone", "measured", "recipe", "augmentation", "precision" or "pixels". chosen: what, in a few words. why: one sentence for
-    a person. evidence: JSON values that it rests on; "sentences" among them are shown in its place.
+    about: "backbone", "measured", "recipe", "augmentation", "precision" or "pixels".
+    chosen: the choice, in a few words. why: one sentence for the user.
+    evidence: the JSON values that it is based on. If it has the key "sentences", these are shown instead of it.
 
     >>> Decision("recipe", "small_similar", "it was asked for").to_dict()
     {'what': 'recipe', 'chosen': 'small_similar', 'why': 'it was asked for', 'evidence': {}}
@@ -24,10 +25,10 @@ class Decision:
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values, for plan.json."""
+        """Return the decision as JSON values, for plan.json."""
         return {"what": self.about, "chosen": self.chosen, "why": self.why, "evidence": dict(self.evidence)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Decision:
-        """A Decision from `to_dict`'s values."""
+        """Create a Decision from the values of `to_dict`."""
         return cls(values["what"], values["chosen"], values["why"], values["evidence"])

@@ -1,4 +1,4 @@
-"""What is asked of a run: a `Job`, with every option and its default. Ways to fit an image into a square."""
+"""The request for a run: a `Job`, with every option and its default."""
 
 from __future__ import annotations
 
@@ -15,45 +15,48 @@ from tlkit.plan.checks import _between, _from_dict, _whole
 from tlkit.plan.old import renewed
 from tlkit.plan.recipe import Recipe, recipe_from_dict
 
-FITS = ("squash", "crop", "pad")
+FITS = ("squash", "crop", "pad")  # ways to make an image square
 PARTS = ("train", "validation", "test")
 AUTO = "auto"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked of a run. Every field is a keyword of `tlkit.finetune` and an option of the command.
+    """The request for a run. Every field is a keyword of `tlkit.finetune` and an option of the command.
 
     Args:
         data: A folder of class folders, a folder of train/ val/ test/ folders, or a CSV (see `tlkit.scan`).
-        backbone: A name of `tlkit backbones` or a `.keras` file; several with commas between, or "auto" for all whose weights
-            are here, are compared by linear probes first. None: mobilenetv2 if its ImageNet weights are here, else nano.
-        recipe: A Recipe, a name of `tlkit recipes`, a file, or "auto" for a tournament of strategies on held-out images. None:
-            by size and `similar`, where that is said, else "auto".
-        similar: Whether the images are like ImageNet's. None: not said.
-        seed: Of the split, the weights of the head, the order of images and their augmentation.
+        backbone: A name of `tlkit backbones` or a `.keras` file. Several separated by commas, or "auto" for all whose
+            weights are on this machine, are compared by linear probes first. None: mobilenetv2 if its ImageNet weights
+            are on this machine, else nano.
+        recipe: A Recipe, a name of `tlkit recipes`, a file, or "auto" for a tournament of strategies on held-out
+            images. None: chosen by the number of images and `similar` if `similar` is given, else "auto".
+        similar: Whether the images are like ImageNet's. None: unknown.
+        seed: Seed of the split, the head's weights, the order of images and their augmentation.
         epochs: Replaces the epochs of every stage.
-        image_size: Pixels of each side. None: the backbone's own.
-        batch_size: Images of each step. None: the recipe's.
+        image_size: Pixels of each side. None: the backbone's native size.
+        batch_size: Images per step. None: the recipe's.
         weights: "imagenet", "none" or a file.
-        validation: Share of the training images, above 0 and below 1. Unused when the data brings its own validation images.
-        group_by: CSV column whose equal values stay in one part of the split.
-        fit: How an image becomes a square: "squash", "crop" or "pad".
+        validation: Share of the training images, above 0 and below 1. Not used if the data has validation images.
+        group_by: CSV column. Images with equal values stay in the same split.
+        fit: How an image becomes square: "squash", "crop" or "pad".
         from_run: An earlier run's folder, to start from its weights.
-        augment: An Augmentation, a preset, or a JSON file of fields, in the place of the recipe's. It is narrowed to what keeps
-            the classes (see `tlkit.check_safety`).
-        allow: Fields of the augmentation that stay as asked all the same.
-        max_error: Share of errors at which answers are kept, above 0 and below 1; what is not sure enough is served as "unsure".
-        max_minutes: For the whole run, above 0.
-        cache_gb: Gigabytes of all caches on disk. None: a fifth of what is free or taken by them.
-        strict: Any problem in the data is an error.
-        report: Write `report.html`.
-        checked: A recipe whose augmentation an earlier run has checked on these images; it is not checked again. No option: set by
-            `Job.read`.
+        augment: An Augmentation, a preset, or a JSON file of fields, instead of the recipe's augmentation. It is
+            reduced to what keeps the classes (see `tlkit.check_safety`).
+        allow: Fields of the augmentation that are not reduced.
+        max_error: Error rate allowed among accepted predictions, above 0 and below 1. Predictions that are not
+            confident enough are served as "unsure".
+        max_minutes: Time limit of the whole run in minutes, above 0.
+        cache_gb: Size limit of all caches on disk, in gigabytes. None: a fifth of the space that is free or that they
+            use.
+        strict: Whether any problem in the data is an error.
+        report: Whether to write `report.html`.
+        checked: A recipe whose augmentation an earlier run has checked on these images; it is not checked again. It is
+            set by `Job.read`, and is not an option of the command.
 
     Raises:
         SpecError: A number is out of its range.
-        NameUnknown: No such fit, or no such field in `allow`.
+        NameUnknown: `fit` is unknown, or a field in `allow` is.
 
     >>> Job("birds", seed=3).fit
     'squash'
@@ -100,14 +103,16 @@ class Job:
 
     @property
     def by_tournament(self) -> bool:
-        """Whether a tournament is to find the recipe."""
+        """Whether a tournament chooses the recipe."""
         return self.recipe == AUTO or (self.recipe is None and self.similar is None)
 
     @classmethod
     def given(cls, data: str | Path, options: Mapping[str, Any]) -> Job:
-        """The job on `data` with these options; `data` may be the plan.json of an earlier run, whose job then is changed by them.
+        """Create a job from `data` and options.
 
-        Raises RunError for a run's folder, or a file that is no plan.
+        `data` may also be the plan.json of an earlier run: then its job is repeated, with these options changed.
+
+        Raises RunError for a run's folder, or for a JSON file that is not a plan.
         """
         path = Path(data)
         if path.is_dir() and (path / "plan.json").is_file():
@@ -118,10 +123,11 @@ class Job:
 
     @classmethod
     def read(cls, file: str | Path) -> Job:
-        """The job of a run's plan.json, to be carried out again.
+        """Read the job of a run's plan.json, to repeat the run.
 
-        Where that run has decided, the job asks for the backbone and the recipe that it decided on. Raises RunError for a file
-        that is no plan.
+        If that run made its decisions, the job has the backbone and the recipe that were chosen.
+
+        Raises RunError for a file that is not a plan.
         """
         path = Path(file)
         if not path.is_file():
@@ -143,7 +149,10 @@ class Job:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Job:
-        """A Job from `to_dict`'s values. Raises NameUnknown for a field that does not exist, SpecError for a bad value."""
+        """Create a Job from the values of `to_dict`.
+
+        Raises NameUnknown for a field that does not exist, and SpecError for an invalid value.
+        """
         given = dict(values)
         if isinstance(given.get("recipe"), Mapping):
             given["recipe"] = recipe_from_dict(given["recipe"])
@@ -153,7 +162,7 @@ class Job:
         return _from_dict(cls, given)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values, for plan.json."""
+        """Return the job as JSON values, for plan.json."""
         values = dataclasses.asdict(self)
         return {
             **values,

@@ -1,4 +1,4 @@
-"""The words that run files of earlier versions used, and what each is now. A run folder of any version can be read."""
+"""Renames keys and columns of earlier versions, so that the run folder of any version can be read."""
 
 from __future__ import annotations
 
@@ -8,32 +8,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-# What a key of plan.json was before version 0.2, and what it is now. "a.b" is b in a.
-KEYS = {
+# Keys of plan.json before version 0.2 -> keys now. "a.b" is the key b in the object a.
+RENAMED_KEYS = {
     "settings": "job",
     "max_minutes": "job.max_minutes",
     "images.val": "images.validation",
 }
-
-
-COLUMNS = {"part": "split", "other_part": "other_split"}  # of split.csv, predictions.csv and duplicates.csv
-VALUES = {"val": "validation"}  # of the column "split"
+RENAMED_COLUMNS = {"part": "split", "other_part": "other_split"}  # of split.csv, predictions.csv and duplicates.csv
+RENAMED_SPLITS = {"val": "validation"}  # values of the column "split"
 
 
 def renewed_table(table: pd.DataFrame) -> pd.DataFrame:
-    """A run's CSV with today's columns; one of today's version is left as it is."""
-    table = table.rename(columns=COLUMNS)
-    return table.assign(split=table["split"].replace(VALUES)) if "split" in table else table
+    """Return a run's CSV with the current column names. The table of a current run is unchanged."""
+    table = table.rename(columns=RENAMED_COLUMNS)
+    return table.assign(split=table["split"].replace(RENAMED_SPLITS)) if "split" in table else table
 
 
 def renewed(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a plan.json with today's keys; those of today's version are left as they are.
+    """Return the values of a plan.json with the current keys. Those of a current run are unchanged.
 
     >>> renewed({"settings": {"seed": 1}, "max_minutes": 5, "images": {"train": 8, "val": 2}})["job"]
     {'seed': 1, 'max_minutes': 5}
     """
     values = {name: dict(value) if isinstance(value, Mapping) else value for name, value in plan.items()}
-    for old, new in KEYS.items():
+    for old, new in RENAMED_KEYS.items():
         inside, _, name = old.rpartition(".")
         holder = values.get(inside, {}) if inside else values
         if name not in holder:

@@ -1,4 +1,4 @@
-"""What a run is going to do, and why: the job that was asked, and what was decided for it, as plan.json keeps them."""
+"""The plan of a run: the job that was requested, and the decisions made for it, as plan.json stores them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tlkit.plan.recipe import Recipe, recipe_from_dict
 
 @dataclass(frozen=True)
 class PlannedBackbone:
-    """The backbone of a plan. Every field as in `tlkit.Backbone`; sha256 is None but for a SavedModel's."""
+    """The backbone of a plan. The fields are as in `tlkit.Backbone`; sha256 is None unless it is a SavedModel."""
 
     name: str
     boundaries: tuple[str, ...]
@@ -27,13 +27,17 @@ class PlannedBackbone:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is going to do, and why.
+    """What a run will do, and why.
 
-    tlkit: the version. command: as typed, None in a script. started: date, time and zone. job: what was asked. recipe: None until a
-    tournament has decided on it. decisions: with their reasons and evidence, in the order they fell. image_size: pixels of each
-    side. classes: the names, in class order. images: how many are train, validation and test. problems: those of the data, counted.
-    device, precision, versions: what it was made with. decided: whether nothing is left to decide. ensemble_of: the folders of the
-    runs that an ensemble averages.
+    tlkit: the version of tlkit. command: the command as typed; None in a script.
+    started: date, time and time zone. job: the request.
+    recipe: the recipe; None until a tournament has chosen it.
+    decisions: the decisions with their reasons and evidence, in the order they were made.
+    backbone: the backbone. image_size: pixels of each side. classes: the class names, in class order.
+    images: the number of train, validation and test images. problems: the counts of problems in the data.
+    device, precision, versions: the device, the dtype policy and the package versions of the run.
+    decided: whether all decisions have been made.
+    ensemble_of: the folders of the runs that an ensemble averages.
     """
 
     tlkit: str
@@ -55,7 +59,7 @@ class Plan:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Plan:
-        """A Plan from `to_dict`'s values, or from the plan.json of an earlier version."""
+        """Create a Plan from the values of `to_dict`, or of the plan.json of an earlier version."""
         given = renewed(values)
         recipe, backbone = given["recipe"], given["backbone"]
         given["job"] = Job.from_dict(given["job"])
@@ -67,7 +71,7 @@ class Plan:
         return cls(**{one.name: given[one.name] for one in dataclasses.fields(cls) if one.name in given})
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values, for plan.json."""
+        """Return the plan as JSON values, for plan.json."""
         return {
             **dataclasses.asdict(self),
             "job": self.job.to_dict(),
@@ -75,5 +79,5 @@ class Plan:
         }
 
     def decision(self, about: str) -> Decision | None:
-        """The decision about something, such as "recipe" or "augmentation"; None where there was none."""
+        """Return the decision about a topic, such as "recipe" or "augmentation"; None if there is none."""
         return next((one for one in self.decisions if one.about == about), None)

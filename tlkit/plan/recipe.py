@@ -1,8 +1,8 @@
-"""The recipes: frozen values that say what a run will do. Standard library only; nothing here does work.
+"""Recipes: frozen dataclasses that describe what a run will do. Imports the standard library only.
 
-`Head`, `Stage` and `Recipe` check themselves when they are made, so a plan that exists can be carried out. To vary one, use
-`dataclasses.replace`. They turn into JSON and back (`to_dict`, `recipe_from_dict`), which is how a run folder's `plan.json` can be
-run again.
+`Head`, `Stage` and `Recipe` validate themselves when they are created, so an existing recipe can always be run. To vary
+one, use `dataclasses.replace`. They convert to JSON values and back (`to_dict`, `recipe_from_dict`), so that a run can
+be repeated from its `plan.json`.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ MONITORS = ("val_loss", "val_accuracy", "last")
 
 @dataclass(frozen=True)
 class Head:
-    """What replaces the ImageNet top. The default is one dense softmax layer on averaged features.
+    """The layers that replace the ImageNet top. The default is one dense softmax layer on average-pooled features.
 
     pooling: "avg", "max", "avg+max" (concatenated) or "flatten".
-    taps: which blocks' pooled outputs the head reads, concatenated: () = the last alone; "all"; or numbers, 1 = the bottom one.
-        Earlier blocks hold more general features, which serve pictures unlike ImageNet's (Evci et al. 2022, arXiv:2201.03529).
-        Blocks above the highest tap are left out of the model.
+    taps: the blocks whose pooled outputs the head reads, concatenated: () = the last block only; "all"; or block
+        numbers, 1 = the bottom one. Earlier blocks hold more general features, which suit images unlike ImageNet's
+        (Evci et al. 2022, arXiv:2201.03529). Blocks above the highest tap are left out of the model.
     hidden: units of each ReLU layer between pooling and softmax.
-    dropout: share of units dropped before every dense layer, 0 to below 1.
-    batch_norm: a BatchNormalization after pooling and after each hidden layer.
-    l1, l2: weight of the absolute and of the squared kernel values added to the loss, 0 or more.
-    max_norm: the largest norm that a dense unit's weights may have, above 0 (Srivastava et al. 2014); None = any.
+    dropout: dropout rate before every dense layer, 0 to below 1.
+    batch_norm: whether BatchNormalization follows pooling and each hidden layer.
+    l1, l2: L1 and L2 penalty of the dense kernels, 0 or more.
+    max_norm: the largest norm of a dense unit's weights, above 0 (Srivastava et al. 2014); None = no limit.
     label_smoothing: share of the target probability spread over all classes, 0 to below 1
         (Szegedy et al. 2016, arXiv:1512.00567).
 
@@ -73,39 +73,43 @@ class Head:
             _whole("Head.taps", block, 1)
         if self.taps and self.pooling == "flatten":
             raise SpecError(
-                "Head.pooling 'flatten' of several blocks would be millions of numbers. Use 'avg' or 'max'."
+                "Head.pooling 'flatten' of several blocks would give millions of features. Use 'avg' or 'max'."
             )
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stretch of training: which blocks may move, how fast, for how long.
+    """One stage of training: which blocks train, with which learning rate, and for how long.
 
     epochs: passes over the training images, 1 or more.
-    learning_rate: per step, at its highest. A stage that unfreezes blocks commonly takes a tenth to a
+    learning_rate: the highest learning rate of the stage. A stage that unfreezes blocks usually takes a tenth to a
         hundredth of the head stage's (keras.io/guides/transfer_learning).
-    unfreeze: how many of the backbone's top blocks train; 0 = the head alone, "all" = every block; (2,) = block 2 and no other, 1
-        being the bottom one (surgical fine-tuning, Lee et al. 2023, arXiv:2210.11466).
+    unfreeze: how many of the backbone's top blocks train: 0 = the head alone, "all" = every block. A tuple names single
+        blocks: (2,) = block 2 and no other, 1 = the bottom one (surgical fine-tuning, Lee et al. 2023,
+        arXiv:2210.11466).
     optimizer: "adam", "adamw" (decoupled weight decay, arXiv:1711.05101) or "sgd" (momentum 0.9).
-    weight_decay: for "adamw" and "sgd", 0 or more; "adam" takes none.
-    schedule: "constant"; "cosine" to zero; "plateau" = a fifth after two epochs without improvement.
+    weight_decay: for "adamw" and "sgd", 0 or more; not for "adam".
+    schedule: "constant"; "cosine" = cosine decay to zero; "plateau" = a fifth after two epochs without improvement.
     warmup: epochs over which the learning rate rises from zero, 0 or more; not with "plateau".
-    layer_decay: each block further from the head learns at this factor of the one above it, above 0 to 1
-        (discriminative rates, Howard and Ruder 2018, arXiv:1801.06146). 1 = all alike.
-    batch_norm: "frozen" keeps the unfrozen blocks' BatchNormalization layers as pretrained, "moving" trains
-        them, "recalibrated" takes their statistics from the training images before the stage and then keeps them (Li et al. 2016,
-        arXiv:1603.04779). Which is best depends on the learning rate and the data: measure it.
-    patience: epochs without improvement on validation before the stage ends; None = never.
-    mixup, cutmix: alpha of the Beta distribution by which two images and their labels are blended (Zhang et al. 2018,
-        arXiv:1710.09412) or a rectangle of one is put into the other (Yun et al. 2019, arXiv:1905.04899); 0 = off. With both, batches
-        take turns by chance.
-    ema: momentum of a moving average of the weights, which is what is validated and kept; 0 = off, up to below 1.
-    interpolate: how far the stage goes from the weights it began with to those it ended with, above 0 to 1. 0.5 is half the way, which
-        often serves pictures from elsewhere better (WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903).
-    solver: "gradient" trains. "logistic" and "svm" solve a linear head outright on cached features (see `tlkit.features.linear`); epochs and
-        rates then play no part, unless the cache has no room for the features.
-    strength: C, the inverse weight of a solver's penalty, above 0; None = 7 values are tried, and cross-validation over
-        training and validation images chooses.
+    layer_decay: factor of the learning rate from each block to the next one below, above 0 to 1 (discriminative
+        learning rates, Howard and Ruder 2018, arXiv:1801.06146). 1 = the same rate for all.
+    batch_norm: "frozen" keeps BatchNormalization in the unfrozen blocks as pretrained; "moving" trains it;
+        "recalibrated" computes its statistics from the training images before the stage, then freezes it (Li et al.
+        2016, arXiv:1603.04779). Which is best depends on the learning rate and the data: measure it.
+    patience: epochs without improvement on the validation images before the stage ends; None = never.
+    mixup, cutmix: alpha of the Beta distribution; 0 = off. mixup blends two images and their labels (Zhang et al. 2018,
+        arXiv:1710.09412); cutmix copies a rectangle of one image into the other (Yun et al. 2019, arXiv:1905.04899). If
+        both are on, one of them is drawn at random for each batch.
+    ema: momentum of the exponential moving average of the weights, 0 to below 1; 0 = off. The averaged weights are the
+        ones that are validated and kept.
+    interpolate: position between the weights at the start of the stage (0) and at its end (1), above 0 to 1. 0.5 is the
+        midpoint, which often generalises better to images from other sources (WiSE-FT, Wortsman et al. 2022,
+        arXiv:2109.01903).
+    solver: "gradient" trains by gradient descent. "logistic" and "svm" solve a linear head on cached features (see
+        `tlkit.features.linear`); epochs and learning rate are then not used, unless the cache has no room for the
+        features.
+    strength: C, the inverse of the solver's L2 penalty, above 0; None = chosen from 7 values by cross-validation on the
+        training and validation images.
 
     >>> Stage(epochs=5, learning_rate=1e-4, unfreeze=2).schedule
     'constant'
@@ -148,7 +152,8 @@ class Stage:
         _between("Stage.interpolate", self.interpolate, 0, 1, open_start=True)
         if self.cutmix and self.unfreeze == 0:
             raise SpecError(
-                "Stage.cutmix puts one picture into another, and a head alone sees pooled features. Use mixup."
+                "Stage.cutmix copies a rectangle of one image into another, but a head alone reads pooled features. "
+                "Use mixup."
             )
         _one_of("Stage.optimizer", self.optimizer, OPTIMIZERS)
         _between("Stage.weight_decay", self.weight_decay, 0, None)
@@ -163,31 +168,33 @@ class Stage:
             _between("Stage.strength", self.strength, 0, None, open_start=True)
             if self.solver == "gradient":
                 raise SpecError(
-                    "Stage.strength is a solver's, and this stage trains. Use solver='logistic' or 'svm', or None."
+                    "Stage.strength is the C of a solver, but this stage trains. "
+                    "Use solver='logistic' or 'svm', or strength=None."
                 )
         if self.patience is not None:
             _whole("Stage.patience", self.patience, 1)
         if self.optimizer == "adam" and self.weight_decay:
             raise SpecError("Stage.weight_decay is not applied by 'adam'. Use optimizer='adamw', or 0.")
         if self.schedule == "plateau" and self.warmup:
-            raise SpecError("Stage.warmup goes with 'constant' or 'cosine', not with 'plateau'.")
+            raise SpecError("Stage.warmup works with the schedules 'constant' and 'cosine', not with 'plateau'.")
 
 
 @dataclass(frozen=True)
 class Recipe:
     """A whole training plan: a head, an augmentation, and stages in order.
 
-    name: how the recipe is called in tables and plans.
-    stages: at least one; a later stage starts from the best weights so far.
+    name: the recipe's name in tables and plans.
+    stages: at least one; each later stage starts from the best weights so far.
+    head: the layers on top of the backbone. augmentation: of the training images.
     batch_size: images per step, 1 or more.
-    views: augmented versions of each image that are computed once and then reused across epochs where
-        blocks are frozen (see `tlkit.train`); ignored without augmentation. More is closer to fresh augmentation and costs
-        that many forward passes.
-    class_weights: True weighs each class by n / (classes * n_class), for unbalanced sets.
+    views: number of augmented versions of each image that are computed once and reused across epochs, if blocks are
+        frozen (see `tlkit.train`); ignored without augmentation. More views are closer to a new augmentation in every
+        epoch, and each costs one forward pass per image.
+    class_weights: whether each class is weighted by n / (classes * n_class), for imbalanced data.
     precision: "auto" = mixed_float16 on a GPU and float32 on a CPU; or a Keras dtype policy.
-    monitor: which validation number decides the best weights, "val_loss" or "val_accuracy"; ties go to
-        the other. "last" keeps the last epoch's, whatever validation says: for schedules that end at rate zero, and for validation
-        parts too small to choose by. No stage then ends early.
+    monitor: the validation metric that decides which weights are best, "val_loss" or "val_accuracy"; the other breaks
+        ties. "last" keeps the last epoch's weights whatever the metrics are: for schedules that end at a learning rate
+        of zero, and for validation splits that are too small to choose by. No stage then ends early.
     why: one sentence for the plan and the report.
 
     >>> Recipe("probe", stages=(Stage(epochs=10, learning_rate=1e-3),)).batch_size
@@ -219,8 +226,8 @@ class Recipe:
             or head.max_norm
         ):
             raise SpecError(
-                f"Recipe '{self.name}' solves its head, which must then be one dense layer: Head(pooling=...) and nothing more. "
-                "Regularisation is the solver's, chosen by validation."
+                f"Recipe '{self.name}' solves its head, which must then be one dense layer: "
+                "Head(pooling=..., taps=...) and nothing more. The solver has its own L2 penalty, Stage.strength."
             )
         _whole("Recipe.batch_size", self.batch_size, 1)
         _whole("Recipe.views", self.views, 1)
@@ -229,12 +236,14 @@ class Recipe:
 
 
 def to_dict(plan: Head | Augmentation | Stage | Recipe) -> dict[str, Any]:
-    """A plan as plain JSON values; `recipe_from_dict` reads a recipe back."""
+    """Convert a plan to JSON values; `recipe_from_dict` converts a recipe back."""
     return dataclasses.asdict(plan)
 
 
 def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
-    """A Recipe from `to_dict`'s values. Raises NameUnknown for a field that does not exist, SpecError for a bad value.
+    """Create a Recipe from the values of `to_dict`.
+
+    Raises NameUnknown for a field that does not exist, and SpecError for an invalid value.
 
     >>> recipe = Recipe("probe", stages=(Stage(epochs=10, learning_rate=1e-3),))
     >>> recipe_from_dict(to_dict(recipe)) == recipe
@@ -248,7 +257,7 @@ def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
-    """The same recipe with every stage of that many epochs."""
+    """Return a copy of the recipe with this number of epochs in every stage."""
     return dataclasses.replace(
         recipe, stages=tuple(dataclasses.replace(stage, epochs=epochs) for stage in recipe.stages)
     )

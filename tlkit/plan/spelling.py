@@ -1,6 +1,7 @@
-"""American spellings of public names, taken wherever ours are. What is saved and shown has ours.
+"""American spellings of public names, accepted wherever the British ones are. Files and output have the British ones.
 
-A dataclass takes one as a keyword by an `InitVar` of that name, None where it is not given, and by `both_spellings`.
+A dataclass accepts an American spelling as a keyword if it has an `InitVar` of that name with the default None, and the
+decorator `both_spellings`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ Kind = TypeVar("Kind", bound=type)
 
 
 def our_spelling(name: str) -> str:
-    """The name as we spell it.
+    """Return the British spelling of a name.
 
     >>> our_spelling("color_cast"), our_spelling("rotate")
     ('colour_cast', 'rotate')
@@ -26,24 +27,24 @@ def our_spelling(name: str) -> str:
 
 
 def in_our_spelling(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same values by the names as we spell them. Raises SpecError where both spellings of a name are given."""
-    for theirs, ours in OURS.items():
-        if theirs in values and ours in values:
-            raise SpecError(f"'{theirs}' and '{ours}' are one field in two spellings. Expected one of them.")
+    """Return the values with names in British spelling. Raises SpecError if both spellings of a name are given."""
+    for american, british in OURS.items():
+        if american in values and british in values:
+            raise SpecError(f"'{american}' and '{british}' are one field in two spellings. Give only one.")
     return {our_spelling(name): value for name, value in values.items()}
 
 
 def both_spellings(kind: Kind) -> Kind:
-    """A class decorator above `dataclass`: each alias among its InitVars can be read too, and is no field."""
+    """Class decorator, above `dataclass`: makes each alias among the InitVars readable, and not a field."""
     fields = vars(kind)["__dataclass_fields__"]
-    for theirs in OURS.keys() & fields.keys():
-        setattr(kind, theirs, property(operator.attrgetter(OURS[theirs])))
-        del fields[theirs]  # else `dataclasses.replace` would hand on what it reads from the alias
+    for american in OURS.keys() & fields.keys():
+        setattr(kind, american, property(operator.attrgetter(OURS[american])))
+        del fields[american]  # else `dataclasses.replace` would pass the alias's value too
     return kind
 
 
 def set_by_alias(value: Any, given: Mapping[str, Any]) -> None:
-    """Set fields of a frozen dataclass, in its `__post_init__`, to what is given by their American names and not None."""
-    for theirs, one in given.items():
+    """Set fields of a frozen dataclass, in its `__post_init__`, from the American names whose values are not None."""
+    for american, one in given.items():
         if one is not None:
-            object.__setattr__(value, OURS[theirs], one)
+            object.__setattr__(value, OURS[american], one)

@@ -1,7 +1,7 @@
-"""Batches of examples for Keras, in an order that depends on the seed and the epoch alone.
+"""Batches of examples for Keras, in an order that depends on the seed and the epoch only.
 
-Imports Keras and NumPy only. Order, view and augmentation of every image are functions of (seed, epoch), so the number of
-threads changes nothing.
+Imports Keras and NumPy only. The order, view and augmentation of every image are functions of (seed, epoch), so the
+number of threads does not change the result.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Transform = Callable[[list[np.ndarray], np.ndarray, int], list[np.ndarray]]  # (
 
 @dataclass(frozen=True)
 class Targets:
-    """What a model is to answer, and what each class counts.
+    """The labels that a model is trained on, and the weight of each class.
 
     labels: int64, shape (n,), 0 to classes - 1.
-    weights: float32, shape (classes,), each class's weight in the loss; None = all alike.
+    weights: float32, shape (classes,), each class's weight in the loss; None = all equal.
     """
 
     labels: np.ndarray
@@ -35,7 +35,7 @@ class Targets:
     weights: np.ndarray | None = None
 
     def of(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """One-hot labels, float32, shape (len(indices), classes), and the examples' weights, if any."""
+        """Return one-hot labels, float32, shape (len(indices), classes), and the examples' weights, if any."""
         labels = self.labels[indices]
         one_hot = np.eye(self.classes, dtype="float32")[labels]
         return one_hot, None if self.weights is None else self.weights[labels]
@@ -46,15 +46,15 @@ class Batches(keras.utils.PyDataset):
 
     Args:
         views: one or more versions of the inputs, each a list of row sources (one per input tensor). In epoch e an
-            image is read from view (its own random start + e) modulo the number of views, so every view is used equally
-            often.
+            image is read from view (s + e) modulo the number of views, where s is random for each image. So every view
+            is used equally often.
         targets: a label for each row of the sources.
         batch_size: examples per batch. The last batch may be smaller.
-        seed: gives order, first views and mixing.
-        shuffle: a new order each epoch, from (seed, epoch).
-        transform: applied to the gathered inputs with (inputs, indices, epoch); None hands them on.
-        mixup, cutmix: see `tlkit.Stage`. cutmix cuts the first input that is an image (or a feature map) and every
-            other alike.
+        seed: seed of the order, the first views and the mixing.
+        shuffle: whether each epoch has a new order, from (seed, epoch).
+        transform: called as transform(inputs, indices, epoch) on the gathered inputs; None leaves them unchanged.
+        mixup, cutmix: see `tlkit.Stage`. With cutmix, the same rectangle is replaced in all inputs that are images or
+            feature maps.
     """
 
     def __init__(
@@ -94,22 +94,25 @@ class Batches(keras.utils.PyDataset):
         return (packed, one_hot) if weights is None else (packed, one_hot, weights)
 
     def _mix(self, inputs: list[np.ndarray], random: np.random.Generator) -> tuple[list[np.ndarray], Any, np.ndarray]:
-        """Every image with a partner of the same batch: the inputs, what is left of the first, and the partners' places."""
+        """Mix every image with a partner from the batch.
+
+        Returns the mixed inputs, the share of the first image that is left, and the partners' indices.
+        """
         partner = random.permutation(len(inputs[0]))
         cut_out = self._cutmix and (not self._mixup or random.random() < 0.5)
         alpha = self._cutmix if cut_out else self._mixup
         share = np.float32(random.beta(alpha, alpha))
         if not cut_out:
             return [share * values + (1 - share) * values[partner] for values in inputs], share, partner
-        side, (middle_y, middle_x) = (1 - share) ** 0.5, random.random(2)
+        side, (centre_y, centre_x) = (1 - share) ** 0.5, random.random(2)
         mixed, left = [], share
         for values in inputs:
-            if values.ndim < 4:  # a pooled tap of a block below: no image to cut, so it is blended
+            if values.ndim < 4:  # a pooled tap of a lower block is a vector, so it is blended
                 mixed.append(left * values + (1 - left) * values[partner])
                 continue
             height, width = values.shape[1:3]
-            top, bottom = (round(float(np.clip(middle_y + d * side / 2, 0, 1)) * height) for d in (-1, 1))
-            start, end = (round(float(np.clip(middle_x + d * side / 2, 0, 1)) * width) for d in (-1, 1))
+            top, bottom = (round(float(np.clip(centre_y + d * side / 2, 0, 1)) * height) for d in (-1, 1))
+            start, end = (round(float(np.clip(centre_x + d * side / 2, 0, 1)) * width) for d in (-1, 1))
             values = values.copy()
             values[:, top:bottom, start:end] = values[partner, top:bottom, start:end]
             mixed.append(values)
@@ -117,8 +120,10 @@ class Batches(keras.utils.PyDataset):
         return mixed, left, partner
 
     def set_epoch(self, epoch: int) -> None:
-        """Take an epoch's order and views. In `fit`, the callback `FollowEpochs` does: Keras calls `on_epoch_end` of a
-        data set also once before the first epoch, after it fetched batches to learn their shape.
+        """Set the order and the views to those of an epoch.
+
+        In `fit`, the callback `FollowEpochs` calls this. `on_epoch_end` cannot be used: Keras also calls it once before
+        the first epoch, after it has fetched batches to infer their shape.
         """
         self.epoch = epoch
         self._order = self._order_of(epoch)
@@ -133,21 +138,24 @@ class Batches(keras.utils.PyDataset):
             return [source.gather(indices) for source in self._views[0]]
         which = (self._start[indices] + self.epoch) % len(self._views)
         result = []
-        for place in range(len(self._views[0])):
+        for index in range(len(self._views[0])):
             rows = [
-                (np.flatnonzero(which == view), self._views[view][place].gather(indices[which == view]))
+                (np.flatnonzero(which == view), self._views[view][index].gather(indices[which == view]))
                 for view in range(len(self._views))
                 if (which == view).any()
             ]
             merged = np.empty((len(indices), *rows[0][1].shape[1:]), rows[0][1].dtype)
-            for places, values in rows:
-                merged[places] = values
+            for positions, values in rows:
+                merged[positions] = values
             result.append(merged)
         return result
 
 
 def augmenting(augmentation: Augmentation, numbers: Sequence[int], seed: int, pool: ThreadPoolExecutor) -> Transform:
-    """A transform for `Batches`: augments each image from (seed, epoch, its number), on the pool's threads."""
+    """Return a transform for `Batches` that augments images on the pool's threads.
+
+    Each image's augmentation is seeded by (seed, epoch, the image's number).
+    """
 
     def transform(inputs: list[np.ndarray], indices: np.ndarray, epoch: int) -> list[np.ndarray]:
         (images,) = inputs
@@ -159,7 +167,7 @@ def augmenting(augmentation: Augmentation, numbers: Sequence[int], seed: int, po
 
 
 def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
-    """n / (classes * n_class) for each class: float32, shape (classes,). A class without images weighs 1.
+    """Compute n / (classes * n_class) for each class: float32, shape (classes,). A class without images has weight 1.
 
     >>> class_weights(np.array([0, 0, 0, 1]), 2).astype(float).round(2).tolist()
     [0.67, 2.0]

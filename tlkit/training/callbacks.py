@@ -1,4 +1,4 @@
-"""What happens around each epoch of `fit`, one class for one job, as Keras keeps its own."""
+"""Callbacks for `fit`, one class for one task, as in Keras."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tlkit.errors import TrainingError
 from tlkit.progress import Deadline, log
 from tlkit.training.history import History, Stopwatch, epoch_line
 from tlkit.training.monitor import improves
+from tlkit.words import counted
 
 if TYPE_CHECKING:
     from tlkit.training.batches import Batches
@@ -21,7 +22,7 @@ SECONDS_BETWEEN_LINES = 2.0
 
 
 class FollowEpochs(keras.callbacks.Callback):
-    """Tells `Batches` which epoch begins."""
+    """Sets the epoch of `Batches` when an epoch begins."""
 
     def __init__(self, batches: Batches) -> None:
         super().__init__()
@@ -32,13 +33,11 @@ class FollowEpochs(keras.callbacks.Callback):
 
 
 class StopOnNaN(keras.callbacks.Callback):
-    """Raises TrainingError when the loss is not a finite number.
-
-    Keras' TerminateOnNaN ends `fit` without an error.
+    """Raises TrainingError if the loss is not finite. Keras' TerminateOnNaN ends `fit` without an error.
 
     Args:
-        stage: its number, for the message.
-        learning_rate: the stage's, for the message.
+        stage: the stage's number, for the message.
+        learning_rate: the stage's learning rate, for the message.
     """
 
     def __init__(self, stage: int, learning_rate: float) -> None:
@@ -54,15 +53,15 @@ class StopOnNaN(keras.callbacks.Callback):
 
 
 class KeepBest(keras.callbacks.Callback):
-    """Keeps the weights of the best epoch, which `restore` puts back.
+    """Keeps a copy of the best epoch's weights, which `restore` puts back.
 
-    Keras' ModelCheckpoint writes a file each time, and watches one number: of epochs of equal accuracy it would keep
-    the first, not the one of lowest loss.
+    Keras' ModelCheckpoint writes a file each time, and monitors one metric: among epochs of equal accuracy it would
+    keep the first, not the one with the lowest loss.
 
     Args:
         monitor: see `tlkit.training.monitor.improves`.
-        best: the scores to beat, such as those of the stages before; None for none. While nothing beats them, the
-            weights kept are those at the beginning.
+        best: the scores to beat, such as those of earlier stages; None if there are none. Until an epoch beats them,
+            the initial weights are kept.
     """
 
     def __init__(self, monitor: str, best: Mapping[str, Any] | None = None) -> None:
@@ -77,7 +76,7 @@ class KeepBest(keras.callbacks.Callback):
         self.improved = self.consider(logs or {})
 
     def consider(self, scores: Mapping[str, Any]) -> bool:
-        """Keep the weights of now if they score best so far. Returns whether they do."""
+        """Keep the current weights if their scores are the best so far. Returns whether they are."""
         if not improves(scores, self._best, self._monitor):
             return False
         self._best, self._weights = dict(scores), self.model.get_weights()
@@ -92,10 +91,10 @@ class RecordEpochs(keras.callbacks.Callback):
     """Adds a row to the history for each epoch.
 
     Args:
-        history: the log of this stage.
-        stage: its number.
-        keeper: says which epoch is the best so far. It stands before this one in the list of callbacks.
-        clock: of the whole training.
+        history: the history of this stage.
+        stage: the stage's number.
+        keeper: knows whether the epoch is the best so far. It must come before this callback in the list.
+        clock: the stopwatch of the whole training.
     """
 
     def __init__(self, history: History, stage: int, keeper: KeepBest, clock: Stopwatch) -> None:
@@ -117,11 +116,11 @@ class RecordEpochs(keras.callbacks.Callback):
 
 
 class LogEpochs(keras.callbacks.Callback):
-    """Logs the latest epoch every two seconds, and how the stage went when it ends.
+    """Logs the latest epoch every two seconds, and a summary when the stage ends.
 
     Args:
-        history: the log of this stage. `RecordEpochs` stands before this one in the list of callbacks.
-        lines: False leaves the epochs out, where a bar shows them.
+        history: the history of this stage. `RecordEpochs` must come before this callback in the list.
+        lines: whether epochs are logged; False if a progress bar shows them.
     """
 
     def __init__(self, history: History, *, lines: bool = True) -> None:
@@ -140,16 +139,16 @@ class LogEpochs(keras.callbacks.Callback):
         rows = self._history.rows
         best = [row for row in rows if row["best"]]
         log.info(
-            f"  {len(rows)} epochs in {sum(row['seconds'] for row in rows):.1f} s; "
-            + (f"best: {epoch_line(best[-1])}" if best else "none better than the stage before, whose weights are kept")
+            f"  {counted(len(rows), 'epoch')} in {sum(row['seconds'] for row in rows):.1f} s; "
+            + (f"best: {epoch_line(best[-1])}" if best else "no improvement, so the earlier weights are kept")
         )
 
 
 class StopWithoutImprovement(keras.callbacks.Callback):
-    """Ends the stage after some epochs without improvement over the best of this stage.
+    """Ends the stage after some epochs without improvement over the best epoch of this stage.
 
-    Not Keras' EarlyStopping, which watches one number: here a tie in the monitored one goes to the other, and of few
-    validation images ties in accuracy are common.
+    Keras' EarlyStopping monitors one metric. Here the other metric breaks ties, which are common in accuracy if there
+    are few validation images.
 
     Args:
         monitor: see `tlkit.training.monitor.improves`; with "last" the stage does not end early.
@@ -175,13 +174,13 @@ class StopWithoutImprovement(keras.callbacks.Callback):
 
 
 class StopAtDeadline(keras.callbacks.Callback):
-    """Ends the stage when its time is over, also within an epoch, but not within the first of the whole training.
+    """Ends the stage at the deadline, even within an epoch, but not within the first epoch of the whole training.
 
     Args:
-        deadline: when that is.
-        history: the log of this stage, in which it is noted. What ends a stage for another reason stands before this
-            one in the list of callbacks; it is then not noted.
-        stage: its number, for the note.
+        deadline: when the stage ends.
+        history: the history of this stage, which gets a note. Callbacks that end the stage for another reason must come
+            before this one in the list; then there is no note.
+        stage: the stage's number, for the note.
     """
 
     def __init__(self, deadline: Deadline, history: History, stage: int) -> None:

@@ -1,4 +1,4 @@
-"""The engine that trains by gradient steps: Keras' `fit` on what the frozen layers give.
+"""The engine that trains by gradient descent: Keras' `fit` on the outputs of the frozen layers.
 
 Imports Keras and NumPy only.
 """
@@ -28,34 +28,35 @@ from tlkit.training.callbacks import (
 from tlkit.training.history import History
 from tlkit.training.inputs import Source, StageInputs, StagePlan, training_source, validation_source
 from tlkit.training.optimizers import make_optimizer, rate_factors
+from tlkit.words import counted
 
 RECALIBRATION_BATCHES = 32
-STEPS_AT_ONCE = 16  # of a head's steps, which are so short that calling each from Python takes longer than the step
+STEPS_AT_ONCE = 16  # steps_per_execution for a head: its steps are shorter than the overhead of a call from Python
 
 
 def fit_stage(
     model: keras.Model, plan: StagePlan, inputs: StageInputs, history: History, deadline: Deadline
 ) -> History:
-    """Train a stage by gradient steps. The model ends with the best weights so far.
+    """Train a stage by gradient descent. The model ends with the best weights so far.
 
     Args:
-        model: the classifier, with what trains in this stage set.
-        plan: the stage. `plan.recipe.batch_size` is what memory allows.
+        model: the classifier; `trainable` is set for this stage.
+        plan: the stage. `plan.recipe.batch_size` fits into memory.
         inputs: the classifier cut in two, and the examples.
-        history: the stage's own log, which is returned.
-        deadline: when the stage ends; one epoch is done if none was before.
+        history: the stage's own history, which is returned.
+        deadline: when the stage ends. One epoch is always completed, unless an earlier stage had one.
 
     Returns:
         `history`, with a row per epoch.
 
     Raises:
-        TrainingError: the loss is not a number. The best weights are back in the model.
+        TrainingError: the loss is not finite. The model then has the best weights so far.
     """
     if inputs.prefix is None:
-        log.info("  no layer is frozen, so nothing is cached")
+        log.info("  no layer is frozen, so no features are cached")
     held_out = validation_source(plan, inputs, history, deadline)
     if held_out.count < len(inputs.validation) and plan.number > 1:
-        history.cut(f"stage {plan.number} was not begun: the time limit left too few validation images")
+        history.cut(f"stage {plan.number} was skipped: the time limit left too few validation images")
         return history
     source = training_source(plan, inputs, history, deadline)
     classes, suffix, stage = model.output_shape[-1], inputs.suffix, plan.stage
@@ -65,10 +66,10 @@ def fit_stage(
         if stage.batch_norm == "recalibrated" and stage.unfreeze != 0:
             _recalibrate(model, plan, suffix, batches)
         _compile(model, plan, suffix, steps=len(batches))
-        keeper, began_with = KeepBest(plan.recipe.monitor, history.best), suffix.get_weights()
+        keeper, initial = KeepBest(plan.recipe.monitor, history.best), suffix.get_weights()
         _fit(suffix, plan, (batches, validation), keeper, history, deadline)
         if stage.interpolate < 1:
-            _interpolate(suffix, plan, began_with, validation, keeper, history)
+            _interpolate(suffix, plan, initial, validation, keeper, history)
     return history
 
 
@@ -105,7 +106,8 @@ def _recalibrate(model: keras.Model, plan: StagePlan, suffix: keras.Model, batch
     layers = batch_norms(model, plan.backbone, plan.stage.unfreeze)
     count = min(len(batches), RECALIBRATION_BATCHES)
     recalibrate(suffix, layers, (batches[number][0] for number in range(count)))
-    log.info(f"  {len(layers)} BatchNormalization layers recalibrated on {count} batches")
+    names = counted(len(layers), "BatchNormalization layer")
+    log.info(f"  {names} recalibrated on {counted(count, 'batch', 'batches')}")
 
 
 def _compile(model: keras.Model, plan: StagePlan, suffix: keras.Model, steps: int) -> None:
@@ -126,10 +128,10 @@ def _fit(
     history: History,
     deadline: Deadline,
 ) -> None:
-    """Fit, and put the best weights back. batches: of the training and the validation images."""
+    """Fit, then restore the best weights. batches: of the training and of the validation images."""
     training, validation = batches
     stage, first_epoch = plan.stage, history.epochs
-    bar = bars_shown() and stage.unfreeze != 0  # a head's epochs are over in a blink
+    bar = bars_shown() and stage.unfreeze != 0  # the epochs of a head are too short for a progress bar
     callbacks = [
         FollowEpochs(training),
         StopOnNaN(plan.number, stage.learning_rate),
@@ -151,7 +153,7 @@ def _fit(
             initial_epoch=first_epoch,
             epochs=first_epoch + stage.epochs,
             callbacks=callbacks,
-            shuffle=False,  # Batches shuffles; Keras would only permute whole batches
+            shuffle=False,  # Batches shuffles the examples; Keras would only permute whole batches
             verbose=1 if bar else 0,
         )
     except TrainingError:
@@ -163,15 +165,15 @@ def _fit(
 def _interpolate(
     suffix: keras.Model,
     plan: StagePlan,
-    began_with: list[np.ndarray],
+    initial: list[np.ndarray],
     validation: Batches,
     keeper: KeepBest,
     history: History,
 ) -> None:
-    """Go back a part of the way; kept if it is the best so far, as an epoch would be."""
-    started, ended_with = time.monotonic(), suffix.get_weights()
+    """Interpolate between the initial and the final weights. The result is kept if it is the best so far."""
+    started, final = time.monotonic(), suffix.get_weights()
     share = plan.stage.interpolate
-    suffix.set_weights([start + share * (end - start) for start, end in zip(began_with, ended_with, strict=True)])
+    suffix.set_weights([start + share * (end - start) for start, end in zip(initial, final, strict=True)])
     found = suffix.evaluate(validation, return_dict=True, verbose=0)
     scores = {"loss": math.nan, "accuracy": math.nan, "val_loss": found["loss"], "val_accuracy": found["accuracy"]}
     best = keeper.consider(scores)
@@ -180,6 +182,7 @@ def _interpolate(
     seconds = time.monotonic() - started
     row = history.add(plan.number, scores, best=best, seconds=seconds, at_seconds=plan.clock.seconds)
     log.info(
-        f"  {share:g} of the way: val_loss {row['val_loss']:.4f}, val_accuracy {row['val_accuracy']:.4f}, "
-        + ("kept" if best else "not better, so the whole way is kept")
+        f"  weights interpolated by {share:g}: val_loss {row['val_loss']:.4f}, "
+        f"val_accuracy {row['val_accuracy']:.4f}, "
+        + ("kept" if best else "no improvement, so the weights before are kept")
     )

@@ -1,4 +1,4 @@
-"""The log of a training: a row per epoch, and notes for the person. It judges nothing and keeps no weights."""
+"""The history of a training: a row per epoch, and notes for the user."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ SCORES = ("loss", "accuracy", "val_loss", "val_accuracy")
 
 @dataclass
 class History:
-    """What happened: a row per epoch, and a sentence for whatever was not as planned.
+    """A row per epoch, and a note for each departure from the plan.
 
-    rows: stage, epoch (counted through), loss, accuracy, val_loss, val_accuracy, learning_rate, strength (C of a solved
-        head), seconds, at_seconds (since training began, the frozen layers' time included), best (of all so far).
-    cut_short: whether a time limit left something out; a note says what.
-    images_computed: single-image forward passes of frozen layers that were run; the others came from the cache.
-    earlier: the rows of the stages before, in the log of one stage. They are counted, and belong to another log.
+    rows: stage, epoch (counted across stages), loss, accuracy, val_loss, val_accuracy, learning_rate, strength (C of a
+        solved head), seconds, at_seconds (since training began, including the time of the frozen layers), best (whether
+        it is the best so far).
+    notes: one sentence each.
+    cut_short: whether a time limit cut anything short; a note says what.
+    images_computed: number of images that ran through frozen layers; the others came from the cache.
+    earlier: the rows of earlier stages, in the history of one stage. They are counted, but stored in another history.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -31,32 +33,32 @@ class History:
 
     @property
     def epochs(self) -> int:
-        """How many epochs have been trained, those of earlier stages included."""
+        """The number of epochs trained so far, including earlier stages."""
         return len(self.earlier) + len(self.rows)
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The best row so far, those of earlier stages included; None before the first."""
+        """The best row so far, including earlier stages; None before the first epoch."""
         return next((row for row in reversed((*self.earlier, *self.rows)) if row["best"]), None)
 
     def continued(self) -> History:
-        """An empty log that counts on from here. `append` it once what it holds is to stay."""
+        """Return an empty history that continues this one. `append` it when its stage has succeeded."""
         return History(earlier=(*self.earlier, *self.rows))
 
     def append(self, later: History) -> None:
-        """Add all that a log made by `continued` holds."""
+        """Add the content of a history made by `continued`."""
         self.rows += later.rows
         self.notes += later.notes
         self.cut_short |= later.cut_short
         self.images_computed += later.images_computed
 
     def note(self, sentence: str) -> None:
-        """Keep a sentence for the person, and log it."""
+        """Add a note for the user, and log it."""
         self.notes.append(sentence)
         log.info(sentence)
 
     def cut(self, sentence: str) -> None:
-        """Note what a time limit left out."""
+        """Add a note on what a time limit cut short."""
         self.cut_short = True
         self.note(sentence)
 
@@ -71,7 +73,7 @@ class History:
         learning_rate: float | None = None,
         strength: float | None = None,
     ) -> dict[str, Any]:
-        """Append a row, and return it. seconds: that the epoch took. at_seconds: since training began."""
+        """Append a row, and return it. seconds: the epoch's duration. at_seconds: time since training began."""
         row = {
             "stage": stage,
             "epoch": self.epochs + 1,
@@ -88,17 +90,18 @@ class History:
 
 @dataclass(frozen=True)
 class Stopwatch:
-    """Tells how long ago training began. started: of `time.monotonic()`, in seconds."""
+    """Measures the time since training began. started: a value of `time.monotonic()`, in seconds."""
 
     started: float = field(default_factory=time.monotonic)
 
     @property
     def seconds(self) -> float:
+        """Seconds since training began."""
         return time.monotonic() - self.started
 
 
 def epoch_line(row: Mapping[str, Any]) -> str:
-    """One epoch of `History.rows` for a person to read."""
+    """Format one row of `History.rows` for the log."""
     return (
         f"epoch {row['epoch']}, loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}, "
         f"val_loss {row['val_loss']:.4f}, val_accuracy {row['val_accuracy']:.4f}"

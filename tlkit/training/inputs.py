@@ -1,4 +1,4 @@
-"""What a stage trains on: cached features, frozen layers run batch by batch, or pixels.
+"""The inputs of a stage: cached features, the outputs of frozen layers computed batch by batch, or pixels.
 
 Imports Keras and NumPy only.
 """
@@ -21,18 +21,20 @@ from tlkit.plan.recipe import Recipe, Stage
 from tlkit.progress import Deadline, log
 from tlkit.training.batches import Transform
 from tlkit.training.history import History, Stopwatch
+from tlkit.words import counted
 
 if TYPE_CHECKING:
     import keras
 
-VALIDATION_SHARE = 0.3  # of the time left, for the validation images' features: most of it is for the training images
+VALIDATION_SHARE = 0.3  # share of the time left for the validation images' features; the rest is for training images
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage of a recipe, and what it takes to carry it out.
+    """One stage of a recipe, with what is needed to run it.
 
-    number: of the stage, from 1. seed: gives order, views and augmentation. clock: of the whole training.
+    number: the stage's number, from 1. seed: seed of the order, the views and the augmentation.
+    clock: the stopwatch of the whole training.
     """
 
     recipe: Recipe
@@ -43,14 +45,15 @@ class StagePlan:
 
     @property
     def stage(self) -> Stage:
+        """The stage of the recipe with this number."""
         return self.recipe.stages[self.number - 1]
 
 
 @dataclass(frozen=True)
 class StageInputs:
-    """The classifier cut in two for a stage, and the examples of both splits. Nothing is computed yet.
+    """The classifier cut in two for a stage, and the examples of both splits. No features are computed yet.
 
-    prefix: the frozen layers below all that trains; None where none is frozen. suffix: what trains on their outputs.
+    prefix: the frozen layers below all trainable ones; None if none is frozen. suffix: the layers above them.
     """
 
     prefix: keras.Model | None
@@ -63,10 +66,10 @@ class StageInputs:
 class Source:
     """Where the suffix's inputs come from, for one split.
 
-    examples: all that were asked for.
-    features: the frozen layers' outputs where they are cached, else None.
-    streamed: the frozen layers where their outputs are computed anew for each batch, else None. With neither, the
-        inputs are pixels.
+    examples: all examples of the split.
+    features: the frozen layers' outputs if they are cached, else None.
+    streamed: the frozen layers if their outputs are computed for each batch, else None. If both are None, the inputs
+        are pixels.
     """
 
     examples: Examples
@@ -75,37 +78,42 @@ class Source:
 
     @property
     def count(self) -> int:
-        """How many examples are covered, from the first; fewer than all when time ran out."""
+        """The number of examples covered, from the first; fewer than all if time ran out."""
         return len(self.examples) if self.features is None else self.features.count
 
     @property
     def views(self) -> Sequence[Sequence[RowSource]]:
-        """As `Batches` takes them."""
+        """The views, in the form that `Batches` takes."""
         return [[self.examples.pixels]] if self.features is None else self.features.views
 
     @property
     def labels(self) -> np.ndarray:
-        """Of the examples covered: int64, shape (count,)."""
+        """The labels of the examples covered: int64, shape (count,)."""
         return self.examples.labels[: self.count]
 
     def transform(self, augment: Transform | None, batch_size: int) -> Transform | None:
-        """What `Batches` applies to rows of `views`. augment: of pixels; cached features come from augmented ones."""
+        """Return the transform of `Batches` for `views`.
+
+        augment: the augmentation of pixels. It is not applied to cached features, which come from augmented images.
+        """
         if self.features is not None:
             return None
-        return augment if self.streamed is None else _through(self.streamed, augment, batch_size)
+        return augment if self.streamed is None else _run_prefix(self.streamed, augment, batch_size)
 
 
 def training_source(plan: StagePlan, inputs: StageInputs, history: History, deadline: Deadline) -> Source:
-    """The source of the training images, of as many as time allows: the frozen layers' outputs are computed now."""
-    recipe, asked = plan.recipe, len(inputs.training)
-    source = _source(plan, inputs.prefix, inputs.training, history, deadline, recipe.augmentation)
-    if source.count < asked:
-        history.cut(f"stage {plan.number} trained on {source.count} of {asked} images: the time limit left no more")
+    """Return the source of the training images. The frozen layers' outputs are computed now, until the deadline."""
+    total = len(inputs.training)
+    source = _source(plan, inputs.prefix, inputs.training, history, deadline, plan.recipe.augmentation)
+    if source.count < total:
+        history.cut(
+            f"stage {plan.number} trained on {source.count:,} of {counted(total, 'image')}: the time limit was reached"
+        )
     return source
 
 
 def validation_source(plan: StagePlan, inputs: StageInputs, history: History, deadline: Deadline) -> Source:
-    """The source of the validation images, never augmented."""
+    """Return the source of the validation images, which are never augmented."""
     return _source(plan, inputs.prefix, inputs.validation, history, deadline.share(VALIDATION_SHARE), None)
 
 
@@ -117,7 +125,7 @@ def _source(
     deadline: Deadline,
     augmentation: Augmentation | None,
 ) -> Source:
-    """augmentation: None for validation images."""
+    """Return the source of a split's examples. augmentation: None for validation images."""
     if prefix is None:
         return Source(examples)
     split = "validation" if augmentation is None else "training"
@@ -133,20 +141,20 @@ def _source(
     )
     if found is None:
         history.note(
-            f"stage {plan.number}: the frozen layers' outputs for {len(examples)} {split} images exceed the caches' "
-            "limit, so they are computed in every epoch"
+            f"stage {plan.number}: the frozen layers' outputs for {counted(len(examples), f'{split} image')} "
+            "exceed the caches' limit, so they are computed in every epoch"
         )
         return Source(examples, streamed=prefix)
     history.images_computed += found.computed
     cached = len(examples) * len(found.views) - found.computed
     log.info(
-        f"  frozen layers on {split} images: {found.computed} computed, {cached} cached, "
+        f"  features of {split} images: {found.computed:,} computed, {cached:,} from the cache, "
         f"{time.monotonic() - started:.1f} s"
     )
     return Source(examples, features=found)
 
 
-def _through(prefix: keras.Model, augment: Transform | None, batch_size: int) -> Transform:
+def _run_prefix(prefix: keras.Model, augment: Transform | None, batch_size: int) -> Transform:
     call = frozen_call(prefix, batch_size)
 
     def transform(inputs: list[np.ndarray], indices: np.ndarray, epoch: int) -> list[np.ndarray]:

@@ -1,6 +1,6 @@
-"""Which learning rate: the loss while the rate rises, step by step, from far too low to far too high (Smith 2017, arXiv:1506.01186).
+"""The learning rate finder: records the loss while the rate rises at each step, from far too low to far too high.
 
-Imports Keras and NumPy only. The model's weights are put back afterwards.
+See Smith 2017, arXiv:1506.01186. Imports Keras and NumPy only. The model's weights are restored afterwards.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 
 SMOOTHING = 0.9
-DIVERGED = 4.0  # times the lowest smoothed loss, at which the search ends
+DIVERGED = 4.0  # the search ends when the smoothed loss exceeds its lowest value by this factor
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """The learning rates that are tried, one per step, from the lowest to the highest by an equal factor.
+    """The learning rates that are tried, one per step, in geometric progression from the lowest to the highest.
 
-    steps: 10 or more.
+    steps: number of rates, 10 or more.
     """
 
     lowest: float = 1e-6
@@ -45,14 +45,15 @@ class Sweep:
 
     @property
     def intervals(self) -> int:
+        """The number of intervals between the rates."""
         return max(self.steps - 1, 1)
 
     def rates(self, count: int) -> np.ndarray:
-        """The first so many rates: float64, shape (count,)."""
+        """Return the first `count` rates: float64, shape (count,)."""
         return self.lowest * (self.highest / self.lowest) ** (np.arange(count) / self.intervals)
 
     def schedule(self) -> keras.optimizers.schedules.LearningRateSchedule:
-        """The same for an optimizer: a decay that grows."""
+        """Return the rates as a schedule for an optimizer: an exponential decay with a factor above 1."""
         factor = (self.highest / self.lowest) ** (1 / self.intervals)
         return keras.optimizers.schedules.ExponentialDecay(self.lowest, 1, factor)
 
@@ -62,7 +63,11 @@ DEFAULT_SWEEP = Sweep()
 
 @dataclass(frozen=True)
 class LearningRates:
-    """rates, losses: one per step; losses are smoothed. suggestion: where the loss falls fastest per factor of the rate."""
+    """The result of the learning rate finder.
+
+    rates: one per step. losses: the smoothed loss at each step.
+    suggestion: the rate at which the loss falls fastest per factor of the rate.
+    """
 
     rates: np.ndarray
     losses: np.ndarray
@@ -80,17 +85,17 @@ def lr_find(
     sweep: Sweep = DEFAULT_SWEEP,
     seed: int = 0,
 ) -> LearningRates:
-    """Train for some steps while the learning rate rises by an equal factor each step.
+    """Train for some steps while the learning rate rises by a constant factor per step.
 
-    Ends early when the smoothed loss has risen to four times its lowest value. The suggestion is for a constant rate.
+    Ends early if the smoothed loss rises to four times its lowest value. The suggestion is for a constant rate.
 
     Args:
         model, backbone: as for `tlkit.train`.
         examples: training images.
         unfreeze, optimizer: as in `tlkit.Stage`.
         batch_size: images per step.
-        sweep: the rates.
-        seed: gives the order of the images.
+        sweep: the rates to try.
+        seed: seed of the order of the images.
     """
     backbone = find_backbone(backbone) if isinstance(backbone, str) else backbone
     stage = Stage(1, sweep.lowest, unfreeze=unfreeze, optimizer=optimizer)
@@ -100,26 +105,26 @@ def lr_find(
     if prefix is not None:
         features = extract_features(prefix, examples, batch_size=batch_size)
         if features is None:
-            prefix, suffix = None, model  # no room to keep them: frozen layers run in every step
+            prefix, suffix = None, model  # no room in the cache: frozen layers run in every step
         else:
             views = features.views
-    before = suffix.get_weights()
+    initial = suffix.get_weights()
     targets = Targets(examples.labels, model.output_shape[-1])
     batches = Batches(views, targets, batch_size=min(batch_size, len(examples)), seed=seed, shuffle=True)
-    watch = _Watch(sweep.steps)
-    found = make_optimizer(stage, len(batches), {})
-    found.learning_rate = sweep.schedule()
-    suffix.compile(found, "categorical_crossentropy")
+    recorder = _LossRecorder(sweep.steps)
+    swept = make_optimizer(stage, len(batches), {})
+    swept.learning_rate = sweep.schedule()
+    suffix.compile(swept, "categorical_crossentropy")
     epochs = math.ceil(sweep.steps / len(batches))
-    suffix.fit(batches, epochs=epochs, shuffle=False, verbose=0, callbacks=[FollowEpochs(batches), watch])
-    suffix.set_weights(before)
-    losses = np.array(watch.losses)
+    suffix.fit(batches, epochs=epochs, shuffle=False, verbose=0, callbacks=[FollowEpochs(batches), recorder])
+    suffix.set_weights(initial)
+    losses = np.array(recorder.losses)
     rates = sweep.rates(len(losses))
     return LearningRates(rates, losses, _steepest(rates, losses))
 
 
-class _Watch(keras.callbacks.Callback):
-    """Smoothed loss of each batch: Keras reports the mean since the epoch began."""
+class _LossRecorder(keras.callbacks.Callback):
+    """Records the smoothed loss of each batch, computed from Keras' running mean over the epoch."""
 
     def __init__(self, steps: int) -> None:
         super().__init__()
@@ -132,13 +137,13 @@ class _Watch(keras.callbacks.Callback):
         self._mean = mean
         self._average = SMOOTHING * self._average + (1 - SMOOTHING) * loss
         self.losses.append(self._average / (1 - SMOOTHING ** (len(self.losses) + 1)))
-        lost = not math.isfinite(self.losses[-1]) or self.losses[-1] > DIVERGED * min(self.losses)
-        if lost or len(self.losses) >= self._steps:
+        diverged = not math.isfinite(self.losses[-1]) or self.losses[-1] > DIVERGED * min(self.losses)
+        if diverged or len(self.losses) >= self._steps:
             self.model.stop_training = True
 
 
 def _steepest(rates: np.ndarray, losses: np.ndarray) -> float:
-    """Where the loss falls fastest before it is lowest."""
+    """Return the rate at which the loss falls fastest, before its minimum."""
     end = max(int(np.nanargmin(losses)), 2)
     slopes = np.gradient(losses[: end + 1], np.log(rates[: end + 1]))
     return float(rates[int(np.nanargmin(slopes))])
@@ -155,16 +160,18 @@ def suggest_learning_rate(
     weights: str = "imagenet",
     seed: int = 0,
 ) -> LearningRates:
-    """A learning rate for the training images of a set, by `lr_find`. The head is solved first if blocks train.
+    """Suggest a learning rate for the training images of a data set, by `lr_find`.
+
+    If blocks train, the head is solved first.
 
     Args:
-        images: from `tlkit.scan`; they are split if they are not yet.
+        images: from `tlkit.scan`; they are split if they have no split yet.
         backbone: its name.
         unfreeze, optimizer: as in `tlkit.Stage`.
         batch_size: images per step.
-        image_size: pixels; None is the backbone's own.
+        image_size: pixels of each side; None = the backbone's native size.
         weights: as for `tlkit.build_classifier`.
-        seed: gives the split, the head's first weights and the order of the images.
+        seed: seed of the split, the head's initial weights and the order of the images.
     """
     network = find_backbone(backbone)
     network.block_count(unfreeze)

@@ -12,38 +12,39 @@ from tlkit.plan.recipe import Stage
 
 
 def rate_factors(model: keras.Model, backbone: Backbone, stage: Stage) -> dict[str, float]:
-    """Each backbone variable's share of the learning rate, by path: layer_decay to the power of its distance from the head.
+    """Return the factor of the learning rate for each backbone variable, by path; {} if layer_decay is 1.
 
-    The head's factor is 1, the top block's `layer_decay`, the next one's its square. Empty when layer_decay is 1.
+    The factor is layer_decay to the power of the block's distance from the head: `layer_decay` for the top block, its
+    square for the next one. The head's factor is 1.
     """
     if stage.layer_decay == 1.0:
         return {}
-    parts = blocks(model, backbone)
     factors = {}
-    for distance, block in enumerate(reversed(parts), start=1):
+    for distance, block in enumerate(reversed(blocks(model, backbone)), start=1):
         for layer in block.layers:
             factors.update({weight.path: stage.layer_decay**distance for weight in layer.weights})
     return factors
 
 
 def make_optimizer(stage: Stage, steps: int, factors: dict[str, float]) -> keras.optimizers.Optimizer:
-    """A stage's optimizer. steps: batches per epoch. factors: by variable path, multiplied into that variable's update.
+    """Make the optimizer of a stage.
 
-    No Keras optimizer has learning rates per layer, and scaling gradients does nothing under Adam, which divides by their
-    size; so the rate of each variable's own update is scaled.
+    Keras' optimizers have no learning rates per layer, and scaling gradients has no effect with Adam, which divides by
+    their magnitude. So the learning rate of each variable's update is scaled.
+
+    steps: batches per epoch. factors: the factor of the learning rate by variable path, 1 where it is absent.
     """
     rate: Any = stage.learning_rate
-    total, warm = stage.epochs * steps, round(stage.warmup * steps)
+    total_steps, warmup_steps = stage.epochs * steps, round(stage.warmup * steps)
     if stage.schedule == "cosine":
-        decay = max(total - warm, 1)
         rate = keras.optimizers.schedules.CosineDecay(
-            0.0 if warm else rate,
-            decay,
-            warmup_target=stage.learning_rate if warm else None,
-            warmup_steps=warm,
+            0.0 if warmup_steps else rate,
+            max(total_steps - warmup_steps, 1),
+            warmup_target=stage.learning_rate if warmup_steps else None,
+            warmup_steps=warmup_steps,
         )
-    elif warm:
-        rate = keras.optimizers.schedules.PolynomialDecay(rate / warm, warm, end_learning_rate=rate)
+    elif warmup_steps:
+        rate = keras.optimizers.schedules.PolynomialDecay(rate / warmup_steps, warmup_steps, end_learning_rate=rate)
     kinds: dict[str, tuple[type, dict[str, Any]]] = {
         "adam": (keras.optimizers.Adam, {}),
         "adamw": (keras.optimizers.AdamW, {"weight_decay": stage.weight_decay}),

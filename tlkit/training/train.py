@@ -1,8 +1,8 @@
-"""Carries out a recipe's stages on a classifier. Imports Keras and NumPy only, so it runs on every Keras backend.
+"""Runs a recipe's stages on a classifier. Imports Keras and NumPy only, so it runs on every Keras backend.
 
-For each stage: set what trains, cut the model at the highest frozen boundary, and let the stage's engine work. It
-computes the frozen part once (`features`), trains or solves the rest on that, and keeps the best weights by validation.
-A stage that ends worse than it began leaves the model as it was.
+Each stage sets the trainable layers, cuts the model at the highest frozen boundary, and calls its engine. The engine
+computes the outputs of the frozen layers once (`features`), trains or solves the layers above on them, and keeps the
+weights with the best validation scores. A stage without improvement leaves the model unchanged.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from tlkit.training.fit import fit_stage
 from tlkit.training.history import History, Stopwatch
 from tlkit.training.inputs import StageInputs, StagePlan
 from tlkit.training.solve import solve_stage
+from tlkit.words import counted
 
 Engine = Callable[[keras.Model, StagePlan, StageInputs, History, Deadline], History]
 
-# By `Stage.solver`. What an engine is given, and gives, is told at `fit_stage`.
+# The engines by `Stage.solver`. `fit_stage` documents their arguments and what they return.
 ENGINES: dict[str, Engine] = {
     "gradient": fit_stage,
     "logistic": solve_stage,
@@ -44,24 +45,24 @@ def train(
     seed: int = 0,
     deadline: Deadline = NO_DEADLINE,
 ) -> History:
-    """Train a classifier in place, stage after stage; it ends with the best weights on validation.
+    """Train a classifier in place, stage by stage. It ends with the weights that are best on the validation images.
 
-    A line per stage and epoch is logged (see `tlkit.progress`).
+    Stages and epochs are logged (see `tlkit.progress`).
 
     Args:
         model: from `build_classifier`.
-        backbone: the model's, or its name.
-        recipe: its stages are carried out in order.
+        backbone: the model's backbone, or its name.
+        recipe: its stages are run in order.
         training, validation: decoded images with labels, raw RGB 0-255.
-        seed: gives order, views and augmentation.
-        deadline: when training ends; at least one epoch of the first stage is done.
+        seed: seed of the order, the views and the augmentation.
+        deadline: when training ends. At least one epoch of the first stage is completed.
 
     Returns:
-        What happened, a row per epoch.
+        The history, a row per epoch.
 
     Raises:
-        SpecError: a stage asks for more blocks than there are.
-        TrainingError: the loss is not a number.
+        SpecError: a stage unfreezes more blocks than there are.
+        TrainingError: the loss is not finite.
     """
     backbone = find_backbone(backbone) if isinstance(backbone, str) else backbone
     for stage in recipe.stages:
@@ -70,7 +71,7 @@ def train(
     history, clock = History(), Stopwatch()
     for number in range(1, len(recipe.stages) + 1):
         if history.rows and deadline.over:
-            history.cut(f"stage {number} of {len(recipe.stages)} was not begun: the time limit was reached")
+            history.cut(f"stage {number} of {len(recipe.stages)} was skipped: the time limit was reached")
             continue
         plan = StagePlan(recipe, number, backbone, seed, clock)
         history.append(_train_stage(model, plan, training, validation, history, deadline))
@@ -78,7 +79,7 @@ def train(
 
 
 def _shuffled(examples: Examples, seed: int) -> Examples:
-    """The examples in a random order, so that the first of them, all that a time limit may leave, are of every class."""
+    """Return the examples shuffled, so that a run cut short by its time limit still sees every class."""
     return examples.take(np.random.default_rng((seed, 2)).permutation(len(examples)))
 
 
@@ -90,18 +91,18 @@ def _train_stage(
     history: History,
     deadline: Deadline,
 ) -> History:
-    """Train one stage, and return its own log. When memory runs out, it begins anew with half the batch.
+    """Train one stage, and return its own history. If memory runs out, it starts again with half the batch size.
 
-    history: of the stages before. A failed attempt leaves in it what it computed, which is cached, and nothing else.
+    history: of the stages before. A failed attempt only adds the number of images it computed, which are cached.
     """
-    weights, asked = model.get_weights(), plan.recipe.batch_size
+    weights, batch_size_asked = model.get_weights(), plan.recipe.batch_size
 
     def attempt(batch_size: int) -> History:
         record = history.continued()
-        if batch_size < asked:
+        if batch_size < batch_size_asked:
             model.set_weights(weights)
             record.notes.append(
-                f"stage {plan.number} ran with batches of {batch_size}: memory did not suffice for {asked}"
+                f"stage {plan.number} ran with batches of {batch_size}: memory did not suffice for {batch_size_asked}"
             )
         resized = replace(plan, recipe=replace(plan.recipe, batch_size=batch_size))
         try:
@@ -111,23 +112,23 @@ def _train_stage(
             history.images_computed += record.images_computed
             raise
 
-    return while_memory_lasts(attempt, asked)
+    return while_memory_lasts(attempt, batch_size_asked)
 
 
 def _stage_inputs(model: keras.Model, plan: StagePlan, training: Examples, validation: Examples) -> StageInputs:
-    """Set what trains in the stage, and cut the model there."""
+    """Set the trainable layers of the stage, and cut the model below them."""
     stage, stages = plan.stage, plan.recipe.stages
-    weights = set_trainable(model, plan.backbone, unfreeze=stage.unfreeze, batch_norm=stage.batch_norm)
+    parameters = set_trainable(model, plan.backbone, unfreeze=stage.unfreeze, batch_norm=stage.batch_norm)
     prefix, suffix = cut(model, plan.backbone, stage.unfreeze)
     log.info(
-        f"stage {plan.number} of {len(stages)}: {unfrozen(stage.unfreeze)}, {weights:,} weights train, "
-        f"up to {stage.epochs} epochs"
+        f"stage {plan.number} of {len(stages)}: {unfrozen(stage.unfreeze)}, {parameters:,} trainable parameters, "
+        f"up to {counted(stage.epochs, 'epoch')}"
     )
     return StageInputs(prefix, suffix, training, validation)
 
 
 def unfrozen(unfreeze: Unfreeze) -> str:
-    """What a stage trains, for a person.
+    """Describe what a stage trains.
 
     >>> unfrozen(2), unfrozen((1,))
     ('the head and the top 2 blocks', 'the head and block 1')
