@@ -189,7 +189,7 @@ def test_messages_for_data_that_is_not_there(tmp_path: Path, folder: Path) -> No
         scan(tmp_path / "dta")
     (tmp_path / "flat").mkdir()
     draw((1, 1, 1), 1).save(tmp_path / "flat" / "a.png")
-    with pytest.raises(DataError, match=r"No class folders in .*Found 1 files and 0 folders"):
+    with pytest.raises(DataError, match=r"No class folders in .*Found 1 file and no folders"):
         scan(tmp_path / "flat")
     (tmp_path / "one" / "a").mkdir(parents=True)
     (tmp_path / "one" / "a" / "b.jpg").write_bytes(b"")
