@@ -39,7 +39,7 @@ def by_pillow(data: bytes) -> np.ndarray:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_exif_orientation_is_honoured(orientation: int, order: str) -> None:
+def test_exif_orientation_is_applied(orientation: int, order: str) -> None:
     exif = Image.Exif()
     exif[0x010F] = "a maker's name"
     exif[0x0112] = orientation
@@ -182,7 +182,7 @@ def test_a_progressive_jpeg_which_is_held_whole_may_not_be_larger_than_other_ima
         assert held.numpy() == side**2 // (1 if progressive else 64)
 
 
-def test_transparency_is_laid_over_white_row_by_row_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transparency_is_composited_over_white_row_by_row_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     image = IMAGE.convert("RGBA")
     image.putalpha(Image.fromarray(np.arange(80 * 120, dtype="uint32").reshape(80, 120).astype("uint8")))
     for kind in ("PNG", "WEBP"):

@@ -54,6 +54,10 @@ def split(images: ImageSet, *, validation: float = 0.2, seed: int = 0, strict: b
 
 
 def _check_given(images: ImageSet) -> ImageSet:
+    """Check splits given with the data: leave out files that are also in a held-out split, and note shared groups.
+
+    Raises DataError if the validation or test split has a class that train lacks.
+    """
     table = images.table
     train = set(table.loc[table["split"] == "train", "label"])
     for name in ("validation", "test"):
@@ -77,6 +81,7 @@ def _check_given(images: ImageSet) -> ImageSet:
 
 
 def _draw_validation(images: ImageSet, validation: float, seed: int) -> ImageSet:
+    """Draw the validation split from train, and leave out classes that cannot be in both."""
     import numpy as np
 
     pool = images.table[images.table["split"].isin(["", "train"])]

@@ -41,16 +41,16 @@ class FeatureExtractor:
     """
 
     def __init__(self, model: keras.Model, backbone: Backbone, batch_size: int = 32) -> None:
-        parts = blocks(model, backbone)
-        grids = [_grid(block.end[0]) for block in parts[-1 - LAYOUT_BLOCKS : -1] or parts[-1:]]
-        content = [keras.ops.mean(tensor, axis=(1, 2)) for tensor in parts[-1].end]
+        stack = blocks(model, backbone)
+        grids = [_grid(block.end[0]) for block in stack[-1 - LAYOUT_BLOCKS : -1] or stack[-1:]]
+        content = [keras.ops.mean(tensor, axis=(1, 2)) for tensor in stack[-1].end]
         self.size, self._grids = model.input_shape[1], len(grids)
         self._batch = inference_batch(batch_size)
         self._call = frozen_call(keras.Model(model.input, [*grids, *content]), self._batch)
-        of_cell = np.concatenate([np.full(grid.shape[-1], grid.shape[-1] ** -0.5) for grid in grids])
-        content_numbers = sum(tensor.shape[-1] for tensor in content)
-        of_cell /= np.sqrt(np.square(of_cell).mean())
-        self.weights = {"layout": np.tile(of_cell, GRID**2), "content": np.ones(content_numbers)}
+        cell_weights = np.concatenate([np.full(grid.shape[-1], grid.shape[-1] ** -0.5) for grid in grids])
+        content_size = sum(tensor.shape[-1] for tensor in content)
+        cell_weights /= np.sqrt(np.square(cell_weights).mean())
+        self.weights = {"layout": np.tile(cell_weights, GRID**2), "content": np.ones(content_size)}
 
     def __call__(self, images: np.ndarray) -> Features:
         starts = range(0, len(images), self._batch)
