@@ -116,11 +116,11 @@ def span(field: str, strength: str):  # type: ignore[no-untyped-def]
 
 
 def looked_at(data: str, backbone: str):  # type: ignore[no-untyped-def]
-    """The training and validation pictures at the backbone's size, the classes' names, and the backbone's eyes."""
+    """The training and validation images at the backbone's size, the class names, and the feature extractor."""
     import tlkit
     from tlkit.backbones import find_backbone
     from tlkit.data.examples import Examples
-    from tlkit.safety.evidence import Eyes
+    from tlkit.safety.evidence import FeatureExtractor
 
     network = find_backbone(backbone)
     if data == "digits":
@@ -131,7 +131,7 @@ def looked_at(data: str, backbone: str):  # type: ignore[no-untyped-def]
         images = tlkit.scan(Path(os.environ.get("TLKIT_SHARED", "../shared")) / "data" / data / "splits.csv")
         dataset = tlkit.decode_images(images, network.size)
         examples, names = dataset.part("train", "validation"), list(dataset.class_names)
-    return examples, names, Eyes(tlkit.build_classifier(network, 2), network)
+    return examples, names, FeatureExtractor(tlkit.build_classifier(network, 2), network)
 
 
 def digits(size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from tlkit.data.augment import _build, augment, augment_all, augment_and_tell
 from tlkit.plan.augmentation import AUGMENTATION_LIMITS, BORDERS, PRESETS, Augmentation
 
 EVERYTHING = PRESETS["strong"]
-PICTURE = np.asarray(draw((120, 90, 60), 1, 64))
+IMAGE = np.asarray(draw((120, 90, 60), 1, 64))
 
 
 def dot(row: int, column: int) -> np.ndarray:
@@ -29,11 +29,11 @@ def centre(image: np.ndarray) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
-def test_the_same_seed_gives_the_same_picture_on_any_number_of_threads(threads: int) -> None:
+def test_the_same_seed_gives_the_same_image_on_any_number_of_threads(threads: int) -> None:
     seeds = [(7, epoch, i) for epoch in range(2) for i in range(40)]
-    expected = augment_all(np.stack([PICTURE] * len(seeds)), EVERYTHING, seeds)
+    expected = augment_all(np.stack([IMAGE] * len(seeds)), EVERYTHING, seeds)
     with ThreadPoolExecutor(threads) as pool:
-        found = np.stack(list(pool.map(lambda seed: augment(PICTURE, EVERYTHING, seed), seeds)))
+        found = np.stack(list(pool.map(lambda seed: augment(IMAGE, EVERYTHING, seed), seeds)))
     assert (found == expected).all()
     assert len({image.tobytes() for image in expected}) > 70
 
@@ -54,12 +54,12 @@ def test_rotation_is_counter_clockwise() -> None:
 
 
 def test_flips() -> None:
-    assert (augment(PICTURE, Augmentation(flip_horizontal=1.0), (0,)) == PICTURE[:, ::-1]).all()
-    assert (augment(PICTURE, Augmentation(flip_vertical=1.0), (0,)) == PICTURE[::-1]).all()
+    assert (augment(IMAGE, Augmentation(flip_horizontal=1.0), (0,)) == IMAGE[:, ::-1]).all()
+    assert (augment(IMAGE, Augmentation(flip_vertical=1.0), (0,)) == IMAGE[::-1]).all()
 
 
 def test_a_flip_of_one_half_happens_about_half_of_the_time() -> None:
-    flipped = [(augment(PICTURE, Augmentation(flip_horizontal=0.5), (3, i)) != PICTURE).any() for i in range(300)]
+    flipped = [(augment(IMAGE, Augmentation(flip_horizontal=0.5), (3, i)) != IMAGE).any() for i in range(300)]
     assert 0.4 < np.mean(flipped) < 0.6
 
 
@@ -79,7 +79,7 @@ def test_colour_cast_shifts_each_channel_by_itself_within_its_range() -> None:
 
 
 def test_a_half_turn_is_both_flips() -> None:
-    assert (augment(PICTURE, Augmentation(half_turn=1.0), (0,)) == PICTURE[::-1, ::-1]).all()
+    assert (augment(IMAGE, Augmentation(half_turn=1.0), (0,)) == IMAGE[::-1, ::-1]).all()
 
 
 def test_stretch_widens_and_lowers_by_the_same_factor() -> None:
@@ -128,36 +128,36 @@ def test_borders_are_filled_as_asked() -> None:
 
 def test_the_policy_of_one_changes_one_thing_at_a_time_or_nothing() -> None:
     policy = Augmentation(flip_horizontal=1.0, brightness=(0.2, 0.2), policy="one")
-    flipped = PICTURE[:, ::-1]
-    lighter = augment(PICTURE, Augmentation(brightness=(0.2, 0.2)), (0,))
+    flipped = IMAGE[:, ::-1]
+    lighter = augment(IMAGE, Augmentation(brightness=(0.2, 0.2)), (0,))
     counts = [0, 0, 0]
     for number in range(90):
-        found = augment(PICTURE, policy, (number,))
-        counts[[(found == one).all() for one in (PICTURE, flipped, lighter)].index(True)] += 1
+        found = augment(IMAGE, policy, (number,))
+        counts[[(found == one).all() for one in (IMAGE, flipped, lighter)].index(True)] += 1
     assert min(counts) > 15
 
 
 def test_telling_what_was_drawn_draws_the_same() -> None:
     for number in range(30):
-        picture, drawn = augment_and_tell(PICTURE, EVERYTHING, (3, number))
-        assert (picture == augment(PICTURE, EVERYTHING, (3, number))).all()
+        image, drawn = augment_and_tell(IMAGE, EVERYTHING, (3, number))
+        assert (image == augment(IMAGE, EVERYTHING, (3, number))).all()
         for name, value in drawn.items():
             asked = getattr(EVERYTHING, name)
             if isinstance(asked, tuple):
                 assert asked[0] - 0.02 <= value <= asked[1] + 0.02, (name, value)
         assert {"rotate", "zoom", "brightness", "vignette", "crop", "stretch"} <= set(drawn)
     one = PRESETS["trivial"]
-    assert {len(augment_and_tell(PICTURE, one, (number,))[1]) for number in range(40)} == {0, 1}
+    assert {len(augment_and_tell(IMAGE, one, (number,))[1]) for number in range(40)} == {0, 1}
 
 
 @pytest.mark.parametrize("name", AUGMENTATION_LIMITS)
-def test_every_field_changes_pictures_alone_and_within_its_full_range(name: str) -> None:
+def test_every_field_changes_images_alone_and_within_its_full_range(name: str) -> None:
     low, high = AUGMENTATION_LIMITS[name]
     field = Augmentation(**{name: (low, high) if isinstance(getattr(Augmentation, name), tuple) else high})
     assert field.fields() == (name,)
-    found = [augment(PICTURE, field, (number,)) for number in range(8)]
-    assert all(image.shape == PICTURE.shape and image.dtype == "uint8" for image in found)
-    assert any((image != PICTURE).any() for image in found)
+    found = [augment(IMAGE, field, (number,)) for number in range(8)]
+    assert all(image.shape == IMAGE.shape and image.dtype == "uint8" for image in found)
+    assert any((image != IMAGE).any() for image in found)
 
 
 def test_presets_grow_stronger() -> None:
@@ -167,8 +167,8 @@ def test_presets_grow_stronger() -> None:
     assert PRESETS["trivial"].policy == "one"
 
 
-def test_nothing_to_do_gives_the_very_picture() -> None:
-    assert augment(PICTURE, Augmentation(), (0,)) is PICTURE
+def test_an_identity_augmentation_returns_the_same_image() -> None:
+    assert augment(IMAGE, Augmentation(), (0,)) is IMAGE
 
 
 def test_importing_it_asks_nothing_of_the_network() -> None:
@@ -202,7 +202,7 @@ def test_building_on_a_thread_changes_no_warning_filter_of_others() -> None:
     watcher.start()
     try:
         for degrees in range(40):
-            augment(PICTURE, Augmentation(rotate=(-degrees, degrees), brightness=(-0.1, 0.1)), (0,))
+            augment(IMAGE, Augmentation(rotate=(-degrees, degrees), brightness=(-0.1, 0.1)), (0,))
     finally:
         done.set()
         watcher.join()

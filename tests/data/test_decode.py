@@ -21,7 +21,7 @@ from tests.conftest import draw
 from tlkit.data import decode as decoding
 from tlkit.data.decode import attempt, decode, decode_and_resize, first_frame, header_fault, read_header
 
-PICTURE = draw((120, 90, 60), 3, 90).resize((120, 80))
+IMAGE = draw((120, 90, 60), 3, 90).resize((120, 80))
 in_graph = tf.function(lambda data: decode_and_resize(data, 48), autograph=False)
 
 
@@ -39,12 +39,12 @@ def by_pillow(data: bytes) -> np.ndarray:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_exif_orientation_is_honoured(orientation: int, order: str) -> None:
+def test_exif_orientation_is_applied(orientation: int, order: str) -> None:
     exif = Image.Exif()
     exif[0x010F] = "a maker's name"
     exif[0x0112] = orientation
     exif.endian = order
-    data = encode(PICTURE, "JPEG", exif=exif)
+    data = encode(IMAGE, "JPEG", exif=exif)
     assert np.abs(pixels(data) - by_pillow(data)).max() <= 3
 
 
@@ -52,8 +52,8 @@ def test_exif_orientation_is_honoured(orientation: int, order: str) -> None:
     "exif", [b"Exif\x00\x00", b"Exif\x00\x00II*\x00\xff\xff\xff\x7f", b"Exif\x00\x00MM\x00*" + b"\xff" * 30]
 )
 def test_broken_exif_turns_nothing(exif: bytes) -> None:
-    plain = encode(PICTURE, "JPEG")
-    assert (pixels(encode(PICTURE, "JPEG", exif=exif)) == pixels(plain)).all()
+    plain = encode(IMAGE, "JPEG")
+    assert (pixels(encode(IMAGE, "JPEG", exif=exif)) == pixels(plain)).all()
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_broken_exif_turns_nothing(exif: bytes) -> None:
     ],
 )
 def test_pixels_are_those_that_pillow_sees(kind: str, mode: str, settings: dict[str, object]) -> None:
-    image = PICTURE.quantize(4) if "bits" in settings else PICTURE.convert(mode)
+    image = IMAGE.quantize(4) if "bits" in settings else IMAGE.convert(mode)
     if mode in ("RGBA", "LA"):
         image.putalpha(Image.fromarray(np.tile(np.arange(120), (80, 1)).astype("uint8")))
     data = encode(image, kind, **settings)
@@ -143,14 +143,14 @@ def test_the_size_limit_is_judged_by_the_header(data: bytes, refused: bool) -> N
 
 
 def test_a_large_photograph_is_decoded_at_a_fraction() -> None:
-    large = encode(PICTURE.resize((1920, 1280)), "JPEG", quality=95)
+    large = encode(IMAGE.resize((1920, 1280)), "JPEG", quality=95)
     assert decode(tf.constant(large), 48).shape == (160, 240, 3)  # an eighth; the shorter side still over twice 48
     assert decode(tf.constant(large), 200).shape == (640, 960, 3)
     whole = tf.image.resize(decode(tf.constant(large)), (48, 48), antialias=True).numpy()
     assert np.abs(decode_and_resize(tf.constant(large), 48).numpy() - whole).mean() < 1.0
 
 
-def test_how_the_picture_is_fitted() -> None:
+def test_how_the_image_is_fitted() -> None:
     wide = Image.new("RGB", (90, 30), (200, 0, 0))
     wide.paste((0, 0, 200), (30, 0, 60, 30))
     data = tf.constant(encode(wide, "PNG"))
@@ -167,7 +167,7 @@ def test_odd_shapes_become_squares(shape: tuple[int, int], fit: str) -> None:
     assert decode_and_resize(tf.constant(data), 32, fit).shape == (32, 32, 3)
 
 
-def test_a_progressive_jpeg_which_is_held_whole_may_not_be_larger_than_other_pictures() -> None:
+def test_a_progressive_jpeg_which_is_held_whole_may_not_be_larger_than_other_images() -> None:
     for side, progressive, limit in (
         (7_000, False, None),
         (7_000, True, None),
@@ -182,8 +182,8 @@ def test_a_progressive_jpeg_which_is_held_whole_may_not_be_larger_than_other_pic
         assert held.numpy() == side**2 // (1 if progressive else 64)
 
 
-def test_transparency_is_laid_over_white_row_by_row_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    image = PICTURE.convert("RGBA")
+def test_transparency_is_composited_over_white_row_by_row_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = IMAGE.convert("RGBA")
     image.putalpha(Image.fromarray(np.arange(80 * 120, dtype="uint32").reshape(80, 120).astype("uint8")))
     for kind in ("PNG", "WEBP"):
         data = encode(image, kind)

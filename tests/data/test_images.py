@@ -34,7 +34,7 @@ def test_images_deeper_in_a_class_folder_belong_to_it(folder: Path) -> None:
     assert list(scan(folder).table["label"]).count("red") == 8
 
 
-def test_part_folders_give_the_split(tmp_path: Path) -> None:
+def test_split_folders_give_the_split(tmp_path: Path) -> None:
     write_folder(tmp_path / "train", 6)
     write_folder(tmp_path / "valid", 2, start=100)
     write_folder(tmp_path / "test", 3, start=200)
@@ -189,7 +189,7 @@ def test_messages_for_data_that_is_not_there(tmp_path: Path, folder: Path) -> No
         scan(tmp_path / "dta")
     (tmp_path / "flat").mkdir()
     draw((1, 1, 1), 1).save(tmp_path / "flat" / "a.png")
-    with pytest.raises(DataError, match=r"No class folders in .*Found 1 files and 0 folders"):
+    with pytest.raises(DataError, match=r"No class folders in .*Found 1 file and no folders"):
         scan(tmp_path / "flat")
     (tmp_path / "one" / "a").mkdir(parents=True)
     (tmp_path / "one" / "a" / "b.jpg").write_bytes(b"")
@@ -214,14 +214,14 @@ def test_the_split_is_stratified_seeded_and_keeps_every_class(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_identical_files_stay_in_one_part(folder: Path, seed: int) -> None:
+def test_identical_files_stay_in_one_split(folder: Path, seed: int) -> None:
     for i in range(5):
         shutil.copy(folder / "red" / "000.png", folder / "red" / f"copy{i}.png")
     table = split(scan(folder), seed=seed, validation=0.4).table
     assert (table.groupby("sha256")["split"].nunique() == 1).all()
 
 
-def test_given_parts_that_share_a_file_lose_it_from_training(tmp_path: Path) -> None:
+def test_given_splits_that_share_a_file_lose_it_from_training(tmp_path: Path) -> None:
     write_folder(tmp_path / "train", 6)
     write_folder(tmp_path / "test", 3, start=200)
     shutil.copy(tmp_path / "test" / "red" / "000.png", tmp_path / "train" / "red" / "leak.png")

@@ -1,4 +1,4 @@
-"""Faults that were put in are found, and what is fine is left alone."""
+"""Planted faults are found, and sound data are left alone."""
 
 from __future__ import annotations
 
@@ -19,43 +19,43 @@ from tlkit.doctor.neighbours import outliers
 
 
 class Rows:
-    """Pictures in memory with the face of cached ones."""
+    """Images in memory with the interface of cached ones."""
 
-    def __init__(self, pictures: np.ndarray) -> None:
-        self.pictures = pictures
+    def __init__(self, images: np.ndarray) -> None:
+        self.images = images
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
-    def gather(self, places: np.ndarray) -> np.ndarray:
-        return self.pictures[places]
+    def gather(self, indices: np.ndarray) -> np.ndarray:
+        return self.images[indices]
 
 
 def scene(seed: int, size: int = 64) -> np.ndarray:
-    """A picture of soft shapes: no two seeds alike."""
+    """An image of soft shapes, different for each seed."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size] / size
-    picture = np.full((size, size, 3), random.uniform(60, 190, 3))
+    image = np.full((size, size, 3), random.uniform(60, 190, 3))
     for _ in range(12):
         at, reach, colour = random.uniform(0, 1, 2), random.uniform(0.05, 0.25), random.uniform(-120, 120, 3)
-        picture += np.exp(-((x - at[0]) ** 2 + (y - at[1]) ** 2) / reach**2)[..., None] * colour
-    return picture.clip(0, 255).astype("uint8")
+        image += np.exp(-((x - at[0]) ** 2 + (y - at[1]) ** 2) / reach**2)[..., None] * colour
+    return image.clip(0, 255).astype("uint8")
 
 
-def again(picture: np.ndarray, seed: int) -> np.ndarray:
-    """Cropped by up to 5 % at each side, resized, and encoded as JPEG."""
+def again(image: np.ndarray, seed: int) -> np.ndarray:
+    """A copy: cropped by up to 5 % at each side, resized, and encoded as JPEG."""
     random = np.random.default_rng(seed)
-    size = picture.shape[0]
+    size = image.shape[0]
     left, top, right, bottom = (random.uniform(0, 0.05, 4) * size).astype(int)
-    image = Image.fromarray(picture).crop((left, top, size - right, size - bottom)).resize((48, 48))
+    image = Image.fromarray(image).crop((left, top, size - right, size - bottom)).resize((48, 48))
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=70)
     return np.asarray(Image.open(stream).resize((size, size)))
 
 
-def as_features(pictures: np.ndarray) -> np.ndarray:
-    """Coarse averages: what a network would see, without one."""
-    return pictures.reshape(len(pictures), 8, 8, 8, 8, 3).mean((2, 4)).reshape(len(pictures), -1).astype("float32")
+def as_features(images: np.ndarray) -> np.ndarray:
+    """Coarse averages as a stand-in for a network's features."""
+    return images.reshape(len(images), 8, 8, 8, 8, 3).mean((2, 4)).reshape(len(images), -1).astype("float32")
 
 
 def test_flipped_labels_stand_first_with_the_true_class_beside() -> None:
@@ -76,7 +76,7 @@ def test_flipped_labels_stand_first_with_the_true_class_beside() -> None:
 
 
 def test_a_group_stays_in_one_fold_so_that_a_wrong_label_of_a_whole_group_is_found() -> None:
-    """Thirty pictures of one thing, all labelled wrongly, vouch for each other unless they are held out together."""
+    """Ten images of one object, all labelled wrongly, confirm each other unless they are held out together."""
     random = np.random.default_rng(1)
     things = np.repeat(np.arange(24), 10)
     true = things % 2
@@ -99,10 +99,10 @@ def test_classes_of_a_few_images_are_left_out_of_the_judgement() -> None:
     assert nothing.empty and np.isnan(accuracy)
 
 
-def test_copies_are_paired_with_their_pictures_and_nothing_else_is() -> None:
-    pictures = np.stack([scene(seed) for seed in range(60)])
-    copies = np.stack([again(pictures[seed], seed) for seed in range(12)])
-    everything = np.concatenate([pictures, copies])
+def test_copies_are_paired_with_their_images_and_nothing_else_is() -> None:
+    images = np.stack([scene(seed) for seed in range(60)])
+    copies = np.stack([again(images[seed], seed) for seed in range(12)])
+    everything = np.concatenate([images, copies])
     keys = [f"{i}" for i in range(72)]
     pairs, distances = near_duplicates(Rows(everything), as_features(everything), keys)
     assert {tuple(pair) for pair in pairs.tolist()} == {(seed, 60 + seed) for seed in range(12)}
@@ -110,17 +110,17 @@ def test_copies_are_paired_with_their_pictures_and_nothing_else_is() -> None:
 
 
 def test_equal_files_are_paired_at_distance_0() -> None:
-    pictures = np.stack([scene(seed) for seed in range(20)] + [scene(3)])
-    pairs, distances = near_duplicates(Rows(pictures), as_features(pictures), [f"{i}" for i in range(20)] + ["3"])
+    images = np.stack([scene(seed) for seed in range(20)] + [scene(3)])
+    pairs, distances = near_duplicates(Rows(images), as_features(images), [f"{i}" for i in range(20)] + ["3"])
     assert pairs.tolist() == [[3, 20]]
     assert distances.tolist() == [0.0]
 
 
-def test_a_handful_of_pictures_is_no_error() -> None:
-    pictures = np.stack([scene(seed) for seed in range(3)])
-    pairs, _ = near_duplicates(Rows(pictures), as_features(pictures), ["a", "b", "c"])
+def test_a_handful_of_images_is_no_error() -> None:
+    images = np.stack([scene(seed) for seed in range(3)])
+    pairs, _ = near_duplicates(Rows(images), as_features(images), ["a", "b", "c"])
     assert len(pairs) == 0
-    assert outliers(as_features(pictures)).empty
+    assert outliers(as_features(images)).empty
 
 
 def test_what_is_like_nothing_else_is_named() -> None:
@@ -132,9 +132,9 @@ def test_what_is_like_nothing_else_is_named() -> None:
     assert len(found) <= 5
 
 
-def test_a_duplicate_across_the_parts_is_a_leak_and_comes_first() -> None:
-    pictures = np.stack([scene(seed) for seed in range(40)])
-    everything = np.concatenate([pictures, [again(pictures[1], 1), again(pictures[2], 2)]])
+def test_a_duplicate_across_splits_is_a_leak_and_comes_first() -> None:
+    originals = np.stack([scene(seed) for seed in range(40)])
+    everything = np.concatenate([originals, [again(originals[1], 1), again(originals[2], 2)]])
     table = pd.DataFrame(
         {
             "path": [f"{i}.png" for i in range(42)],
@@ -147,8 +147,8 @@ def test_a_duplicate_across_the_parts_is_a_leak_and_comes_first() -> None:
     from tlkit.data.images import PROBLEM_COLUMNS, ImageSet
 
     images = ImageSet(Path(), table, ("a", "b"), pd.DataFrame(columns=list(PROBLEM_COLUMNS)))
-    looks = as_features(everything)
-    found = examine(images, looks, looks, Rows(everything))
+    features = as_features(everything)
+    found = examine(images, features, features, Rows(everything))
     assert found.duplicates[["path", "other", "leak"]].to_numpy().tolist() == [
         ["2.png", "41.png", True],
         ["1.png", "40.png", False],
@@ -192,8 +192,8 @@ def test_injected_faults_in_clothing_are_found(
 
 def test_where_no_two_images_are_alike_none_are_named() -> None:
     random = np.random.default_rng(5)
-    pictures = random.integers(0, 256, (16, 60, 60, 3)).astype("uint8")
+    images = random.integers(0, 256, (16, 60, 60, 3)).astype("uint8")
     pairs, distances = near_duplicates(
-        in_memory(pictures), random.normal(size=(16, 32)).astype("float32"), [str(i) for i in range(16)]
+        in_memory(images), random.normal(size=(16, 32)).astype("float32"), [str(i) for i in range(16)]
     )
     assert len(pairs) == 0 and len(distances) == 0

@@ -1,4 +1,4 @@
-"""The rules of the safety check on hand-worked answers: no model and no image is needed to say what they forbid."""
+"""The rules of the safety check on hand-made predictions, without a model or an image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tlkit.safety.details import auc_interval
 from tlkit.safety.hints import exchanged
 from tlkit.safety.measure import evenly, in_frame
 from tlkit.safety.rules import (
-    Answers,
+    Predictions,
     careful_size,
     changes_class,
     hurt,
@@ -31,28 +31,28 @@ TRUTH = np.repeat([0, 1], 20)
 
 @dataclass(frozen=True)
 class Told:
-    """What a probe said of images as they are: all of them right, unless told otherwise."""
+    """A probe with its predictions for untouched images."""
 
     truth: np.ndarray
-    untouched: Answers
+    untouched: Predictions
     classes: int = 2
 
 
-def answers(called: np.ndarray, *, near: float = 0.5, classes: int = 2) -> Answers:
-    """Near to the class that each is called, far from every other."""
-    distance = np.full((len(called), classes), 2.0)
-    distance[np.arange(len(called)), called] = near
-    return Answers(np.asarray(called), distance)
+def predictions(predicted: np.ndarray, *, near: float = 0.5, classes: int = 2) -> Predictions:
+    """Predictions within the usual distance of the predicted class, and far from every other."""
+    distance = np.full((len(predicted), classes), 2.0)
+    distance[np.arange(len(predicted)), predicted] = near
+    return Predictions(np.asarray(predicted), distance)
 
 
-KNOWN = Told(TRUTH, answers(TRUTH))
+KNOWN = Told(TRUTH, predictions(TRUTH))
 
 
 def first_of_each(count: int) -> np.ndarray:
-    """The true classes, the first so many of each class called the other."""
-    called = TRUTH.copy()
-    called[:count], called[20 : 20 + count] = 1, 0
-    return called
+    """The true classes, but the first `count` images of each class are predicted as the other."""
+    predicted = TRUTH.copy()
+    predicted[:count], predicted[20 : 20 + count] = 1, 0
+    return predicted
 
 
 def matrix(value: float) -> np.ndarray:
@@ -63,40 +63,40 @@ def matrix(value: float) -> np.ndarray:
 
 
 def test_a_version_that_turns_each_class_into_the_other_is_not_fine_and_names_both_pairs() -> None:
-    found = rule({"layout": answers(1 - TRUTH)}, {"layout": KNOWN})
+    found = rule({"layout": predictions(1 - TRUTH)}, {"layout": KNOWN})
     assert found.pairs == ((0, 1, 1.0), (1, 0, 1.0)) and not found.fine
     assert found.far == 0
 
 
 def test_a_version_that_ruins_the_images_loses_the_meaning_and_changes_no_class() -> None:
-    """They are called the other class, but lie near to none."""
-    found = rule({"layout": answers(first_of_each(10), near=2.0)}, {"layout": KNOWN})
+    """They are predicted as the other class, but are near to neither."""
+    found = rule({"layout": predictions(first_of_each(10), near=2.0)}, {"layout": KNOWN})
     assert found.pairs == () and found.lost and not found.fine
     assert found.kept[0] == 0 and found.far == 1
 
 
 def test_a_version_that_probes_answer_as_before_is_fine() -> None:
-    found = rule({"layout": answers(TRUTH), "content": answers(TRUTH)}, {"layout": KNOWN, "content": KNOWN})
+    found = rule({"layout": predictions(TRUTH), "content": predictions(TRUTH)}, {"layout": KNOWN, "content": KNOWN})
     assert found.fine and found.kept == (1.0, 1.0, 1.0) and found.far == 0
 
 
 def test_the_better_of_two_probes_says_whether_the_meaning_is_left() -> None:
-    worse, better = answers(first_of_each(10), near=2.0), answers(TRUTH, near=2.0)
+    worse, better = predictions(first_of_each(10), near=2.0), predictions(TRUTH, near=2.0)
     found = rule({"layout": worse, "content": better}, {"layout": KNOWN, "content": KNOWN})
     assert found.kind == "content" and found.kept[0] == 1 and found.fine
 
 
 def test_the_pair_of_which_most_images_move_comes_first() -> None:
-    called = TRUTH.copy()
-    called[:16], called[20:] = 1, 0
-    assert rule({"layout": answers(called)}, {"layout": KNOWN}).pairs == ((1, 0, 1.0), (0, 1, 0.8))
+    predicted = TRUTH.copy()
+    predicted[:16], predicted[20:] = 1, 0
+    assert rule({"layout": predictions(predicted)}, {"layout": KNOWN}).pairs == ((1, 0, 1.0), (0, 1, 0.8))
 
 
 def test_what_names_suggest_is_believed_of_fewer_images_once_something_is_wrong() -> None:
-    called = TRUTH.copy()
-    called[:20], called[20:26] = 1, 0  # all of class 0, and surely 13 % of class 1
-    plain = rule({"layout": answers(called)}, {"layout": KNOWN})
-    hinted = rule({"layout": answers(called)}, {"layout": KNOWN}, expected=[(0, 1), (1, 0)])
+    predicted = TRUTH.copy()
+    predicted[:20], predicted[20:26] = 1, 0  # all of class 0, and surely 13 % of class 1
+    plain = rule({"layout": predictions(predicted)}, {"layout": KNOWN})
+    hinted = rule({"layout": predictions(predicted)}, {"layout": KNOWN}, expected=[(0, 1), (1, 0)])
     assert [pair[:2] for pair in plain.pairs] == [(0, 1)]
     assert [pair[:2] for pair in hinted.pairs] == [(0, 1), (1, 0)]
 
@@ -164,33 +164,33 @@ def test_classes_survive_where_a_probe_that_learns_from_versions_has_three_quart
 
 @pytest.mark.parametrize(("near", "counted"), [(1.0, True), (1.001, False)])
 def test_an_image_has_moved_only_if_it_lies_as_near_as_is_usual(near: float, counted: bool) -> None:
-    share, _ = moved(KNOWN, answers(first_of_each(8), near=near))
+    share, _ = moved(KNOWN, predictions(first_of_each(8), near=near))
     assert (share[0, 1] == 0.4) == counted and share[0, 1] in (0.4, 0.0)
 
 
 @pytest.mark.parametrize(("count", "sure"), [(2, False), (3, True)])
 def test_fewer_than_three_images_are_no_move(count: int, sure: bool) -> None:
-    _, surely = moved(KNOWN, answers(first_of_each(count)))
-    assert (surely[0, 1] > -1) == sure
+    _, lower = moved(KNOWN, predictions(first_of_each(count)))
+    assert (lower[0, 1] > -1) == sure
 
 
 def test_what_was_called_so_before_does_not_count_as_moved() -> None:
-    """Six are called the other class now, but three of them were so untouched; what came back is taken off."""
-    known = Told(TRUTH, answers(first_of_each(3)))
-    assert moved(known, answers(first_of_each(6)))[0][0, 1] == 3 / 20
-    assert moved(known, answers(TRUTH))[0][0, 1] == -3 / 20
+    """Six are predicted as the other class now, but three of them were untouched; those that return are subtracted."""
+    known = Told(TRUTH, predictions(first_of_each(3)))
+    assert moved(known, predictions(first_of_each(6)))[0][0, 1] == 3 / 20
+    assert moved(known, predictions(TRUTH))[0][0, 1] == -3 / 20
 
 
 def test_the_sure_share_is_the_share_less_1_645_standard_errors() -> None:
-    _, surely = moved(KNOWN, answers(first_of_each(10)))
-    assert surely[0, 1] == pytest.approx(0.5 - 1.645 * (10 - 100 / 20) ** 0.5 / 20)
-    _, surely = moved(KNOWN, answers(first_of_each(20)))
-    assert surely[0, 1] == pytest.approx(1 - 1.645 * 0.5**0.5 / 20), "the error is never nothing"
-    assert (np.diag(surely) == -1).all(), "no class becomes itself"
+    _, lower = moved(KNOWN, predictions(first_of_each(10)))
+    assert lower[0, 1] == pytest.approx(0.5 - 1.645 * (10 - 100 / 20) ** 0.5 / 20)
+    _, lower = moved(KNOWN, predictions(first_of_each(20)))
+    assert lower[0, 1] == pytest.approx(1 - 1.645 * 0.5**0.5 / 20), "the error is never nothing"
+    assert (np.diag(lower) == -1).all(), "no class becomes itself"
 
 
 @pytest.mark.parametrize(
-    ("surely", "changed"),
+    ("lower", "changed"),
     [
         ((0.5001,), True),
         ((0.5,), False),
@@ -201,17 +201,17 @@ def test_the_sure_share_is_the_share_less_1_645_standard_errors() -> None:
         ((0.4,), False),
     ],
 )
-def test_a_class_changes_by_most_of_it_to_one_kind_of_evidence_or_by_some_of_it_to_both(
-    surely: tuple[float, ...], changed: bool
+def test_a_class_changes_by_most_of_it_to_one_kind_of_features_or_by_some_of_it_to_both(
+    lower: tuple[float, ...], changed: bool
 ) -> None:
-    found = changes_class([matrix(one) for one in surely])
+    found = changes_class([matrix(one) for one in lower])
     assert found[0, 1] == changed and found.sum() == changed
 
 
-@pytest.mark.parametrize(("surely", "changed"), [(0.1001, True), (0.1, False)])
-def test_an_expected_pair_needs_a_tenth_where_the_meaning_is_lost(surely: float, changed: bool) -> None:
-    assert changes_class([matrix(surely)], [(0, 1)], lost=True)[0, 1] == changed
-    assert not changes_class([matrix(surely)], [(0, 1)], lost=False).any(), "names alone prove nothing"
+@pytest.mark.parametrize(("lower", "changed"), [(0.1001, True), (0.1, False)])
+def test_an_expected_pair_needs_a_tenth_where_the_meaning_is_lost(lower: float, changed: bool) -> None:
+    assert changes_class([matrix(lower)], [(0, 1)], lost=True)[0, 1] == changed
+    assert not changes_class([matrix(lower)], [(0, 1)], lost=False).any(), "names alone prove nothing"
 
 
 def test_names_say_which_classes_a_field_exchanges_and_no_other_field_does() -> None:
@@ -273,10 +273,10 @@ def test_the_interval_of_an_auc_is_hanley_and_mcneils() -> None:
         ("crop", 1.0, 1.0),
     ],
 )
-def test_evidence_on_the_right_edge_leaves_the_image_to_the_right(name: str, value: float, left: float) -> None:
-    evidence_map = np.zeros((4, 4))
-    evidence_map[:, 3] = 0.25
-    assert in_frame(evidence_map, name, (value, value)) == pytest.approx(left)
+def test_saliency_on_the_right_edge_leaves_the_image_to_the_right(name: str, value: float, left: float) -> None:
+    saliency_map = np.zeros((4, 4))
+    saliency_map[:, 3] = 0.25
+    assert in_frame(saliency_map, name, (value, value)) == pytest.approx(left)
 
 
 def test_a_sample_takes_everything_if_it_may_and_else_classes_as_even_as_they_are() -> None:

@@ -1,4 +1,4 @@
-"""The class-safety check: what it forbids, what it lets pass, and what it says where it cannot know."""
+"""The safety check: what it forbids, what it allows, and what it says if nothing can be measured."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tlkit.features.folds import stratified_folds
 from tlkit.plan.augmentation import AUGMENTATION_LIMITS, PRESETS, held_to, scaled, size_of
 from tlkit.progress import Deadline
 from tlkit.safety.check import run_check
-from tlkit.safety.evidence import Evidence, Eyes
+from tlkit.safety.evidence import FeatureExtractor, ProbeSet
 from tlkit.safety.hints import name_hints
 from tlkit.safety.measure import Sample, take_sample
 from tlkit.safety.search import held_out_losses, search
@@ -30,7 +30,7 @@ ARROWS = ("left", "right", "ring")
 
 
 class Held:
-    """Pixels in memory, with the face of cached ones."""
+    """Pixels in memory, with the interface of cached ones."""
 
     def __init__(self, rows: np.ndarray) -> None:
         self.rows, self.row_shape = rows, rows.shape[1:]
@@ -46,10 +46,10 @@ class Held:
 
 
 def arrow(kind: str, random: np.random.Generator, size: int = 96) -> np.ndarray:
-    """White on a coloured ground, nowhere exactly in the middle; a ring is what no turn changes."""
+    """A white arrow on a coloured background, off centre; or a ring, which no rotation changes."""
     ground = tuple(int(value) for value in random.integers(20, 140, 3))
-    picture = Image.new("RGB", (size, size), ground)
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (size, size), ground)
+    pen = ImageDraw.Draw(image)
     x, y = size / 2 + random.uniform(-6, 6, 2)
     half = size * random.uniform(0.25, 0.35)
     if kind == "ring":
@@ -58,7 +58,7 @@ def arrow(kind: str, random: np.random.Generator, size: int = 96) -> np.ndarray:
         to = half if kind == "right" else -half
         pen.line((x - to, y, x + to * 0.5, y), fill="white", width=8)
         pen.polygon([(x + to * 0.2, y - half * 0.6), (x + to, y), (x + to * 0.2, y + half * 0.6)], fill="white")
-    noisy = np.asarray(picture).astype(float) + random.normal(0, 6, (size, size, 3))
+    noisy = np.asarray(image).astype(float) + random.normal(0, 6, (size, size, 3))
     return noisy.clip(0, 255).astype("uint8")
 
 
@@ -70,14 +70,14 @@ def arrows(each: int = 24, kinds: tuple[str, ...] = ARROWS) -> Examples:
 
 
 @pytest.fixture(scope="module")
-def eyes() -> Eyes:
+def extractor() -> FeatureExtractor:
     network = find_backbone("nano")
-    return Eyes(build_classifier(network, 2), network)
+    return FeatureExtractor(build_classifier(network, 2), network)
 
 
 @pytest.fixture(scope="module")
-def sample(eyes: Eyes) -> Sample:
-    return take_sample(arrows(), ARROWS, eyes)
+def sample(extractor: FeatureExtractor) -> Sample:
+    return take_sample(arrows(), ARROWS, extractor)
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_a_mirror_image_that_is_another_class_is_found_with_both_classes(sample:
     assert safety.augmentation.fields() == ("flip_vertical",)
 
 
-def test_what_pictures_differ_by_anyway_is_safe(sample: Sample) -> None:
+def test_what_images_differ_by_anyway_is_safe(sample: Sample) -> None:
     asked = Augmentation(brightness=(-0.1, 0.1), shift_x=(-0.05, 0.05), rotate=(-8, 8), colour_cast=(-0.05, 0.05))
     safety = run_check(sample, asked, thorough=False)
     assert [one.verdict for one in safety.verdicts] == ["safe"] * 4 and safety.augmentation == asked
@@ -125,15 +125,15 @@ def test_wide_turns_are_narrowed_to_what_keeps_the_class(sample: Sample) -> None
 
 
 def test_ruin_is_no_change_of_class(sample: Sample) -> None:
-    """Blank pictures resemble some class, too."""
+    """Blank images also resemble some class."""
     safety = run_check(sample, Augmentation(brightness=(0.9, 1.0), crop=(0.01, 0.02)), thorough=False)
     for verdict in safety.verdicts:
         assert verdict.verdict in ("limited", "unsafe") and verdict.pairs == () and "become" not in verdict.why
 
 
-def test_a_shift_out_of_the_picture_loses_the_object(sample: Sample) -> None:
+def test_a_shift_out_of_the_image_loses_the_object(sample: Sample) -> None:
     (verdict,) = run_check(sample, Augmentation(shift_x=(-0.9, 0.9), border="black"), thorough=False).verdicts
-    assert verdict.verdict != "safe" and "leaves the picture" in verdict.why
+    assert verdict.verdict != "safe" and "leaves the image" in verdict.why
     assert verdict.in_frame is not None and verdict.in_frame < 0.3
 
 
@@ -148,22 +148,22 @@ def test_a_thorough_look_says_how_it_is_told_apart_and_what_it_does_to_each_clas
 
 
 @pytest.mark.slow
-def test_two_flips_that_are_safe_alone_are_judged_together(eyes: Eyes) -> None:
-    """Each flip turns a quarter disc into one of a neighbouring class that is not there; both make the opposite one, which is."""
+def test_two_flips_that_are_safe_alone_are_judged_together(extractor: FeatureExtractor) -> None:
+    """Each flip moves the disc to a corner that is no class; both flips move it to the corner of the other class."""
     random = np.random.default_rng(1)
     rows, labels = [], []
     for label, (across, down) in enumerate([(1, 1), (-1, -1)]):
         for _ in range(24):
-            picture = Image.new("RGB", (96, 96), tuple(int(v) for v in random.integers(20, 120, 3)))
+            image = Image.new("RGB", (96, 96), tuple(int(v) for v in random.integers(20, 120, 3)))
             x, y = 48 + across * random.uniform(18, 24), 48 + down * random.uniform(18, 24)
-            ImageDraw.Draw(picture).ellipse((x - 14, y - 14, x + 14, y + 14), fill="white")
-            rows.append(np.asarray(picture))
+            ImageDraw.Draw(image).ellipse((x - 14, y - 14, x + 14, y + 14), fill="white")
+            rows.append(np.asarray(image))
             labels.append(label)
     examples = Examples(Held(np.stack(rows)), np.array(labels), [f"{i:08x}" for i in range(48)], made_by="drawn")
-    safety = run_check(take_sample(examples, ["here", "there"], eyes), Augmentation(half_turn=0.5))
+    safety = run_check(take_sample(examples, ["here", "there"], extractor), Augmentation(half_turn=0.5))
     assert safety.verdicts[0].verdict == "unsafe" and len(safety.verdicts[0].pairs) == 2
     both = run_check(
-        take_sample(examples, ["here", "there"], eyes), Augmentation(flip_horizontal=0.5, flip_vertical=0.5)
+        take_sample(examples, ["here", "there"], extractor), Augmentation(flip_horizontal=0.5, flip_vertical=0.5)
     )
     assert set(both.augmentation.fields()) != {"flip_horizontal", "flip_vertical"}
 
@@ -179,20 +179,20 @@ def test_what_is_allowed_stays_and_is_noted(sample: Sample) -> None:
 # -- where nothing can be said ----------------------------------------------------------------------------
 
 
-def test_too_few_pictures_are_not_measurable_and_held_to_careful_sizes(eyes: Eyes) -> None:
-    safety = run_check(take_sample(arrows(each=5), ARROWS, eyes), PRESETS["strong"])
+def test_too_few_images_are_not_measurable_and_held_to_careful_sizes(extractor: FeatureExtractor) -> None:
+    safety = run_check(take_sample(arrows(each=5), ARROWS, extractor), PRESETS["strong"])
     assert {one.verdict for one in safety.verdicts} == {"not_measurable"}
-    assert "8 pictures" in safety.verdicts[0].why
+    assert "8 images" in safety.verdicts[0].why
     narrowed = safety.augmentation
     assert narrowed.rotate == (-10, 10) and not {"flip_horizontal", "flip_vertical", "half_turn"} & set(
         narrowed.fields()
     )
 
 
-def test_labels_that_mean_nothing_are_not_measurable(eyes: Eyes) -> None:
+def test_labels_that_mean_nothing_are_not_measurable(extractor: FeatureExtractor) -> None:
     examples = arrows()
     shuffled = dataclasses.replace(examples, labels=np.random.default_rng(0).permutation(examples.labels))
-    safety = run_check(take_sample(shuffled, ARROWS, eyes), Augmentation(flip_vertical=0.5))
+    safety = run_check(take_sample(shuffled, ARROWS, extractor), Augmentation(flip_vertical=0.5))
     assert safety.verdicts[0].verdict == "not_measurable" and "skill" in safety.verdicts[0].why
 
 
@@ -202,11 +202,11 @@ def test_when_the_time_is_over_what_is_left_is_not_called_safe(sample: Sample) -
     assert "time" in safety.verdicts[0].why
 
 
-def test_names_hint_where_pictures_cannot_speak(eyes: Eyes) -> None:
-    safety = run_check(take_sample(arrows(each=5), ARROWS, eyes), Augmentation(rotate=(-90, 90)))
+def test_names_hint_where_images_are_too_few(extractor: FeatureExtractor) -> None:
+    safety = run_check(take_sample(arrows(each=5), ARROWS, extractor), Augmentation(rotate=(-90, 90)))
     assert safety.augmentation.rotate == (-10, 10), "left and right say nothing of turns"
     safety = run_check(
-        take_sample(arrows(each=5, kinds=("6", "9", "ring")), ("6", "9", "0"), eyes),
+        take_sample(arrows(each=5, kinds=("6", "9", "ring")), ("6", "9", "0"), extractor),
         Augmentation(rotate=(-90, 90)),
     )
     assert safety.augmentation.is_identity() and "'6' and '9'" in safety.verdicts[0].why
@@ -239,42 +239,44 @@ def test_a_field_held_to_its_size_at_a_share_is_that_share_of_it(name: str) -> N
     assert scaled(PRESETS["strong"], name, 1.0) == PRESETS["strong"]
 
 
-# -- evidence ---------------------------------------------------------------------------------------------
+# -- features and probes ----------------------------------------------------------------------------------
 
 
-def test_layout_keeps_positions_that_content_forgets(eyes: Eyes) -> None:
-    pictures = arrows(each=8, kinds=("left",)).pixels.gather(np.arange(8))
-    seen, mirrored = eyes(pictures), eyes(np.ascontiguousarray(pictures[:, :, ::-1]))
-    change = {kind: np.linalg.norm(seen[kind] - mirrored[kind]) / np.linalg.norm(seen[kind]) for kind in seen}
+def test_layout_keeps_positions_that_content_forgets(extractor: FeatureExtractor) -> None:
+    images = arrows(each=8, kinds=("left",)).pixels.gather(np.arange(8))
+    features, mirrored = extractor(images), extractor(np.ascontiguousarray(images[:, :, ::-1]))
+    change = {
+        kind: np.linalg.norm(features[kind] - mirrored[kind]) / np.linalg.norm(features[kind]) for kind in features
+    }
     assert change["layout"] > change["content"]
-    assert seen["layout"].shape[1] == len(eyes.weights["layout"]) and seen["content"].shape[1] == len(
-        eyes.weights["content"]
+    assert features["layout"].shape[1] == len(extractor.weights["layout"]) and features["content"].shape[1] == len(
+        extractor.weights["content"]
     )
 
 
-def test_evidence_is_asked_out_of_fold(eyes: Eyes) -> None:
-    """Pictures that lie in the data twice, in one group, do not vouch for each other."""
+def test_probes_predict_out_of_fold(extractor: FeatureExtractor) -> None:
+    """Images that are in the data twice, in one group, do not confirm each other."""
     random = np.random.default_rng(0)
     noise = random.normal(size=(40, 100)).astype("float32")
     features, labels = np.concatenate([noise, noise]), np.tile(random.integers(0, 2, 40), 2)
     groups = np.tile(np.arange(40), 2)
     skills = []
-    for known in (groups, None):  # the distance to a copy is nothing, and so is what is usual
+    for known in (groups, None):  # the distance to a copy is 0, and so is the usual distance
         folds = stratified_folds(labels, known)
-        one = Evidence(features, np.ones(100), labels, folds, np.arange(80))
-        skills.append(one.skill(one.untouched.called))
+        one = ProbeSet(features, np.ones(100), labels, folds, np.arange(80))
+        skills.append(one.skill(one.untouched.predicted))
     assert skills[0] < 0.5 < skills[1]
 
 
-def test_the_evidence_map_lies_where_the_object_is(eyes: Eyes) -> None:
+def test_the_saliency_map_lies_where_the_object_is(extractor: FeatureExtractor) -> None:
     random = np.random.default_rng(0)
     rows, labels = [], np.repeat([0, 1], 30)
     for label in labels:
-        picture = random.integers(90, 130, (96, 96, 3)).astype("uint8")
-        picture[8:32, 64:88] = (250, 250, 250) if label else (5, 5, 5)  # the upper right corner tells them apart
-        rows.append(picture)
-    seen = eyes(np.stack(rows))["layout"]
-    one = Evidence(seen, eyes.weights["layout"], labels, stratified_folds(labels, None), np.arange(60))
+        image = random.integers(90, 130, (96, 96, 3)).astype("uint8")
+        image[8:32, 64:88] = (250, 250, 250) if label else (5, 5, 5)  # the upper right corner tells them apart
+        rows.append(image)
+    features = extractor(np.stack(rows))["layout"]
+    one = ProbeSet(features, extractor.weights["layout"], labels, stratified_folds(labels, None), np.arange(60))
     maps = one.maps()
     assert np.allclose(maps.sum((1, 2)), 1) and maps[:, :2, 2:].sum((1, 2)).mean() > 0.5
 
@@ -321,7 +323,7 @@ def test_finetune_trains_with_what_is_safe_only_and_writes_down_why(arrow_folder
 
 
 @pytest.mark.slow
-def test_the_command_writes_verdicts_a_picture_and_an_augmentation_that_finetune_reads(
+def test_the_command_writes_verdicts_an_image_and_an_augmentation_that_finetune_reads(
     arrow_folder: Path, tmp_path: Path
 ) -> None:
     files = {name: tmp_path / name for name in ("verdicts.json", "sheet.png", "safe.json", "asked.json")}
@@ -349,11 +351,11 @@ def test_the_command_writes_verdicts_a_picture_and_an_augmentation_that_finetune
 
 
 @pytest.mark.slow
-def test_the_search_takes_what_helps_and_leaves_what_does_not(eyes: Eyes) -> None:
-    """Rings and dots that were all filmed on the left stand anywhere later: shifting helps, and mirroring left to right does."""
-    sample = take_sample(arrows(), ARROWS, eyes)
+def test_the_search_takes_what_helps_and_leaves_what_does_not(extractor: FeatureExtractor) -> None:
+    """Brightness up to white would blank images, so the search leaves it out."""
+    sample = take_sample(arrows(), ARROWS, extractor)
     without = held_out_losses(sample).mean()
     found = search(sample, Augmentation(flip_vertical=0.5, brightness=(-1.0, 1.0)))
     assert found.loss <= found.without == pytest.approx(without)
-    assert "brightness" not in found.augmentation.fields(), "half of the pictures would be blank"
+    assert "brightness" not in found.augmentation.fields(), "half of the images would be blank"
     assert found.tried and set(found.tried[0]) == {"flip_vertical", "brightness"}

@@ -1,7 +1,8 @@
-"""Random variation of training images. Only this file and `corruptions` import albumentations and cv2.
+"""Random augmentation of training images. Only this file and `corruptions` import albumentations and cv2.
 
-What an image becomes depends on the augmentation and one seed alone, so any number of threads, in any order, give the
-same pixels. Shift, zoom, rotation, stretch and crop are one warp; brightness, contrast and colour shifts one table.
+The result depends on the image, the augmentation and one seed, so any number of threads, in any order, gives the same
+pixels. Shift, zoom, rotation, stretch and crop are one warp. Brightness, contrast and colour shifts are one lookup
+table.
 """
 
 from __future__ import annotations
@@ -17,20 +18,24 @@ import numpy as np
 
 from tlkit.plan.augmentation import Augmentation
 
-# Variances of ImageNet's colours along their principal axes, values from 0 to 1, and those axes (columns) in red, green and blue, as
-# published with the training code of Gross and Wilber 2016 for ResNets.
+# Variances of ImageNet's colours along their principal axes, for values from 0 to 1. The axes are columns, in red,
+# green and blue. As published with the training code of Gross and Wilber 2016 for ResNets.
 IMAGENET_COLOUR_VARIANCES = np.array([0.2175, 0.0188, 0.0045])
 IMAGENET_COLOUR_AXES = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
 
 _VALUES = np.arange(256)[:, None]
-_of_thread = threading.local()
+_thread_local = threading.local()
 
 
 def augment(image: np.ndarray, augmentation: Augmentation, seed: tuple[int, ...]) -> np.ndarray:
-    """One random version of an image.
+    """Augment one image at random.
 
-    image: uint8, shape (height, width, 3), RGB. seed: whole numbers, such as (seed, epoch, index); the same numbers give
-    the same version on every thread. Returns uint8 of the same shape.
+    Args:
+        image: uint8, shape (height, width, 3), RGB.
+        augmentation: the fields and their ranges.
+        seed: integers, such as (seed, epoch, index). The same integers give the same version on every thread.
+
+    Returns: uint8, the same shape.
 
     >>> image = np.zeros((8, 8, 3), "uint8")
     >>> int(augment(image, Augmentation(brightness=(0.2, 0.2)), (0, 0, 0)).max())
@@ -46,7 +51,10 @@ def augment(image: np.ndarray, augmentation: Augmentation, seed: tuple[int, ...]
 def augment_and_tell(
     image: np.ndarray, augmentation: Augmentation, seed: tuple[int, ...]
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """`augment`, and what was drawn: field -> its value in the field's unit; colour casts and PCA colour as the largest channel's.
+    """Augment one image as `augment` does, and return the drawn values too.
+
+    Returns: the image, and field -> value in the field's unit. Colour cast and PCA colour are given as the value of the
+        channel that changes most.
 
     >>> augment_and_tell(np.zeros((8, 8, 3), "uint8"), Augmentation(brightness=(0.2, 0.2)), (0,))[1]
     {'brightness': 0.2}
@@ -60,38 +68,41 @@ def augment_and_tell(
     flips = {"HorizontalFlip": "flip_horizontal", "VerticalFlip": "flip_vertical", "HalfTurn": "half_turn"}
     for name, values in found["applied_transforms"]:
         drawn |= {flips[name]: 1.0} if name in flips else values.get("drawn", {})
-    return found["image"], {name: drawn[name] for name in augmentation.fields() if _changes(name, drawn.get(name))}
+    return found["image"], {
+        name: drawn[name] for name in augmentation.fields() if _is_not_identity(name, drawn.get(name))
+    }
 
 
-def _changes(name: str, value: float | None) -> bool:
+def _is_not_identity(name: str, value: float | None) -> bool:
     off = getattr(Augmentation, name)
     return value is not None and abs(value - (off[0] if isinstance(off, tuple) else off)) > 1e-9
 
 
 def augment_all(images: np.ndarray, augmentation: Augmentation, seeds: Sequence[tuple[int, ...]]) -> np.ndarray:
-    """`augment` over a batch: uint8, shape (n, height, width, 3), one seed each."""
+    """Apply `augment` to a batch: uint8, shape (n, height, width, 3), one seed per image."""
     return np.stack([augment(image, augmentation, seed) for image, seed in zip(images, seeds, strict=True)])
 
 
 def _pipeline(augmentation: Augmentation, tell: bool = False) -> Any:
-    """This thread's own pipeline: a shared one under threads is not repeatable."""
-    known = _of_thread.__dict__.setdefault("pipelines", {})
+    """This thread's own pipeline. One that threads share would not be reproducible."""
+    known = _thread_local.__dict__.setdefault("pipelines", {})
     if (augmentation, tell) not in known:
         known[augmentation, tell] = _build(augmentation, tell)
     return known[augmentation, tell]
 
 
 def _build(augmentation: Augmentation, tell: bool = False) -> Any:
-    """The pipeline. Albumentations only warns of an argument it does not know: a test makes those warnings errors.
+    """Build the pipeline.
 
-    It is not done here, because this runs on threads, and Python's warning filters are one for all of them.
+    Albumentations only warns about an argument that it does not know. A test turns these warnings into errors. That is
+    not done here, because this runs on threads, and all threads share Python's warning filters.
     """
     A, _ = _libraries()
     if augmentation.policy == "all":
         return A.Compose(_steps(augmentation), save_applied_params=tell)
-    alone = [_steps(augmentation.only(name)) for name in augmentation.fields()]
-    ways = [A.Sequential(steps or [A.NoOp()], p=1.0) for steps in [*alone, []]]
-    return A.Compose([A.OneOf(ways, p=1.0)], save_applied_params=tell)
+    single = [_steps(augmentation.only(name)) for name in augmentation.fields()]
+    choices = [A.Sequential(steps or [A.NoOp()], p=1.0) for steps in [*single, []]]
+    return A.Compose([A.OneOf(choices, p=1.0)], save_applied_params=tell)
 
 
 def _steps(augmentation: Augmentation) -> list[Any]:
@@ -101,8 +112,8 @@ def _steps(augmentation: Augmentation) -> list[Any]:
 
 @functools.cache
 def _libraries() -> tuple[Any, Any]:
-    """albumentations and cv2, imported at first use; our transforms are made at first use too, for their bases are."""
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing it asks the network otherwise
+    """Import albumentations and cv2 at first use. Our transforms subclass theirs, so they are made at first use too."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise the import looks for updates on the network
     import albumentations as A
     import cv2
 
@@ -122,7 +133,7 @@ def _warp() -> Any:
     }
 
     class Warp(base):
-        """Shift, zoom, rotate, stretch and crop as one matrix, so that pixels are interpolated once."""
+        """Shift, zoom, rotation, stretch and crop as one matrix, so that pixels are interpolated only once."""
 
         def __init__(self, a: Augmentation) -> None:
             super().__init__(
@@ -147,10 +158,10 @@ def _warp() -> Any:
             if self.stretch != (1, 1):
                 drawn["stretch"] = self.py_random.uniform(*self.stretch)
                 factor = drawn["stretch"] ** 0.5
-                found["matrix"] = found["matrix"] @ _about_centre(factor, 1 / factor, width, height)
+                found["matrix"] = found["matrix"] @ _scale_about_centre(factor, 1 / factor, width, height)
             if self.crop != (1, 1):
                 drawn["crop"] = self.py_random.uniform(*self.crop)
-                found["matrix"] = found["matrix"] @ _cut(drawn["crop"], width, height, self.py_random.uniform)
+                found["matrix"] = found["matrix"] @ _crop_matrix(drawn["crop"], width, height, self.py_random.uniform)
             return found
 
     return Warp
@@ -162,6 +173,8 @@ def _half_turn() -> Any:
     base: Any = A.ImageOnlyTransform
 
     class HalfTurn(base):
+        """Rotation by 180 degrees."""
+
         def apply(self, img: np.ndarray, **params: Any) -> np.ndarray:
             return np.ascontiguousarray(img[::-1, ::-1])
 
@@ -174,7 +187,7 @@ def _tone() -> Any:
     base: Any = A.ImageOnlyTransform
 
     class Tone(base):
-        """Brightness, contrast and both colour shifts as one table of 256 values for each channel."""
+        """Brightness, contrast and both colour shifts as one lookup table of 256 values per channel."""
 
         def __init__(self, a: Augmentation) -> None:
             super().__init__(p=1.0)
@@ -206,6 +219,8 @@ def _vignette() -> Any:
     base: Any = A.ImageOnlyTransform
 
     class Vignette(base):
+        """Darkening that grows with the squared distance from the centre."""
+
         def __init__(self, a: Augmentation) -> None:
             super().__init__(p=1.0)
             self.range = a.vignette
@@ -214,13 +229,13 @@ def _vignette() -> Any:
             return {"drawn": {"vignette": self.py_random.uniform(*self.range)}}
 
         def apply(self, img: np.ndarray, drawn: dict[str, float], **params: Any) -> np.ndarray:
-            light = 1 - drawn["vignette"] * _square_of_distance(*img.shape[:2])
+            light = 1 - drawn["vignette"] * _squared_distance(*img.shape[:2])
             return cv2.multiply(img, cv2.merge([light] * 3), dtype=cv2.CV_8U)
 
     return Vignette
 
 
-# fields -> what makes one transform of them, in the order in which transforms are applied
+# fields -> the function that builds one transform for all of them, in the order in which transforms are applied
 _BUILDERS: dict[tuple[str, ...], Callable[[Augmentation], Any]] = {
     ("shift_x", "shift_y", "zoom", "rotate", "stretch", "crop"): lambda a: _warp()(a),
     ("flip_horizontal",): lambda a: _libraries()[0].HorizontalFlip(p=a.flip_horizontal),
@@ -231,24 +246,24 @@ _BUILDERS: dict[tuple[str, ...], Callable[[Augmentation], Any]] = {
 }
 
 
-def _cut(area: float, width: int, height: int, draw: Callable[[float, float], float]) -> np.ndarray:
-    """The matrix that puts a drawn part of an image over all of it. area: its share of the whole."""
+def _crop_matrix(area: float, width: int, height: int, draw: Callable[[float, float], float]) -> np.ndarray:
+    """The matrix that enlarges a random crop to the whole image. area: the crop's share of the image."""
     ratio = math.exp(draw(math.log(3 / 4), math.log(4 / 3)))
     across, down = min(1.0, (area * ratio) ** 0.5), min(1.0, (area / ratio) ** 0.5)
     left, top = draw(0, 1 - across) * width, draw(0, 1 - down) * height
     x, y = left + across * width / 2 - width / 2, top + down * height / 2 - height / 2
     moved = np.array([[1, 0, -x], [0, 1, -y], [0, 0, 1]])
-    return _about_centre(1 / across, 1 / down, width, height) @ moved
+    return _scale_about_centre(1 / across, 1 / down, width, height) @ moved
 
 
-def _about_centre(across: float, down: float, width: int, height: int) -> np.ndarray:
-    """The matrix that scales about the middle of an image, whose pixels' centres are whole numbers."""
+def _scale_about_centre(across: float, down: float, width: int, height: int) -> np.ndarray:
+    """The matrix that scales about the image centre. Pixel centres have integer coordinates."""
     x, y = (width - 1) / 2, (height - 1) / 2
     return np.array([[across, 0, x - across * x], [0, down, y - down * y], [0, 0, 1]])
 
 
 @functools.lru_cache(maxsize=4)
-def _square_of_distance(height: int, width: int) -> np.ndarray:
-    """From the middle, 1 in the corners: float32."""
+def _squared_distance(height: int, width: int) -> np.ndarray:
+    """The squared distance from the centre, scaled to 1 in the corners: float32, shape (height, width)."""
     y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)
     return ((x**2 + y**2) / 2).astype("float32")

@@ -1,20 +1,20 @@
 """Image corruptions named after ImageNet-C (Hendrycks and Dietterich 2019, arXiv:1903.12261), at five severities.
 
-They are made with albumentations and are not ImageNet-C's files, so accuracies cannot be compared with published ones.
-Where the strengths come from:
+They are made with albumentations and are not ImageNet-C's files, so accuracies on them cannot be compared with
+published ones. Sources of the strengths:
 
 - gaussian_noise, defocus_blur, pixelate and jpeg_compression: ImageNet-C's code.
-- brightness: ImageNet-C's code, which adds them to the value of HSV; here they are added to each channel.
-- shot_noise: ImageNet-C's number of photons; albumentations draws them in linear light.
-- motion_blur: a line about as long as the one of ImageNet-C, which is weighted by a Gaussian.
-- contrast: ImageNet-C's factors; albumentations draws towards the mean grey, not towards each channel's mean.
-- fog: ImageNet-C's formula and strengths (the fourth is new, for it repeats the third) with a fractal of our own: the
-  fog of albumentations is made of discs, and slow.
+- brightness: ImageNet-C's code. It adds them to the value channel of HSV; here they are added to each RGB channel.
+- shot_noise: ImageNet-C's number of photons. Albumentations draws them in linear light.
+- motion_blur: a line about as long as ImageNet-C's, which is weighted by a Gaussian.
+- contrast: ImageNet-C's factors. Albumentations moves values towards the mean grey, not towards each channel's mean.
+- fog: ImageNet-C's formula and strengths with our own fractal noise, because the fog of albumentations is made of discs
+  and is slow. The fourth strength is new: ImageNet-C's fourth equals its third.
 - elastic_transform: our own, typical displacements as shares of the side.
 
-Lengths are given for a side of 224 pixels, as in ImageNet-C, and scaled to the image, in whole pixels: below about 100
-pixels a side, neighbouring severities of a blur can be the same. What becomes of an image depends on its pixels, the
-corruption, the severity, the seed and its index alone.
+Lengths are given for a side of 224 pixels, as in ImageNet-C, and are scaled to the image in whole pixels. Below about
+100 pixels per side, neighbouring severities of a blur can be the same. The result depends only on the pixels, the
+corruption, the severity, the seed and the image's index.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ import numpy as np
 
 from tlkit.errors import SpecError, unknown
 
-SIDE = 224  # pixels, for which lengths are given
+SIDE = 224  # pixels: the image side for which lengths are given
 SEVERITIES = (1, 2, 3, 4, 5)
 CORRUPTIONS: dict[str, tuple[float, ...]] = {  # name -> strength at each severity
     "gaussian_noise": (0.08, 0.12, 0.18, 0.26, 0.38),  # standard deviation, values from 0 to 1
-    "shot_noise": (60, 25, 12, 5, 3),  # photons of a white pixel
+    "shot_noise": (60, 25, 12, 5, 3),  # photons per white pixel
     "defocus_blur": (3, 4, 6, 8, 10),  # pixels, radius of the disc
     "motion_blur": (10, 17, 24, 28, 37),  # pixels, length of the line
-    "fog": (1.5, 2.0, 2.5, 2.75, 3.0),  # how much light is added where fog is thickest, values from 0 to 1
+    "fog": (1.5, 2.0, 2.5, 2.75, 3.0),  # light added where the fog is thickest, values from 0 to 1
     "brightness": (0.1, 0.2, 0.3, 0.4, 0.5),  # added, values from 0 to 1
     "contrast": (0.4, 0.3, 0.2, 0.1, 0.05),  # factor
-    "elastic_transform": (0.006, 0.009, 0.013, 0.018, 0.025),  # of the side, typical displacement
-    "pixelate": (0.6, 0.5, 0.4, 0.3, 0.25),  # of the side, how many pixels are left
+    "elastic_transform": (0.006, 0.009, 0.013, 0.018, 0.025),  # of the side: typical displacement
+    "pixelate": (0.6, 0.5, 0.4, 0.3, 0.25),  # of the side: resolution that is left
     "jpeg_compression": (25, 18, 15, 10, 7),  # quality
 }
-SOFT = 0.5  # pixels, how far the edge of the disc of defocus_blur is softened, as in most of ImageNet-C's severities
-SMOOTH = 0.04  # of the side: over which distance displacements of elastic_transform are alike
-FRACTAL = 2.0  # exponent of fog: the higher, the larger its clouds
+SOFT = 0.5  # pixels: blur of the edge of the defocus_blur disc, as in most of ImageNet-C's severities
+SMOOTH = 0.04  # of the side: the distance over which displacements of elastic_transform are similar
+FRACTAL = 2.0  # exponent of the fog's spectrum: the higher, the larger the clouds
 
 
 def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.ndarray:
@@ -55,14 +55,14 @@ def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.n
     Args:
         images: uint8, shape (n, height, width, 3), RGB.
         name: one of `CORRUPTIONS`.
-        severity: 0 (the images as they are) to 5.
+        severity: 0 (unchanged images) to 5.
         seed: the same seed gives the same pixels.
 
     Returns: uint8, the same shape.
 
     Raises:
-        NameUnknown: there is no such corruption.
-        SpecError: there is no such severity.
+        NameUnknown: if there is no such corruption.
+        SpecError: if there is no such severity.
 
     >>> images = np.full((1, 32, 32, 3), 100, "uint8")
     >>> int(corrupt(images, "brightness", 1).mean())
@@ -74,16 +74,16 @@ def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.n
         raise SpecError(f"severity is {severity}. Expected a whole number from 0 to {len(SEVERITIES)}.")
     if severity == 0 or not len(images):
         return images.copy()
-    change = _changes(name, severity, min(images.shape[1:3]))
-    return np.stack([change(np.ascontiguousarray(one), _number(seed, index)) for index, one in enumerate(images)])
+    change = _corruption(name, severity, min(images.shape[1:3]))
+    return np.stack([change(np.ascontiguousarray(one), _image_seed(seed, index)) for index, one in enumerate(images)])
 
 
-def _number(seed: int, index: int) -> int:
+def _image_seed(seed: int, index: int) -> int:
     return int(np.random.SeedSequence((seed, index)).generate_state(1)[0])
 
 
-def _changes(name: str, severity: int, side: int) -> Callable[[np.ndarray, int], np.ndarray]:
-    """What is done to one image, from a seed of its own."""
+def _corruption(name: str, severity: int, side: int) -> Callable[[np.ndarray, int], np.ndarray]:
+    """The function that corrupts one image, given the image and its own seed."""
     strength = CORRUPTIONS[name][severity - 1]
     if name == "fog":
         return functools.partial(_fog, amount=strength)
@@ -99,14 +99,14 @@ def _changes(name: str, severity: int, side: int) -> Callable[[np.ndarray, int],
 
 @functools.cache
 def _albumentations() -> ModuleType:
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing it asks the network otherwise
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise the import looks for updates on the network
     import albumentations
 
     return albumentations
 
 
 def _transform(library: Any, name: str, strength: float, side: int) -> Any:
-    """An albumentations transform of this strength, which is always applied."""
+    """An albumentations transform of this strength that is always applied."""
     import cv2
 
     both = (strength, strength)
@@ -126,7 +126,7 @@ def _transform(library: Any, name: str, strength: float, side: int) -> Any:
         "brightness": lambda: library.RandomBrightnessContrast(brightness_limit=both, contrast_limit=(0, 0), p=1.0),
         "contrast": lambda: library.ColorJitter(brightness=(1, 1), contrast=both, saturation=(1, 1), hue=(0, 0), p=1.0),
         "elastic_transform": lambda: library.ElasticTransform(
-            alpha=_push(strength * side, smooth),
+            alpha=_elastic_alpha(strength * side, smooth),
             sigma=smooth,
             noise_distribution="uniform",
             border_mode=cv2.BORDER_REFLECT_101,
@@ -145,12 +145,15 @@ def _transform(library: Any, name: str, strength: float, side: int) -> Any:
 
 
 def _odd(length: float) -> int:
-    """The next odd number of pixels, 3 at least."""
+    """Round up to an odd number of pixels, at least 3."""
     return max(3, 2 * math.ceil((length - 1) / 2) + 1)
 
 
-def _push(displacement: float, sigma: float) -> float:
-    """The factor by which white noise from -1 to 1, blurred by sigma, gives this displacement (root mean square)."""
+def _elastic_alpha(displacement: float, sigma: float) -> float:
+    """The `alpha` of ElasticTransform that gives this root mean square displacement.
+
+    The transform multiplies white noise from -1 to 1, blurred by `sigma`, by alpha.
+    """
     return displacement * 3**0.5 * 2 * np.pi**0.5 * sigma
 
 
@@ -162,7 +165,7 @@ def _fog(image: np.ndarray, seed: int, *, amount: float) -> np.ndarray:
 
 
 def _clouds(height: int, width: int, seed: int) -> np.ndarray:
-    """Fractal noise from 0 to 1: float32, shape (height, width). Its amplitudes fall with the frequency."""
+    """Fractal noise from 0 to 1: float32, shape (height, width). Amplitudes fall with frequency."""
     noise = np.random.default_rng(seed).normal(size=(height, width))
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
     frequency[0, 0] = np.inf

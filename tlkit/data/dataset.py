@@ -1,4 +1,4 @@
-"""A data set: scanned images, their decoded pixels and the cache they are kept in. What every room above works on."""
+"""The data set that all other packages work on: scanned images, their decoded pixels and the cache."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from tlkit.data.split import split
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images that decode, and where their pixels are. Every change gives a new value; pixels are never copied.
+    """Images that decode, and where their pixels are. Methods return a new data set and never copy pixels.
 
-    images: the set's table, with the part of each image once it is split. pixels: of all of them. cache: what is computed from them
-    is kept there.
+    images: the table of images, with the split of each once they are split.
+    pixels: the decoded pixels of all images.
+    cache: where results computed from the pixels are kept.
     """
 
     images: ImageSet
@@ -32,19 +33,19 @@ class Dataset:
         return self.images.class_names
 
     def split(self, *, validation: float = 0.2, seed: int = 0, strict: bool = False) -> Dataset:
-        """The same with a part for each image: see `tlkit.split`."""
+        """Assign every image to a split: see `tlkit.split`."""
         return replace(self, images=split(self.images, validation=validation, seed=seed, strict=strict))
 
     def take(self, places: Sequence[int]) -> Dataset:
-        """Some of the images, in the order of `places`."""
+        """Select images by index, in the given order."""
         return replace(self, images=self.images.take(places))
 
     def count(self, part: str) -> int:
-        """How many images are of a part: "train", "validation" or "test"."""
+        """The number of images in a split: "train", "validation" or "test"."""
         return int((self.images.table["split"] == part).sum())
 
     def part(self, *parts: str) -> Examples:
-        """The images of one part, or of several behind each other, as `tlkit.train` takes them."""
+        """The images of one split, or of several concatenated, as `tlkit.train` takes them."""
         return replace(self, images=self.images.part(*parts)).examples()
 
     def examples(self) -> Examples:
@@ -61,10 +62,15 @@ class Dataset:
 
 
 def decode_images(images: ImageSet, size: int, fit: str = "squash", cache: Cache | None = None) -> Dataset:
-    """Decode what is not cached yet. The data set's `images.problems` name the images that do not decode and were left out.
+    """Decode the images that are not cached yet.
 
-    size: pixels of each side. fit: how an image becomes a square, "squash", "crop" or "pad". cache: default `Cache()`. A set larger than
-    its limit is decoded anew at each use.
+    Images that do not decode are left out, and are named in the data set's `images.problems`.
+
+    Args:
+        images: from `tlkit.scan`.
+        size: pixels per side.
+        fit: how an image becomes a square: "squash", "crop" or "pad".
+        cache: default `Cache()`. A set larger than the cache's limit is decoded again at each use.
     """
     cache = cache or Cache()
     pixels, findings = decode(images, size, fit, cache)

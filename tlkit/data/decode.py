@@ -1,7 +1,8 @@
 """Bytes to pixels: the one decoder that training, evaluation, prediction and the exported model share.
 
 Everything here is TensorFlow graph operations on one encoded image, so the SavedModel holds the very function
-that training used. Pixels are uint8 RGB; EXIF orientation of JPEG files is honoured; transparency is laid over white.
+that training used. Pixels are uint8 RGB. The EXIF orientation of JPEG files is applied. Transparent images are
+composited over white.
 """
 
 from __future__ import annotations
@@ -15,21 +16,26 @@ from tlkit.plan.job import FITS
 _FORMATS = ("jpeg", "png", "gif", "bmp", "webp")
 _RATIOS = (1, 2, 4, 8)
 _AT_ONCE = 4_000_000  # pixels
-_TOO_LARGE, _NOT_READ = " megapixels are decoded", "is not read"  # how faults end that have a kind of their own
+_TOO_LARGE, _NOT_READ = " megapixels are decoded", "is not read"  # endings of the faults that have their own kind
 _NO_FORMAT = "not a JPEG, PNG, GIF, BMP or WebP file"
 
 
 def decode_and_resize(data: tf.Tensor, size: int, fit: str = "squash") -> tf.Tensor:
     """Decode one image file to a square.
 
-    data: the file's bytes, a scalar string tensor: JPEG, PNG, GIF (first frame), BMP or WebP.
-    size: pixels of each side of the result.
-    fit: "squash" stretches the picture to the square; "crop" takes the central square; "pad" keeps the whole
-        picture and fills with black.
+    The result is bit-identical when called eagerly, in a tf.function and in a SavedModel.
 
-    Returns uint8, shape (size, size, 3), RGB. Works eagerly, in a tf.function and in a SavedModel, with the same bits.
-    Raises tf.errors.InvalidArgumentError for anything that is not a whole image in one of the formats,
-    or is over 50 megapixels (JPEG that is not progressive: 200) by its header.
+    Args:
+        data: the file's bytes, a scalar string tensor: JPEG, PNG, GIF (first frame), BMP or WebP.
+        size: pixels per side of the result.
+        fit: "squash" stretches the image to the square; "crop" takes the central square; "pad" keeps the whole image
+            and fills with black.
+
+    Returns: uint8, shape (size, size, 3), RGB.
+
+    Raises:
+        tf.errors.InvalidArgumentError: if the data are not a whole image in one of the formats, or the header gives
+            more than 50 megapixels (200 for a JPEG that is not progressive).
     """
     return fit_to_square(decode(data, size), size, fit)
 
@@ -37,18 +43,18 @@ def decode_and_resize(data: tf.Tensor, size: int, fit: str = "squash") -> tf.Ten
 def decode(data: tf.Tensor, size: int = 0) -> tf.Tensor:
     """Decode one image file, upright, at its own size.
 
-    A JPEG photograph whose sides are at least twice `size` at a half, quarter or eighth is decoded at that scale
-    (by the inverse DCT, as libjpeg does), which is several times faster; 0 decodes in full.
+    A JPEG is decoded at a half, a quarter or an eighth of its size where both sides are then still at least twice
+    `size`. The inverse DCT does this, as in libjpeg, and it is several times faster. `size` 0 decodes in full.
 
-    Returns uint8, shape (height, width, 3), RGB.
+    Returns: uint8, shape (height, width, 3), RGB.
     """
     branches = [
         lambda: _decode_jpeg(data, size),
-        lambda: _decode_png(_sound(data, _png_header(data)[0])),
+        lambda: _decode_png(_checked(data, _png_header(data)[0])),
         lambda: _decode_gif(data),
-        lambda: _decode_bmp(_sound(data, _bmp_header(data)[0])),
-        lambda: _decode_webp(_sound(data, _webp_header(data)[0])),
-        lambda: tf.zeros((1, 1, 3), tf.uint8) * tf.cast(tf.strings.length(_sound(data, _NO_FORMAT)), tf.uint8),
+        lambda: _decode_bmp(_checked(data, _bmp_header(data)[0])),
+        lambda: _decode_webp(_checked(data, _webp_header(data)[0])),
+        lambda: tf.zeros((1, 1, 3), tf.uint8) * tf.cast(tf.strings.length(_checked(data, _NO_FORMAT)), tf.uint8),
     ]
     image = tf.switch_case(_format(data), branches)
     image.set_shape((None, None, 3))
@@ -56,20 +62,24 @@ def decode(data: tf.Tensor, size: int = 0) -> tf.Tensor:
 
 
 def header_fault(data: tf.Tensor) -> tf.Tensor:
-    """What in a file's header forbids decoding it, as a scalar string; empty if nothing does. Never fails, decodes nothing."""
+    """Why a file must not be decoded, by its header: a scalar string, empty if it may be.
+
+    Never fails and decodes nothing.
+    """
     return read_header(data)[0]
 
 
 def kind_of_fault(fault: str) -> str:
-    """The kind of problem that a `header_fault` is: "too-large", "unsupported-format" or "corrupt"."""
+    """The kind of problem of a `header_fault`: "too-large", "unsupported-format" or "corrupt"."""
     kinds = {_TOO_LARGE: "too-large", _NOT_READ: "unsupported-format"}
     return next((kind for words, kind in kinds.items() if fault.endswith(words)), "corrupt")
 
 
 def read_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """`header_fault`, and how many pixels a decoder would have in memory for it, int64. Never fails, decodes nothing.
+    """The `header_fault`, and the number of pixels that a decoder would hold in memory, int64.
 
-    For a JPEG that is decoded at a scale these are none to speak of; a progressive one is held whole, whatever the scale.
+    Never fails and decodes nothing. A JPEG counts as decoded at an eighth of its size, except for a progressive one,
+    which is held in full at any scale.
     """
     branches = [
         lambda: _jpeg_header(*_walk_jpeg(data)[::2]),
@@ -82,16 +92,17 @@ def read_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.switch_case(_format(data), branches)
 
 
-def _sound(data: tf.Tensor, fault: tf.Tensor | str) -> tf.Tensor:
-    """The same bytes, after a check that fails with the fault if there is one."""
+def _checked(data: tf.Tensor, fault: tf.Tensor | str) -> tf.Tensor:
+    """Return the same bytes; fail with the fault if there is one."""
     with tf.control_dependencies([tf.debugging.Assert(fault == b"", [fault])]):
         return tf.identity(data)
 
 
 def attempt(data: tf.Tensor) -> tf.Tensor:
-    """Decode as cheaply as shows whether `decode` will succeed, after `header_fault` found none; fails if it will not.
+    """Test cheaply whether `decode` will succeed once `header_fault` found no fault; fail if it will not.
 
-    A few operations only: a data set that holds the whole decoder costs a second to start, each time a request is served.
+    It has only a few operations: a tf.data pipeline with the whole decoder takes a second to start, for each request
+    that is served.
     """
     is_jpeg = tf.strings.substr(data, 0, 3) == b"\xff\xd8\xff"
     return tf.cond(
@@ -134,7 +145,7 @@ def _resize(image: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
 
 
 def _format(data: tf.Tensor) -> tf.Tensor:
-    """Place in `_FORMATS` by the first bytes; one past the end if none fits."""
+    """The index in `_FORMATS` by the first bytes; one past the end if none fits."""
     head = tf.strings.substr(data, 0, 12)
     first = lambda n: tf.strings.substr(head, 0, n)  # noqa: E731
     tests = [
@@ -147,12 +158,14 @@ def _format(data: tf.Tensor) -> tf.Tensor:
     return tf.argmax(tf.stack([*tests, True]), output_type=tf.int32)
 
 
-def _sized(width: tf.Tensor, height: tf.Tensor, limit: tf.Tensor | int = MAX_PIXELS) -> tuple[tf.Tensor, tf.Tensor]:
-    """(fault, pixels) of a picture's size."""
+def _check_size(
+    width: tf.Tensor, height: tf.Tensor, limit: tf.Tensor | int = MAX_PIXELS
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """(fault, number of pixels) for an image's size."""
     pixels, limit = tf.cast(width, tf.int64) * tf.cast(height, tf.int64), tf.cast(limit, tf.int64)
     shown = [tf.as_string(width), " x ", tf.as_string(height), " pixels; at most "]
     too_many = tf.strings.join([*shown, tf.as_string(limit // 1_000_000), _TOO_LARGE])
-    return tf.where(pixels <= 0, "no picture size in the header", tf.where(pixels > limit, too_many, "")), pixels
+    return tf.where(pixels <= 0, "no image size in the header", tf.where(pixels > limit, too_many, "")), pixels
 
 
 def _number(data: tf.Tensor, at: int, length: int, *, big: bool = False) -> tf.Tensor:
@@ -164,34 +177,34 @@ def _number(data: tf.Tensor, at: int, length: int, *, big: bool = False) -> tf.T
 
 
 def _png_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    return _sized(_number(data, 16, 4, big=True), _number(data, 20, 4, big=True))
+    return _check_size(_number(data, 16, 4, big=True), _number(data, 20, 4, big=True))
 
 
 def _gif_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """By the screen's size and, should that be larger, the first frame's."""
+    """Check the size of the logical screen and of the first frame, and count the larger one's pixels."""
     at, _ = _walk_gif(data)
     frame = tf.strings.substr(tf.strings.join([data, b"\x00" * 16]), at, 10)
-    fault, pixels = _sized(_number(data, 6, 2), _number(data, 8, 2))
-    frame_fault, frame_pixels = _sized(_number(frame, 5, 2), _number(frame, 7, 2))
-    frame_fault = tf.where(at > 0, frame_fault, "no picture in it")
+    fault, pixels = _check_size(_number(data, 6, 2), _number(data, 8, 2))
+    frame_fault, frame_pixels = _check_size(_number(frame, 5, 2), _number(frame, 7, 2))
+    frame_fault = tf.where(at > 0, frame_fault, "no image in it")
     return tf.where(fault == b"", frame_fault, fault), tf.maximum(pixels, frame_pixels)
 
 
 def _decode_gif(data: tf.Tensor) -> tf.Tensor:
-    data = first_frame(_sound(data, _gif_header(data)[0]))
+    data = first_frame(_checked(data, _gif_header(data)[0]))
     return tf.io.decode_image(data, channels=3, expand_animations=False)
 
 
 def _decode_jpeg(data: tf.Tensor, size: int) -> tf.Tensor:
-    """The segments are walked once, for the fault, the size and the orientation: that takes as long as decoding."""
+    """Walk the segments once for fault, size and orientation, because a walk takes as long as decoding."""
     raw, exif, frame = _walk_jpeg(data)
-    data = _sound(data, _jpeg_header(raw, frame)[0])
+    data = _checked(data, _jpeg_header(raw, frame)[0])
     width, height = _jpeg_size(raw, frame)
     shorter = tf.minimum(width, height)
     which = tf.constant(0)
     if size:
-        for place, ratio in enumerate(_RATIOS):
-            which = tf.where(shorter // ratio >= 2 * size, place, which)
+        for index, ratio in enumerate(_RATIOS):
+            which = tf.where(shorter // ratio >= 2 * size, index, which)
 
     def at(ratio: int) -> tf.Tensor:
         return tf.io.decode_jpeg(data, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
@@ -201,7 +214,10 @@ def _decode_jpeg(data: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def _decode_png(data: tf.Tensor) -> tf.Tensor:
-    """Where a file of 1, 2 or 4 bits has no alpha, TensorFlow fills in 1, 3 or 15 instead of 255: taken as opaque."""
+    """Decode a PNG.
+
+    Where a file of 1, 2 or 4 bits has no alpha, TensorFlow fills in 1, 3 or 15 instead of 255. That counts as opaque.
+    """
     image = tf.io.decode_png(data, channels=4)
     bits = tf.cast(tf.minimum(_number(data, 24, 1), 8), tf.int32)
     filler = tf.cast(tf.bitwise.left_shift(1, bits) - 1, tf.uint8)
@@ -211,20 +227,20 @@ def _decode_png(data: tf.Tensor) -> tf.Tensor:
 
 def _bmp_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     width, height = _number(data, 18, 4), _number(data, 22, 4)
-    height = tf.where(height >= 2**31, 2**32 - height, height)  # negative: stored from the top
+    height = tf.where(height >= 2**31, 2**32 - height, height)  # negative: rows are stored from the top
     bits, compression = _number(data, 28, 2), _number(data, 30, 4)
     plain = tf.reduce_all(tf.stack([tf.reduce_any(bits == [8, 24, 32]), compression == 0, _number(data, 14, 4) >= 40]))
     kind = tf.strings.join(
         ["BMP of ", tf.as_string(bits), " bits, compression ", tf.as_string(compression), f", {_NOT_READ}"]
     )
-    fault, pixels = _sized(width, height)
+    fault, pixels = _check_size(width, height)
     damaged = 14 + _number(data, 14, 4) > tf.cast(tf.strings.length(data), tf.int64)
     fault = tf.where(damaged, "the BMP header is longer than the file", fault)
     return tf.where(plain, fault, kind), pixels
 
 
 def _decode_bmp(data: tf.Tensor) -> tf.Tensor:
-    """24 and 32 bits a pixel as they are (the fourth byte is padding), 8 bits through the palette."""
+    """Decode 24 and 32 bits per pixel directly (the fourth byte is padding) and 8 bits through the palette."""
     image = tf.io.decode_bmp(data)
 
     def through_palette() -> tf.Tensor:
@@ -241,10 +257,10 @@ def _decode_bmp(data: tf.Tensor) -> tf.Tensor:
 
 
 def _webp_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Animated files are refused: TensorFlow 2.21 writes past the end of its buffer when it decodes one."""
+    """Refuse animated files: TensorFlow 2.21 writes past the end of its buffer when it decodes one."""
     extended = tf.strings.substr(tf.strings.join([data, b"\x00" * 16]), 12, 4) == b"VP8X"
     animated = tf.logical_and(extended, tf.bitwise.bitwise_and(_number(data, 20, 1), 2) > 0)
-    fault, pixels = _sized(*_webp_size(data))
+    fault, pixels = _check_size(*_webp_size(data))
     return tf.where(animated, f"animated WebP {_NOT_READ}", fault), pixels
 
 
@@ -262,16 +278,19 @@ def _webp_size(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _decode_webp(data: tf.Tensor) -> tf.Tensor:
-    image = tf.io.decode_webp(data)  # one frame of three or four channels, as the file has
+    image = tf.io.decode_webp(data)  # one frame, three or four channels as in the file
     image = tf.reshape(image, tf.shape(image)[-3:])
     return tf.cond(tf.shape(image)[-1] == 4, lambda: _over_white(image), lambda: image[..., :3])
 
 
 def _over_white(image: tf.Tensor) -> tf.Tensor:
-    """RGBA laid over white, rounded; an opaque image keeps its values exactly. Large ones row by row: at once would take 36 bytes a pixel."""
+    """Composite RGBA over white, rounded; an opaque image keeps its values exactly.
 
-    def lay(part: tf.Tensor) -> tf.Tensor:
-        values = tf.cast(part, tf.int32)
+    Large images are processed row by row, because the whole image at once would take 36 bytes per pixel.
+    """
+
+    def lay(rows: tf.Tensor) -> tf.Tensor:
+        values = tf.cast(rows, tf.int32)
         colour, alpha = values[..., :3], values[..., 3:]
         return tf.cast((colour * alpha + 255 * (255 - alpha) + 127) // 255, tf.uint8)
 
@@ -283,7 +302,7 @@ def _over_white(image: tf.Tensor) -> tf.Tensor:
     )
 
 
-_CHUNKS = (4096, 65_536)  # bytes of sub-blocks looked at in one step: at the beginning of a chain, and in a long one
+_CHUNKS = (4096, 65_536)  # bytes of sub-blocks read in one step: at the beginning of a chain, and in a long one
 _MARGIN = _CHUNKS[-1] + 256
 _MOST_EXTENSIONS = 256  # before the first frame
 
@@ -292,9 +311,10 @@ _MOST_EXTENSIONS = 256  # before the first frame
 
 
 def first_frame(data: tf.Tensor) -> tf.Tensor:
-    """A GIF without what follows its first frame; the bytes of any other file as they are.
+    """Cut a GIF after its first frame; leave the bytes of any other file unchanged.
 
-    TensorFlow decodes every frame before it takes the first, and a frame may be far larger than the screen: 0.4 MB took 2.3 GB.
+    TensorFlow decodes every frame before it takes the first, and a frame may be far larger than the logical screen: a
+    file of 0.4 MB took 2.3 GB of memory.
     """
 
     def cut() -> tf.Tensor:
@@ -310,7 +330,8 @@ def first_frame(data: tf.Tensor) -> tf.Tensor:
 def _walk_gif(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Walk a GIF's blocks (GIF89a specification, sections 17 to 26) up to the end of its first frame.
 
-    Returns the places of the first frame's descriptor and of the first byte behind its data, int32; 0 where there is none.
+    Returns: the offsets of the first frame's descriptor and of the first byte after its data, int32; 0 where there is
+        none.
     """
     raw = tf.concat([tf.io.decode_raw(data, tf.uint8), tf.zeros((_MARGIN,), tf.uint8)], 0)
     length = tf.size(raw) - _MARGIN
@@ -328,16 +349,17 @@ def _walk_gif(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     )
     at = tf.minimum(at, length)
     found = (at + 10 < length) & (raw[at] == 0x2C)
-    begin = after_colours(at + 10, raw[tf.minimum(at + 9, length)]) + 1  # behind the code size
+    begin = after_colours(at + 10, raw[tf.minimum(at + 9, length)]) + 1  # after the code size
     end = tf.cond(found, lambda: _after_sub_blocks(raw, begin), lambda: tf.constant(0))
     return tf.where(found, at, 0), tf.where(found, tf.minimum(end, length), 0)
 
 
 def _after_sub_blocks(raw: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
-    """The place behind a chain of sub-blocks, each a length byte and so many bytes, ended by a length of 0.
+    """The offset after a chain of sub-blocks.
 
-    A chain may have as many links as a third of the file's bytes. So it is followed in chunks: where each byte of a chunk would lead
-    to, were it a length, and by doubling where 2, 4, 8, ... links lead to.
+    Each sub-block is a length byte and that many bytes; a length of 0 ends the chain. A chain may have as many links as
+    a third of the file's bytes, so it is followed in chunks. First, for each byte of a chunk: where would it lead if it
+    were a length? Then, by doubling: where do 2, 4, 8, ... links lead?
     """
     last = tf.size(raw) - _MARGIN
     begin = at
@@ -348,9 +370,9 @@ def _after_sub_blocks(raw: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
     def step(at: tf.Tensor, ended: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         chunk = tf.where(at - begin < _CHUNKS[-1], *_CHUNKS)
         window = tf.cast(raw[at : at + chunk + 256], tf.int32)
-        places = tf.range(chunk + 256)
-        inside = (places < chunk) & (window > 0)
-        leads_to = tf.where(inside, places + 1 + window, places)
+        offsets = tf.range(chunk + 256)
+        inside = (offsets < chunk) & (window > 0)
+        leads_to = tf.where(inside, offsets + 1 + window, offsets)
         for _ in range(_CHUNKS[-1].bit_length()):
             leads_to = tf.gather(leads_to, leads_to)
         reached = leads_to[0]
@@ -367,8 +389,8 @@ def _after_sub_blocks(raw: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
 def _walk_jpeg(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Walk a JPEG's segments (ITU-T T.81) up to its frame header.
 
-    Returns the file as uint8 with 64 zeros behind it, and the places of the first Exif segment and of the frame header; 0
-    where there is none.
+    Returns: the file as uint8 followed by 64 zeros, and the offsets of the first Exif segment and of the frame header;
+        0 where there is none.
     """
     raw = tf.concat([tf.io.decode_raw(data, tf.uint8), tf.zeros((64,), tf.uint8)], 0)
     length = tf.size(raw) - 64
@@ -384,7 +406,7 @@ def _walk_jpeg(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         window = raw[at : at + 10]
         code, high, low = tf.unstack(tf.cast(window[1:4], tf.int32), 3)
         is_exif = (code == 0xE1) & (exif == 0) & tf.reduce_all(window[4:] == exif_mark)
-        after = tf.where(code == 0xFF, at + 1, at + 2 + high * 256 + low)  # FF pads
+        after = tf.where(code == 0xFF, at + 1, at + 2 + high * 256 + low)  # FF is padding
         return after, tf.where(is_exif, at, exif), tf.where(tf.gather(frames, code), at, frame)
 
     start = (tf.constant(2), tf.constant(0), tf.constant(0))
@@ -402,14 +424,18 @@ def _jpeg_size(raw: tf.Tensor, frame: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _jpeg_header(raw: tf.Tensor, frame: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """A progressive file (SOF2, 6, 10, 14) needs all its coefficients in memory, 6 bytes a pixel, so it may not be larger than others."""
+    """Check a JPEG's size.
+
+    A progressive file (SOF2, 6, 10, 14) needs all its coefficients in memory, 6 bytes per pixel, so it has the limit of
+    the other formats.
+    """
     progressive = (frame > 0) & (tf.bitwise.bitwise_and(_byte(raw, frame + 1), 3) == 2)
-    fault, pixels = _sized(*_jpeg_size(raw, frame), tf.where(progressive, MAX_PIXELS, MAX_JPEG_PIXELS))
+    fault, pixels = _check_size(*_jpeg_size(raw, frame), tf.where(progressive, MAX_PIXELS, MAX_JPEG_PIXELS))
     return fault, tf.where(progressive, pixels, pixels // _RATIOS[-1] ** 2)
 
 
 def _exif_orientation(raw: tf.Tensor, exif: tf.Tensor) -> tf.Tensor:
-    """The orientation tag (1 to 8) of a JPEG's Exif segment; 1 when there is none or it makes no sense (CIPA DC-008)."""
+    """The orientation tag (1 to 8) of a JPEG's Exif segment; 1 if there is none or it is invalid (CIPA DC-008)."""
     return tf.cond(exif > 0, lambda: _tiff_orientation(raw, exif + 10), lambda: tf.constant(1))
 
 

@@ -1,4 +1,4 @@
-"""Examples: rows of pixels with their labels, keys and groups, as training and evaluation take them."""
+"""Examples: rows of pixels with labels, keys and groups, as training and evaluation take them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tlkit.cache import Cache
 
 
 class RowSource(Protocol):
-    """Anything rows can be gathered from: cached or streamed pixels, cached features."""
+    """A source of rows: cached pixels, streamed pixels or cached features."""
 
     @property
     def row_shape(self) -> tuple[int, ...]: ...
@@ -28,11 +28,14 @@ class RowSource(Protocol):
 class Examples:
     """Decoded images with their labels.
 
-    pixels: uint8 rows, shape (n, size, size, 3), RGB 0-255. labels: int64, shape (n,). keys: content hashes, by which
-    whatever is computed from a picture is cached and its augmentation is seeded. groups: int64, shape (n,): what belongs together (a
-    patient, a camera), which cross-validation does not tear apart; None = every image for itself. made_by: how the pixels were made
-    from the files (size, fit, decoder version). A key names a file, made_by what became of it: features are cached under both, so
-    give other pixels of the same files another word. cache: where features are kept.
+    pixels: uint8 rows, shape (n, size, size, 3), RGB 0-255.
+    labels: int64, shape (n,).
+    keys: content hashes. Results computed from an image are cached by its key, and the key seeds its augmentation.
+    groups: int64, shape (n,). Images of one group (a patient, a camera) stay in one fold of cross-validation. None:
+        each image is its own group.
+    made_by: how the pixels were made from the files (size, fit, decoder version). Features are cached under the key and
+        `made_by`, so pass another string for other pixels of the same files.
+    cache: where features are kept.
     """
 
     pixels: RowSource
@@ -46,11 +49,11 @@ class Examples:
         return len(self.labels)
 
     def take(self, indices: np.ndarray) -> Examples:
-        """Some of the examples, nothing copied."""
+        """Select examples by index, without copying pixels."""
         groups = self.groups[indices] if self.groups is not None else None
         keys = [self.keys[i] for i in indices]
         return replace(self, pixels=self.pixels.take(indices), labels=self.labels[indices], keys=keys, groups=groups)
 
     def numbers(self) -> list[int]:
-        """A whole number per image that stays with its content; seeds its augmentation."""
+        """An integer per image, derived from its content. It seeds the augmentation."""
         return [int(key[:8], 16) for key in self.keys]

@@ -1,4 +1,4 @@
-"""What the first bytes of a file say: its format, its size, its orientation, and what else it may be. Decodes no pixels."""
+"""Reads file headers: format, size and orientation, or what else the file is. Decodes no pixels."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _UNSUPPORTED = (
 
 
 def looks_truncated(data: bytes, kind: str) -> bool:
-    """True if an image file's end is missing, by the end mark or length its format prescribes."""
+    """Whether the end of an image file is missing, by its format's end marker or length field."""
     if kind == "jpeg":
         return b"\xff\xd9" not in data[-4096:]
     if kind == "png":
@@ -51,7 +51,7 @@ def looks_truncated(data: bytes, kind: str) -> bool:
 
 
 def image_format(head: bytes) -> str | None:
-    """The supported format that a file's first bytes show: jpeg, png, gif, bmp, webp, or None."""
+    """The format by a file's first bytes: jpeg, png, gif, bmp or webp; None for any other."""
     for signature, kind in _SIGNATURES:
         if head.startswith(signature):
             return kind
@@ -66,14 +66,14 @@ class _LeftOut(Exception):
         self.kind, self.detail = kind, detail
 
 
-Notes = list[tuple[str, str]]  # (kind, detail) of what is not used as it is
+Notes = list[tuple[str, str]]  # (kind, detail) of each change that the image needs
 
 
-def _look(root: Path, found: _Found, findings: list[dict[str, str]]) -> dict[str, Any] | None:
-    """A table row for one file from its header and hash, or None with the reason in `findings`."""
+def _read_file(root: Path, found: _Found, findings: list[dict[str, str]]) -> dict[str, Any] | None:
+    """One file's table row, from its header and hash. None if it cannot be used; the reason goes to `findings`."""
     file = root / found.path
     try:
-        kind, head, digest = _identified(file)
+        kind, head, digest = _identify(file)
         width, height, notes = _size_and_notes(file, kind, head)
     except _LeftOut as reason:
         findings.append(problem(found.path, found.label, reason.kind, reason.detail))
@@ -82,7 +82,7 @@ def _look(root: Path, found: _Found, findings: list[dict[str, str]]) -> dict[str
     return {
         "path": found.path,
         "label": found.label,
-        "split": found.part,
+        "split": found.split,
         "group": found.group,
         "sha256": digest,
         "format": kind,
@@ -91,8 +91,8 @@ def _look(root: Path, found: _Found, findings: list[dict[str, str]]) -> dict[str
     }
 
 
-def _identified(file: Path) -> tuple[str, bytes, str]:
-    """A file's format, first bytes and SHA-256. Raises _LeftOut where it is no image or cannot be read."""
+def _identify(file: Path) -> tuple[str, bytes, str]:
+    """A file's format, first bytes and SHA-256. Raises _LeftOut if it is not an image or cannot be read."""
     try:
         if not stat.S_ISREG(file.stat().st_mode):
             raise _LeftOut("not-an-image", "not a regular file")
@@ -113,7 +113,7 @@ def _identified(file: Path) -> tuple[str, bytes, str]:
 
 
 def _size_and_notes(file: Path, kind: str, head: bytes) -> tuple[int, int, Notes]:
-    """Width and height in pixels, and the notes. Raises _LeftOut for a damaged header or too many pixels."""
+    """Width and height in pixels, and notes. Raises _LeftOut for a damaged header or too many pixels."""
     try:
         width, height, notes = _header(file, kind, head)
     except (OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, TypeError, OverflowError) as error:
@@ -133,10 +133,10 @@ def _header(file: Path, kind: str, head: bytes) -> tuple[int, int, Notes]:
     with _pillow_without_limit(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with Image.open(file) as image:
-            return *image.size, [*_of_mode(image), *_OF_FORMAT[kind](image, head)]
+            return *image.size, [*_mode_notes(image), *_FORMAT_NOTES[kind](image, head)]
 
 
-def _of_mode(image: Any) -> Notes:
+def _mode_notes(image: Any) -> Notes:
     if image.mode == "CMYK":
         return [("cmyk", "converted to RGB without its colour profile")]
     if image.mode in ("L", "1", "I;16", "I", "LA"):
@@ -144,43 +144,49 @@ def _of_mode(image: Any) -> Notes:
     return []
 
 
-def _jpeg(image: Any, head: bytes) -> Notes:
+def _jpeg_notes(image: Any, head: bytes) -> Notes:
     orientation = _orientation(image)
     return [("exif-rotated", f"turned upright (orientation {orientation})")] if orientation > 1 else []
 
 
-def _png(image: Any, head: bytes) -> Notes:
+def _png_notes(image: Any, head: bytes) -> Notes:
     deep = head[24] == 16 or image.mode.startswith("I")
-    notes = [("16-bit", "reduced to 8 bits a channel by dropping the lower byte")] if deep else []
-    return [*notes, *_transparent(image), *_not_turned(image)]
+    notes = [("16-bit", "reduced to 8 bits per channel by dropping the lower byte")] if deep else []
+    return [*notes, *_transparency_notes(image), *_orientation_notes(image)]
 
 
-def _webp(image: Any, head: bytes) -> Notes:
+def _webp_notes(image: Any, head: bytes) -> Notes:
     if head[12:16] == b"VP8X" and head[20] & 2:
         raise _LeftOut("unsupported-format", "animated WebP is not read; save its first frame")
-    return [*_transparent(image), *_not_turned(image)]
+    return [*_transparency_notes(image), *_orientation_notes(image)]
 
 
-def _gif(image: Any, head: bytes) -> Notes:
+def _gif_notes(image: Any, head: bytes) -> Notes:
     animated = getattr(image, "is_animated", False)
-    return [*([("animated", "only the first frame is used")] if animated else []), *_not_turned(image)]
+    return [*([("animated", "only the first frame is used")] if animated else []), *_orientation_notes(image)]
 
 
-def _bmp(image: Any, head: bytes) -> Notes:
-    return _not_turned(image)
+def _bmp_notes(image: Any, head: bytes) -> Notes:
+    return _orientation_notes(image)
 
 
-_OF_FORMAT = {"jpeg": _jpeg, "png": _png, "gif": _gif, "bmp": _bmp, "webp": _webp}  # format -> its notes
+_FORMAT_NOTES = {  # format -> its notes
+    "jpeg": _jpeg_notes,
+    "png": _png_notes,
+    "gif": _gif_notes,
+    "bmp": _bmp_notes,
+    "webp": _webp_notes,
+}
 
 
-def _transparent(image: Any) -> Notes:
+def _transparency_notes(image: Any) -> Notes:
     transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-    return [("transparent", "laid over white")] if transparent else []
+    return [("transparent", "composited over white")] if transparent else []
 
 
-def _not_turned(image: Any) -> Notes:
+def _orientation_notes(image: Any) -> Notes:
     orientation = _orientation(image)
-    return [("orientation-ignored", f"orientation {orientation} is honoured in JPEG only")] if orientation > 1 else []
+    return [("orientation-ignored", f"orientation {orientation} is applied to JPEG only")] if orientation > 1 else []
 
 
 def _orientation(image: Any) -> int:
@@ -188,14 +194,14 @@ def _orientation(image: Any) -> int:
         return 1
     try:
         value = image.getexif().get(0x0112, 1)
-    except Exception:  # Pillow raises many kinds on broken EXIF, and a broken tag turns nothing
+    except Exception:  # Pillow raises many kinds on broken EXIF; a broken tag means no rotation
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 @contextmanager
 def _pillow_without_limit() -> Iterator[None]:
-    """Pillow refuses large headers by its own limit; ours is judged after the header is read."""
+    """Lift Pillow's own size limit. Ours is checked after the header is read."""
     from PIL import Image
 
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -206,7 +212,7 @@ def _pillow_without_limit() -> Iterator[None]:
 
 
 def what_else(head: bytes) -> tuple[str, str]:
-    """(problem, detail) for the first bytes of a file that is no image of a supported format."""
+    """(problem, detail) for the first bytes of a file that is not an image in a supported format."""
     if not head:
         return "empty-file", "0 bytes"
     supported = "expected JPEG, PNG, GIF, BMP or WebP"
@@ -224,5 +230,5 @@ def what_else(head: bytes) -> tuple[str, str]:
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
         return "not-an-image", "it is an HTML or XML page"
     if not any(head):
-        return "not-an-image", "it holds zeros"
+        return "not-an-image", "it holds only zeros"
     return "not-an-image", f"its first bytes are {head[:4].hex(' ')}; {supported}"

@@ -1,6 +1,7 @@
-"""The image set: a table of images and labels, and a table of every problem that was found.
+"""The image set: a table of images with labels, and a table of every problem found.
 
-No file is dropped in silence: whatever is not used, or not used as it is, gets a row in `ImageSet.problems`. Decodes nothing.
+No file is dropped silently: every file that is left out, or used in changed form, gets a row in `ImageSet.problems`.
+Decodes nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from tlkit.errors import DataError, unknown
 from tlkit.plan.job import PARTS
+from tlkit.words import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +27,7 @@ PROBLEM_COLUMNS = ("path", "label", "problem", "severity", "action", "detail")
 
 LEFT_OUT = "left out"  # the action of a problem whose image is not used
 
-# problem -> (severity, action). A note loses nothing; a problem does, and `strict` makes it an error.
+# problem -> (severity, action). A "note" means that nothing is lost. `strict` makes every "problem" an error.
 PROBLEMS: dict[str, tuple[str, str]] = {
     "system-file": ("note", "ignored"),
     "grey": ("note", "used"),
@@ -59,12 +61,12 @@ PROBLEMS: dict[str, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images with their labels and parts, and what was wrong on the way.
+    """Images with their labels and splits, and the problems found.
 
     root: the folder that paths are relative to.
-    table: one row per usable image: path, label, part ("train", "validation", "test" or "" before `split`), group,
+    table: one row per usable image: path, label, split ("train", "validation", "test", or "" before `split`), group,
         sha256 (of the file), format, width, height (pixels, as stored).
-    class_names: sorted; an image's class number is its label's place here.
+    class_names: sorted; the index of a label here is its class number.
     problems: one row per finding: path, label, problem, severity, action, detail.
     """
 
@@ -77,9 +79,9 @@ class ImageSet:
         return len(self.table)
 
     def part(self, *names: str) -> ImageSet:
-        """Only the images of one part ("train", "validation", "test"), or of several behind each other, all class names kept.
+        """The images of one split ("train", "validation", "test"), or of several concatenated, with all class names.
 
-        Raises NameUnknown for another part.
+        Raises NameUnknown for any other name.
         """
         import pandas as pd
 
@@ -91,7 +93,7 @@ class ImageSet:
         return dataclasses.replace(self, table=rows)
 
     def take(self, places: Sequence[int]) -> ImageSet:
-        """The images at some places, with all class names kept."""
+        """Select images by index, with all class names."""
         return dataclasses.replace(self, table=self.table.iloc[list(places)].reset_index(drop=True))
 
     def labels(self) -> np.ndarray:
@@ -102,7 +104,7 @@ class ImageSet:
         return np.array([number[label] for label in self.table["label"]], dtype="int64")
 
     def groups(self) -> np.ndarray:
-        """A number for what belongs together: equal groups, else equal bytes. int64, shape (n,)."""
+        """Group numbers: one per group, or per content where an image has no group. int64, shape (n,)."""
         import pandas as pd
 
         names = self.table["group"].where(self.table["group"] != "", self.table["sha256"])
@@ -113,11 +115,11 @@ class ImageSet:
         return [self.root / path for path in self.table["path"]]
 
     def keys(self) -> list[str]:
-        """The images' content hashes, by which everything computed from them is cached."""
+        """The images' content hashes. Everything computed from an image is cached by its hash."""
         return list(self.table["sha256"])
 
     def without(self, findings: Iterable[Mapping[str, str]]) -> ImageSet:
-        """The set with more problems named; images whose problem's action is "left out" leave the table."""
+        """Add problems; an image whose problem has the action "left out" leaves the table."""
         findings = list(findings)
         if not findings:
             return self
@@ -154,13 +156,13 @@ def raise_if_strict(images: ImageSet) -> None:
     if len(bad):
         first = bad.iloc[0]
         raise DataError(
-            f"{len(bad)} problems in '{images.root}' ({summary(images)}), and `strict` was asked for. "
+            f"{counted(len(bad), 'problem')} in '{images.root}' ({summary(images)}), and `strict` was asked for. "
             f"The first: {first['path']}: {first['problem']} ({first['detail']}). "
             "`tlkit inspect` lists them all."
         )
 
 
 def summary(images: ImageSet) -> str:
-    """The problems counted by kind, notes left out: "3 truncated, 1 cmyk"."""
+    """The problems counted by kind, without notes: "3 truncated, 1 cmyk"."""
     kinds = images.problems.loc[images.problems["severity"] == "problem", "problem"]
     return ", ".join(f"{n} {kind}" for kind, n in Counter(kinds).most_common())

@@ -1,8 +1,8 @@
-"""How many pixels an image may have. Larger ones are left out before they are decoded."""
+"""The largest number of pixels per image. Larger images are left out before they are decoded."""
 
 from __future__ import annotations
 
-# Larger images are refused by their header, in `scan` and in the exported graph alike. JPEG may be larger,
-# because it can be decoded at an eighth of its size, unless it is progressive: then all of it is held in memory.
+# Both `scan` and the exported graph refuse larger images by their header. A JPEG may be larger, because it can be
+# decoded at an eighth of its size. A progressive JPEG may not, because it is held in memory in full.
 MAX_PIXELS = 50_000_000
 MAX_JPEG_PIXELS = 200_000_000

@@ -1,7 +1,7 @@
-"""Decode once: every image's pixels, by content, from a cache on disk or decoded as they are asked for.
+"""Decodes every image once: pixels come from a cache on disk, by content, or are decoded on demand.
 
-The cache holds uint8 squares of one size and fit. Images that do not decode are found here, by the decoder that training
-and serving use, and are named as problems of the image set.
+The cache holds uint8 squares of one size and fit. Images that do not decode are found here, by the decoder that
+training and serving use, and become problems of the image set.
 """
 
 from __future__ import annotations
@@ -17,17 +17,19 @@ from tlkit.cache import Cache, Rows, Store, describe
 from tlkit.data.decode import decode_and_resize, header_fault, kind_of_fault
 from tlkit.data.headers import image_format, looks_truncated, what_else
 from tlkit.data.images import ImageSet, problem
+from tlkit.words import counted
 
-# Raise it when `decode` changes a pixel: old caches are then not found.
+# Increase it when `decode` changes a pixel, so that old caches are not found.
 DECODER_VERSION = 2
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Where decoded pixels are read: `of(images)` gives rows in the order of an image set's table.
+    """Access to decoded pixels: `of(images)` gives rows in the order of an image set's table.
 
-    size, fit: as in `decode_and_resize`. decoded: how many images were decoded just now, the others being cached.
-    streamed: True if the set was larger than the caches' limit, so that pixels are decoded at each use.
+    size, fit: as in `decode_and_resize`.
+    store: the cache that holds the pixels. None if the set is larger than the cache's limit.
+    decoded: the number of images just decoded; the others were cached.
     """
 
     size: int
@@ -37,11 +39,12 @@ class Pixels:
 
     @property
     def streamed(self) -> bool:
+        """Whether pixels are decoded again at each use, because the set is larger than the cache's limit."""
         return self.store is None
 
     @property
     def key(self) -> str:
-        """Names how files became pixels; what is computed from the pixels is cached under it."""
+        """How files became pixels. Everything computed from the pixels is cached under this key."""
         return f"{self.size}-{self.fit}-v{DECODER_VERSION}"
 
     def of(self, images: ImageSet) -> Rows | StreamedRows:
@@ -53,7 +56,7 @@ class Pixels:
 
 @dataclass(frozen=True)
 class StreamedRows:
-    """Pixels decoded at each `gather`, with the same face as cached rows."""
+    """Pixels that are decoded at each `gather`, with the interface of cached rows."""
 
     files: tuple[Path, ...]
     size: int
@@ -73,12 +76,13 @@ class StreamedRows:
     def gather(self, indices: np.ndarray | Sequence[int] | slice) -> np.ndarray:
         chosen = np.arange(len(self.files))[indices]
         result = np.zeros((len(chosen), *self.row_shape), "uint8")
-        seen = 0
-        for places, pixels in _decoded([self.files[i] for i in chosen], self.size, self.fit):
-            result[places] = pixels
-            seen += len(places)
-        if seen < len(chosen):
-            raise OSError(f"{len(chosen) - seen} images that decoded before do not any more. Were files changed?")
+        count = 0
+        for rows, pixels in _decoded([self.files[i] for i in chosen], self.size, self.fit):
+            result[rows] = pixels
+            count += len(rows)
+        if count < len(chosen):
+            missing = counted(len(chosen) - count, "image")
+            raise OSError(f"Cannot decode {missing} that decoded before. Were files changed?")
         return result
 
     def take(self, indices: np.ndarray | Sequence[int]) -> StreamedRows:
@@ -86,7 +90,7 @@ class StreamedRows:
 
 
 def decode(images: ImageSet, size: int, fit: str, cache: Cache) -> tuple[Pixels, list[dict[str, str]]]:
-    """The pixels, decoded where they are not cached yet, and a problem for each image that does not decode."""
+    """Decode the images that are not cached yet. Returns the pixels, and a problem per image that does not decode."""
     store = Store(cache.at("pixels", Pixels(size, fit, None).key))
     known = store.known(images.keys())
     files = images.files()
@@ -95,14 +99,14 @@ def decode(images: ImageSet, size: int, fit: str, cache: Cache) -> tuple[Pixels,
     good: set[str] = set(np.array(images.keys(), dtype=object)[known])
     keys = images.keys()
     if cached and len(todo):
-        describe(store.folder, f"decoded pictures, {size} x {size} pixels, {fit}")
+        describe(store.folder, f"decoded images, {size} x {size} pixels, {fit}")
         with store.writer(len(todo), (size, size, 3), "uint8") as writer:
-            for places, pixels in _decoded([files[i] for i in todo], size, fit):
-                writer.add([keys[todo[p]] for p in places], pixels)
-                good.update(keys[todo[p]] for p in places)
+            for rows, pixels in _decoded([files[i] for i in todo], size, fit):
+                writer.add([keys[todo[row]] for row in rows], pixels)
+                good.update(keys[todo[row]] for row in rows)
     elif len(todo):
-        for places, _ in _decoded([files[i] for i in todo], size, fit):
-            good.update(keys[todo[p]] for p in places)
+        for rows, _ in _decoded([files[i] for i in todo], size, fit):
+            good.update(keys[todo[row]] for row in rows)
     findings = [
         _diagnose(file, row.path, row.label)
         for file, key, row in zip(files, keys, images.table.itertuples(), strict=True)
@@ -120,7 +124,7 @@ def _first_of_each(keys: Sequence[str], known: np.ndarray) -> list[int]:
 
 
 def _decoded(files: Sequence[Path], size: int, fit: str):  # type: ignore[no-untyped-def]
-    """Batches of (places in `files`, pixels); files that do not decode are passed over."""
+    """Yield batches of (indices into `files`, pixels), and skip files that do not decode."""
     with tf.device("cpu"):
         paths = tf.data.Dataset.from_tensor_slices([str(f) for f in files]).enumerate()
         decoded = paths.map(
@@ -135,7 +139,7 @@ def _decoded(files: Sequence[Path], size: int, fit: str):  # type: ignore[no-unt
 
 
 def _diagnose(file: Path, path: str, label: str) -> dict[str, str]:
-    """Why a file did not decode, as a problem."""
+    """The problem of a file that did not decode."""
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -144,7 +148,7 @@ def _diagnose(file: Path, path: str, label: str) -> dict[str, str]:
 
 
 def why_not(data: bytes) -> tuple[str, str]:
-    """(problem, detail) for the bytes of a file that does not decode."""
+    """(problem, detail) for a file that does not decode, from its bytes."""
     if not data:
         return "empty-file", "0 bytes"
     kind = image_format(data[:16])

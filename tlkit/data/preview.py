@@ -1,4 +1,4 @@
-"""A sheet of images as training will really see them: a row per class, and under each image what was drawn."""
+"""A contact sheet of augmented training images: one row per class, and the drawn values under each image."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tlkit.files import temporary_beside
 from tlkit.plan.augmentation import Augmentation
 
 MOST_CLASSES = 30
-SIDE = 160  # pixels of a picture on the sheet
-TEXT, LINE = 11, 14
-MARGIN = 8
+SIDE = 160  # pixels per side of an image on the sheet
+TEXT, LINE = 11, 14  # pixels: font size and line height
+MARGIN = 8  # pixels
 
 
 def draw_sheet(
@@ -30,10 +30,18 @@ def draw_sheet(
     seed: int = 0,
     cache: Cache | None = None,
 ) -> Path:
-    """Write a picture file: for up to 30 classes one image, drawn with the seed, and its versions of the first epochs.
+    """Draw one random image per class, for up to 30 classes, with its versions of the first epochs, into an image file.
 
-    images: from `tlkit.scan`; test images are left out. size: pixels at which augmentation happens. seed: as in training, so that these are
-    the very versions a run with it makes. out: its ending says the format, such as .png or .jpg.
+    Args:
+        images: from `tlkit.scan`; test images are left out.
+        augmentation: what is drawn.
+        out: the file; its extension gives the format, such as .png or .jpg.
+        size: pixels per side at which augmentation is applied.
+        versions: how many versions of each image are drawn, one per epoch.
+        seed: as in training, so that the sheet shows the same versions as a run with this seed.
+        cache: default `Cache()`.
+
+    Returns: the path of the file.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -45,23 +53,23 @@ def draw_sheet(
     examples = dataset.examples()
     font = ImageFont.load_default(TEXT)
     rows = []
-    for place, number in enumerate(examples.numbers()):
-        picture = examples.pixels.gather(np.array([place]))[0]
-        row = [(picture, [dataset.class_names[examples.labels[place]], "as it is"])]
+    for index, number in enumerate(examples.numbers()):
+        image = examples.pixels.gather(np.array([index]))[0]
+        row = [(image, [dataset.class_names[examples.labels[index]], "original"])]
         for epoch in range(versions):
-            version, drawn = augment_and_tell(picture, augmentation, (seed, epoch, number))
-            said = [f"{name}{_value(name, value)}" for name, value in drawn.items()] or ["as it is"]
-            row.append((version, _wrapped(said, font.getlength)))
+            version, drawn = augment_and_tell(image, augmentation, (seed, epoch, number))
+            values = [f"{name}{_formatted(name, value)}" for name, value in drawn.items()] or ["unchanged"]
+            row.append((version, _wrapped(values, font.getlength)))
         rows.append(row)
-    lines = max(len(said) for row in rows for _, said in row)
+    lines = max(len(caption) for row in rows for _, caption in row)
     wide, high = SIDE + MARGIN, SIDE + MARGIN + (lines + 1) * LINE
     sheet = Image.new("RGB", (MARGIN + wide * (versions + 1), MARGIN + high * len(rows)), "white")
     pen = ImageDraw.Draw(sheet)
-    for place, row in enumerate(rows):
-        for column, (picture, said) in enumerate(row):
-            left, top = MARGIN + column * wide, MARGIN + place * high
-            sheet.paste(Image.fromarray(picture).resize((SIDE, SIDE)), (left, top))
-            pen.multiline_text((left, top + SIDE + 2), "\n".join(said), "black", font, spacing=LINE - TEXT)
+    for line, row in enumerate(rows):
+        for column, (image, caption) in enumerate(row):
+            left, top = MARGIN + column * wide, MARGIN + line * high
+            sheet.paste(Image.fromarray(image).resize((SIDE, SIDE)), (left, top))
+            pen.multiline_text((left, top + SIDE + 2), "\n".join(caption), "black", font, spacing=LINE - TEXT)
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with temporary_beside(out) as temporary:
@@ -69,19 +77,19 @@ def draw_sheet(
     return out
 
 
-def _wrapped(said: Sequence[str], length: Callable[[str], float]) -> list[str]:
-    """As many on a line as a picture is wide."""
-    lines = [said[0]]
-    for one in said[1:]:
-        longer = f"{lines[-1]}, {one}"
+def _wrapped(values: Sequence[str], length: Callable[[str], float]) -> list[str]:
+    """Join values into lines that are no wider than an image on the sheet. length: the width of a text in pixels."""
+    lines = [values[0]]
+    for value in values[1:]:
+        longer = f"{lines[-1]}, {value}"
         if length(longer) <= SIDE:
             lines[-1] = longer
         else:
-            lines.append(one)
+            lines.append(value)
     return lines
 
 
-def _value(name: str, value: float) -> str:
+def _formatted(name: str, value: float) -> str:
     if name in ("flip_horizontal", "flip_vertical", "half_turn"):
         return ""
     if name == "rotate":

@@ -1,7 +1,4 @@
-"""What is in the folder: finds the images and names every problem. Reads headers, decodes nothing.
-
-`scan` turns a folder or CSV into an `ImageSet`.
-"""
+"""Finds the images of a folder or CSV and names every problem. Reads headers and decodes nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlkit.data.headers import _look
+from tlkit.data.headers import _read_file
 from tlkit.data.images import PROBLEM_COLUMNS, TABLE_COLUMNS, ImageSet, problem, raise_if_strict
 from tlkit.data.sources.folder import _walk
 from tlkit.data.sources.table import TABLES, _read_csv, root_of_table
@@ -20,19 +17,24 @@ if TYPE_CHECKING:
 
 
 def scan(data: str | Path, *, group_by: str | None = None, strict: bool = False) -> ImageSet:
-    """Find the images of a folder or CSV and name every problem, reading headers and hashes only.
+    """Find the images of a folder or CSV and name every problem, from headers and hashes only.
 
-    data: a folder of class folders; a folder of train/, val/, test/ folders of class folders; or a CSV with the
-        columns path (relative to the CSV's folder), label and, if wanted, split (train, validation, test) and group. The split.csv of
-        a run is such a CSV, of that run's data.
-    group_by: the CSV's column whose equal values must stay in one part (patient, camera, site). A column called
-        "group" is used without asking.
-    strict: any problem that is more than a note raises DataError.
+    The format is recognised by a file's first bytes, not by its extension: JPEG, PNG, GIF (first frame), BMP or WebP.
+    Files that do not decode are found later, by `tlkit.decode_images`.
 
-    Files are known by their first bytes, not by their extension: JPEG, PNG, GIF (first frame), BMP, WebP.
-    Files that turn out not to decode are found by `tlkit.decode_images`.
+    Args:
+        data: a folder of class folders; a folder with train/, val/ and test/ folders of class folders; or a CSV with
+            the columns path (relative to the CSV's folder), label and, optionally, split (train, validation, test)
+            and group. The split.csv of a run is such a CSV, of that run's data.
+        group_by: the CSV column whose equal values must stay in one split (patient, camera, site). A column named
+            "group" is used by default.
+        strict: raise DataError for any problem that is more than a note.
 
-    Raises DataError when nothing usable is there, NameUnknown for a group_by that is no column.
+    Returns: the images and the problems.
+
+    Raises:
+        DataError: if there are no usable images.
+        NameUnknown: if `group_by` is not a column.
     """
     import pandas as pd
 
@@ -52,7 +54,7 @@ def scan(data: str | Path, *, group_by: str | None = None, strict: bool = False)
         raise DataError(
             f"'{data}' is a file but not a CSV. Expected a folder of class folders or a CSV with path,label."
         )
-    rows = [row for item in found if (row := _look(root, item, findings)) is not None]
+    rows = [row for item in found if (row := _read_file(root, item, findings)) is not None]
     table = pd.DataFrame(rows, columns=list(TABLE_COLUMNS)).sort_values("path", ignore_index=True)
     table, more = _same_bytes(table)
     findings += more
@@ -73,23 +75,22 @@ def check_exists(data: str | Path) -> None:
 
 
 def _same_bytes(table: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, str]]]:
-    """Byte-identical files: under two labels all are left out, under one they are noted."""
-    findings, gone = [], []
+    """Find byte-identical files. With two labels all of them are left out; with one label they are noted."""
+    findings, left_out = [], []
     for _, same in table[table.duplicated("sha256", keep=False)].groupby("sha256", sort=False):
         labels = sorted(set(same["label"]))
         paths = list(same["path"])
         for index, path, label in zip(same.index, paths, same["label"], strict=True):
             if len(labels) > 1:
-                gone.append(index)
+                left_out.append(index)
                 others = ", ".join(f"{p} ({b})" for p, b in zip(paths, same["label"], strict=True) if p != path)
                 findings.append(problem(path, label, "two-labels", f"the same bytes as {others}"))
             elif path != paths[0]:
                 findings.append(problem(path, label, "duplicate", f"the same bytes as {paths[0]}"))
-    return table.drop(index=gone).reset_index(drop=True), findings
+    return table.drop(index=left_out).reset_index(drop=True), findings
 
 
 def _no_such_path(data: Path) -> str:
-
     siblings = [p.name for p in data.parent.iterdir()] if data.parent.is_dir() else []
     close = nearest(data.name, siblings)
     hint = f"Did you mean '{data.parent / close}'?" if close else "Expected a folder of class folders, or a CSV."

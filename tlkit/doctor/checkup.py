@@ -1,7 +1,7 @@
-"""Is the data the problem? Probable label errors, near duplicates, leakage between parts, outliers and imbalance, from cached features.
+"""Is the data the problem? Finds probable label errors, near duplicates, leakage, outliers and imbalance.
 
-Nothing is deleted and nothing is proven: everything found is named with a number, most suspicious first, for a person to look at.
-Imports Keras, NumPy, pandas, Pillow and, through `linear`, scikit-learn.
+Works on cached features. Nothing is deleted and nothing is proven: every finding has a score, most suspicious first,
+and is for a person to check. Imports Keras, NumPy, pandas, Pillow and, through `linear`, scikit-learn.
 """
 
 from __future__ import annotations
@@ -31,20 +31,26 @@ from tlkit.models.classifier import build_classifier
 from tlkit.models.inference import inference_batch
 from tlkit.words import counted
 
-JUDGE = "nano"  # what judges where no other backbone does
-LOOKS = 112  # pixels of a side
-IMBALANCED = 10.0  # times as many images in the largest class as in the smallest
+JUDGE = "nano"  # the backbone whose features judge the labels by default
+COMPARED_SIZE = 112  # pixels per side at which images are compared
+IMBALANCED = 10.0  # ratio of the largest class to the smallest above which imbalance is named
 
 
 @dataclass(frozen=True)
 class Checkup:
-    """What was found in an image set. Tables have a row for each finding, worst first, paths as in the set's table.
+    """The findings for an image set. Tables have one row per finding, worst first, with paths as in the set's table.
 
-    label_errors: path, label, part, suggested, probability (of the given label, out of fold), suggested_probability, probable (bool).
-    duplicates: path, other, label, other_label, part, other_part, kind ("exact" or "near"), distance (0 = equal), leak (bool).
-    outliers: path, label, part, distance (to the nearest other picture, 1 = usual).
+    label_errors: path, label, split, suggested, probability (of the given label, out of fold), suggested_probability,
+        probable (bool).
+    duplicates: path, other, label, other_label, split, other_split, kind ("exact" or "near"), distance (0 = equal),
+        leak (bool).
+    outliers: path, label, split, distance (to its neighbours, 1 = the median over all images).
     classes: label, images, share.
-    n: pictures. judge, accuracy: whose features judged the labels, and the share that its probe has right out of fold.
+    n: the number of images.
+    judge: the backbone whose features judged the labels.
+    accuracy: the out-of-fold accuracy of its linear probe, 0 to 1.
+    several_parts: whether the images are in more than one split.
+    seconds: the time taken.
     """
 
     label_errors: pd.DataFrame
@@ -58,15 +64,15 @@ class Checkup:
     seconds: float
 
     def sentences(self) -> list[str]:
-        """What was found, for a person. What was not found is not named, unless it is all."""
+        """The findings as sentences. Only what was found is named; if nothing was, one sentence says so."""
         probable = int(self.label_errors["probable"].sum())
         pairs, leaks = len(self.duplicates), int(self.duplicates["leak"].sum())
         exact = int((self.duplicates["kind"] == "exact").sum())
         lines = []
         if probable:
             lines.append(
-                f"{probable:,} of {counted(self.n, 'label')} {'is' if probable == 1 else 'are'} suspicious: a linear probe "
-                f"on the features of {self.judge} predicts another class (its cross-validated accuracy is "
+                f"{probable:,} of {counted(self.n, 'label')} {'is' if probable == 1 else 'are'} suspicious: a linear "
+                f"probe on the features of {self.judge} predicts another class (its cross-validated accuracy is "
                 f"{self.accuracy:.1%})"
             )
         if pairs:
@@ -110,75 +116,91 @@ def check_data(
     compute: bool = True,
     seed: int = 0,
 ) -> Checkup:
-    """Look for label errors, duplicates, leakage, outliers and imbalance.
+    """Find label errors, duplicates, leakage, outliers and imbalance.
 
-    backbone: whose features judge the labels, as pretrained on ImageNet. prefix: such a network, if there is one already (see `tlkit.cut`).
-    How like two pictures are is for `nano` in any case, whose features are less blind to small changes than a larger network's.
-    compute: if features of the backbone are not all in the cache, compute them; else `nano` judges the labels too.
+    Images are always compared by features of `nano`, which are more sensitive to small changes than a larger network's.
+
+    Args:
+        dataset: decoded images, split or not.
+        backbone: the backbone, pretrained on ImageNet, whose features judge the labels.
+        prefix: such a network up to its features, if it is already built (see `tlkit.cut`).
+        compute: compute features that are not in the cache. If False and some are missing, `nano` judges the labels.
+        seed: of the folds.
     """
     started = time.monotonic()
     examples, size = dataset.examples(), dataset.pixels.size
     chosen = find_backbone(backbone) if isinstance(backbone, str) else backbone
-    looks = _features(_looking(size), examples)
-    features, judge = looks, JUDGE
+    compared = _features(_comparing_network(size), examples)
+    features, judge = compared, JUDGE
     if chosen.name != JUDGE or prefix is not None:
         prefix = prefix or _network(chosen, size)
         if compute or all_cached(prefix, examples):
             features, judge = _features(prefix, examples), chosen.name
-    return examine(dataset.images, features, looks, examples.pixels, judge, seed, started)
+    return examine(dataset.images, features, compared, examples.pixels, judge, seed, started)
 
 
 def _features(prefix: keras.Model, examples: Examples) -> np.ndarray:
     batch = inference_batch(32)
     found = extract_features(prefix, examples, batch_size=batch)
-    if found is None:  # the cache has no room
+    if found is None:  # there is no room in the cache
         return predict_probabilities(prefix, examples.pixels, batch_size=batch)
     return all_rows(found)
 
 
 def _network(backbone: Backbone, size: int, weights: str = "imagenet") -> keras.Model:
-    """The backbone up to its pooled features, for pictures of a size; smaller ones than it takes are enlarged."""
+    """The backbone up to its pooled features, for images of a size. Images below its smallest size are enlarged."""
     inner = max(size, backbone.smallest)
     prefix, _ = cut(build_classifier(backbone, 2, image_size=inner, weights=weights), backbone, 0)
     assert prefix is not None
     return prefix if inner == size else _resizing(prefix, size)
 
 
-def _looking(size: int) -> keras.Model:
-    """`nano` on pictures shrunk to LOOKS pixels: enough to tell whether two are one, and quick."""
-    inner = min(size, LOOKS)
+def _comparing_network(size: int) -> keras.Model:
+    """`nano` on images reduced to COMPARED_SIZE pixels: enough to recognise duplicates, and fast."""
+    inner = min(size, COMPARED_SIZE)
     prefix = _network(find_backbone(JUDGE), inner)
     return prefix if inner == size else _resizing(prefix, size)
 
 
 def _resizing(prefix: keras.Model, size: int) -> keras.Model:
+    """The network with a layer in front that resizes images of `size` pixels to its input size."""
     image = keras.Input((size, size, 3), name="image")
     inner = prefix.input_shape[1]
     if size % inner == 0:
-        smaller = keras.layers.AveragePooling2D(size // inner)(image)
+        resized = keras.layers.AveragePooling2D(size // inner)(image)
     else:
-        smaller = keras.layers.Resizing(inner, inner)(image)
-    return keras.Model(image, prefix(smaller))
+        resized = keras.layers.Resizing(inner, inner)(image)
+    return keras.Model(image, prefix(resized))
 
 
 def examine(
     images: ImageSet,
     features: np.ndarray,
-    looks: np.ndarray,
+    compared: np.ndarray,
     pixels: RowSource,
     judge: str = JUDGE,
     seed: int = 0,
     started: float | None = None,
 ) -> Checkup:
-    """The same from features that are there: features for the labels, looks for what is alike, float32, shape (n, numbers) each."""
+    """Check images whose features are already computed.
+
+    Args:
+        images: the set, n images.
+        features: features that judge the labels, float32, shape (n, features).
+        compared: features by which images are compared, float32, shape (n, features).
+        pixels: uint8 rows, shape (n, size, size, 3).
+        judge: the name of the backbone of `features`.
+        seed: of the folds.
+        started: `time.monotonic()` at the start of the check; default now.
+    """
     started = time.monotonic() if started is None else started
     table, labels = images.table, images.labels()
-    with ThreadPoolExecutor(1) as beside:  # solving heads keeps one core busy
-        judged = beside.submit(label_errors, features, labels, images.class_names, images.groups(), seed)
-        pairs, distances = near_duplicates(pixels, looks, images.keys())
+    with ThreadPoolExecutor(1) as pool:  # fitting heads keeps only one core busy
+        judged = pool.submit(label_errors, features, labels, images.class_names, images.groups(), seed)
+        pairs, distances = near_duplicates(pixels, compared, images.keys())
         errors, accuracy = judged.result()
     errors = _described(errors, table).sort_values("probability", kind="stable")
-    far = outliers(looks)
+    far = outliers(compared)
     counts = table["label"].value_counts()
     classes = pd.DataFrame(
         {"label": counts.index, "images": counts.to_numpy(), "share": (counts / len(table)).round(4)}
@@ -197,17 +219,20 @@ def examine(
 
 
 def _described(found: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """With path, label and part in the place of row numbers."""
+    """Replace row numbers with path, label and split."""
     rows = table.iloc[found["row"]][["path", "label", "split"]].reset_index(drop=True)
     return pd.concat([rows, found.drop(columns="row").reset_index(drop=True)], axis=1)
 
 
 def inspect(data: str | Path, *, group_by: str | None = None, strict: bool = False, size: int = 224) -> ImageSet:
-    """What is in the folder and what is wrong with it: scans and decodes every image, fits no network.
+    """Scan and decode every image, and name every problem, without a network.
 
-    The decoded pixels are kept, so a run at this size that follows does not decode again.
+    The decoded pixels are cached, so a later run at this size does not decode again.
+
+    Args:
+        data, group_by, strict: as in `tlkit.scan`.
+        size: pixels per side of the decoded images.
     """
-
     images = scan(data, group_by=group_by, strict=strict)
     images = decode_images(images, size).images
     if strict:
@@ -216,9 +241,11 @@ def inspect(data: str | Path, *, group_by: str | None = None, strict: bool = Fal
 
 
 def check_up(images: ImageSet, *, backbone: str = JUDGE, size: int = 224) -> Checkup:
-    """Label errors, duplicates, leakage, outliers and imbalance in a scanned image set (see `tlkit.doctor`).
+    """Find label errors, duplicates, leakage, outliers and imbalance in a scanned image set.
 
-    backbone: whose features judge the labels; `nano` comes with tlkit, a larger one is right more often. size: pixels at which pictures are
-    compared; those of `inspect` are decoded already.
+    Args:
+        images: from `tlkit.scan` or `tlkit.inspect`.
+        backbone: the backbone whose features judge the labels. `nano` comes with tlkit; a larger one is more accurate.
+        size: pixels per side of the decoded images. At the size of `inspect` they are already decoded.
     """
     return check_data(decode_images(images, size), backbone=backbone)

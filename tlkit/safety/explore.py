@@ -1,4 +1,4 @@
-"""What `tlkit augment` does: checks an augmentation, searches for a safe one that helps, and draws it."""
+"""The work of `tlkit augment`: checks an augmentation, searches for helpful safe fields, and draws a contact sheet."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from tlkit.safety.verdict import Safety, sentence
 
 @dataclass(frozen=True)
 class Files:
-    """The files that `explore_augmentation` writes; None = not written.
+    """The files that `explore_augmentation` writes. None: not written.
 
-    verdicts: JSON of the check's verdicts, by field. augmentation: JSON of the augmentation, which `tlkit finetune`
-    reads. sheet: an image file of what training will see, its ending says the format; sheet_size: pixels at which the
-    augmentation happens there.
+    verdicts: JSON of the check's verdicts, by field.
+    augmentation: JSON of the augmentation, which `tlkit finetune` reads.
+    sheet: an image file of augmented training images; its extension gives the format.
+    sheet_size: pixels per side at which augmentation is applied for the sheet.
     """
 
     verdicts: str | Path | None = None
@@ -49,23 +50,22 @@ def explore_augmentation(
     allow: Sequence[str] = (),
     seed: int = 0,
 ) -> Augmentation:
-    """Check an augmentation on a person's images, choose among its safe fields, and draw it: what `tlkit augment` does.
+    """Check an augmentation on a data set, choose among its safe fields, and draw it, as `tlkit augment` does.
 
     Args:
         data: see `tlkit.scan`.
-        asked: default every field at its full range for the check, and the preset "strong" for the search and the
-            sheet.
-        check: measure what each field does. It is also done before a search, for a file of verdicts, and where
-            nothing else is asked.
-        search_minutes: choose the safe fields that help a probe, in at most so many minutes; None = do not.
-        files: what is written.
-        backbone, allow, seed: as in `tlkit.check_safety`; the sheet is drawn with the seed, too.
+        asked: the augmentation; default every field at its full range for the check, and the preset "strong" for the
+            search and the sheet.
+        check: check the safety of each field. The check is also made before a search, for a file of verdicts, and if
+            nothing else is requested.
+        search_minutes: choose the safe fields that help a probe, for at most this many minutes. None: no search.
+        files: the files to write.
+        backbone, allow, seed: as in `tlkit.check_safety`. The sheet is drawn with the seed, too.
 
-    Returns:
-        The augmentation, narrowed if it was checked.
+    Returns: the augmentation, narrowed if it was checked.
 
     Raises:
-        DataError: if there are too few images to search by.
+        DataError: if there are too few images for a search.
     """
     images, searched = scan(data), search_minutes is not None
     idle = files.augmentation is None and files.sheet is None
@@ -74,7 +74,7 @@ def explore_augmentation(
     if checked:
         log.info(f"checking  {', '.join(augmentation.fields()) or 'nothing'}, by {backbone}")
         safety = check_safety(images, augmentation, backbone=backbone, allow=allow, seed=seed)
-        _say(safety)
+        _log(safety)
         augmentation = safety.augmentation
         if files.verdicts is not None:
             _write_verdicts(safety, Path(files.verdicts))
@@ -89,8 +89,8 @@ def explore_augmentation(
     return augmentation
 
 
-def _say(safety: Safety) -> None:
-    log.info(f"so        {sentence(safety)}")
+def _log(safety: Safety) -> None:
+    log.info(f"result    {sentence(safety)}")
     for hint in safety.hints:
         log.info(f"hint      {hint}")
 
@@ -100,10 +100,10 @@ def _write_verdicts(safety: Safety, file: Path) -> None:
 
 
 def _searched(images: ImageSet, safe: Augmentation, backbone: str, seed: int, minutes: float) -> Augmentation:
-    """Of a safe augmentation's fields those that help a probe. Raises DataError if no probe can tell."""
+    """Choose the fields of a safe augmentation that help a probe. Raises DataError if no probe is good enough."""
     sample = prepare_sample(images, backbone=backbone, seed=seed)
     if not sample.able:
-        raise DataError(f"Nothing can be searched for: {sample.why_not}.")
+        raise DataError(f"Cannot search for helpful fields: {sample.why_not}.")
     found = choose(sample, safe, deadline=Deadline.after(60 * minutes))
     log.info(f"found     {found.why}")
     return found.augmentation

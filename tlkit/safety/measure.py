@@ -1,4 +1,4 @@
-"""What the check measures: a sample of images, versions of it, and what a frozen backbone's probes say of them."""
+"""The measurements of the safety check: a sample of images, transformed versions, and predictions for them."""
 
 from __future__ import annotations
 
@@ -15,37 +15,41 @@ from tlkit.data.examples import Examples
 from tlkit.features.folds import stratified_folds
 from tlkit.plan.augmentation import FACTORS, FLIPS, Augmentation, scaled
 from tlkit.progress import Deadline
-from tlkit.safety.evidence import GRID, Evidence, Eyes, Seen
+from tlkit.safety.evidence import GRID, FeatureExtractor, Features, ProbeSet
 from tlkit.safety.hints import exchanged
 from tlkit.safety.rules import Interval, Ruling, rule, skill_with_interval, survives, trusted
 
 JUDGED = 300  # images that are transformed
-REFERENCE = 800  # images that probes and distances rest on
-FEWEST = 8  # images of a class for it to be judged
+REFERENCE = 800  # images on which probes are fitted and distances measured
+FEWEST = 8  # images per class, below which it is not judged
 STEPS = 4  # of bisection
-WIDTHS = (0.25, 0.5, 0.75)  # of the asked rotation, which may be harmless at its widest only
-LOSES_PARTS = ("shift_x", "shift_y", "zoom", "crop")
+WIDTHS = (0.25, 0.5, 0.75)  # shares of the asked rotation that are checked too: the full range alone may be harmless
+CROPPING = ("shift_x", "shift_y", "zoom", "crop")  # fields that move parts of an image out of the frame
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A sample of images, and what a frozen backbone's probes say of them as they are: what the check asks.
+    """A sample of images with the probes fitted on it.
 
-    examples: the reference, of the eyes' size. names: all classes, as the set numbers them. eyes: what looks. seed:
-    of the sample, the folds and what is drawn. why_not: why nothing can be judged, "" where something can.
-    classes: the names of those that are judged, as the probes number them. judged: places among the examples of the
-    images that are transformed, int (n,). probes: by kind of evidence, those that may be asked. skill: of each kind,
-    see `Safety`.
+    examples: the reference images, at the extractor's image size.
+    names: all class names, by class number in the data set.
+    extractor: computes features.
+    seed: of the sample, the folds and the random values of augmentations.
+    why_not: why nothing can be judged; "" if it can.
+    classes: the names of the judged classes, by class number in the probes.
+    judged: indices among the examples of the images that are transformed, int, shape (n,).
+    probes: kind of features -> probes, only those that are good enough.
+    skill: of each kind, see `Safety`.
     """
 
     examples: Examples
     names: tuple[str, ...]
-    eyes: Eyes
+    extractor: FeatureExtractor
     seed: int
     why_not: str
     classes: tuple[str, ...] = ()
     judged: np.ndarray = field(default_factory=lambda: np.zeros(0, "int64"))
-    probes: Mapping[str, Evidence] = field(default_factory=dict)
+    probes: Mapping[str, ProbeSet] = field(default_factory=dict)
     skill: Mapping[str, Interval] = field(default_factory=dict)
 
     @property
@@ -55,7 +59,7 @@ class Sample:
 
     @property
     def best_kind(self) -> str:
-        """The kind of evidence whose probe has most skill."""
+        """The kind of features whose probe has the highest skill."""
         return max(self.probes, key=lambda kind: self.skill[kind][0])
 
     @cached_property
@@ -64,49 +68,53 @@ class Sample:
         return self.examples.pixels.gather(self.judged)
 
     @cached_property
-    def seen(self) -> Seen:
-        """What the eyes see in the judged images as they are."""
-        return self.eyes(self.images)
+    def features(self) -> Features:
+        """The features of the untouched judged images."""
+        return self.extractor(self.images)
 
     @cached_property
-    def evidence_map(self) -> np.ndarray | None:
-        """Where the layout's evidence lies on average: float (GRID, GRID), sum 1. None without a layout probe."""
+    def saliency_map(self) -> np.ndarray | None:
+        """The layout probe's mean saliency map: float, shape (GRID, GRID), sum 1. None without a layout probe."""
         return self.probes["layout"].maps().mean(0) if "layout" in self.probes else None
 
     def vary(self, augmentation: Augmentation, *draw: int) -> np.ndarray:
-        """Versions of the judged images: uint8, shape (n, size, size, 3). draw: numbers that tell drawings apart."""
+        """Augment the judged images: uint8, shape (n, size, size, 3). draw: integers that seed this draw."""
         return augment_all(self.images, augmentation, [(self.seed, *draw, int(i)) for i in self.judged])
 
 
-def take_sample(examples: Examples, class_names: Sequence[str], eyes: Eyes, seed: int = 0) -> Sample:
-    """Look at up to 800 examples of the eyes' size, of which up to 300 will be transformed."""
+def take_sample(examples: Examples, class_names: Sequence[str], extractor: FeatureExtractor, seed: int = 0) -> Sample:
+    """Draw up to 800 examples, of which up to 300 will be transformed, and fit the probes.
+
+    examples: at the extractor's image size.
+    """
     random, names = np.random.default_rng(seed), tuple(class_names)
     examples = examples.take(evenly(examples.labels, REFERENCE, random))
     counts = np.bincount(examples.labels, minlength=len(names))
     enough = np.isin(examples.labels, np.flatnonzero(counts >= FEWEST))
     if len(np.unique(examples.labels[enough])) < 2:
-        return Sample(examples, names, eyes, seed, f"fewer than two classes have {FEWEST} pictures")
+        return Sample(examples, names, extractor, seed, f"fewer than two classes have {FEWEST} images")
     examples = examples.take(np.flatnonzero(enough))
     present, labels = np.unique(examples.labels, return_inverse=True)
     judged = evenly(labels, JUDGED, random)
     folds = stratified_folds(labels, examples.groups, seed=seed)
-    seen = eyes(examples.pixels.gather(np.arange(len(labels))))
-    probes = {kind: Evidence(rows, eyes.weights[kind], labels, folds, judged) for kind, rows in seen.items()}
+    features = extractor(examples.pixels.gather(np.arange(len(labels))))
+    weights = extractor.weights
+    probes = {kind: ProbeSet(rows, weights[kind], labels, folds, judged) for kind, rows in features.items()}
     skill = {kind: skill_with_interval(probe, seed) for kind, probe in probes.items()}
     why_not = "" if trusted(skill) else "; ".join(_weak(kind, interval) for kind, interval in skill.items())
     classes = tuple(names[number] for number in present)
-    asked = {kind: probes[kind] for kind in trusted(skill)}
-    return Sample(examples, names, eyes, seed, why_not, classes, judged, asked, skill)
+    good = {kind: probes[kind] for kind in trusted(skill)}
+    return Sample(examples, names, extractor, seed, why_not, classes, judged, good, skill)
 
 
 def evenly(labels: np.ndarray, most: int, random: np.random.Generator) -> np.ndarray:
-    """Places of at most so many, classes as even as they allow, each class's drawn at random."""
+    """Indices of at most `most` rows, with classes as balanced as possible, drawn at random within each class."""
     if len(labels) <= most:
         return np.arange(len(labels))
     order = [random.permutation(np.flatnonzero(labels == c)) for c in np.unique(labels)]
     rank = np.concatenate([np.arange(len(mine)) for mine in order])
-    places = np.concatenate(order)
-    return np.sort(places[np.argsort(rank, kind="stable")[:most]])
+    indices = np.concatenate(order)
+    return np.sort(indices[np.argsort(rank, kind="stable")[:most]])
 
 
 def _weak(kind: str, skill: Interval) -> str:
@@ -114,22 +122,25 @@ def _weak(kind: str, skill: Interval) -> str:
     return f"the {kind} probe's skill is {middle:.2f} (95 % interval {low:.2f} to {high:.2f}; chance is 0)"
 
 
-# -- versions of it ---------------------------------------------------------------------------------------
+# -- transformed versions ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class Finding:
-    """What one version of the judged images showed.
+    """The result for one transformed version of the judged images.
 
-    names: the fields. share: at which share of their range. version: as it was applied. seen: what the eyes saw in
-    it. ruling: what the rules make of that. in_frame: share of the evidence map left in the image, where parts of it
-    leave.
+    names: the fields.
+    share: the share of their range, above 0 to 1.
+    version: the augmentation that was applied.
+    features: of the transformed images.
+    ruling: the result of the rules.
+    in_frame: the share of the saliency map that stays in the frame. None if the field moves nothing out of it.
     """
 
     names: tuple[str, ...]
     share: float
     version: Augmentation
-    seen: Seen
+    features: Features
     ruling: Ruling
     in_frame: float | None
 
@@ -138,8 +149,8 @@ class Finding:
         return self.ruling.fine
 
 
-def look_at(sample: Sample, asked: Augmentation, names: Iterable[str], deadline: Deadline) -> dict[str, Finding]:
-    """Each field of an augmentation as far as it goes, what is most telling first, until the time is over."""
+def measure_fields(sample: Sample, asked: Augmentation, names: Iterable[str], deadline: Deadline) -> dict[str, Finding]:
+    """Measure each field at its full range, in the order of `names`, until the deadline."""
     first: dict[str, Finding] = {}
     for name in names if sample.able else ():
         for share in (1.0, *WIDTHS) if name == "rotate" else (1.0,):
@@ -152,7 +163,7 @@ def look_at(sample: Sample, asked: Augmentation, names: Iterable[str], deadline:
 
 
 def bisect(sample: Sample, asked: Augmentation, failing: Finding, deadline: Deadline) -> float | None:
-    """The largest share of a field's range known to be fine, below one that is not; None where none is."""
+    """Find the largest safe share of a field's range by bisection, below a failing one. None if no share is safe."""
     fine, bad = 0.0, failing.share
     for _ in range(STEPS):
         if deadline.over:
@@ -166,35 +177,35 @@ def bisect(sample: Sample, asked: Augmentation, failing: Finding, deadline: Dead
 
 
 def worst(sample: Sample, asked: Augmentation, names: tuple[str, ...], share: float = 1.0) -> Finding:
-    """The worst that the ends of the fields' ranges do; the first that is not fine will do."""
+    """The worst result over the ends of the fields' ranges. It stops at the first that is not fine."""
     found: list[Finding] = []
     for version in _extremes(asked, names, share):
-        found.append(_look(sample, names, share, version))
+        found.append(_measure(sample, names, share, version))
         if not found[-1].fine:
             break
     return min(found, key=lambda one: (one.fine, one.ruling.kept[0]))
 
 
-def _look(sample: Sample, names: tuple[str, ...], share: float, version: Augmentation) -> Finding:
-    seen = sample.eyes(sample.vary(version))
-    answers = {kind: probe.ask(seen[kind]) for kind, probe in sample.probes.items()}
-    ruling = rule(answers, sample.probes, exchanged(sample.classes, names), sample.seed)
-    if ruling.pairs and not any(_survives(sample, kind, seen) for kind in sample.probes):
+def _measure(sample: Sample, names: tuple[str, ...], share: float, version: Augmentation) -> Finding:
+    features = sample.extractor(sample.vary(version))
+    predictions = {kind: probe.predict(features[kind]) for kind, probe in sample.probes.items()}
+    ruling = rule(predictions, sample.probes, exchanged(sample.classes, names), sample.seed)
+    if ruling.pairs and not any(_survives(sample, kind, features) for kind in sample.probes):
         ruling = dataclasses.replace(ruling, pairs=())
-    left = None
-    if len(names) == 1 and names[0] in LOSES_PARTS and sample.evidence_map is not None:
-        left = in_frame(sample.evidence_map, names[0], getattr(version, names[0]))
-    return Finding(names, share, version, seen, ruling, left)
+    kept = None
+    if len(names) == 1 and names[0] in CROPPING and sample.saliency_map is not None:
+        kept = in_frame(sample.saliency_map, names[0], getattr(version, names[0]))
+    return Finding(names, share, version, features, ruling, kept)
 
 
-def _survives(sample: Sample, kind: str, seen: Seen) -> bool:
+def _survives(sample: Sample, kind: str, features: Features) -> bool:
     probe = sample.probes[kind]
-    untouched = probe.learned(sample.seen[kind])
-    return survives(probe.learned(seen[kind]), untouched)
+    untouched = probe.learned(sample.features[kind])
+    return survives(probe.learned(features[kind]), untouched)
 
 
 def _extremes(augmentation: Augmentation, names: Sequence[str], share: float) -> list[Augmentation]:
-    """The ends of the fields' ranges, every other field off. Colours are drawn, for their ends are many."""
+    """The ends of the fields' ranges, with every other field off. Colour casts are drawn, as they have many ends."""
     found = [Augmentation(border=augmentation.border)]
     for name in names:
         value = getattr(scaled(augmentation, name, share), name)
@@ -213,26 +224,28 @@ def _extremes(augmentation: Augmentation, names: Sequence[str], share: float) ->
     return found
 
 
-def in_frame(evidence_map: np.ndarray, name: str, value: tuple[float, float]) -> float:
-    """Which share of an evidence map stays in the image: pixels of a finer grid, moved as the field moves them.
+def in_frame(saliency_map: np.ndarray, name: str, value: tuple[float, float]) -> float:
+    """The share of a saliency map that stays in the frame, computed by moving pixels on a finer grid.
 
-    evidence_map: float (GRID, GRID), sum 1. name: "shift_x", "shift_y", "zoom" or "crop". value: the field's, whose
-    ends are equal.
+    Args:
+        saliency_map: float, shape (GRID, GRID), sum 1.
+        name: "shift_x", "shift_y", "zoom" or "crop".
+        value: the field's range, with equal ends.
 
     >>> in_frame(np.full((4, 4), 1 / 16), "shift_x", (0.25, 0.25))
     0.75
     """
     fine = 16
-    mean = np.kron(evidence_map, np.ones((fine, fine))) / fine**2
+    saliency = np.kron(saliency_map, np.ones((fine, fine))) / fine**2
     side = GRID * fine
     if name == "crop":
         width = max(1, round(side * value[0] ** 0.5))
-        sums = np.pad(mean, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+        sums = np.pad(saliency, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
         windows = sums[width:, width:] - sums[:-width, width:] - sums[width:, :-width] + sums[:-width, :-width]
         return float(windows.mean())
     if name == "zoom":
         margin = round(side * (1 - 1 / max(value[0], 1)) / 2)
-        return float(mean[margin : side - margin, margin : side - margin].sum())
+        return float(saliency[margin : side - margin, margin : side - margin].sum())
     moved = round(side * min(abs(value[0]), 1))
-    rows = mean if name == "shift_y" else mean.T
+    rows = saliency if name == "shift_y" else saliency.T
     return float((rows[: side - moved] if value[0] > 0 else rows[moved:]).sum())

@@ -1,6 +1,6 @@
-"""The rules of the check: how much skill must be left, and when a class counts as become another.
+"""The rules of the safety check: how much skill must remain, and when a class counts as changed into another.
 
-All are functions of values. What probes answered goes in, what follows from it comes out. Imports NumPy alone.
+All are pure functions from the probes' predictions to decisions. Imports only NumPy.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from typing import Protocol
 
 import numpy as np
 
-KEPT = 0.75  # of the better probe's skill: with less, meaning is lost ...
-SURELY = 0.9  # ... if 19 of 20 resamplings, too, keep less than this
-MOST = 0.5  # of a class: what one kind of evidence alone must surely see become another class
-SOME = 0.25  # of a class: what both kinds must surely see become another class
-EXPECTED = 0.1  # of a class: what one kind must surely see become the class that the names suggest
+# Shares of a class are lower confidence bounds (95 %, one-sided) on the images that change into another class.
+KEPT = 0.75  # of the better probe's skill: with less, the class information is lost ...
+KEPT_UPPER = 0.9  # ... if 19 of 20 resamplings also keep less than this
+MOST = 0.5  # of a class: it has changed if one kind of features shows this
+SOME = 0.25  # of a class: it has changed if all kinds show this
+EXPECTED = 0.1  # of a class: it has changed into the class that names suggest if one kind shows this
 FEWEST_CHANGED = 3  # images, net
-WEAKEST = 0.2  # skill that a probe must surely have to be asked
-HURTS = 0.02  # share of a class's images that a probe loses, beyond two standard errors, for it to be said
+WEAKEST = 0.2  # a probe is used only if the lower bound of its skill is at least this
+HURTS = 0.02  # loss of accuracy on a class, beyond two standard errors, that is reported
 CAREFUL = {"rotate": 10.0, "shift_x": 0.1, "shift_y": 0.1, "zoom": 1.1, "stretch": 1.1, "crop": 0.8}
 CAREFUL |= {"brightness": 0.1, "contrast": 0.1, "colour_cast": 0.05, "pca_colour": 0.1, "vignette": 0.3}
 
@@ -26,36 +27,43 @@ Interval = tuple[float, float, float]  # a value, and the ends of its interval
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What one kind of evidence says of images. called: class numbers, int (n,). distance: to the nearest image of
-    each class that the fold leaves, in units of what is usual in that class, float (n, classes): up to 1 is usual.
+class Predictions:
+    """The predictions of one kind of probe for images.
+
+    predicted: class numbers, int, shape (n,).
+    distance: to the nearest image of each class in other folds, float, shape (n, classes). Up to 1 is usual.
     """
 
-    called: np.ndarray
+    predicted: np.ndarray
     distance: np.ndarray
 
     def far(self) -> np.ndarray:
-        """Beyond the usual distance from every class: bool (n,)."""
+        """Whether images are beyond the usual distance from every class: bool, shape (n,)."""
         return self.distance.min(axis=1) > 1
 
 
-class Known(Protocol):
-    """What the rules need to know of a probe, such as `tlkit.safety.evidence.Evidence`. truth: the classes of the
-    judged images, int (n,). classes: how many there are. untouched: the answers about the images as they are.
+class Probe(Protocol):
+    """What the rules need of a probe, such as `tlkit.safety.evidence.ProbeSet`.
+
+    truth: the true class numbers of the judged images, int, shape (n,).
+    classes: the number of classes.
+    untouched: the predictions for the untouched images.
     """
 
     truth: np.ndarray
     classes: int
-    untouched: Answers
+    untouched: Predictions
 
 
 @dataclass(frozen=True)
 class Ruling:
-    """What the rules make of the answers about one version of the judged images.
+    """The decision of the rules on one transformed version of the judged images.
 
-    pairs: (class, the class it becomes, share of its images, net), most first. kept: share of the better probe's
-    skill that is left, with its 90 % interval. kind: which probe that is. lost: whether that is too little. far:
-    share of the images further from every class than is usual, the mean over probes.
+    pairs: (class, the class it becomes, net share of its images), largest share first.
+    kept: the share of the better probe's skill that remains, with its 90 % interval.
+    kind: which probe that is.
+    lost: whether too little skill remains.
+    far: the share of images beyond the usual distance from every class, averaged over probes.
     """
 
     pairs: tuple[tuple[int, int, float], ...]
@@ -66,84 +74,91 @@ class Ruling:
 
     @property
     def fine(self) -> bool:
+        """Whether the version is safe."""
         return not self.pairs and not self.lost
 
 
 def rule(
-    answers: Mapping[str, Answers],
-    probes: Mapping[str, Known],
+    predictions: Mapping[str, Predictions],
+    probes: Mapping[str, Probe],
     expected: Sequence[tuple[int, int]] = (),
     seed: int = 0,
 ) -> Ruling:
-    """Judge one version of the judged images by what each kind of evidence, at least one, says of it.
+    """Decide whether one transformed version of the judged images is safe.
 
-    answers: about the version, by kind of evidence. probes: what is known of each. expected: pairs of classes, both
-    ways, that their names say are exchanged. seed: of the resampling.
+    Args:
+        predictions: for the version, by kind of features, at least one kind.
+        probes: by kind.
+        expected: pairs of class numbers, in both orders, that the field exchanges according to their names.
+        seed: of the resampling.
     """
-    kept = {kind: kept_skill(probes[kind], answer.called, seed) for kind, answer in answers.items()}
+    kept = {kind: kept_skill(probes[kind], one.predicted, seed) for kind, one in predictions.items()}
     kind = max(kept, key=lambda one: kept[one][0])
     lost = loses_meaning(kept[kind])
-    shares, surely = zip(*(moved(probes[one], answer) for one, answer in answers.items()), strict=True)
-    changed, share = changes_class(surely, expected, lost), np.maximum.reduce(shares)
+    shares, lower = zip(*(moved(probes[name], one) for name, one in predictions.items()), strict=True)
+    changed, share = changes_class(lower, expected, lost), np.maximum.reduce(shares)
     pairs = [(int(a), int(b), float(share[a, b])) for a, b in np.argwhere(changed)]
-    far = float(np.mean([answer.far().mean() for answer in answers.values()]))
+    far = float(np.mean([one.far().mean() for one in predictions.values()]))
     return Ruling(tuple(sorted(pairs, key=lambda one: -one[2])), kept[kind], kind, lost, far)
 
 
-# -- meaning ----------------------------------------------------------------------------------------------
+# -- skill ------------------------------------------------------------------------------------------------
 
 
-def skill(called: np.ndarray, truth: np.ndarray, classes: int) -> float:
-    """Mean over classes of the share that is right, from 0 = chance to 1.
+def skill(predicted: np.ndarray, truth: np.ndarray, classes: int) -> float:
+    """Balanced accuracy, adjusted for chance: 0 is chance, 1 is perfect, as `balanced_accuracy_score(adjusted=True)`.
 
     >>> skill(np.array([0, 0, 1, 0]), np.array([0, 0, 1, 1]), 2)
     0.5
     """
-    right = called == truth
-    mean = np.mean([right[truth == c].mean() for c in range(classes) if (truth == c).any()])
+    correct = predicted == truth
+    mean = np.mean([correct[truth == c].mean() for c in range(classes) if (truth == c).any()])
     return float((mean - 1 / classes) / (1 - 1 / classes))
 
 
-def resampled_skill(known: Known, *calls: np.ndarray, seed: int = 0, count: int = 200) -> list[np.ndarray]:
-    """The skill of several calls on the same resamplings of images within their classes: float (count,) each."""
+def resampled_skill(probe: Probe, *predictions: np.ndarray, seed: int = 0, count: int = 200) -> list[np.ndarray]:
+    """Bootstrap the skill of several predictions, with the same images drawn for each, within classes.
+
+    Returns: float, shape (count,), per prediction.
+    """
     random = np.random.default_rng(seed)
-    shares = [np.zeros(count) for _ in calls]
-    places = [np.flatnonzero(known.truth == c) for c in np.unique(known.truth)]
-    for mine in places:
+    accuracies = [np.zeros(count) for _ in predictions]
+    by_class = [np.flatnonzero(probe.truth == c) for c in np.unique(probe.truth)]
+    for mine in by_class:
         drawn = random.integers(0, len(mine), (count, len(mine)))
-        for share, called in zip(shares, calls, strict=True):
-            share += (called[mine] == known.truth[mine])[drawn].mean(1) / len(places)
-    k = known.classes
-    return [(share - 1 / k) / (1 - 1 / k) for share in shares]
+        for accuracy, predicted in zip(accuracies, predictions, strict=True):
+            accuracy += (predicted[mine] == probe.truth[mine])[drawn].mean(1) / len(by_class)
+    k = probe.classes
+    return [(accuracy - 1 / k) / (1 - 1 / k) for accuracy in accuracies]
 
 
-def skill_with_interval(known: Known, seed: int = 0) -> Interval:
-    """A probe's skill on untouched images, and its 95 % interval."""
-    middle = skill(known.untouched.called, known.truth, known.classes)
-    low, high = np.quantile(resampled_skill(known, known.untouched.called, seed=seed)[0], (0.025, 0.975))
+def skill_with_interval(probe: Probe, seed: int = 0) -> Interval:
+    """A probe's skill on untouched images, and its 95 % bootstrap interval."""
+    middle = skill(probe.untouched.predicted, probe.truth, probe.classes)
+    low, high = np.quantile(resampled_skill(probe, probe.untouched.predicted, seed=seed)[0], (0.025, 0.975))
     return round(middle, 4), round(float(low), 4), round(float(high), 4)
 
 
-def kept_skill(known: Known, called: np.ndarray, seed: int = 0) -> Interval:
-    """Which share of a probe's skill is left, and its 90 % interval by resampling images within classes."""
-    before, after = resampled_skill(known, known.untouched.called, called, seed=seed)
+def kept_skill(probe: Probe, predicted: np.ndarray, seed: int = 0) -> Interval:
+    """The share of a probe's skill that remains, and its 90 % bootstrap interval."""
+    before, after = resampled_skill(probe, probe.untouched.predicted, predicted, seed=seed)
     low, high = np.quantile(after / np.maximum(before, 0.05), (0.05, 0.95))
-    untouched = skill(known.untouched.called, known.truth, known.classes)
-    middle = skill(called, known.truth, known.classes) / max(untouched, 0.05)
+    untouched = skill(probe.untouched.predicted, probe.truth, probe.classes)
+    middle = skill(predicted, probe.truth, probe.classes) / max(untouched, 0.05)
     return round(middle, 4), round(float(low), 4), round(float(high), 4)
 
 
 def loses_meaning(kept: Interval) -> bool:
-    """Whether too little skill is left, and surely so.
+    """Whether too little skill remains, both the estimate and the upper bound of its interval.
 
     >>> loses_meaning((0.7, 0.6, 0.85)), loses_meaning((0.7, 0.6, 0.95))
     (True, False)
     """
-    return kept[0] < KEPT and kept[2] < SURELY
+    return kept[0] < KEPT and kept[2] < KEPT_UPPER
 
 
 def trusted(skills: Mapping[str, Interval]) -> tuple[str, ...]:
-    """The kinds of evidence that may be asked: surely better than chance, and not far behind the best.
+    """The kinds of features whose probes are used: clearly better than chance, and at least half as good as the best.
 
     >>> trusted({"layout": (0.9, 0.8, 1.0), "content": (0.4, 0.3, 0.5)})
     ('layout',)
@@ -152,51 +167,61 @@ def trusted(skills: Mapping[str, Interval]) -> tuple[str, ...]:
     return tuple(k for k, (middle, low, _) in skills.items() if low >= WEAKEST and middle >= strongest / 2)
 
 
-# -- classes ----------------------------------------------------------------------------------------------
+# -- changes of class -------------------------------------------------------------------------------------
 
 
-def moved(known: Known, answer: Answers) -> tuple[np.ndarray, np.ndarray]:
-    """For each pair of classes, the share of a's images that went over to b, net of those that did so untouched, and
-    what it surely is (19 of 20, normal approximation of the paired difference); -1 where too few images moved. Each
-    float, shape (k, k).
+def moved(probe: Probe, predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
+    """For each pair of classes (a, b), the share of a's images that change into b.
+
+    An image changes into b if it is classified as b and is within b's usual distance. Images for which that already
+    holds untouched are subtracted.
+
+    Returns: the net shares, and their lower 95 % confidence bounds (one-sided, normal approximation of the paired
+        difference), -1 where too few images changed. Float, shape (classes, classes) each.
     """
-    k, before = known.classes, known.untouched
-    share, surely = np.zeros((k, k)), np.full((k, k), -1.0)
-    over = [(one.called[:, None] == np.arange(k)) & (one.distance <= 1) for one in (answer, before)]
+    k, before = probe.classes, probe.untouched
+    share, lower = np.zeros((k, k)), np.full((k, k), -1.0)
+    over = [(one.predicted[:, None] == np.arange(k)) & (one.distance <= 1) for one in (predictions, before)]
     for a in range(k):
-        mine = known.truth == a
+        mine = probe.truth == a
         n = int(mine.sum())
         came = (over[0][mine] & ~over[1][mine]).sum(0)
         left = (over[1][mine] & ~over[0][mine]).sum(0)
         net = (came - left) / n
         error = np.sqrt(np.maximum(came + left - (came - left) ** 2 / n, 0.5)) / n
         enough = (came - left >= FEWEST_CHANGED) & (np.arange(k) != a)
-        share[a], surely[a] = net, np.where(enough, net - 1.645 * error, -1.0)
-    return share, surely
+        share[a], lower[a] = net, np.where(enough, net - 1.645 * error, -1.0)
+    return share, lower
 
 
 def changes_class(
-    surely: Sequence[np.ndarray], expected: Sequence[tuple[int, int]] = (), lost: bool = False
+    lower: Sequence[np.ndarray], expected: Sequence[tuple[int, int]] = (), lost: bool = False
 ) -> np.ndarray:
-    """Which classes became which: surely most of a class by one kind of evidence, or some of it by all of several.
+    """Decide which classes change into which: most of a class by one kind of features, or some of it by several.
 
-    surely: of each kind, as `moved` gives it. expected: pairs that names suggest; where something is wrong, because the
-    meaning is lost or some class changes, they need less to be believed. Returns bool, shape (k, k).
+    Args:
+        lower: lower bounds of each kind, from `moved`.
+        expected: pairs that names suggest. They need a smaller share, but only if the class information is lost or
+            some class changes.
+        lost: whether the class information is lost.
+
+    Returns: bool, shape (classes, classes).
     """
-    changed = np.maximum.reduce(surely) > MOST
-    if len(surely) > 1:
-        changed |= np.minimum.reduce(surely) > SOME
+    changed = np.maximum.reduce(lower) > MOST
+    if len(lower) > 1:
+        changed |= np.minimum.reduce(lower) > SOME
     if lost or changed.any():
         for a, b in expected:
-            changed[a, b] |= any(one[a, b] > EXPECTED for one in surely)
+            changed[a, b] |= any(one[a, b] > EXPECTED for one in lower)
     return changed
 
 
 def survives(learned: float, untouched: float) -> bool:
-    """Whether classes can still be told in the versions: a blank image resembles some class, too, and has become none.
+    """Whether classes remain separable in the transformed images.
 
-    learned, untouched: the skill of a probe that learns from the versions, and of one that learns from images as they
-    are.
+    A blank image also resembles some class, but has not changed into it.
+
+    learned, untouched: the skill of a probe trained on transformed images, and of one trained on untouched images.
     """
     return learned >= KEPT * untouched
 
@@ -205,7 +230,7 @@ def survives(learned: float, untouched: float) -> bool:
 
 
 def verdict_at(limit: float | None) -> str:
-    """The verdict on a field that is safe up to a share of its range, None where at no size.
+    """The verdict on a field that is safe up to a share of its range. None: at no size.
 
     >>> verdict_at(1.0), verdict_at(0.5), verdict_at(None)
     ('safe', 'limited', 'unsafe')
@@ -216,10 +241,11 @@ def verdict_at(limit: float | None) -> str:
 
 
 def careful_size(name: str, asked: float, hinted: bool) -> float | None:
-    """The size that a field is held to where nothing can be measured: no larger than asked, None = dropped.
+    """The size that a field is limited to if it cannot be measured: never larger than asked. None: it is dropped.
 
-    Flips are dropped, for nothing speaks for them; so is a field that the classes' names speak against (`hinted`).
-    asked: see `tlkit.plan.augmentation.size_of`.
+    Flips are dropped: there is no evidence that they are safe. A field that class names advise against is also dropped.
+
+    asked: see `tlkit.plan.augmentation.size_of`. hinted: whether class names advise against the field.
 
     >>> careful_size("rotate", 45.0, False), careful_size("crop", 0.5, False), careful_size("rotate", 45.0, True)
     (10.0, 0.8, None)
@@ -231,8 +257,8 @@ def careful_size(name: str, asked: float, hinted: bool) -> float | None:
 
 
 def hurt(effect: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    """The classes on which a probe that learned from versions, too, is surely worse: class -> gain, below 0.
+    """The classes on which a probe also trained on transformed images is clearly worse: class -> gain, below 0.
 
-    effect: by class, the gain in the share that is right, and its standard error.
+    effect: class -> (gain in accuracy, its standard error).
     """
     return {name: gain for name, (gain, error) in effect.items() if gain < -2 * error - HURTS}

@@ -63,10 +63,11 @@ def search(
         losses = round_[best]
     gain = without - losses
     why = (
-        f"learning with {', '.join(chosen)} lowers a probe's held-out log loss from {without.mean():.3f} to {losses.mean():.3f} "
-        f"(±{1.96 * gain.std() / len(gain) ** 0.5:.3f}, n = {len(gain)})"
+        f"learning with {', '.join(chosen)} lowers a probe's held-out log loss from {without.mean():.3f} to "
+        f"{losses.mean():.3f} (±{1.96 * gain.std() / len(gain) ** 0.5:.3f}, n = {len(gain)})"
         if chosen
-        else f"no safe field lowers a probe's held-out log loss ({without.mean():.3f}, n = {len(without)}) by more than its standard error"
+        else f"no safe field lowers a probe's held-out log loss ({without.mean():.3f}, n = {len(without)}) by more "
+        "than its standard error"
     )
     return Found(safe.only(*chosen), float(without.mean()), float(losses.mean()), tuple(tried), why)
 
@@ -74,7 +75,7 @@ def search(
 def held_out_losses(sample: Sample, versions: Sequence[np.ndarray] = ()) -> np.ndarray:
     """The log loss on each untouched judged image of a probe that learns from all images and these versions."""
     kind = sample.best_kind
-    return sample.probes[kind].losses_with([sample.eyes(one)[kind] for one in versions])
+    return sample.probes[kind].losses_with([sample.extractor(one)[kind] for one in versions])
 
 
 def _versions(sample: Sample, augmentation: Augmentation) -> list[np.ndarray]:

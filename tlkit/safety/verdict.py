@@ -1,4 +1,4 @@
-"""What the check found: a verdict per field, in numbers and in a sentence, and as it is kept in the cache."""
+"""The result of the safety check: a verdict per field, as numbers, as a sentence and as JSON in the cache."""
 
 from __future__ import annotations
 
@@ -12,24 +12,29 @@ from typing import Any
 from tlkit.cache import Cache
 from tlkit.plan.augmentation import FLIPS, Augmentation, augmentation_from_dict
 
-VERSION = 2  # of the rules: results of others are not taken from the cache
+VERSION = 2  # of the rules: cached results of other versions are not used
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found about one field.
+    """The verdict on one field.
 
     verdict: "safe", "limited", "unsafe" or "not_measurable".
-    asked, limit: its size, see `size_of`; limit is how far it is safe, None where it is not.
-    n: images judged. why: in a sentence.
-    pairs: (class, the class it becomes, share of its images, net of those that are taken for it untouched), most first.
-    kept: share of the better probe's skill that is left at the asked size, with its 90 % interval. kind: which probe.
-    far: share of the images further from every class than is usual.
-    in_frame: share of the evidence map left in the image, where parts of it leave.
-    told_apart: AUC of telling the transformed from the untouched, 0.5 = cannot, with its 95 % interval.
-    effect: by class, what learning from transformed images too adds to the share that is right, and its standard error.
+    asked: the size asked for, see `tlkit.plan.augmentation.size_of`.
+    limit: the largest safe size; None if no size is safe.
+    n: the number of judged images.
+    why: the reason, in one sentence.
+    pairs: (class, the class it becomes, net share of its images), largest share first. Net: images that are classified
+        as that class even untouched are subtracted.
+    kept: the share of the better probe's skill that remains at the asked size, with its 90 % interval.
+    kind: which probe that is.
+    far: the share of images beyond the usual distance from every class.
+    in_frame: the share of the saliency map that stays in the frame, for fields that move parts out of it.
+    told_apart: ROC AUC of separating transformed from untouched images, with its 95 % interval. 0.5: not separable.
+    effect: class -> (gain in accuracy from also training on transformed images, its standard error).
     examples: the most telling images, for the report.
-    hinted: the classes' names speak against it. allowed: by the person.
+    hinted: whether class names advise against the field.
+    allowed: whether the user allowed it.
     """
 
     field: str
@@ -54,8 +59,14 @@ class Verdict:
 class Safety:
     """The verdict on every field that is on, and the augmentation narrowed to what is safe.
 
-    skill: of each kind of evidence on untouched images, with its 95 % interval: 0 = chance, 1 = always right.
-    hints: what the classes' names suggest.
+    asked: the augmentation that was checked.
+    augmentation: the same, narrowed.
+    verdicts: one per field.
+    skill: kind of features -> skill of its probe on untouched images, with its 95 % interval. Skill is balanced
+        accuracy adjusted for chance: 0 is chance, 1 is perfect.
+    n: the number of judged images.
+    hints: from class names.
+    seconds: the time taken.
     """
 
     asked: Augmentation
@@ -67,7 +78,7 @@ class Safety:
     seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values: for each field its verdict, and the rest under other names."""
+        """Convert to JSON values. The verdicts are under "fields", by field name."""
         return {
             "fields": {one.field: dataclasses.asdict(one) for one in self.verdicts},
             "asked": dataclasses.asdict(self.asked),
@@ -79,8 +90,9 @@ class Safety:
         }
 
 
-def _kept_file(cache: Cache, words: str) -> Path:
-    return cache.at("safety", hashlib.sha256(words.encode()).hexdigest()[:24]) / "safety.json"
+def _cache_file(cache: Cache, settings: str) -> Path:
+    """The file that holds the result of a check with these settings and data, as JSON."""
+    return cache.at("safety", hashlib.sha256(settings.encode()).hexdigest()[:24]) / "safety.json"
 
 
 def _from_json(text: str) -> Safety:
@@ -99,34 +111,34 @@ def _from_json(text: str) -> Safety:
 
 
 def line_of(verdict: Verdict) -> str:
-    """A verdict in one line for a person."""
+    """Format a verdict as one line of the log."""
     units = {"rotate": "°"}
     size = (
         ""
         if verdict.limit is None or verdict.field in FLIPS
         else f" to {verdict.limit:.3g}{units.get(verdict.field, '')}"
     )
-    said = {"safe": "safe", "limited": f"safe up{size}", "unsafe": "unsafe", "not_measurable": "not measurable"}
-    shown = said[verdict.verdict]
-    allowed = " (allowed all the same)" if verdict.allowed else ""
+    texts = {"safe": "safe", "limited": f"safe up{size}", "unsafe": "unsafe", "not_measurable": "not measurable"}
+    shown = texts[verdict.verdict]
+    allowed = " (allowed anyway)" if verdict.allowed else ""
     return f"  {verdict.field:<16} {shown:<18}{allowed} {verdict.why}"
 
 
 def sentence(safety: Safety) -> str:
-    """What was decided, in a sentence for the plan."""
-    said = []
+    """The decision on all fields, in one sentence for the plan."""
+    clauses = []
     for verdict, words in (
-        ("safe", "as asked"),
+        ("safe", "kept as asked"),
         ("limited", "narrowed"),
         ("unsafe", "dropped"),
-        ("not_measurable", "held to careful sizes, not measurable"),
+        ("not_measurable", "not measurable, so limited to small sizes or dropped"),
     ):
         mine = [one for one in safety.verdicts if one.verdict == verdict and not one.allowed]
         if mine:
             names = [one.field if verdict != "limited" else f"{one.field} to {one.limit:.3g}" for one in mine]
-            said.append(f"{words}: {', '.join(names)}")
+            clauses.append(f"{words}: {', '.join(names)}")
     allowed = [one.field for one in safety.verdicts if one.allowed]
     if allowed:
-        said.append(f"allowed by you whatever was found: {', '.join(allowed)}")
+        clauses.append(f"allowed by you despite the check: {', '.join(allowed)}")
     probes = ", ".join(f"{kind} {middle:.2f}" for kind, (middle, _, _) in safety.skill.items())
-    return "; ".join(said) + f" (n = {safety.n}; skill of the probes: {probes or 'none'})"
+    return "; ".join(clauses) + f" (n = {safety.n}; skill of the probes: {probes or 'none'})"

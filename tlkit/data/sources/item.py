@@ -1,4 +1,4 @@
-"""One image that a source found, before its file is looked at."""
+"""One image found by a source, before its file is read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from tlkit.errors import DataError
 from tlkit.plan.job import PARTS
 
-PART_FOLDERS = {
+SPLIT_FOLDERS = {  # folder name, or value of a CSV's column split -> split
     "train": "train",
     "training": "train",
     "val": "validation",
@@ -23,15 +23,16 @@ PART_FOLDERS = {
 class _Found:
     path: str  # relative to the root, with forward slashes
     label: str
-    part: str = ""
+    split: str = ""
     group: str = ""
 
 
-def _part_of(value: str, file: Path, number: int) -> str:
-    part = PART_FOLDERS.get(value.strip().lower())
-    if part is None:
+def _split_named(value: str, file: Path, number: int) -> str:
+    """The split that a value in row `number` of a CSV names. Raises DataError for any other value."""
+    split = SPLIT_FOLDERS.get(value.strip().lower())
+    if split is None:
         raise DataError(f"split is '{value}' in row {number} of '{file}'. Expected one of {', '.join(PARTS)}.")
-    return part
+    return split
 
 
 def _relative(path: Path, root: Path) -> str:

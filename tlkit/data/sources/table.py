@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tlkit.data.images import problem
-from tlkit.data.sources.item import _Found, _part_of
+from tlkit.data.sources.item import _Found, _split_named
 from tlkit.errors import DataError, unknown
 from tlkit.folders import PLAN, own_manifest
 from tlkit.plan.old import renewed, renewed_table
@@ -15,7 +15,7 @@ TABLES = (".csv", ".tsv", ".txt")
 
 
 def root_of_table(file: Path) -> Path:
-    """The folder that the paths of a CSV are relative to: its own, or where the data of the run are whose split.csv it is."""
+    """The folder that the paths of a CSV are relative to: its own, or the data's for the split.csv of a run."""
     values = own_manifest(file.parent, PLAN) if file.name == "split.csv" else None
     if values is None:
         return file.parent
@@ -24,6 +24,7 @@ def root_of_table(file: Path) -> Path:
 
 
 def _read_csv(file: Path, group_by: str | None, findings: list[dict[str, str]]) -> Iterator[_Found]:
+    """Yield the images of a CSV and append the problems to `findings`."""
     import pandas as pd
 
     try:
@@ -46,7 +47,7 @@ def _read_csv(file: Path, group_by: str | None, findings: list[dict[str, str]]) 
     seen: dict[str, str] = {}
     for number, row in enumerate(table.to_dict("records"), start=2):
         path, label = row["path"].strip(), row["label"].strip()
-        part = _part_of(row["split"], file, number) if "split" in columns else ""
+        split = _split_named(row["split"], file, number) if "split" in columns else ""
         if not label:
             findings.append(problem(path, "", "no-label", f"row {number} has an empty label"))
         elif path in seen and seen[path] != label:
@@ -58,4 +59,4 @@ def _read_csv(file: Path, group_by: str | None, findings: list[dict[str, str]]) 
             findings.append(problem(path, label, "repeated-row", f"row {number} repeats an earlier one"))
         else:
             seen[path] = label
-            yield _Found(path, label, part, row[group_column].strip() if group_column else "")
+            yield _Found(path, label, split, row[group_column].strip() if group_column else "")
