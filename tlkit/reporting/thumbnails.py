@@ -24,7 +24,7 @@ SaliencyMaps = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 class Thumbnails:
     """The images of a run as the model sees them, as small JPEGs inside the page.
 
-    dataset: None if the images are not where they were; then every thumbnail is its text alone.
+    dataset: None if the images are no longer there; then every thumbnail is only its text.
     """
 
     def __init__(self, dataset: Dataset | None) -> None:
@@ -70,7 +70,7 @@ class Thumbnails:
 
 
 def as_data(pixels: np.ndarray | None, alt: str) -> dict[str, Any]:
-    """An image as the page embeds it: a data URI and its alternative text. None gives the text alone."""
+    """An image as the page embeds it: a data URI and its alternative text. For None, only the text."""
     if pixels is None:
         return {"data": "", "alt": alt, "width": SIDE, "height": SIDE}
     image = Image.fromarray(pixels)
