@@ -64,8 +64,8 @@ class FreshProcess:
             self._process.communicate(json.dumps(question).encode())
             if self._process.returncode != 0:
                 self._errors.seek(0)
-                said = self._errors.read().decode("utf-8", "replace")[-1500:]
-                raise ParityError(f"The exported model '{saved_model}' failed in a fresh process:\n{said}")
+                output = self._errors.read().decode("utf-8", "replace")[-1500:]
+                raise ParityError(f"The exported model '{saved_model}' failed in a fresh process:\n{output}")
             with np.load(answers, allow_pickle=False) as loaded:
                 return {name: loaded[name] for name in loaded.files}
 
@@ -214,8 +214,8 @@ def prove_target(
         raise ParityError(
             f"With 8-bit integers the model predicts the same class on {agreement:.1%} of "
             f"{counted(len(pixels), 'image')} (expected {LEAST_AGREEMENT:.0%} or more), and accuracy goes from "
-            f"{proof['accuracy_before']:.1%} to {proof['accuracy']:.1%}. Use the format litert, or keep '{folder}' with "
-            "`force`."
+            f"{proof['accuracy_before']:.1%} to {proof['accuracy']:.1%}. Use the format litert, or keep '{folder}' "
+            "with `force`."
         )
     if not rounded and (agreement < 1.0 or difference > 1e-3):
         raise ParityError(

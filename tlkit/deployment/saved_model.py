@@ -148,7 +148,9 @@ class _Served(tf.Module):
         }
 
     def _decode_each(self, image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Returns (ok, problem, pixels). An image with a faulty header, or that does not decode, is not ok: all pixels 0.
+        """Decode each image: (ok, problem, pixels).
+
+        An image with a faulty header, or that does not decode, is not ok, and its pixels are 0.
 
         In a graph, an operation that fails would fail the whole batch. Only in a tf.data.Dataset that ignores errors
         can one item fail alone.

@@ -18,15 +18,15 @@ MASKED = 0.3  # share of the pixels that are masked
 EDGE = 0.125  # of the side, from each border inwards: the edge of an image
 
 
-def without(pictures: np.ndarray, maps: np.ndarray, share: float = MASKED) -> np.ndarray:
+def without(images: np.ndarray, maps: np.ndarray, share: float = MASKED) -> np.ndarray:
     """The images with their most salient pixels set to the image's mean colour: uint8, the same shape."""
-    large = enlarged(maps.astype("float32"), pictures.shape[1])
+    large = enlarged(maps.astype("float32"), images.shape[1])
     flat = large.reshape(len(large), -1)
     order = np.argsort(-flat, axis=1, kind="stable")[:, : round(share * flat.shape[1])]
     covered = np.zeros_like(flat, bool)
     np.put_along_axis(covered, order, True, axis=1)
-    means = pictures.reshape(len(pictures), -1, 3).mean(1).astype(pictures.dtype)
-    return np.where(covered.reshape(large.shape)[..., None], means[:, None, None, :], pictures)
+    means = images.reshape(len(images), -1, 3).mean(1).astype(images.dtype)
+    return np.where(covered.reshape(large.shape)[..., None], means[:, None, None, :], images)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class Reliance:
         """The numbers in words."""
         lines = [
             f"With the 30 % most salient pixels masked, accuracy is {self.without_evidence:.1%}; with a random 30 % "
-            f"masked, {self.without_random:.1%}; with none masked, {self.accuracy:.1%} (n = {counted(self.n, 'image')}).",
+            f"masked, {self.without_random:.1%}; with none masked, {self.accuracy:.1%} "
+            f"(n = {counted(self.n, 'image')}).",
             f"{self.at_edge:.0%} of the saliency lies near the border: in the outer eighth on each side, which is 44 % "
             "of the area.",
         ]
@@ -65,8 +66,8 @@ class Reliance:
             lines.append("That is more than chance: look for borders, marks or captions that give the class away.")
         if self.n >= 50 and self.accuracy - self.without_evidence < 0.02:
             lines.append(
-                "Masking the most salient pixels hardly lowers accuracy: the classes can be told from almost any part of "
-                "the image, perhaps from the background."
+                "Masking the most salient pixels hardly lowers accuracy: the classes can be told from almost any part "
+                "of the image, perhaps from the background."
             )
         return lines
 
@@ -77,29 +78,29 @@ class Reliance:
 
 
 def reliance(
-    model: keras.Model, pictures: np.ndarray, labels: np.ndarray, *, cam: GradCam | None = None, seed: int = 0
+    model: keras.Model, images: np.ndarray, labels: np.ndarray, *, cam: GradCam | None = None, seed: int = 0
 ) -> Reliance:
     """Mask the most salient pixels, and predict again. Takes three forward passes for each image.
 
     Args:
-        pictures: uint8, RGB, shape (n, height, width, 3).
+        images: uint8, RGB, shape (n, height, width, 3).
         labels: int, shape (n,).
         cam: Default one of `model`.
         seed: Of the random pixels.
     """
     cam = cam or GradCam(model)
-    maps, before = cam(pictures)
+    maps, before = cam(images)
     random = np.random.default_rng(seed).random(maps.shape)
     predicted = before.argmax(1)
-    answers = [cam(without(pictures, one))[1] for one in (maps, random)]
-    rows = np.arange(len(pictures))
+    answers = [cam(without(images, one))[1] for one in (maps, random)]
+    rows = np.arange(len(images))
     falls = np.stack([before[rows, predicted] - after[rows, predicted] for after in answers], axis=1)
     large = enlarged(maps, 64)
     inner = slice(round(64 * EDGE), 64 - round(64 * EDGE))
     inside = large[:, inner, inner].sum((1, 2)) / np.maximum(large.sum((1, 2)), 1e-9)
     salient_masked, random_masked = (float((after.argmax(1) == labels).mean()) for after in answers)
     return Reliance(
-        n=len(pictures),
+        n=len(images),
         accuracy=float((predicted == labels).mean()),
         without_evidence=salient_masked,
         without_random=random_masked,

@@ -68,10 +68,10 @@ class GradCam:
         maps, probabilities = zip(*found, strict=True)
         return np.concatenate(maps), np.concatenate(probabilities)
 
-    def _of_batch(self, pictures: np.ndarray, classes: Sequence[int] | None) -> tuple[np.ndarray, np.ndarray]:
+    def _of_batch(self, images: np.ndarray, classes: Sequence[int] | None) -> tuple[np.ndarray, np.ndarray]:
         import tensorflow as tf
 
-        ends = [tf.constant(one) for one in self._prefix(pictures)]
+        ends = [tf.constant(one) for one in self._prefix(images)]
         with tf.GradientTape() as tape:
             tape.watch(ends)
             probabilities = self._suffix(ends, training=False)
@@ -106,11 +106,11 @@ def occlusion_maps(
 
 
 def _occluded(
-    call: Callable[[np.ndarray], list[np.ndarray]], picture: np.ndarray, chosen: int, patches: int, batch_size: int
+    call: Callable[[np.ndarray], list[np.ndarray]], image: np.ndarray, chosen: int, patches: int, batch_size: int
 ) -> np.ndarray:
-    height, width = picture.shape[:2]
-    covered = np.repeat(picture[None], patches**2 + 1, axis=0)
-    mean = picture.reshape(-1, 3).mean(0).astype(picture.dtype)
+    height, width = image.shape[:2]
+    covered = np.repeat(image[None], patches**2 + 1, axis=0)
+    mean = image.reshape(-1, 3).mean(0).astype(image.dtype)
     for row in range(patches):
         for column in range(patches):
             top, left = (int((at - 0.5) * side / patches) for at, side in ((row, height), (column, width)))
@@ -129,10 +129,10 @@ def enlarged(maps: np.ndarray, size: int) -> np.ndarray:
     return np.stack([np.asarray(Image.fromarray(one).resize(box, Image.Resampling.BILINEAR)) for one in maps])
 
 
-def overlay(picture: np.ndarray, map_: np.ndarray) -> np.ndarray:
+def overlay(image: np.ndarray, map_: np.ndarray) -> np.ndarray:
     """The image in grey with its map in colour over it: uint8, shape (height, width, 3)."""
-    heat = enlarged(_to_1(map_[None].astype("float32")), picture.shape[0])[0]
-    grey = picture.mean(-1, keepdims=True)
+    heat = enlarged(_to_1(map_[None].astype("float32")), image.shape[0])[0]
+    grey = image.mean(-1, keepdims=True)
     colour = np.stack(
         [np.interp(heat, [at for at, _ in COLOURS], [one[c] for _, one in COLOURS]) for c in range(3)], -1
     )

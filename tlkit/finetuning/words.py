@@ -37,8 +37,8 @@ def result_lines(run: Run) -> list[str]:
         if score:
             low, high = score["accuracy_95"]
             lines.append(
-                f"{split:<11} accuracy {score['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}, n = {score['n']:,}), "
-                f"macro-F1 {score['macro_f1']:.3f}"
+                f"{split:<11} accuracy {score['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}, "
+                f"n = {score['n']:,}), macro-F1 {score['macro_f1']:.3f}"
             )
     calibration, best = metrics["calibration"], "test" if metrics["test"] else "validation"
     before, after = calibration["before"][best], metrics[best]

@@ -89,8 +89,8 @@ class Temperature:
 class Refusal:
     """Below which probability the answer is "unsure", and what that does on the report's split.
 
-    assured: errors stay below max_error with 95 % confidence. coverage: share that is answered. error: share of those
-    that is wrong; None where nothing is answered.
+    assured: errors stay below max_error with 95 % confidence. coverage: share that is answered. error: share of the
+    answers that is wrong; None if nothing is answered.
     """
 
     max_error: float
@@ -179,7 +179,7 @@ class Record:
 
     @property
     def label_judge(self) -> str:
-        """Whose features judge the labels: the run's backbone where it started from ImageNet's weights, else `nano`."""
+        """The backbone that judges the labels: the run's own if it started from ImageNet weights, else `nano`."""
         job = self._plan.job
         return self.backbone if job.weights == "imagenet" and not job.from_run else JUDGE
 
@@ -213,7 +213,7 @@ class Record:
 
     @property
     def field_checks(self) -> list[FieldCheck]:
-        """What the safety check found, by field; empty where nothing was checked."""
+        """The results of the safety check, by field; empty if nothing was checked."""
         found = self.decision("augmentation")
         return [] if found is None else [_field_check(*item) for item in found.evidence["fields"].items()]
 
@@ -244,7 +244,7 @@ class Record:
 
     @property
     def split(self) -> str:
-        """What a report is measured on: "test" where there are test images, else "validation"."""
+        """The split that a report is measured on: "test" if there are test images, else "validation"."""
         return "test" if self._metrics["test"] else "validation"
 
     @functools.cached_property
@@ -305,7 +305,7 @@ class Record:
     def predictions(self, split: str | None = None) -> pd.DataFrame:
         """path, label, prediction, probability, top2, top2_probability of each image of a split.
 
-        split: "test" or "validation"; default test, where there are test images.
+        split: "test" or "validation"; default test if there are test images.
         """
         table = self.run.read_table("predictions.csv")
         if split is None:

@@ -34,7 +34,7 @@ from tlkit.runs.folder import Run, open_run
 from tlkit.runs.reading import decoded, load_model, own_part
 from tlkit.words import counted
 
-# In the order of the page. Each makes its section, or None where it has nothing to say.
+# In the order of the page. Each makes its section, or returns None if it has nothing to show.
 SECTIONS: tuple[Callable[[Findings], Section | None], ...] = (
     summary.render,
     curves.render,

@@ -57,7 +57,7 @@ class Thumbnails:
         return self.figure(row.path, alt, caption or f"{row.label}, predicted {row.prediction} ({row.probability:.0%})")
 
     def saliency(self, paths: Sequence[str], maps_of: SaliencyMaps | None) -> list[list[dict[str, Any]]]:
-        """For each image its saliency map drawn over it; nothing where there is no map."""
+        """Each image with its saliency map drawn over it; an empty list for each if there are no maps."""
         images = [self.pixels(path) for path in paths]
         known = [one for one in images if one is not None]
         if maps_of is None or not known or len(known) < len(images):

@@ -53,7 +53,8 @@ def own_part(run: Run, part: str | None) -> ImageSet:
         file = root / row.path
         if not file.is_file():
             raise DataError(
-                f"'{file}', an image of the run '{run.folder}', is gone. Give DATA, or run the command where the data is."
+                f"'{file}', an image of the run '{run.folder}', is gone. "
+                "Give DATA, or run the command where the data is."
             )
         with file.open("rb") as stream:
             if hashlib.file_digest(stream, "sha256").hexdigest() != row.sha256:
@@ -90,8 +91,8 @@ def parity_sample(count: int) -> list[int]:
 def open_exported(model: str | Path) -> tuple[list[str], Opened]:
     """Open a run or an export of any format.
 
-    Returns its class names, and a function from files' bytes to (ok, sure, probabilities). Raises RunError if the folder
-    is neither, or cannot be loaded.
+    Returns its class names, and a function from files' bytes to (ok, sure, probabilities). Raises RunError if the
+    folder is neither, or cannot be loaded.
     """
     import tensorflow as tf
 

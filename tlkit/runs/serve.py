@@ -159,15 +159,15 @@ def _word_errors(app: flask.Flask) -> None:
 
     @app.errorhandler(HTTPException)
     def refused(error: HTTPException) -> tuple[flask.Response, int]:
-        said = error.description or error.name
+        message = error.description or error.name
         if error.code == 413:
-            said = (
+            message = (
                 f"The request is larger than {MAX_REQUEST_BYTES // 2**20} MiB or has too many parts. "
                 "Send smaller or fewer images."
             )
         if error.code in (404, 405):
-            said = "Expected GET / or POST /predict."
-        return flask.jsonify(error=said), error.code or 500
+            message = "Expected GET / or POST /predict."
+        return flask.jsonify(error=message), error.code or 500
 
     @app.errorhandler(TlkitError)
     def ours(error: TlkitError) -> tuple[flask.Response, int]:

@@ -119,7 +119,7 @@ def sentences(found: dict[str, Any]) -> list[str]:
     ]
     gain, error = curve[-1]["gain"], curve[-1]["gain_error"]
     growth = (
-        f"going from {curve[-2]['training_images']:,} to {curve[-1]['training_images']:,} training images changes "
+        f"going from {curve[-2]['training_images']:,} to {curve[-1]['training_images']:,} training images changed "
         f"accuracy by {100 * gain:+.1f} points (95 % interval ±{196 * error:.1f}, n = {n:,})"
     )
     if still_climbing(found):
@@ -143,15 +143,18 @@ def sentences(found: dict[str, Any]) -> list[str]:
     else:
         kind = "similar to" if distance < DISTANT else "different from"
         lines.append(
-            f"the activations are {distance:.2f} nats per channel away from those on the backbone's own training images "
-            f"(n = {min(found['images'], ACTIVATION_IMAGES):,}): by this measure the images are {kind} those "
+            f"the activations are {distance:.2f} nats per channel away from those on the backbone's own training "
+            f"images (n = {min(found['images'], ACTIVATION_IMAGES):,}): by this measure the images are {kind} those "
             f"(similar: below {DISTANT:g})"
         )
     return lines
 
 
 def still_climbing(found: Mapping[str, Any]) -> bool:
-    """Whether the last doubling of the training images raised accuracy by more than chance would. found: from `profile`."""
+    """Whether the last doubling of the training images raised accuracy by more than chance would.
+
+    found: from `profile`.
+    """
     last = found["learning_curve"][-1]
     return bool(last["gain"] > 1.96 * last["gain_error"])
 

@@ -271,7 +271,8 @@ class Tournament:
         compared = [one for one in self.contenders if one.asked.any() and one.state != "dropped"]
         best = max(compared, key=lambda one: _ahead(one, winner)[0])
         n = int(winner.asked.sum())
-        score = f"predicts {(winner.correct > 0).sum() / n:.1%} of {counted(n, 'held-out image')} correctly ({self.table.how})"
+        accuracy = (winner.correct > 0).sum() / n
+        score = f"predicts {accuracy:.1%} of {counted(n, 'held-out image')} correctly ({self.table.how})"
         if best is not winner and _ahead(best, winner)[0] > 0:
             ahead, error = _ahead(best, winner)
             return (

@@ -1,4 +1,4 @@
-"""What a report says of the data: suspicious labels, duplicates, outliers, class sizes and problem files."""
+"""The data in a report: suspicious labels, duplicates, outliers, class sizes and problem files."""
 
 from __future__ import annotations
 

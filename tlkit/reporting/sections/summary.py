@@ -15,7 +15,7 @@ TEMPLATE = """
 """
 
 WEAK = 0.1  # of F1: how far below the mean the weakest class must be to be named
-WIDE = 0.1  # of accuracy: an interval as wide as this is said to be wide
+WIDE = 0.1  # of accuracy: a wider interval is pointed out
 SUSPICIOUS = 0.02  # share of suspicious labels above which they come first
 
 
