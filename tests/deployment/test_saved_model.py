@@ -79,9 +79,9 @@ def test_a_process_without_keras_answers_what_the_model_answers(
     ("served_as", "ok", "message"),
     [
         ([0.5, 0.4, 0.1], True, None),
-        ([0.4, 0.5, 0.1], True, r"agrees with the trained one on 50.00%.*Do not deploy"),
+        ([0.4, 0.5, 0.1], True, r"same class as the trained one on 50.00% of 2 files.*Do not deploy"),
         ([0.502, 0.398, 0.1], True, "differ by up to 0.002"),
-        ([0.5, 0.4, 0.1], False, "refuses 1 files"),
+        ([0.5, 0.4, 0.1], False, "refuses 1 file that"),
     ],
 )
 def test_a_model_that_disagrees_fails_the_proof(

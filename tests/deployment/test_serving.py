@@ -1,4 +1,4 @@
-"""The SavedModel behind TensorFlow Serving's interfaces: a server in a process with TensorFlow alone, asked as Serving is asked."""
+"""The SavedModel behind TensorFlow Serving's interfaces: a server in a process with TensorFlow only."""
 
 from __future__ import annotations
 

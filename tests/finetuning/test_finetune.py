@@ -287,7 +287,7 @@ def test_a_forced_run_that_stops_loses_nothing_of_the_earlier_one(
     said.clear()
     run = finetune(left / "plan.json", out=out, force=True)  # it can be repeated from there
     assert run.folder == out and open_run(out).plan.job.seed == 1 and evaluate_run(out)["n"] == 6
-    assert set(tmp_path.iterdir()) == {out, folder} and said[0].startswith(f"replaces  {out}, which stays")
+    assert set(tmp_path.iterdir()) == {out, folder} and said[0].startswith(f"replaces  {out}, which is kept")
 
 
 def test_a_run_stopped_in_its_tournament_has_a_plan_to_repeat(
@@ -336,7 +336,7 @@ def test_force_does_not_touch_a_data_set_whose_classes_are_called_like_a_runs_fi
     (data / "red").rename(data / "keras")
     (data / "blue").rename(data / "onnx")
     other = write_folder(tmp_path / "other", per_class=2)
-    for source, message in ((data, "would be taken for a class"), (other, "not a run's")):
+    for source, message in ((data, "would count as a class"), (other, "not a run's")):
         words = ["finetune", str(source), "--backbone", tiny["backbone"], "--out", str(data), "--force"]
         done = CliRunner().invoke(main, words)
         assert done.exit_code == 1 and message in done.stderr
@@ -398,8 +398,8 @@ def test_the_proof_is_spread_over_all_images() -> None:
 def test_a_chosen_recipe_unfreezes_no_more_than_there_is() -> None:
     module = importlib.import_module("tlkit.finetuning.decide")
     one_block = replace(BACKBONES["vgg16"], boundaries=())
-    assert [s.unfreeze for s in module._within(RECIPES["large_similar"], one_block).stages] == [0, 1]
-    assert module._within(RECIPES["large_different"], BACKBONES["vgg16"]) == RECIPES["large_different"]
+    assert [s.unfreeze for s in module._limited_to(RECIPES["large_similar"], one_block).stages] == [0, 1]
+    assert module._limited_to(RECIPES["large_different"], BACKBONES["vgg16"]) == RECIPES["large_different"]
 
 
 @pytest.mark.slow

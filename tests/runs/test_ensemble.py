@@ -61,7 +61,7 @@ def test_an_ensemble_replaces_a_run_when_it_is_finished_and_never_a_member(
         ensemble(runs, out)
     with pytest.raises(SpecError, match="one of the runs to be averaged"):
         ensemble(runs, runs[1], force=True)
-    with pytest.raises(RunError, match="would be taken for a class"):
+    with pytest.raises(RunError, match="would count as a class"):
         ensemble(runs, tmp_path / "data" / "both")
     (out / "thesis.docx").write_text("years of work")
     with pytest.raises(RunError, match=r"thesis\.docx"):
@@ -85,7 +85,7 @@ def test_what_one_member_trained_on_is_no_validation_image(runs: list[Path], tmp
     assert run.metrics["validation"]["n"] == 5
     split["split"] = "train"
     split.to_csv(runs[1] / "split.csv", index=False)
-    with pytest.raises(SpecError, match="cannot be judged"):
+    with pytest.raises(SpecError, match="cannot be evaluated"):
         ensemble(runs, tmp_path / "none")
 
 
@@ -96,7 +96,7 @@ def test_runs_that_do_not_go_together_are_refused(runs: list[Path], tmp_path: Pa
     done = CliRunner().invoke(main, ["ensemble", str(runs[0]), str(other), "--out", str(tmp_path / "new")])
     assert done.exit_code == 1 and "differ in image size: 48 and 32" in done.stderr
     done = CliRunner().invoke(main, ["ensemble", str(runs[0]), "--out", str(tmp_path / "new")])
-    assert done.exit_code == 1 and "has 1 run. Expected two or more" in done.stderr
+    assert done.exit_code == 1 and "was given 1 run. Expected two or more" in done.stderr
     assert not (tmp_path / "new").exists()
 
 

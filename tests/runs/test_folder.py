@@ -219,7 +219,7 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
 def test_images_and_runs_do_not_lie_in_each_other(tmp_path: Path) -> None:
     write(tmp_path / "data", "cat/1.png", "splits.csv")
     for out in (tmp_path / "data", tmp_path / "data" / "run", tmp_path / "data" / "cat" / "deep" / "run"):
-        with pytest.raises(RunError, match="would be taken for a class"):
+        with pytest.raises(RunError, match="would count as a class"):
             check_out(out, force=True, data=tmp_path / "data")
     for data in (tmp_path / "data", tmp_path / "data" / "splits.csv"):
         with pytest.raises(RunError, match="lies in the run's folder"):

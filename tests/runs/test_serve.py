@@ -1,4 +1,4 @@
-"""`tlkit serve`: the page, the endpoint, what they refuse; a real browser, and a thousand broken requests to a real server."""
+"""`tlkit serve`: page, endpoint and refusals; a real browser, and a thousand broken requests to a real server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The measured axes and the tournament: evidence from held-out images, the cheaper where it cannot tell, nothing trained twice."""
+"""The measured axes and the tournament: decided on held-out images, the cheaper on a tie, nothing trained twice."""
 
 from __future__ import annotations
 
@@ -137,13 +137,13 @@ def _start() -> Any:
 )
 def test_the_dearer_leads_only_by_more_than_the_standard_error(shares: tuple[float, ...], leader: str) -> None:
     tournament = Tournament(build, BACKBONE, table_of(examples(20, 604), 14), examples(20, 604))
-    assert tournament._lead(contenders(*shares)).name == leader
+    assert tournament._leader(contenders(*shares)).name == leader
 
 
 def test_where_it_cannot_tell_it_says_so() -> None:
     tournament = Tournament(build, BACKBONE, table_of(examples(20, 604), 14), examples(20, 604))
     tournament.contenders = contenders(0.80, 0.805)
-    assert "cannot tell from chance, so the cheaper is taken" in tournament._why(tournament.contenders[0])
+    assert "cannot tell from chance, so the cheaper strategy is taken" in tournament._why(tournament.contenders[0])
     tournament.contenders = contenders(0.70, 0.90)
     assert "next is c0, 20.0 points behind" in tournament._why(tournament.contenders[1])
 
@@ -155,7 +155,9 @@ def test_an_easy_set_takes_a_linear_head_and_few_validation_images_judge_no_fine
     found = hold(examples(30, 605), 24)
     assert found.recipe.stages[0].solver == "logistic" and len(found.recipe.stages) == 1 and found.model is None
     tuned = [row for row in found.contenders if row["strategy"].startswith("fine-tune")]
-    assert len(tuned) == 2 and all("6 validation images are too few" in row["outcome"] for row in tuned)
+    assert len(tuned) == 2 and all(
+        "it needs 40 or more validation images, and has 6" in row["outcome"] for row in tuned
+    )
     assert [row["outcome"] for row in found.contenders].count("taken") == 1
     linear = [row for row in found.contenders if row["strategy"].startswith("linear")]
     assert len(linear) == 3 and all(row["n"] == 30 for row in linear)

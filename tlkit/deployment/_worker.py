@@ -1,7 +1,8 @@
-"""Asks a SavedModel about files. Run as a program in a process of its own, where Keras and tlkit cannot be imported.
+"""Runs a SavedModel on files. A program for a separate process, in which Keras and tlkit cannot be imported.
 
-Usage: python _worker.py, with {"saved_model": FOLDER, "files": [...], "answers": FILE.npz, "batch_size": N} on standard input,
-which may come long after the start: by then TensorFlow is imported.
+Usage: python _worker.py, with this JSON on standard input:
+{"saved_model": FOLDER, "files": [...], "answers": FILE.npz, "batch_size": N}
+The input may come long after the start, so that TensorFlow is already imported by then.
 """
 
 import json
@@ -22,7 +23,7 @@ def main() -> None:
     files, batch_size = question["files"], question["batch_size"]
     serve = tf.saved_model.load(question["saved_model"]).signatures["serving_default"]
     found: dict[str, list[np.ndarray]] = {"probabilities": [], "class": [], "sure": [], "ok": []}
-    serve(image_bytes=tf.constant([b""]))  # what the first call prepares is not counted
+    serve(image_bytes=tf.constant([b""]))  # the first call is slower; it is not timed
     began = time.perf_counter()
     for start in range(0, len(files), batch_size):
         data = []
@@ -31,7 +32,7 @@ def main() -> None:
                 data.append(stream.read())
         reply = serve(image_bytes=tf.constant(data))
         for name, parts in found.items():
-            parts.append(reply[name if name in reply else "ok"].numpy())  # an older export is sure of everything
+            parts.append(reply[name if name in reply else "ok"].numpy())  # an older export has no `sure`
     joined = {name: np.concatenate(parts) for name, parts in found.items()}
     joined["class"] = np.array([name.decode("utf-8") for name in joined["class"]])
     joined["seconds"] = np.array(time.perf_counter() - began)

@@ -1,4 +1,4 @@
-"""Opens an export of pixels as a function from files to answers, with the decoder that training used."""
+"""Opens an export that takes pixels as a function from files to predictions, with the decoder that training used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ Opened = Callable[[list[bytes]], tuple[Any, Any, Any]]
 
 
 def _opened_target(folder: Path) -> tuple[list[str], Opened]:
-
     description, ask = open_target(folder)
     size, names = description["image_size"], description["classes"]
 
@@ -28,18 +27,21 @@ def _opened_target(folder: Path) -> tuple[list[str], Opened]:
             return None
 
     def answer(data: list[bytes]) -> tuple[Any, Any, Any]:
-        pictures = [decoded(one) for one in data]
-        ok = np.array([one is not None for one in pictures])
+        images = [decoded(one) for one in data]
+        ok = np.array([one is not None for one in images])
         values = np.zeros((len(data), len(names)), "float32")
         if ok.any():
-            values[ok] = ask(np.stack([one for one in pictures if one is not None]))
+            values[ok] = ask(np.stack([one for one in images if one is not None]))
         return ok, ok & (values.max(1) >= description["unsure_below"]), values
 
     return names, answer
 
 
 def decoded_pixels(data: bytes, size: int, fit: str) -> np.ndarray:
-    """An image file's bytes as a model sees them: uint8, shape (size, size, 3). Raises DataError for what does not decode."""
+    """Decode an image file's bytes as the model sees them: uint8, shape (size, size, 3).
+
+    Raises DataError for bytes that do not decode.
+    """
     import tensorflow as tf
 
     try:

@@ -1,4 +1,4 @@
-"""The proof that an export equals the trained model, measured on real images; a SavedModel's in a process of its own."""
+"""Proves on real images that an export predicts as the trained model does; a SavedModel runs in a separate process."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ import numpy as np
 from tlkit.deployment.formats import FORMATS, open_target
 from tlkit.deployment.saved_model import UNSURE
 from tlkit.errors import ParityError
+from tlkit.words import counted
 
 PARITY_LIMIT = 1e-5
-EVALUATED_LIMIT = 1e-2  # rounding in `models.inference`, magnified by a head of large weights, came to 9e-5 at most
+EVALUATED_LIMIT = 1e-2  # rounding in `models.inference`, amplified by large head weights, was 9e-5 at most
 _WORKER = Path(__file__).with_name("_worker.py")
 
-LEAST_AGREEMENT = 0.95  # of 8-bit integers with the trained model
+LEAST_AGREEMENT = 0.95  # share of images on which 8-bit integers predict the trained model's class
 
 
 class FreshProcess:
-    """A process that has TensorFlow and nothing of Keras or tlkit, to ask a SavedModel in.
+    """A separate process with TensorFlow but without Keras and tlkit, in which a SavedModel is run.
 
-    Importing TensorFlow takes it seconds, so it is made before it is needed. Answers once; a context ends it in any case.
+    Importing TensorFlow takes seconds, so start it before it is needed. Answers one call of `ask`. Use it as a context
+    manager, which ends the process in any case.
     """
 
     def __init__(self) -> None:
@@ -43,7 +45,14 @@ class FreshProcess:
         self._errors.close()
 
     def ask(self, saved_model: str | Path, files: Sequence[Path], batch_size: int = 16) -> dict[str, np.ndarray]:
-        """What the SavedModel answers to files: probabilities (n, classes), class (n,), sure (n,) and ok (n,), and how many seconds that took."""
+        """Run a SavedModel on files.
+
+        Returns:
+            probabilities, shape (n, classes), class, sure and ok, each shape (n,), and seconds, which it took.
+
+        Raises:
+            ParityError: The process failed.
+        """
         with tempfile.TemporaryDirectory() as scratch:
             answers = Path(scratch) / "answers.npz"
             question = {
@@ -55,14 +64,14 @@ class FreshProcess:
             self._process.communicate(json.dumps(question).encode())
             if self._process.returncode != 0:
                 self._errors.seek(0)
-                said = self._errors.read().decode("utf-8", "replace")[-1500:]
-                raise ParityError(f"The exported model '{saved_model}' failed in a fresh process:\n{said}")
+                output = self._errors.read().decode("utf-8", "replace")[-1500:]
+                raise ParityError(f"The exported model '{saved_model}' failed in a fresh process:\n{output}")
             with np.load(answers, allow_pickle=False) as loaded:
                 return {name: loaded[name] for name in loaded.files}
 
 
 def serve_files(saved_model: str | Path, files: Sequence[Path]) -> dict[str, np.ndarray]:
-    """What a SavedModel answers to files, asked in a `FreshProcess`."""
+    """Run a SavedModel on files in a `FreshProcess` of its own."""
     with FreshProcess() as fresh:
         return fresh.ask(saved_model, files)
 
@@ -77,20 +86,35 @@ def prove_parity(
 ) -> dict[str, Any]:
     """Compare a SavedModel on files with the Keras model's probabilities for their cached pixels.
 
-    fresh: a process made ahead; default one made now.
-    ask_again: gives the Keras model's own probabilities for the files at some places. `probabilities` may come from
-        `tlkit.models.inference`, whose graph joins layers and rounds otherwise, and a head with large weights magnifies that; where they differ by
-        more than the limit, the model itself is asked, so that what is left is the difference between it and what is served. Rounding
-        explains no more than `EVALUATED_LIMIT`: beyond it the reported numbers are not this model's.
-    Returns n, top1_agreement (share), max_difference (largest of any probability), asked_again (how many files), evaluated_difference
-    (largest before asking again), bytes, milliseconds_an_image (reading and decoding included), limit and within_limit. Raises ParityError when one class differs, one file is refused, or a
-    difference exceeds 1e-3 (the target is below 1e-5), or when `probabilities` differ from the model's own by `EVALUATED_LIMIT` or more.
+    `probabilities` may come from `tlkit.models.inference`. Its graph fuses layers and therefore rounds differently, and
+    a head with large weights amplifies that. So files whose probabilities differ by more than the limit are predicted
+    again by the model itself. What remains is the difference between the model and its export.
+
+    Args:
+        saved_model: The SavedModel's folder.
+        files: Image files.
+        probabilities: The trained model's, float32, shape (n, classes).
+        class_names: In class order.
+        fresh: A process that is already started. Default: one is started now.
+        ask_again: Gives the Keras model's own probabilities for some indices of `files`. Default: nothing is predicted
+            again.
+
+    Returns:
+        JSON values: n, top1_agreement (share), max_difference (largest of any probability), asked_again (number of
+        files), evaluated_difference (largest before these were predicted again), bytes, milliseconds_an_image (with
+        reading and decoding), limit and within_limit.
+
+    Raises:
+        ParityError: One class differs, one file is refused, or a probability differs by more than 1e-3 (the target is
+            below 1e-5). Also if `probabilities` differ from the model's own by `EVALUATED_LIMIT` or more, which
+            rounding cannot explain: the reported numbers are then not this model's.
     """
     served = fresh.ask(saved_model, files) if fresh else serve_files(saved_model, files)
     if not served["ok"].all():
         refused = [str(f) for f, ok in zip(files, served["ok"], strict=True) if not ok]
         raise ParityError(
-            f"The exported model refuses {len(refused)} files that training read, such as '{refused[0]}'."
+            f"The exported model refuses {counted(len(refused), 'file')} that training could read, "
+            f"such as '{refused[0]}'."
         )
     differences = np.abs(served["probabilities"] - probabilities).max(axis=1)
     evaluated_difference = float(differences.max())
@@ -101,7 +125,7 @@ def prove_parity(
         probabilities = probabilities.copy()
         probabilities[again] = own
     names = np.array(class_names)
-    sure = served.get("sure", served["ok"])  # an older export is sure of everything
+    sure = served.get("sure", served["ok"])  # an older export has no `sure`
     expected = np.where(sure, names[probabilities.argmax(axis=1)], UNSURE)
     agreement = float((served["class"] == expected).mean())
     difference = float(np.abs(served["probabilities"] - probabilities).max())
@@ -118,14 +142,15 @@ def prove_parity(
     }
     if agreement < 1.0 or difference > 1e-3:
         raise ParityError(
-            f"The exported model agrees with the trained one on {agreement:.2%} of {len(files)} files (expected 100 %), and its "
-            f"probabilities differ by up to {difference:.2g} (expected below {PARITY_LIMIT:g}). Do not deploy '{saved_model}'."
+            f"The exported model predicts the same class as the trained one on {agreement:.2%} of "
+            f"{counted(len(files), 'file')} (expected 100 %), and its probabilities differ by up to {difference:.2g} "
+            f"(expected below {PARITY_LIMIT:g}). Do not deploy '{saved_model}'."
         )
     return proof
 
 
 def _check_evaluated(evaluated: np.ndarray, own: np.ndarray, files: Sequence[Path]) -> None:
-    """Raise ParityError if evaluated probabilities differ from the model's own by more than rounding explains.
+    """Raise ParityError if evaluated probabilities differ from the model's own by more than rounding can explain.
 
     evaluated, own: float32, shape (n, classes).
     """
@@ -134,9 +159,10 @@ def _check_evaluated(evaluated: np.ndarray, own: np.ndarray, files: Sequence[Pat
     if wrong.any():
         worst = int(differences.argmax())
         raise ParityError(
-            f"The probabilities that were evaluated differ from the model's own on {wrong.sum()} of {len(files)} files asked again, by "
-            f"up to {differences[worst]:.2g} on '{files[worst]}' (expected below {EVALUATED_LIMIT:g}). The reported accuracy is not this "
-            "model's. Cached images or features may be damaged or out of date: clear them (`tlkit cache` shows how), and run again."
+            f"The evaluated probabilities differ from the model's own on {wrong.sum()} of "
+            f"{counted(len(files), 'file')} that it predicted again, by up to {differences[worst]:.2g} on "
+            f"'{files[worst]}' (expected below {EVALUATED_LIMIT:g}). The reported accuracy is not this model's. Cached "
+            "images or features may be damaged or out of date: clear them (`tlkit cache` shows how), and run again."
         )
 
 
@@ -148,13 +174,22 @@ def prove_target(
     *,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Compare an export with the Keras model's own answers on real pictures.
+    """Compare an export that takes pixels with the Keras model's own predictions.
 
-    pixels: uint8, shape (n, size, size, 3). probabilities: what the model answers to them. labels: int, shape (n,).
-    Returns n, top1_agreement, max_difference, accuracy and accuracy_before, bytes, milliseconds_an_image, limit and within_limit.
+    Args:
+        folder: The export.
+        pixels: uint8, shape (n, size, size, 3).
+        probabilities: The Keras model's, shape (n, classes).
+        labels: int, shape (n,).
+        force: Accept 8-bit integers that agree with the model on less than 95 %.
 
-    Raises ParityError: for 8-bit integers below 95 % agreement unless `force`; for the others where one class
-    differs or a probability by more than 1e-3.
+    Returns:
+        JSON values: n, top1_agreement, max_difference, accuracy (the export's), accuracy_before (the model's), bytes,
+        milliseconds_an_image, limit and within_limit.
+
+    Raises:
+        ParityError: 8-bit integers agree on less than 95 %, without `force`. Other formats: one class differs, or a
+            probability differs by more than 1e-3.
     """
     description, answer = open_target(folder)
     answer(pixels[:1])
@@ -177,12 +212,15 @@ def prove_target(
     rounded = FORMATS[description["format"]].rounds
     if rounded and agreement < LEAST_AGREEMENT and not force:
         raise ParityError(
-            f"With 8-bit integers the model agrees with itself on {agreement:.1%} of {len(pixels)} pictures (expected {LEAST_AGREEMENT:.0%} or more), "
-            f"accuracy {proof['accuracy_before']:.1%} to {proof['accuracy']:.1%}. Use the format litert, or keep '{folder}' with `force`."
+            f"With 8-bit integers the model predicts the same class on {agreement:.1%} of "
+            f"{counted(len(pixels), 'image')} (expected {LEAST_AGREEMENT:.0%} or more), and accuracy goes from "
+            f"{proof['accuracy_before']:.1%} to {proof['accuracy']:.1%}. Use the format litert, or keep '{folder}' "
+            "with `force`."
         )
     if not rounded and (agreement < 1.0 or difference > 1e-3):
         raise ParityError(
-            f"The export agrees with the trained model on {agreement:.2%} of {len(pixels)} pictures (expected 100 %), and its probabilities differ by "
-            f"up to {difference:.2g} (expected below {PARITY_LIMIT:g}). Do not deploy '{folder}'."
+            f"The export predicts the same class as the trained model on {agreement:.2%} of "
+            f"{counted(len(pixels), 'image')} (expected 100 %), and its probabilities differ by up to {difference:.2g} "
+            f"(expected below {PARITY_LIMIT:g}). Do not deploy '{folder}'."
         )
     return proof

@@ -1,4 +1,4 @@
-"""The images that an HTTP request holds, and what is wrong with those that cannot be had."""
+"""Reads the images of an HTTP request."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ if TYPE_CHECKING:
 
 
 MAX_REQUEST_BYTES = 32 * 2**20
-MAX_IMAGES = 64  # in one request
+MAX_IMAGES = 64  # per request
 
 
 def _images(request: flask.Request) -> list[bytes | str]:
-    """The image files of a request, and in the place of one that cannot be had, why. Aborts it with what was wrong and what was expected."""
+    """The image files of a request, in order; for one that cannot be read, the reason instead.
+
+    Aborts the request with 400 or 415, saying what was wrong and what was expected.
+    """
     import flask
 
     kind = (request.mimetype or "").lower()
@@ -26,9 +29,9 @@ def _images(request: flask.Request) -> list[bytes | str]:
     elif kind == "multipart/form-data":
         found = [file.read() for files in request.files.listvalues() for file in files]
         if not found:
-            flask.abort(400, "The form holds no file. Expected one or more files, such as curl -F image=@picture.jpg.")
+            flask.abort(400, "The form holds no file. Expected one or more files, such as curl -F image=@image.jpg.")
     elif kind.startswith("image/") or kind in ("application/octet-stream", "", "application/x-www-form-urlencoded"):
-        # the last is what curl says of a file's bytes
+        # the last is the content type that curl sends with a file's bytes
         found = [request.get_data(parse_form_data=False)]
         if not found[0]:
             flask.abort(400, "The request is empty. Expected an image file as its body.")
@@ -42,7 +45,7 @@ def _images(request: flask.Request) -> list[bytes | str]:
 
 
 def _of_json(body: bytes) -> list[bytes | str]:
-    """Of {"instances": [{"b64": ...}]} or {"instances": [{"image_bytes": {"b64": ...}}]}."""
+    """The image files of {"instances": [{"b64": ...}]} or {"instances": [{"image_bytes": {"b64": ...}}]}."""
     import flask
 
     expected = 'Expected {"instances": [{"b64": "..."}]}, each an image file in base64.'

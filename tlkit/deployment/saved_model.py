@@ -1,7 +1,7 @@
 """The SavedModel: image bytes in, class names and probabilities out.
 
-It holds the decoder that training used and the classifier in float32, needs TensorFlow alone, and holds each variable once. One
-bad image does not fail its batch: it comes back with `ok` false.
+It contains the decoder that training used and the classifier in float32, needs only TensorFlow, and stores each
+variable once. A bad image does not fail its batch: it is returned with `ok` false.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     import keras
 
 
-LARGE = 12_000_000  # pixels of an image that is decoded alone
-PARALLEL = 4
-UNSURE = "unsure"  # what is served in the place of a class
+LARGE = 12_000_000  # pixels; a larger image is decoded alone
+PARALLEL = 4  # images that are decoded at the same time
+UNSURE = "unsure"  # served instead of a class
 
 
 def export(
@@ -34,20 +34,30 @@ def export(
     fit: str = "squash",
     unsure_below: float = 0.0,
 ) -> Path:
-    """Write a classifier as a SavedModel that answers encoded images.
+    """Write a classifier as a SavedModel that takes encoded images.
 
-    model: float32, raw RGB 0-255 in, probabilities out. class_names: in class order.
-    unsure_below: where the highest probability is lower, the class is "unsure" (see `tlkit.evaluation.refusal.refusal_threshold`); 0 = never.
-    folder: replaced if it holds an earlier export and nothing else; written under another name first.
+    Args:
+        model: float32, raw RGB 0-255 in, probabilities out.
+        class_names: In class order.
+        folder: Replaced if it holds an earlier export and nothing else. Written under another name first.
+        fit: How an image becomes square, as in training.
+        unsure_below: Where the highest probability is lower, the class is "unsure" (see
+            `tlkit.evaluation.refusal.refusal_threshold`). 0 = never.
 
-    Signatures:
-      serving_default, serve_bytes: image_bytes string (n,) -> class string (n,), probability float32 (n,),
-        probabilities float32 (n, classes), classes string (n, classes), sure bool (n,), ok bool (n,), problem string (n,). Where `ok` is
-        false, `problem` says why, the class is "" and the probabilities are 0; where only `sure` is, the class is "unsure". Every
-        output has a row for each image, as TensorFlow Serving's REST interface wants it.
-      serve: image uint8 (n, height, width, 3), RGB -> the same without ok and problem. serve_float: the same for float32 0-255.
+    Returns:
+        The folder. Its SavedModel has these signatures:
 
-    Raises RunError for a folder that holds anything else (see `tlkit.folders`), SpecError for a class that is called "unsure".
+        serving_default, serve_bytes: image_bytes string (n,) -> class string (n,), probability float32 (n,),
+            probabilities float32 (n, classes), classes string (n, classes), sure bool (n,), ok bool (n,), problem
+            string (n,). Where `ok` is false, `problem` says why, the class is "" and the probabilities are 0. Where
+            only `sure` is false, the class is "unsure". Every output has a row for each image, as TensorFlow Serving's
+            REST interface expects.
+        serve: image uint8 (n, height, width, 3), RGB -> the same without ok and problem.
+        serve_float: the same for float32 0-255.
+
+    Raises:
+        RunError: The folder holds anything else (see `tlkit.folders`).
+        SpecError: A class is named "unsure", and `unsure_below` is not 0.
     """
     folder = Path(folder)
     check_replaceable(folder, DESCRIPTION)
@@ -74,20 +84,20 @@ def export(
             "input": "image_bytes: encoded JPEG, PNG, GIF, BMP or WebP files, string (n,)",
         }
         write_description(temporary, description)
-        check_replaceable(folder, DESCRIPTION)  # again: what came there meanwhile stays
+        check_replaceable(folder, DESCRIPTION)  # again, to keep files that came there meanwhile
     return folder
 
 
 def check_no_class_is_unsure(class_names: Sequence[str]) -> None:
-    """Raise SpecError where a class has the name that is served in the place of one."""
+    """Raise SpecError if a class is named "unsure", the reserved answer."""
     if UNSURE in class_names:
         raise SpecError(
-            f"A class is called '{UNSURE}', which is what is served in the place of a class that is not sure. Rename it."
+            f"A class is named '{UNSURE}', which is reserved for predictions below the threshold. Rename it."
         )
 
 
 class _Served(tf.Module):
-    """What is saved. Holds the classifier's variables themselves, so each is stored once."""
+    """The module that is saved. Holds the classifier's variables themselves, so each is stored once."""
 
     def __init__(
         self, model: keras.Model, class_names: list[str], size: int, fit: str, unsure_below: float = 0.0
@@ -114,7 +124,7 @@ class _Served(tf.Module):
         answers["sure"] &= ok
         return {**answers, "ok": ok, "problem": problem}
 
-    @tf.function(autograph=False)  # there is nothing to convert, and converting takes seconds
+    @tf.function(autograph=False)  # there is nothing to convert, and AutoGraph takes seconds
     def serve(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
         squares = tf.map_fn(
             lambda one: fit_to_square(one, self._size, self._fit),
@@ -138,16 +148,18 @@ class _Served(tf.Module):
         }
 
     def _decode_each(self, image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """(ok, problem, pixels): what has a faulty header, or fails an attempt at decoding, is not ok, and its pixels are zero.
+        """Decode each image: (ok, problem, pixels).
 
-        An operation that fails would fail the whole batch; a data set that ignores errors is the one place in a graph where
-        one item may fail alone.
+        An image with a faulty header, or that does not decode, is not ok, and its pixels are 0.
+
+        In a graph, an operation that fails would fail the whole batch. Only in a tf.data.Dataset that ignores errors
+        can one item fail alone.
         """
         image_bytes = tf.map_fn(first_frame, image_bytes)
         signature = (tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int64))
         fault, pixels = tf.map_fn(read_header, image_bytes, fn_output_signature=signature)
         sound = fault == b""
-        # one at a time where one is large, so that memory is that of one
+        # if one is large, decode one at a time, to bound memory
         large = tf.reduce_any(sound & (pixels > LARGE))
         ok = tf.cond(
             large, lambda: self._tried(image_bytes, sound, 1), lambda: self._tried(image_bytes, sound, PARALLEL)
@@ -163,7 +175,7 @@ class _Served(tf.Module):
         items = tf.data.Dataset.from_tensor_slices((tf.range(count), safe))
         tried = items.map(_attempt_item, num_parallel_calls=parallel).ignore_errors()
         options = tf.data.Options()
-        options.autotune.enabled = False  # tuning and rewriting the data set would cost most of a request's time
+        options.autotune.enabled = False  # autotuning and graph rewriting would take most of a request's time
         options.experimental_optimization.apply_default_optimizations = False
         return tried.with_options(options).reduce(tf.zeros((count,), tf.bool), _mark_item)
 

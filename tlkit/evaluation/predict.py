@@ -1,4 +1,4 @@
-"""Probabilities from a trained model: from pixels, averaged over views, or from cached features."""
+"""Predicts with a trained model: from pixels, averaged over views, or from cached features."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tlkit.progress import bar
 
 
 def predict_probabilities(model: keras.Model, pixels: RowSource, *, batch_size: int = 32) -> np.ndarray:
-    """The classifier's probabilities: float32, shape (n, classes), from pixels in uint8 RGB."""
+    """The classifier's probabilities for pixels in uint8 RGB: float32, shape (n, classes)."""
     count = len(pixels)
     result = np.zeros((count, model.output_shape[-1]), "float32")
     call = frozen_call(model, batch_size)
@@ -30,12 +30,13 @@ def predict_probabilities(model: keras.Model, pixels: RowSource, *, batch_size: 
 
 
 def own_probabilities(
-    model: keras.Model, pixels: RowSource, places: Sequence[int], *, batch_size: int = 32
+    model: keras.Model, pixels: RowSource, indices: Sequence[int], *, batch_size: int = 32
 ) -> np.ndarray:
-    """What Keras' own forward pass gives for some rows: slower than `predict_probabilities`, whose graph joins layers and rounds
-    otherwise. float32, shape (len(places), classes).
+    """The probabilities of Keras' own forward pass for some rows: float32, shape (len(indices), classes).
+
+    Slower than `predict_probabilities`, whose graph fuses layers and therefore rounds differently.
     """
-    chunks = [places[start : start + batch_size] for start in range(0, len(places), batch_size)]
+    chunks = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
     return np.concatenate([model.predict_on_batch(pixels.gather(np.asarray(chunk))) for chunk in chunks])
 
 
@@ -44,10 +45,11 @@ CROP = 0.875  # of the side: 224 of 256, as in Krizhevsky, Sutskever and Hinton 
 
 
 def predict_averaged(model: keras.Model, pixels: RowSource, views: str, *, batch_size: int = 32) -> np.ndarray:
-    """Probabilities averaged over views of each picture: "flip" = it and its mirror image; "ten-crop" = the corners and the middle
-    at 7/8 of the side, enlarged to the whole, each with its mirror image; "five-crop" = without. float32, shape (n, classes).
+    """Average probabilities over views of each image (test-time augmentation): float32, shape (n, classes).
 
-    Costs 2, 10 or 5 times the forward passes. Only for classes that a mirror image does not change.
+    views: "flip" is the image and its mirror image, 2 forward passes. "ten-crop" is the four corners and the centre at
+    7/8 of the side, enlarged to the full size, each with its mirror image, 10 passes. "five-crop" is the same without
+    mirror images, 5 passes. Use mirror images only if they keep the class.
     """
     call, result = frozen_call(model, batch_size), np.zeros((len(pixels), model.output_shape[-1]), "float32")
     for start in range(0, len(pixels), batch_size):
@@ -63,8 +65,8 @@ def _crops(images: np.ndarray) -> list[np.ndarray]:
     side = images.shape[1]
     inner = round(CROP * side)
     margin = side - inner
-    places = [(0, 0), (0, margin), (margin, 0), (margin, margin), (margin // 2, margin // 2)]
-    crops = [images[:, top : top + inner, left : left + inner] for top, left in places]
+    corners = [(0, 0), (0, margin), (margin, 0), (margin, margin), (margin // 2, margin // 2)]
+    crops = [images[:, top : top + inner, left : left + inner] for top, left in corners]
     return [np.asarray(keras.ops.image.resize(one.astype("float32"), (side, side))) for one in crops]
 
 
@@ -75,11 +77,13 @@ def predict_from_cache(
     examples: Examples,
     batch_size: int = 32,
 ) -> tuple[np.ndarray, int]:
-    """The classifier's probabilities, its frozen blocks' outputs taken from the cache or computed and kept.
+    """Predict with the outputs of the frozen blocks taken from the cache, or computed and kept there.
 
-    unfreeze: as in the last stage: what lies below is what earlier stages and runs have computed already.
-    Returns float32, shape (n, classes), and how many images ran through the
-    frozen blocks (all n when nothing is frozen, or the cache has no room).
+    unfreeze: as in the last stage. The blocks below it are frozen, so earlier stages and runs may have computed them.
+
+    Returns:
+        Probabilities, float32, shape (n, classes), and how many images ran through the frozen blocks: all n if nothing
+        is frozen or the cache has no room.
     """
     prefix, suffix = cut(model, backbone, unfreeze)
     features = None
@@ -91,6 +95,6 @@ def predict_from_cache(
     call = frozen_call(suffix, batch_size)
     result = np.zeros((len(examples), model.output_shape[-1]), "float32")
     for start in range(0, len(examples), batch_size):
-        places = np.arange(start, min(start + batch_size, len(examples)))
-        result[places] = call([source.gather(places) for source in sources])[0]
+        indices = np.arange(start, min(start + batch_size, len(examples)))
+        result[indices] = call([source.gather(indices) for source in sources])[0]
     return result, features.computed

@@ -1,6 +1,6 @@
-"""When to answer "unsure": a threshold on the probability that keeps errors below a limit, with its bound.
+"""Finds when to answer "unsure" (selective classification): a probability threshold that keeps the error in a limit.
 
-It is found on validation images. Imports NumPy and SciPy.
+The threshold is found on validation images, with its confidence bound. Imports NumPy and SciPy.
 """
 
 from __future__ import annotations
@@ -13,21 +13,26 @@ import numpy as np
 from tlkit.stats import wilson_interval
 
 CONFIDENCE = 0.95
-TRIED = 20  # thresholds
+TRIED = 20  # thresholds that are tested
 
 
-def coverage_and_risk(confidence: np.ndarray, right: np.ndarray) -> tuple[list[float], list[float], list[float]]:
-    """What share of the answers is wrong if only the surest are given: coverage, risk and the threshold, at up to 100 steps."""
+def coverage_and_risk(confidence: np.ndarray, correct: np.ndarray) -> tuple[list[float], list[float], list[float]]:
+    """The risk-coverage curve at up to 100 points: coverage, risk and threshold.
+
+    Risk is the share of wrong predictions among those with a probability at or above the threshold.
+    """
     order = np.argsort(-confidence, kind="stable")
-    wrong = np.cumsum(~right[order])
-    ends = np.unique(np.linspace(1, len(right), min(100, len(right))).round().astype(int))
-    return (ends / len(right)).tolist(), (wrong[ends - 1] / ends).tolist(), confidence[order][ends - 1].tolist()
+    wrong = np.cumsum(~correct[order])
+    ends = np.unique(np.linspace(1, len(correct), min(100, len(correct))).round().astype(int))
+    return (ends / len(correct)).tolist(), (wrong[ends - 1] / ends).tolist(), confidence[order][ends - 1].tolist()
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A threshold on the top probability. assured: the error among answers at or above it is at most max_error with 95 % confidence, else
-    only on the validation images seen.
+    """A threshold on the top probability.
+
+    assured: the error of predictions at or above it is at most `max_error` with 95 % confidence. Otherwise it is so on
+    the validation images only.
     """
 
     max_error: float
@@ -35,7 +40,7 @@ class Refusal:
     assured: bool
 
     def measured(self, probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-        """Coverage and the error of what is answered: JSON values."""
+        """Measure the coverage and the error of the answered images: JSON values."""
         answered = probabilities.max(1) >= self.threshold
         wrong = int((probabilities.argmax(1) != labels)[answered].sum())
         count = int(answered.sum())
@@ -49,12 +54,20 @@ class Refusal:
 
 
 def refusal_threshold(probabilities: np.ndarray, labels: np.ndarray, max_error: float) -> Refusal:
-    """The lowest threshold that keeps the error of what is answered at or below `max_error`.
+    """Find the lowest threshold that keeps the error of the answered images at or below `max_error`.
 
-    Where the images allow it, with 95 % confidence for new images of the same kind: thresholds are tried in a fixed order, the strictest with
-    enough images first, each by the exact binomial bound (Clopper and Pearson 1934), until one fails (fixed-sequence testing, Angelopoulos et
-    al. 2021, arXiv:2110.01052). Five per cent needs 59 images without an error at least. Where none passes, the lowest threshold that held on
-    these images, `assured` false; where none did, one above 1: every answer is unsure.
+    If there are enough images, the limit holds with 95 % confidence for new images of the same kind. For that,
+    thresholds are tested in a fixed order, the strictest with enough images first, until one fails (fixed-sequence
+    testing, Angelopoulos et al. 2021, arXiv:2110.01052). Each test is the exact binomial bound (Clopper and Pearson
+    1934). A limit of 5 % needs at least 59 images without an error.
+
+    If no threshold passes, it is the lowest one that held on these images, with `assured` false. If none held either,
+    it is above 1, so that every answer is "unsure".
+
+    Args:
+        probabilities: float, shape (n, classes).
+        labels: int, shape (n,).
+        max_error: The limit, between 0 and 1.
     """
     order = np.argsort(-probabilities.max(1), kind="stable")
     confidence = probabilities.max(1)[order].astype("float64")
@@ -72,8 +85,9 @@ def refusal_threshold(probabilities: np.ndarray, labels: np.ndarray, max_error: 
 
 
 def _tried(ends: np.ndarray, max_error: float) -> list[int]:
-    """Which ends of the ranked answers are tested, strictest first, no matter what is right: from so many answers that an error of a third of
-    the allowed one would pass, every twentieth of them all.
+    """Which ends of the ranked predictions are tested, strictest first. Does not depend on the labels.
+
+    The first has enough predictions to pass with a third of the allowed error. There are 20 in all, evenly spaced.
     """
     count = int(ends[-1]) + 1
     enough = next((n for n in range(1, count + 1) if _bound(round(n * max_error / 3), n) <= max_error), count)
@@ -82,12 +96,12 @@ def _tried(ends: np.ndarray, max_error: float) -> list[int]:
 
 
 def _bound(wrong: int, n: int) -> float:
-    """What the error is below with 95 % confidence."""
+    """The upper bound of the error, with 95 % confidence."""
     from scipy.stats import beta
 
     return 1.0 if wrong >= n else float(beta.ppf(CONFIDENCE, wrong + 1, n - wrong))
 
 
 def _below(probability: float) -> float:
-    """A hair lower, as the same picture served may round otherwise."""
+    """Slightly lower, because the exported model may round the same image's probability differently."""
     return float(probability - 1e-6)

@@ -1,4 +1,4 @@
-"""How much of an answer rests on the pixels that its saliency map points at."""
+"""Measures how much predictions depend on the pixels that saliency maps highlight."""
 
 from __future__ import annotations
 
@@ -14,29 +14,33 @@ if TYPE_CHECKING:
     import keras
 
 
-MASKED = 0.3  # share of the pixels that are taken away
-EDGE = 0.125  # of the side: what lies further out is the picture's edge
+MASKED = 0.3  # share of the pixels that are masked
+EDGE = 0.125  # of the side, from each border inwards: the edge of an image
 
 
-def without(pictures: np.ndarray, maps: np.ndarray, share: float = MASKED) -> np.ndarray:
-    """The pictures with the pixels of the highest evidence painted in the picture's mean colour: uint8, the same shape."""
-    large = enlarged(maps.astype("float32"), pictures.shape[1])
+def without(images: np.ndarray, maps: np.ndarray, share: float = MASKED) -> np.ndarray:
+    """The images with their most salient pixels set to the image's mean colour: uint8, the same shape."""
+    large = enlarged(maps.astype("float32"), images.shape[1])
     flat = large.reshape(len(large), -1)
     order = np.argsort(-flat, axis=1, kind="stable")[:, : round(share * flat.shape[1])]
     covered = np.zeros_like(flat, bool)
     np.put_along_axis(covered, order, True, axis=1)
-    means = pictures.reshape(len(pictures), -1, 3).mean(1).astype(pictures.dtype)
-    return np.where(covered.reshape(large.shape)[..., None], means[:, None, None, :], pictures)
+    means = images.reshape(len(images), -1, 3).mean(1).astype(images.dtype)
+    return np.where(covered.reshape(large.shape)[..., None], means[:, None, None, :], images)
 
 
 @dataclass(frozen=True)
 class Reliance:
-    """How much of the classifier's answers rests on the evidence, over n pictures.
+    """How much a classifier's predictions depend on the most salient pixels.
 
-    accuracy, without_evidence, without_random: untouched, with the 30 % of highest evidence painted over, with a random 30 %.
-    fall_evidence, fall_random: how far the probability of the class that was answered falls, on average.
-    falls: by picture, of both, float (n, 2). at_edge: share of the evidence in the outermost eighth of the picture, which has 44 % of the area.
-    maps: by class, the mean map of the pictures of that class.
+    Attributes:
+        n: Number of images.
+        accuracy: With no pixel masked.
+        without_evidence, without_random: Accuracy with the 30 % most salient pixels masked, and with a random 30 %.
+        fall_evidence, fall_random: How far the predicted class's probability falls in either case, on average.
+        falls: The same for each image, float, shape (n, 2).
+        at_edge: Share of the saliency in the outer eighth on each side, which is 44 % of the area.
+        maps: Class index -> the mean saliency map of that class's images.
     """
 
     n: int
@@ -50,10 +54,11 @@ class Reliance:
     maps: dict[int, np.ndarray]
 
     def sentences(self) -> list[str]:
-        """For a person."""
+        """The numbers in words."""
         lines = [
             f"With the 30 % most salient pixels masked, accuracy is {self.without_evidence:.1%}; with a random 30 % "
-            f"masked, {self.without_random:.1%}; with none masked, {self.accuracy:.1%} (n = {counted(self.n, 'image')}).",
+            f"masked, {self.without_random:.1%}; with none masked, {self.accuracy:.1%} "
+            f"(n = {counted(self.n, 'image')}).",
             f"{self.at_edge:.0%} of the saliency lies near the border: in the outer eighth on each side, which is 44 % "
             "of the area.",
         ]
@@ -61,8 +66,8 @@ class Reliance:
             lines.append("That is more than chance: look for borders, marks or captions that give the class away.")
         if self.n >= 50 and self.accuracy - self.without_evidence < 0.02:
             lines.append(
-                "Masking the most salient pixels hardly lowers accuracy: the classes can be told from almost any part of "
-                "the image, perhaps from the background."
+                "Masking the most salient pixels hardly lowers accuracy: the classes can be told from almost any part "
+                "of the image, perhaps from the background."
             )
         return lines
 
@@ -73,25 +78,32 @@ class Reliance:
 
 
 def reliance(
-    model: keras.Model, pictures: np.ndarray, labels: np.ndarray, *, cam: GradCam | None = None, seed: int = 0
+    model: keras.Model, images: np.ndarray, labels: np.ndarray, *, cam: GradCam | None = None, seed: int = 0
 ) -> Reliance:
-    """Paint evidence over and ask again. pictures: uint8, shape (n, height, width, 3). labels: int, shape (n,). Three forward passes each."""
+    """Mask the most salient pixels, and predict again. Takes three forward passes for each image.
+
+    Args:
+        images: uint8, RGB, shape (n, height, width, 3).
+        labels: int, shape (n,).
+        cam: Default one of `model`.
+        seed: Of the random pixels.
+    """
     cam = cam or GradCam(model)
-    maps, before = cam(pictures)
+    maps, before = cam(images)
     random = np.random.default_rng(seed).random(maps.shape)
-    called = before.argmax(1)
-    answers = [cam(without(pictures, one))[1] for one in (maps, random)]
-    rows = np.arange(len(pictures))
-    falls = np.stack([before[rows, called] - after[rows, called] for after in answers], axis=1)
+    predicted = before.argmax(1)
+    answers = [cam(without(images, one))[1] for one in (maps, random)]
+    rows = np.arange(len(images))
+    falls = np.stack([before[rows, predicted] - after[rows, predicted] for after in answers], axis=1)
     large = enlarged(maps, 64)
     inner = slice(round(64 * EDGE), 64 - round(64 * EDGE))
     inside = large[:, inner, inner].sum((1, 2)) / np.maximum(large.sum((1, 2)), 1e-9)
-    hidden, scattered = (float((after.argmax(1) == labels).mean()) for after in answers)
+    salient_masked, random_masked = (float((after.argmax(1) == labels).mean()) for after in answers)
     return Reliance(
-        n=len(pictures),
-        accuracy=float((called == labels).mean()),
-        without_evidence=hidden,
-        without_random=scattered,
+        n=len(images),
+        accuracy=float((predicted == labels).mean()),
+        without_evidence=salient_masked,
+        without_random=random_masked,
         fall_evidence=float(falls[:, 0].mean()),
         fall_random=float(falls[:, 1].mean()),
         falls=falls,

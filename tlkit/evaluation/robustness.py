@@ -1,4 +1,4 @@
-"""How robust is it? Accuracy on corrupted images, and against an attacker who knows the model.
+"""Measures robustness: accuracy on corrupted images, and against an attacker who knows the model.
 
 Imports Keras and NumPy; the attacker's gradients need the TensorFlow backend.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 MEASURED = (1, 3)  # severities, of 5: at the fifth, people fail on small images too
-STEPS = (1.0, 2.0, 4.0)  # of 255, what the attacker may change in every pixel
+STEPS = (1.0, 2.0, 4.0)  # of 255: how much the attacker may change every pixel
 
 
 def robustness(
@@ -40,12 +40,13 @@ def robustness(
     Args:
         images: uint8, shape (n, side, side, 3), RGB.
         labels: int, shape (n,).
-        batch_size: images at once.
-        seed: of the corruptions; the same seed gives the same rows.
+        batch_size: Images per forward pass.
+        seed: Of the corruptions; the same seed gives the same rows.
 
-    Returns: rows of JSON values. what: "untouched", the corruption's name or "fgsm". severity: 0, 1 or 3; None for
-        FGSM. strength: in the corruption's own unit, of 255 for FGSM. n, accuracy, accuracy_95. lost: how far the
-        accuracy falls against the clean images, in pairs, and lost_error: the standard error of that.
+    Returns:
+        Rows of JSON values. what: "untouched", the corruption's name or "fgsm". severity: 0, 1 or 3; None for FGSM.
+        strength: in the corruption's own unit, of 255 for FGSM. n, accuracy, accuracy_95. lost: how far the accuracy
+        falls below that on the clean images (paired difference). lost_error: its standard error.
     """
     batch = inference_batch(batch_size)
     call = frozen_call(model, batch)
@@ -67,7 +68,7 @@ def robustness(
 def _versions(
     model: keras.Model, images: np.ndarray, labels: np.ndarray, seed: int
 ) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
-    """The images clean, corrupted and attacked, each with what was done; made one after the other."""
+    """The clean, corrupted and attacked images, each with a description. Made one at a time, to save memory."""
     yield {"what": "untouched", "severity": 0, "strength": 0.0}, images
     for name, strengths in CORRUPTIONS.items():
         for severity in MEASURED:
@@ -80,7 +81,7 @@ def _versions(
 
 
 def gradient_signs(model: keras.Model, images: np.ndarray, labels: np.ndarray, batch_size: int = 16) -> np.ndarray:
-    """In which direction each pixel makes the true class less probable: -1, 0 or 1, int8, the images' shape."""
+    """The direction in which each pixel lowers the true class's probability: -1, 0 or 1, int8, the images' shape."""
     import tensorflow as tf
 
     @tf.function(autograph=False)

@@ -1,7 +1,8 @@
-"""Where an answer came from: Grad-CAM and occlusion maps.
+"""Saliency maps: Grad-CAM and occlusion.
 
-A map is float32, shape (rows, columns), 0 or more, the larger the more a position spoke for the class. Works on every classifier that
-`tlkit.build_classifier` makes and that ends in feature maps. Needs the TensorFlow backend for gradients.
+A map is float32, shape (rows, columns), 0 or more. A larger value means that the position supports the class more.
+Works on every classifier of `tlkit.build_classifier` whose head reads feature maps. Needs the TensorFlow backend for
+gradients.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ COLOURS = ((0.0, (0, 0, 4)), (0.35, (120, 28, 109)), (0.65, (237, 105, 37)), (1.
 
 
 class GradCam:
-    """A classifier's Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391): the last feature maps, each weighed by the mean gradient of the class
-    by it, what is below 0 left out.
+    """Grad-CAM of a classifier (Selvaraju et al. 2017, arXiv:1610.02391).
 
-    Where a head reads several blocks, the topmost one's maps are weighed.
+    A map is the sum of the last feature maps, each weighted by the mean gradient of the class's log odds with respect
+    to it; negative values are set to 0. If the head reads several blocks, the topmost one's feature maps are used.
 
     Raises SpecError for a model whose head reads no feature maps, such as an ensemble.
     """
@@ -32,14 +33,15 @@ class GradCam:
         ends = feature_maps(model)
         if not ends or len(ends[-1].shape) != 4:
             raise SpecError(
-                f"The model '{model.name}' has no feature maps before its head, so Grad-CAM has nothing to weigh. Use occlusion (`method=\"occlusion\"`)."
+                f"The model '{model.name}' has no feature maps before its head, so Grad-CAM cannot explain it. "
+                'Use occlusion (`method="occlusion"`).'
             )
         self._batch, self._shape = batch_size, model.input_shape[1:]
         self._prefix = frozen_call(keras.Model(model.input, ends), batch_size)
         self._suffix = keras.Model(ends, model.output)
 
     def milliseconds(self) -> float:
-        """How long the network takes for an image on this machine, in batches: the best of three."""
+        """Milliseconds per image that the network takes on this machine, in batches: the best of three."""
         blank = np.zeros((self._batch, *self._shape), "uint8")
         self._prefix(blank)  # traces
         times = []
@@ -50,9 +52,14 @@ class GradCam:
         return 1000 * min(times) / self._batch
 
     def __call__(self, pictures: np.ndarray, classes: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Maps, shape (n, rows, columns), the largest of each 1, and the probabilities, shape (n, classes).
+        """Compute the maps of some images.
 
-        pictures: uint8 or float, RGB 0-255, shape (n, height, width, 3). classes: which to explain; default the most probable.
+        Args:
+            pictures: uint8 or float, RGB 0-255, shape (n, height, width, 3).
+            classes: Index of the class to explain, for each image. Default: the most probable.
+
+        Returns:
+            Maps, shape (n, rows, columns), each with a maximum of 1, and the probabilities, shape (n, classes).
         """
         found = [
             self._of_batch(pictures[start : start + self._batch], classes and classes[start : start + self._batch])
@@ -61,16 +68,16 @@ class GradCam:
         maps, probabilities = zip(*found, strict=True)
         return np.concatenate(maps), np.concatenate(probabilities)
 
-    def _of_batch(self, pictures: np.ndarray, classes: Sequence[int] | None) -> tuple[np.ndarray, np.ndarray]:
+    def _of_batch(self, images: np.ndarray, classes: Sequence[int] | None) -> tuple[np.ndarray, np.ndarray]:
         import tensorflow as tf
 
-        ends = [tf.constant(one) for one in self._prefix(pictures)]
+        ends = [tf.constant(one) for one in self._prefix(images)]
         with tf.GradientTape() as tape:
             tape.watch(ends)
             probabilities = self._suffix(ends, training=False)
             chosen = tf.argmax(probabilities, axis=1) if classes is None else tf.constant(classes, tf.int64)
             picked = tf.gather(probabilities, chosen, batch_dims=1)
-            # the class against the others together: the log odds do not saturate where the probability is near 1
+            # the log odds, unlike the probability, do not saturate near 1
             odds = tf.math.log(picked + 1e-12) - tf.math.log(1 - picked + 1e-6)
         slopes = tape.gradient(odds, ends[-1])
         weights = tf.reduce_mean(slopes, axis=(1, 2), keepdims=True)
@@ -81,21 +88,29 @@ class GradCam:
 def occlusion_maps(
     model: keras.Model, pictures: np.ndarray, classes: Sequence[int], *, patches: int = 8, batch_size: int = 32
 ) -> np.ndarray:
-    """By how much a class's probability falls when a patch is covered with the picture's mean colour (Zeiler and Fergus 2014,
-    arXiv:1311.2901): shape (n, patches, patches), below 0 left out. Costs patches² + 1 forward passes for each picture.
+    """Compute how far a class's probability falls when a patch is covered (Zeiler and Fergus 2014, arXiv:1311.2901).
 
-    pictures: uint8, shape (n, height, width, 3). classes: one for each. A patch is twice as wide as its step.
+    A patch is covered with the image's mean colour. It is twice as wide as the step between patches. Takes patches² + 1
+    forward passes for each image.
+
+    Args:
+        pictures: uint8, RGB, shape (n, height, width, 3).
+        classes: Index of the class to explain, for each image.
+        patches: Steps along each side.
+
+    Returns:
+        Maps, shape (n, patches, patches); negative values are set to 0.
     """
     call = frozen_call(model, batch_size)
     return np.stack([_occluded(call, *one, patches, batch_size) for one in zip(pictures, classes, strict=True)])
 
 
 def _occluded(
-    call: Callable[[np.ndarray], list[np.ndarray]], picture: np.ndarray, chosen: int, patches: int, batch_size: int
+    call: Callable[[np.ndarray], list[np.ndarray]], image: np.ndarray, chosen: int, patches: int, batch_size: int
 ) -> np.ndarray:
-    height, width = picture.shape[:2]
-    covered = np.repeat(picture[None], patches**2 + 1, axis=0)
-    mean = picture.reshape(-1, 3).mean(0).astype(picture.dtype)
+    height, width = image.shape[:2]
+    covered = np.repeat(image[None], patches**2 + 1, axis=0)
+    mean = image.reshape(-1, 3).mean(0).astype(image.dtype)
     for row in range(patches):
         for column in range(patches):
             top, left = (int((at - 0.5) * side / patches) for at, side in ((row, height), (column, width)))
@@ -107,17 +122,17 @@ def _occluded(
 
 
 def enlarged(maps: np.ndarray, size: int) -> np.ndarray:
-    """Maps as large as the pictures, bilinearly: float32, shape (n, size, size)."""
+    """Maps enlarged by bilinear interpolation: float32, shape (n, size, size)."""
     from PIL import Image
 
     box = (size, size)
     return np.stack([np.asarray(Image.fromarray(one).resize(box, Image.Resampling.BILINEAR)) for one in maps])
 
 
-def overlay(picture: np.ndarray, map_: np.ndarray) -> np.ndarray:
-    """The picture in grey with its map in colour over it: uint8, shape (height, width, 3)."""
-    heat = enlarged(_to_1(map_[None].astype("float32")), picture.shape[0])[0]
-    grey = picture.mean(-1, keepdims=True)
+def overlay(image: np.ndarray, map_: np.ndarray) -> np.ndarray:
+    """The image in grey with its map in colour over it: uint8, shape (height, width, 3)."""
+    heat = enlarged(_to_1(map_[None].astype("float32")), image.shape[0])[0]
+    grey = image.mean(-1, keepdims=True)
     colour = np.stack(
         [np.interp(heat, [at for at, _ in COLOURS], [one[c] for _, one in COLOURS]) for c in range(3)], -1
     )

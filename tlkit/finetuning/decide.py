@@ -1,4 +1,4 @@
-"""Decides the recipe and its augmentation, and writes down the plan with its reasons."""
+"""Decides the recipe and its augmentation, and writes the plan with its reasons."""
 
 from __future__ import annotations
 
@@ -28,14 +28,16 @@ from tlkit.safety.check import check_safety
 from tlkit.safety.verdict import sentence
 from tlkit.strategy.recipes import choose_recipe, decide_by_tournament
 
-CHECK_SECONDS = 15  # at most for the class-safety check of a run without a limit of its own
+CHECK_SECONDS = 15  # time limit of the class-safety check in a run without a time limit
 VERSIONS = ("tensorflow", "keras", "numpy", "albumentations", "pandas")
 
 
 @dataclass(frozen=True)
 class Decided:
-    """A plan that can be carried out. trained: the model where a tournament has carried it out already. images_computed: how many
-    images ran through frozen layers on the way.
+    """A plan that can be carried out.
+
+    trained: the model, if a tournament has trained it already. images_computed: how many images ran through frozen
+    layers for the decision.
     """
 
     plan: Plan
@@ -44,13 +46,13 @@ class Decided:
 
 
 def decide(prepared: Prepared, run: Run, clock: Clock | None = None) -> Decided:
-    """Decide what the job leaves open: the recipe, and which of its augmentation keeps the classes.
+    """Decide what the job leaves open: the recipe, and how much of its augmentation keeps the classes.
 
-    The run's plan.json is written before anything is decided, and again as each decision falls.
+    The run's plan.json is written before anything is decided, and again after each decision.
     """
     clock = clock or Clock()
-    recipe, chosen = _asked_or_by_size(prepared)
-    decisions, trained, computed = [chosen], None, 0
+    recipe, decision = _asked_or_by_size(prepared)
+    decisions, trained, computed = [decision], None, 0
     undecided = None if prepared.job.by_tournament else recipe
     run.write_plan(draw_up(prepared, undecided, (), decided=False))
     if prepared.job.by_tournament:
@@ -60,7 +62,7 @@ def decide(prepared: Prepared, run: Run, clock: Clock | None = None) -> Decided:
             outcome, decisions = decide_by_tournament(
                 builder, prepared.backbone, pool, training, prepared.job, clock.deadline
             )
-        recipe, computed = _within(outcome.recipe, prepared.backbone), outcome.images_computed
+        recipe, computed = _limited_to(outcome.recipe, prepared.backbone), outcome.images_computed
         if outcome.model is not None and outcome.history is not None:
             trained = Trained(outcome.model, outcome.history, computed + outcome.history.images_computed)
         run.write_plan(draw_up(prepared, recipe, decisions, decided=False))
@@ -76,7 +78,7 @@ def decide(prepared: Prepared, run: Run, clock: Clock | None = None) -> Decided:
 
 
 def foresee(prepared: Prepared) -> Plan:
-    """The plan as far as it is known before anything is measured, for a dry run."""
+    """The plan of a dry run: as far as it is known before anything is measured."""
     recipe, decision = _asked_or_by_size(prepared)
     if prepared.job.by_tournament:
         decision = Decision("recipe", AUTO, "a tournament decides when the run begins")
@@ -86,7 +88,10 @@ def foresee(prepared: Prepared) -> Plan:
 
 
 def draw_up(prepared: Prepared, recipe: Recipe | None, decisions: Sequence[Decision], *, decided: bool = True) -> Plan:
-    """The plan of a job with these decisions, after those of the backbone and before those that follow from them."""
+    """Make the plan of a job.
+
+    Its decisions are those of `prepared`, then these, then those that follow from them (precision, pixels).
+    """
     job, dataset, backbone = prepared.job, prepared.dataset, prepared.backbone
     asked_precision = recipe.precision if recipe else "auto"
     device, precision = _device(), _precision(asked_precision)
@@ -114,7 +119,7 @@ def draw_up(prepared: Prepared, recipe: Recipe | None, decisions: Sequence[Decis
         ),
         image_size=dataset.pixels.size,
         classes=tuple(dataset.class_names),
-        images={part: dataset.count(part) for part in ("train", "validation", "test")},
+        images={split: dataset.count(split) for split in ("train", "validation", "test")},
         problems=summary(dataset.images),
         device=device,
         precision=precision,
@@ -124,13 +129,13 @@ def draw_up(prepared: Prepared, recipe: Recipe | None, decisions: Sequence[Decis
 
 
 def _asked_or_by_size(prepared: Prepared) -> tuple[Recipe, Decision]:
-    """The recipe that was asked for, else by the number of images, with the job's epochs and batch size."""
+    """The recipe that was asked for, else one by the number of images, with the job's epochs and batch size."""
     job = prepared.job
     if prepared.recipe is not None:
         recipe, decision = prepared.recipe, Decision("recipe", prepared.recipe.name, "it was asked for")
     else:
         recipe, decision = choose_recipe(prepared.dataset.count("train"), job.similar)
-        recipe = _within(recipe, prepared.backbone)
+        recipe = _limited_to(recipe, prepared.backbone)
     if job.epochs is not None:
         recipe = with_epochs(recipe, job.epochs)
     if job.batch_size is not None:
@@ -145,10 +150,13 @@ def _was_checked(prepared: Prepared) -> bool:
 
 
 def _narrow(recipe: Recipe, prepared: Prepared) -> tuple[Recipe, Decision]:
-    """The recipe with its augmentation narrowed to what is safe for these images, and the decision for the plan."""
+    """Narrow a recipe's augmentation to what is safe for these images.
+
+    Returns the recipe, and the decision for the plan.
+    """
     job, dataset = prepared.job, prepared.dataset
     seconds = CHECK_SECONDS if job.max_minutes is None else 6 * job.max_minutes  # a tenth of the run
-    log.info("checking  what the augmentation does to the classes of these pictures")
+    log.info("checking  whether the augmentation keeps the classes of these images")
     safety = check_safety(
         dataset.images,
         recipe.augmentation,
@@ -158,19 +166,22 @@ def _narrow(recipe: Recipe, prepared: Prepared) -> tuple[Recipe, Decision]:
         thorough=False,
         cache=dataset.cache,
     )
-    on = safety.augmentation.fields()
-    decision = Decision("augmentation", ", ".join(on) or "none", sentence(safety), safety.to_dict())
+    fields = safety.augmentation.fields()
+    decision = Decision("augmentation", ", ".join(fields) or "none", sentence(safety), safety.to_dict())
     return dataclasses.replace(recipe, augmentation=safety.augmentation), decision
 
 
-def _within(recipe: Recipe, network: Backbone) -> Recipe:
-    """A recipe that was chosen, not asked for, unfreezes no more blocks than one's own small network has, or than may train."""
+def _limited_to(recipe: Recipe, network: Backbone) -> Recipe:
+    """Limit a recipe to the blocks that a network has and may train.
+
+    Only for a recipe that was chosen by tlkit: one that was asked for fails instead.
+    """
     most = network.blocks_to_unfreeze
 
-    def fitted(unfreeze: Unfreeze) -> Unfreeze:
+    def limited(unfreeze: Unfreeze) -> Unfreeze:
         return min(unfreeze, most) if isinstance(unfreeze, int) else unfreeze if most else 0
 
-    stages = [dataclasses.replace(stage, unfreeze=fitted(stage.unfreeze)) for stage in recipe.stages]
+    stages = [dataclasses.replace(stage, unfreeze=limited(stage.unfreeze)) for stage in recipe.stages]
     return dataclasses.replace(recipe, stages=tuple(stages))
 
 

@@ -1,4 +1,4 @@
-"""Delivers a judged model: exported, proven to be what was trained, and reported."""
+"""Delivers an evaluated model: exports it, proves that the export predicts as it does, and writes the report."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ def deliver(
     fresh: FreshProcess | None = None,
     clock: Clock | None = None,
 ) -> Run:
-    """Export a judged model, prove that what is served equals what was trained, and write metrics.json and the report.
+    """Export an evaluated model, prove the export, and write metrics.json and the report.
 
     Args:
-        into: The folder where the finished run belongs, if it was made beside an earlier one.
-        fresh: The process that serves for the proof, if it is started already.
-        clock: Keeps the seconds of each step, and gives them to metrics.json.
+        into: Where the finished run belongs, if it was made beside an earlier run that it replaces.
+        fresh: The process that runs the export for the proof, if it is started already.
+        clock: Measures the seconds of each step for metrics.json.
 
     Returns:
-        The finished run in its place.
+        The finished run, in its final folder.
 
     Raises:
-        ParityError: What is served differs from what was trained.
+        ParityError: The export predicts differently from the trained model.
     """
     clock, dataset = clock or Clock(), prepared.dataset
     refusal = judged.scores["refusal"]
@@ -54,7 +54,7 @@ def deliver(
         unsure_below = refusal["threshold"] if refusal else 0.0
         export(judged.model, plan.classes, run.saved_model, fit=plan.job.fit, unsure_below=unsure_below)
     inputs = ReportInputs(run, judged.model, dataset) if plan.job.report else None
-    with ThreadPoolExecutor(1) as beside:  # what takes long in a report, beside the proof by another process
+    with ThreadPoolExecutor(1) as beside:  # the slow part of the report runs while another process proves
         analysing = beside.submit(analyse, inputs) if inputs else None
         with clock.timed("prove"):
             parity = _prove(run, judged, dataset, fresh)
@@ -76,14 +76,14 @@ def deliver(
 
 
 def _prove(run: Run, judged: Judged, dataset: Dataset, fresh: FreshProcess | None) -> dict[str, Any]:
-    """The proof, on validation images spread over all classes."""
+    """Prove the export on validation images spread over all classes."""
     chosen = parity_sample(len(judged.probabilities["validation"]))
-    part = dataset.images.part("validation").take(chosen)
+    sample = dataset.images.part("validation").take(chosen)
     return prove_parity(
         run.saved_model,
-        part.files(),
+        sample.files(),
         judged.probabilities["validation"][chosen],
         dataset.class_names,
         fresh,
-        functools.partial(own_probabilities, judged.model, dataset.pixels.of(part)),
+        functools.partial(own_probabilities, judged.model, dataset.pixels.of(sample)),
     )

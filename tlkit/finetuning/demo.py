@@ -1,4 +1,4 @@
-"""A first run with nothing but tlkit: scikit-learn's handwritten digits and the backbone that ships with tlkit. No download."""
+"""A first run without a download: scikit-learn's handwritten digits, and the backbone that comes with tlkit."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from tlkit.runs.folder import Run
 
 
 def write_digits(folder: str | Path, per_class: int | None = None) -> Path:
-    """Write scikit-learn's digits (1,797 scans of 8 x 8 pixels, 10 classes) as a folder per digit. Returns the folder.
+    """Write scikit-learn's digits (1,797 scans of 8 x 8 pixels, 10 classes), one folder per digit. Returns the folder.
 
-    per_class: images of each digit, default all. Files that are there already are left alone. PNG, grown to 32 x 32 pixels.
+    They are written as PNG files, enlarged to 32 x 32 pixels. Files that exist already are kept.
+    per_class: images of each digit, default all.
+
     Source: E. Alpaydin, C. Kaynak 1998, Optical Recognition of Handwritten Digits, UCI, doi 10.24432/C50P49, CC BY 4.0.
     """
     import numpy as np
@@ -31,16 +33,16 @@ def write_digits(folder: str | Path, per_class: int | None = None) -> Path:
         file = Path(folder) / str(label) / f"{number:04d}.png"
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
-            picture = Image.fromarray((pixels * 255 / 16).astype(np.uint8)).convert("RGB")
+            image = Image.fromarray((pixels * 255 / 16).astype(np.uint8)).convert("RGB")
             with temporary_beside(file) as temporary:
-                picture.resize((32, 32), Image.Resampling.BICUBIC).save(temporary)
+                image.resize((32, 32), Image.Resampling.BICUBIC).save(temporary)
     return Path(folder)
 
 
 def demo(folder: str | Path = "tlkit-demo") -> Run:
-    """Write the digits to `folder`/digits and fine-tune `nano` on them in `folder`/run, which is replaced if it is such a run.
+    """Write the digits to `folder`/digits, and fine-tune `nano` on them in `folder`/run.
 
-    Returns the Run. Raises RunError where `folder`/run is anything else.
+    An earlier demo's run is replaced. Raises RunError if `folder`/run is anything else.
     """
     out, data = Path(folder) / "run", Path(folder) / "digits"
     earlier = Run(out).plan.job.data if own_manifest(out, PLAN) else data
@@ -50,6 +52,6 @@ def demo(folder: str | Path = "tlkit-demo") -> Run:
     log.info(f"wrote scikit-learn's 1,797 handwritten digits to {data}/0 to {data}/9\n")
     recipe = "large_similar"  # the default's tournament would take a minute more
     run = finetune(data, backbone="nano", recipe=recipe, out=out, force=True)
-    log.info("\nYour own pictures, one folder per class:\n  tlkit inspect FOLDER\n  tlkit finetune FOLDER")
-    log.info(f"What became of the digits:\n  tlkit predict {run.folder} {data}/7\n  tlkit evaluate {run.folder}")
+    log.info("\nWith your own images, one folder per class:\n  tlkit inspect FOLDER\n  tlkit finetune FOLDER")
+    log.info(f"With the model for digits:\n  tlkit predict {run.folder} {data}/7\n  tlkit evaluate {run.folder}")
     return run

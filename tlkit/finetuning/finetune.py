@@ -1,4 +1,4 @@
-"""The main job as one sentence: a folder of images in, a run folder with a deployable classifier out."""
+"""The main job: from a folder of images to a run folder with a deployable classifier."""
 
 from __future__ import annotations
 
@@ -50,15 +50,17 @@ def finetune(
 ) -> Run:
     """Fine-tune a pretrained backbone on a folder of images, evaluate it, export it, and prove the export.
 
-    What is done is logged, as lines for a person to read: see `tlkit.progress`.
+    Each step is logged, see `tlkit.progress`.
 
     Args:
-        data: A folder of class folders, a folder of train/ val/ test/ folders, a CSV (see `tlkit.scan`), or a `Job`, which holds all
-            keywords but the last three. The plan.json of an earlier run repeats that run; keywords that differ from their defaults
-            take precedence. To set one back to its default, use `dataclasses.replace(tlkit.Job.read("RUN/plan.json"), seed=0)`.
-        backbone, ..., report: What is asked: see `tlkit.Job`.
+        data: A folder of class folders, a folder of train/ val/ test/ folders, or a CSV (see `tlkit.scan`). Or a `Job`,
+            which holds all keywords but the last three. Or the plan.json of an earlier run, to repeat that run;
+            keywords that differ from their defaults take precedence. To set one back to its default, use
+            `dataclasses.replace(tlkit.Job.read("RUN/plan.json"), seed=0)`.
+        backbone, ..., report: The fields of `tlkit.Job`, explained there.
         out: The run folder. None: the first free runs/DATA-BACKBONE-N.
-        force: Replace an earlier run in `out` when the new one is finished. What else is there is never removed (see `tlkit.folders`).
+        force: Replace an earlier run in `out` when the new one is finished. Other files are never removed (see
+            `tlkit.folders`).
         dry_run: Log the plan and stop. Nothing is written, and the Run's folder does not exist.
 
     Returns:
@@ -71,34 +73,37 @@ def finetune(
     options = {name: given[name] for name, default in OPTIONS.items() if given[name] != default}
     if isinstance(data, Job) and options:
         raise TypeError(
-            f"`{next(iter(options))}` was given beside a Job. Give it to the Job: dataclasses.replace(job, ...)."
+            f"`{next(iter(options))}` was given with a Job. Set it in the Job instead: dataclasses.replace(job, ...)."
         )
     job = data if isinstance(data, Job) else Job.given(data, options)
     return carry_out(job, out, force=force, dry_run=dry_run)
 
 
 def carry_out(job: Job, out: str | Path | None = None, *, force: bool = False, dry_run: bool = False) -> Run:
-    """Do a job: resolve its names, prepare the data, decide what was left open, fit, judge, deliver. The rest as in `finetune`."""
+    """Do a job: resolve its names, prepare the data, decide what was left open, fit, evaluate, deliver.
+
+    out, force, dry_run: as in `finetune`.
+    """
     clock = Clock(Deadline.after(None if job.max_minutes is None else 60 * job.max_minutes))
     resolved = resolve(job)
     folder = Path(out) if out is not None else next_free(Path("runs"), resolved.name)
     check_out(folder, force, resolved.job.data)
     prepared = prepare(resolved, clock)
     if dry_run:
-        _tell(foresee(prepared), prepared.backbone)
+        _log_plan(foresee(prepared), prepared.backbone)
         return Run(folder)
     run = start_run(folder, force)
     if run.folder != folder:
-        log.info(f"replaces  {folder}, which stays as it is until the new run, in {run.folder}, is finished\n")
+        log.info(f"replaces  {folder}, which is kept until the new run, in {run.folder}, is finished\n")
     prepared.write(run)
     decided = decide(prepared, run, clock)
-    _tell(decided.plan, prepared.backbone)
+    _log_plan(decided.plan, prepared.backbone)
     trained = fit(decided, prepared, clock)
     with FreshProcess() as fresh:
         judged = judge(decided.plan, trained, prepared, run, clock)
         return deliver(decided.plan, judged, prepared, run, into=folder, fresh=fresh, clock=clock)
 
 
-def _tell(plan: Plan, backbone: Backbone) -> None:
+def _log_plan(plan: Plan, backbone: Backbone) -> None:
     for line in plan_lines(plan, backbone):
         log.info(line)

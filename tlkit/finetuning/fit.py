@@ -1,4 +1,4 @@
-"""Builds the classifier of a run and trains it, to end in time."""
+"""Builds the classifier of a run, and trains it within the time limit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained classifier. images_computed: how many images ran through frozen layers for it, the tournament's included."""
+    """A trained classifier.
+
+    images_computed: how many images ran through frozen layers for it, including those of the tournament.
+    """
 
     model: keras.Model
     history: History
@@ -35,7 +38,7 @@ class Trained:
 
 
 def build(prepared: Prepared, head: Head, precision: str = "float32") -> keras.Model:
-    """The classifier of a job before its training, with ImageNet's weights, one's own, or those of an earlier run."""
+    """Build the classifier of a job, untrained: with ImageNet weights, the user's own, or those of an earlier run."""
     job, dataset = prepared.job, prepared.dataset
     model = build_classifier(
         prepared.backbone,
@@ -53,7 +56,7 @@ def build(prepared: Prepared, head: Head, precision: str = "float32") -> keras.M
 
 
 def fit(decided: Decided, prepared: Prepared, clock: Clock | None = None) -> Trained:
-    """Build the classifier that a plan describes and train it on the training images, unless a tournament has done so."""
+    """Build the classifier of a plan, and train it on the training images, unless a tournament has trained it."""
     if decided.trained is not None:
         return decided.trained
     clock, dataset, plan = clock or Clock(), prepared.dataset, decided.plan
@@ -74,18 +77,20 @@ def fit(decided: Decided, prepared: Prepared, clock: Clock | None = None) -> Tra
 
 
 def training_deadline(deadline: Deadline, model: keras.Model, dataset: Dataset, report: bool) -> Deadline:
-    """When training must end, so that evaluation, export, the parity proof and the report still fit into the limit."""
+    """When training must end, so that evaluation, export, the parity proof and the report fit into the time limit.
+
+    report: whether a report is written.
+    """
     if deadline == NO_DEADLINE:
         return deadline
-
     call, batch = frozen_call(model, 16), np.zeros((16, *model.input_shape[1:]), "uint8")
     call(batch)  # the first call traces
     before = time.monotonic()
     call(batch)
     per_image = (time.monotonic() - before) / 16
-    val, test = dataset.count("validation"), dataset.count("test")
-    # the last epoch's validation, the evaluation of both parts, and the proof
-    reserve = 25 + 1.3 * per_image * (val + val + test + len(parity_sample(val)))
-    if report:  # measured: 5 s with 600 pictures, 22 s with 3,781
+    validation, test = dataset.count("validation"), dataset.count("test")
+    # the last epoch's validation, the evaluation of both splits, and the proof
+    reserve = 25 + 1.3 * per_image * (validation + validation + test + len(parity_sample(validation)))
+    if report:  # measured: 5 s with 600 images, 22 s with 3,781
         reserve += 5 + 0.005 * len(dataset)
     return deadline.keeping(reserve)

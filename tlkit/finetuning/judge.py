@@ -1,4 +1,4 @@
-"""Judges a trained model: its predictions, its temperature, its scores."""
+"""Evaluates a trained model: its predictions, its temperature, its scores."""
 
 from __future__ import annotations
 
@@ -35,11 +35,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Judged:
-    """A classifier that is ready to be served, and how good it is.
+    """A classifier that is ready for deployment, and its scores.
 
-    model: as saved, its temperature baked in. scores: "validation", "test", "calibration" and "refusal" of metrics.json.
-    probabilities: of each judged part of the split, shape (n, classes). images_computed: how many images ran through frozen layers,
-    those of training included. notes: what was not as planned.
+    Attributes:
+        model: As saved, with its temperature baked in.
+        scores: "validation", "test", "calibration" and "refusal" of metrics.json.
+        probabilities: By split, "validation" and "test", each of shape (n, classes).
+        images_computed: How many images ran through frozen layers, including those of training.
+        notes: What did not go as planned, in words.
     """
 
     model: keras.Model
@@ -60,7 +63,7 @@ def judge(plan: Plan, trained: Trained, prepared: Prepared, run: Run, clock: Clo
     model = _as_saved(trained.model, prepared.backbone, plan)
     save_model(model, run.model_file)
     with clock.timed("evaluate"):
-        raw, computed = _predict_parts(model, prepared.backbone, plan.recipe, prepared.dataset)
+        raw, computed = _predict_splits(model, prepared.backbone, plan.recipe, prepared.dataset)
         scores, probabilities = _calibrate_and_score(run, model, prepared.dataset.images, raw, plan.job.max_error)
         save_model(model, run.model_file)
     notes = tuple(trained.history.notes)
@@ -72,17 +75,17 @@ def _as_saved(model: keras.Model, backbone: Backbone, plan: Plan) -> keras.Model
     if plan.precision != "float32":
         model = as_float32(model, backbone, plan.recipe.head)
     for layer in model.layers:
-        layer.trainable = True  # which layers a stage froze is no property of the saved model
-    return keras.Model(model.input, model.output, name=model.name)  # without what the last stage compiled into it
+        layer.trainable = True  # the saved model does not keep which layers a stage froze
+    return keras.Model(model.input, model.output, name=model.name)  # without the optimizer and loss of the last stage
 
 
-def _predict_parts(
+def _predict_splits(
     model: keras.Model, backbone: Backbone, recipe: Recipe, dataset: Dataset
 ) -> tuple[dict[str, np.ndarray], int]:
-    """Probabilities by part, and how many images ran through the frozen blocks."""
+    """Probabilities by split, and how many images ran through the frozen blocks."""
     probabilities, computed = {}, 0
-    for part in ("validation", "test"):
-        examples = dataset.part(part)
+    for split in ("validation", "test"):
+        examples = dataset.part(split)
         if not len(examples):
             continue
         found, ran = while_memory_lasts(
@@ -90,36 +93,37 @@ def _predict_parts(
             inference_batch(recipe.batch_size),
         )
         computed += ran
-        probabilities[part] = found
+        probabilities[split] = found
     return probabilities, computed
 
 
 def _calibrate_and_score(
     run: Run, model: keras.Model, images: ImageSet, raw: dict[str, np.ndarray], max_error: float | None
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Bakes a temperature into the model, writes the predictions, and returns what `metrics.json` says of both parts and the tempered
-    probabilities by part.
-    """
+    """Bake a temperature into the model, and write the predictions.
 
-    labels = {part: images.part(part).labels() for part in raw}
+    raw: probabilities by split, before calibration. Returns the scores for metrics.json, and the calibrated
+    probabilities by split.
+    """
+    labels = {split: images.part(split).labels() for split in raw}
     temperature = fit_temperature(raw["validation"], labels["validation"])
     bake(model, temperature)
-    probabilities = {part: temper(found, temperature) for part, found in raw.items()}
+    probabilities = {split: temper(found, temperature) for split, found in raw.items()}
     before, scores, tables = {}, {}, []
-    for part, found in probabilities.items():
-        uncalibrated = evaluate(raw[part], labels[part], images.class_names)
-        before[part] = {name: uncalibrated[name] for name in ("log_loss", "ece")}
-        scores[part] = evaluate(found, labels[part], images.class_names)
-        mine = images.part(part).table
-        table = prediction_table(list(mine["path"]), found, images.class_names)
-        table.insert(1, "split", part)
-        table.insert(2, "label", list(mine["label"]))
+    for split, found in probabilities.items():
+        uncalibrated = evaluate(raw[split], labels[split], images.class_names)
+        before[split] = {name: uncalibrated[name] for name in ("log_loss", "ece")}
+        scores[split] = evaluate(found, labels[split], images.class_names)
+        listed = images.part(split).table
+        table = prediction_table(list(listed["path"]), found, images.class_names)
+        table.insert(1, "split", split)
+        table.insert(2, "label", list(listed["label"]))
         tables.append(table)
     run.write_table("predictions.csv", pd.concat(tables, ignore_index=True))
     refusal = None
     if max_error is not None:
         chosen = refusal_threshold(probabilities["validation"], labels["validation"], max_error)
-        measured = {part: chosen.measured(probabilities[part], labels[part]) for part in raw}
+        measured = {split: chosen.measured(probabilities[split], labels[split]) for split in raw}
         refusal = {
             **dataclasses.asdict(chosen),
             "validation": measured["validation"],

@@ -1,4 +1,4 @@
-"""Prepares the data of a job: scanned, decoded at the backbone's size, and split."""
+"""Prepares the data of a job: scans it, decodes it at the backbone's image size, and splits it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ from tlkit.strategy.backbones import compare_backbones
 
 @dataclass(frozen=True)
 class Prepared:
-    """A job with its data. dataset: split. decisions: those taken so far, of the backbone. The rest as in `Resolved`."""
+    """A job with its data.
+
+    dataset: split already. decisions: those about the backbone. The rest as in `Resolved`.
+    """
 
     job: Job
     dataset: Dataset
@@ -33,7 +36,7 @@ class Prepared:
     decisions: tuple[Decision, ...]
 
     def write(self, run: Run) -> None:
-        """Write which image is in which part of the split, and every problem of the data, into the run's folder."""
+        """Write the split of each image, and every problem of the data, into the run's folder."""
         images = self.dataset.images
         run.write_table("split.csv", images.table[["path", "label", "split", "group", "sha256"]])
         run.write_table("problems.csv", images.problems)
@@ -42,12 +45,12 @@ class Prepared:
 def prepare(resolved: Resolved, clock: Clock | None = None) -> Prepared:
     """Scan the data, choose among several backbones, decode the images and split them.
 
-    Raises DataError for data that nothing can be learned from, or with any problem where the job is strict.
+    Raises DataError for data that cannot be learned from, or with any problem if the job is strict.
     """
     clock, job = clock or Clock(), resolved.job
     with clock.timed("scan"):
         images = scan(job.data, group_by=job.group_by, strict=job.strict)
-    if job.max_error is not None:  # now, not when everything is trained
+    if job.max_error is not None:  # before training, not after it
         check_no_class_is_unsure(images.class_names)
     _use_devices()
     cache = Cache(job.cache_gb)

@@ -1,4 +1,4 @@
-"""What is settled before any image is read: the names of a job become values."""
+"""Resolves the names of a job to values, before any image is read."""
 
 from __future__ import annotations
 
@@ -19,11 +19,15 @@ from tlkit.runs.folder import open_run
 
 @dataclass(frozen=True)
 class Resolved:
-    """A job whose names became values.
+    """A job with its names resolved.
 
-    job: as asked, with absolute paths. backbones: one, or those to be compared. image_size: pixels of each side, None for the
-    backbone's own. recipe: what was asked for, None where it is to be decided. augmentation: what was asked for in the place of the
-    recipe's. decisions: what nobody asked for and is settled by now.
+    Attributes:
+        job: As given, with absolute paths.
+        backbones: One, or those to be compared.
+        image_size: Pixels of each side. None: the backbone's own.
+        recipe: As given. None: still to be decided.
+        augmentation: As given. None: the recipe's own.
+        decisions: Those taken by default.
     """
 
     job: Job
@@ -35,13 +39,13 @@ class Resolved:
 
     @property
     def name(self) -> str:
-        """What a run's folder is called: the data and the backbone."""
+        """The name of a run's folder, without its number: the data and the backbone."""
         backbone = self.backbones[0].short_name if len(self.backbones) == 1 else "compared"
         return f"{_data_name(self.job.data)}-{backbone}"
 
 
 def check_names(job: Job) -> None:
-    """Raise NameUnknown for a name that stands for nothing, in a tenth of a second: without Keras, and without running a recipe."""
+    """Raise NameUnknown for an unknown name. Takes 0.1 s: does not import Keras, and runs no recipe script."""
     if job.backbone not in (None, AUTO):
         for name in str(job.backbone).split(","):
             check_backbone_name(name.strip())
@@ -53,10 +57,13 @@ def check_names(job: Job) -> None:
 
 
 def resolve(job: Job) -> Resolved:
-    """Turn the names of a job into values, and check that they go together. Reads no image.
+    """Resolve the names of a job to values, and check that these go together. Reads no image.
 
-    Raises NameUnknown for a name that stands for nothing, WeightsError for weights that are not there, SpecError for what does not go
-    together, RunError for a `from_run` that is no finished run.
+    Raises:
+        NameUnknown: A name is unknown.
+        WeightsError: Weights are not available.
+        SpecError: Two settings contradict each other.
+        RunError: `from_run` is not a finished run.
     """
     start = None if job.from_run is None else job.from_run.absolute()
     job = dataclasses.replace(job, data=job.data.absolute(), from_run=start)
@@ -80,7 +87,7 @@ def resolve(job: Job) -> Resolved:
 
 
 def default_backbone() -> tuple[str, str]:
-    """The backbone for a person who named none, and why: nothing is downloaded that nobody asked for."""
+    """The backbone if none was named, and why. It is one that needs no download."""
     if cached_file(BACKBONES["mobilenetv2"]):
         return "mobilenetv2", "none was named, and its ImageNet weights are on this machine"
     return "nano", (
@@ -93,27 +100,27 @@ def _check_same_backbone(start: Path, backbone: Backbone) -> None:
     earlier = open_run(start).plan.backbone.name
     if earlier != backbone.name:
         raise SpecError(
-            f"The run '{start}' has the backbone {earlier}, and {backbone.name} was asked for. "
+            f"The run '{start}' has the backbone {earlier}, but `backbone` is {backbone.name}. "
             "Leave `backbone` out, or start from another run."
         )
 
 
 def _check_backbone(job: Job, backbone: Backbone, size: int, recipe: Recipe | None) -> None:
-    """Raise SpecError for what a backbone cannot do, WeightsError where its weights are not there."""
+    """Raise SpecError for a job that a backbone cannot do, WeightsError if its weights are not available."""
     for stage in recipe.stages if recipe else ():
         backbone.block_count(stage.unfreeze)
     if size < backbone.smallest:
-        raise SpecError(f"`image_size` is {size}, and {backbone.name} takes {backbone.smallest} or more pixels.")
+        raise SpecError(f"`image_size` is {size}. {backbone.name} needs {backbone.smallest} pixels or more.")
     if job.from_run is not None:
         return
     find_weights(backbone, job.weights)
     if backbone.brings_weights and job.weights == "none":
         raise SpecError(
-            f"`weights=none` asks for random weights, and '{backbone.name}' brings its own. Leave `weights` out."
+            f"`weights=none` asks for random weights, but '{backbone.name}' has its own. Leave `weights` out."
         )
 
 
 def _data_name(source: Path) -> str:
-    """data/ gives data, birds/splits.csv gives birds-splits."""
+    """A name for the data: data/ gives data, birds/splits.csv gives birds-splits."""
     source = source.absolute()
     return source.name if source.is_dir() else f"{source.parent.name}-{source.stem}"

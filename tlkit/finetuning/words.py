@@ -1,4 +1,4 @@
-"""The lines that a run says of its plan and its result."""
+"""The lines that a run logs about its plan and its result."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Any
 from tlkit.backbones import Backbone
 from tlkit.plan.plan import Plan
 from tlkit.runs.folder import Run
+from tlkit.words import counted
 
 
 def plan_lines(plan: Plan, backbone: Backbone) -> list[str]:
-    """The plan for a person to read. backbone: its backbone."""
+    """The plan, for a person to read. backbone: the plan's own."""
     job = plan.job
-    parts = ", ".join(f"{count:,} {part}" for part, count in plan.images.items() if count)
-    lines = [f"data      {job.data}: {len(plan.classes)} classes, {parts}"]
+    splits = ", ".join(f"{count:,} {split}" for split, count in plan.images.items() if count)
+    lines = [f"data      {job.data}: {counted(len(plan.classes), 'class', 'classes')}; images: {splits}"]
     if plan.problems:
-        lines.append(f"problems  {plan.problems} (named in problems.csv)")
+        lines.append(f"problems  {plan.problems} (listed in problems.csv)")
     weights = f"from {job.from_run}" if job.from_run else backbone.weights_line(job.weights)
     terms = f" ({backbone.licence_line(job.weights)})" if job.weights == "imagenet" else ""
     if backbone.note:
@@ -29,30 +30,32 @@ def plan_lines(plan: Plan, backbone: Backbone) -> list[str]:
 
 
 def result_lines(run: Run) -> list[str]:
-    """The outcome for a person to read, and what to do next."""
+    """The result, for a person to read, and what to do next."""
     metrics, lines = run.metrics, [""]
-    for part in ("validation", "test"):
-        score = metrics[part]
+    for split in ("validation", "test"):
+        score = metrics[split]
         if score:
             low, high = score["accuracy_95"]
             lines.append(
-                f"{part:<11} accuracy {score['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}, n = {score['n']:,}), "
-                f"macro-F1 {score['macro_f1']:.3f}"
+                f"{split:<11} accuracy {score['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}, "
+                f"n = {score['n']:,}), macro-F1 {score['macro_f1']:.3f}"
             )
     calibration, best = metrics["calibration"], "test" if metrics["test"] else "validation"
     before, after = calibration["before"][best], metrics[best]
     lines.append(
-        f"{'calibrated':<11} temperature {calibration['temperature']:.2f} (from {calibration['fitted_on']:,} validation images): {best} "
-        f"calibration error {before['ece']:.3f} to {after['ece']:.3f}, log loss {before['log_loss']:.3f} to {after['log_loss']:.3f}"
+        f"{'calibrated':<11} temperature {calibration['temperature']:.2f}, fitted on "
+        f"{counted(calibration['fitted_on'], 'validation image')}: {best} calibration error {before['ece']:.3f} to "
+        f"{after['ece']:.3f}, log loss {before['log_loss']:.3f} to {after['log_loss']:.3f}"
     )
     if metrics["refusal"]:
         lines.append(f"{'unsure':<11} {refusal_sentence(metrics['refusal'])}")
     parity = metrics["parity"]
     lines.append(
-        f"{'served':<11} equals trained on {parity['top1_agreement']:.0%} of {parity['n']} files, "
-        f"largest difference {parity['max_difference']:.1e}"
+        f"{'exported':<11} predicts the trained model's class on {parity['top1_agreement']:.0%} of "
+        f"{counted(parity['n'], 'file')}, probabilities differ by up to {parity['max_difference']:.1e}"
         + (
-            f"; {parity['asked_again']} evaluated again without rounding, which differed by up to {parity['evaluated_difference']:.1e}"
+            f"; {counted(parity['asked_again'], 'file')} predicted again by Keras' own forward pass, because the fast "
+            f"evaluation's rounding differed by up to {parity['evaluated_difference']:.1e}"
             if parity["asked_again"]
             else ""
         )
@@ -65,20 +68,22 @@ def result_lines(run: Run) -> list[str]:
 
 
 def refusal_sentence(refusal: dict[str, Any]) -> str:
-    """What a limit on the share of errors came to."""
-    asked, seen = refusal["max_error"], refusal["validation"]
+    """What a limit on the error leads to, in one sentence."""
+    limit, validation = refusal["max_error"], refusal["validation"]
     if refusal["threshold"] > 1:
         return (
-            f"no threshold keeps errors at {asked:.1%} on the {seen['n']:,} validation images: every answer is unsure"
+            f"no threshold keeps the error at or below {limit:.1%} on {counted(validation['n'], 'validation image')}: "
+            "every answer is unsure"
         )
     held = (
         "with 95 % confidence"
         if refusal["assured"]
-        else f"on the {seen['n']:,} validation images, too few to assure it"
+        else f"on {counted(validation['n'], 'validation image')}, too few for 95 % confidence"
     )
-    said = f"below {refusal['threshold']:.3f}, which keeps errors at {asked:.1%} {held}"
-    for part in ("validation", "test"):
-        if refusal[part] and refusal[part]["answered"]:
-            one = refusal[part]
-            said += f"; {part}: {one['coverage']:.1%} answered, {one['error']:.1%} of them wrong"
-    return said
+    text = f"below a probability of {refusal['threshold']:.3f}, which keeps the error at or below {limit:.1%} {held}"
+    for split in ("validation", "test"):
+        if refusal[split] and refusal[split]["answered"]:
+            one = refusal[split]
+            answered = f"{one['coverage']:.1%} of {counted(one['n'], 'image')} answered"
+            text += f"; {split}: {answered}, {one['error']:.1%} of these wrong"
+    return text

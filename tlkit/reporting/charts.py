@@ -42,7 +42,7 @@ def lines(
 
     Args:
         series: name -> points, as (x, y).
-        title: says in words what the chart shows; screen readers read it.
+        title: the content of the chart in words, for screen readers.
         marks: vertical lines, as (x, the word at their top).
         dots: single points to stress.
 
@@ -66,12 +66,12 @@ def _mark(at: float, word: str) -> str:
 
 
 def _line(plane: _Plane, number: int, item: tuple[str, Points]) -> str:
-    """A line, its points where they are few, and its entry in the legend."""
+    """A line, its points if there are few, and its entry in the legend."""
     name, points = item
-    places = [(f"{plane.x(x):.1f}", f"{plane.y(y):.1f}") for x, y in points]
-    parts = [f'<polyline class="line c{number}" points="{" ".join(",".join(one) for one in places)}"/>']
+    positions = [(f"{plane.x(x):.1f}", f"{plane.y(y):.1f}") for x, y in points]
+    parts = [f'<polyline class="line c{number}" points="{" ".join(",".join(one) for one in positions)}"/>']
     if len(points) <= MOST_DOTS:
-        parts += [f'<circle class="dot c{number}" cx="{x}" cy="{y}" r="2.5"/>' for x, y in places]
+        parts += [f'<circle class="dot c{number}" cx="{x}" cy="{y}" r="2.5"/>' for x, y in positions]
     at = LEFT + 8 + 120 * number
     parts.append(f'<line class="line c{number}" x1="{at}" x2="{at + 18}" y1="{HEIGHT - 6}" y2="{HEIGHT - 6}"/>')
     parts.append(f'<text class="small" x="{at + 22}" y="{HEIGHT - 3}">{escape(name)}</text>')
@@ -125,8 +125,8 @@ def _axes(plane: _Plane, x: Axis, y: Axis) -> str:
         parts.append(f'<text class="small" text-anchor="end" x="{LEFT - 5}" y="{at + 4:.1f}">{word}</text>')
     for value in _ticks(*plane.x_range):
         word = _share(value) if x.percent else f"{value:g}"
-        place = f'x="{plane.x(value):.1f}" y="{HEIGHT - BOTTOM + 12}"'
-        parts.append(f'<text class="small" text-anchor="middle" {place}>{word}</text>')
+        position = f'x="{plane.x(value):.1f}" y="{HEIGHT - BOTTOM + 12}"'
+        parts.append(f'<text class="small" text-anchor="middle" {position}>{word}</text>')
     parts.append(
         f'<text class="small" text-anchor="end" x="{WIDTH - RIGHT}" y="{HEIGHT - BOTTOM + 24}">{escape(x.label)}</text>'
         f'<text class="small" transform="translate(11 {TOP + 96}) rotate(-90)" text-anchor="middle">'

@@ -1,6 +1,6 @@
 """What a report is made from: what the run wrote, and what is measured for the report.
 
-`Record` is the only place of this room that knows the keys of a run's files: a key that is renamed is renamed there.
+`Record` is the only class here that knows the keys of a run's files, so a key is renamed in one place.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from tlkit.evaluation.reliance import Reliance
 
 
-EXPLAINED = 200  # images at most for the test of what predictions rest on ...
-SECONDS = 1.0  # ... and about how long that may take in `finetune`
+EXPLAINED = 200  # images at most for masking salient pixels
+SECONDS = 1.0  # about how long that may take in `finetune`
 CHECKED = 10_000  # images at most for the data doctor; `tlkit inspect` looks at all
 ROBUST = 500  # images at most for robustness
 
@@ -77,7 +77,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Temperature:
-    """A temperature that was fitted on so many images, and what was measured on the report's split before it."""
+    """A temperature, how many images it was fitted on, and the scores on the report's split before it."""
 
     value: float
     fitted_on: int
@@ -89,8 +89,8 @@ class Temperature:
 class Refusal:
     """Below which probability the answer is "unsure", and what that does on the report's split.
 
-    assured: errors stay below max_error with 95 % confidence. coverage: share that is answered. error: share of those
-    that is wrong; None where nothing is answered.
+    assured: errors stay below max_error with 95 % confidence. coverage: share that is answered. error: share of the
+    answers that is wrong; None if nothing is answered.
     """
 
     max_error: float
@@ -102,7 +102,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Parity:
-    """Which share of n files the export predicts as the trained model does, and by how much probabilities differ."""
+    """The share of n files on which the export predicts the trained model's class, and how far probabilities differ."""
 
     n: int
     agreement: float
@@ -142,7 +142,7 @@ class FieldExample:
 
 @dataclass(frozen=True)
 class Record:
-    """What a run wrote, under the names that a report uses. Nothing is read before it is asked for."""
+    """What a run wrote, under the names that a report uses. Files are read on access."""
 
     run: Run
 
@@ -179,7 +179,7 @@ class Record:
 
     @property
     def label_judge(self) -> str:
-        """Whose features judge the labels: the run's backbone where it started from ImageNet's weights, else `nano`."""
+        """The backbone that judges the labels: the run's own if it started from ImageNet weights, else `nano`."""
         job = self._plan.job
         return self.backbone if job.weights == "imagenet" and not job.from_run else JUDGE
 
@@ -213,7 +213,7 @@ class Record:
 
     @property
     def field_checks(self) -> list[FieldCheck]:
-        """What the safety check found, by field; empty where nothing was checked."""
+        """The results of the safety check, by field; empty if nothing was checked."""
         found = self.decision("augmentation")
         return [] if found is None else [_field_check(*item) for item in found.evidence["fields"].items()]
 
@@ -236,7 +236,7 @@ class Record:
 
     @property
     def recipe_and_versions(self) -> dict[str, Any]:
-        """What a repetition needs, as JSON values."""
+        """Everything that repeating the run needs, as JSON values."""
         values = self._plan.to_dict()
         return {name: values[name] for name in ("recipe", "job", "versions", "device", "precision")}
 
@@ -244,7 +244,7 @@ class Record:
 
     @property
     def split(self) -> str:
-        """What a report is measured on: "test" where there are test images, else "validation"."""
+        """The split that a report is measured on: "test" if there are test images, else "validation"."""
         return "test" if self._metrics["test"] else "validation"
 
     @functools.cached_property
@@ -305,7 +305,7 @@ class Record:
     def predictions(self, split: str | None = None) -> pd.DataFrame:
         """path, label, prediction, probability, top2, top2_probability of each image of a split.
 
-        split: "test" or "validation"; default test, where there are test images.
+        split: "test" or "validation"; default test if there are test images.
         """
         table = self.run.read_table("predictions.csv")
         if split is None:
@@ -315,7 +315,7 @@ class Record:
     def history(self) -> pd.DataFrame:
         """stage, accuracy, loss, validation_accuracy, validation_loss, c, seconds of each epoch; empty for an ensemble.
 
-        c: how weakly a solved head is regularised, NaN where the stage was trained by epochs.
+        c: the inverse L2 penalty of a solved head, NaN for a stage that was trained by epochs.
         """
         file = self.run.folder / "history.csv"
         if not file.is_file():
@@ -362,7 +362,7 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """What a report is made from. dataset: of all splits, None if the images are not where they were."""
+    """What a report is made from. dataset: all splits; None if the images are no longer there."""
 
     run: Run
     model: keras.Model
@@ -371,9 +371,9 @@ class ReportInputs:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What takes long in a report; each None where it cannot be had.
+    """The slow measurements of a report; each is None if it cannot be made.
 
-    checkup: of the data. cam: Grad-CAM of the model. reliance: what its predictions rest on.
+    checkup: of the data. cam: Grad-CAM of the model. reliance: how much predictions depend on the most salient pixels.
     """
 
     checkup: Checkup | None = None
@@ -395,10 +395,10 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that the sections of a report speak of.
+    """Everything that the sections of a report show.
 
-    predictions: of the report's split, see `Record.predictions`. milliseconds: of the network for an image, None where
-    it was not measured. robustness: as `tlkit.robustness` returns it, None where it was not measured.
+    predictions: of the report's split, see `Record.predictions`. milliseconds: of the network per image, None if it was
+    not measured. robustness: as `tlkit.robustness` returns it, None if it was not measured.
     """
 
     record: Record
@@ -415,7 +415,7 @@ class Findings:
 
     @property
     def correct(self) -> np.ndarray:
-        """Of each prediction, whether it is correct: bool."""
+        """Whether each prediction is correct: bool."""
         return (self.predictions["prediction"] == self.predictions["label"]).to_numpy()
 
     @property
@@ -439,7 +439,7 @@ class Findings:
         ]
 
     def numbers(self) -> dict[str, Any]:
-        """The same for `report.json`: JSON values."""
+        """The numbers for `report.json`: JSON values."""
         found: dict[str, Any] = {"split": self.split, "milliseconds_an_image": self.milliseconds}
         if self.analysis.checkup is not None:
             found["data"] = self.analysis.checkup.to_dict()
@@ -453,15 +453,15 @@ class Findings:
 
 
 def analyse(inputs: ReportInputs, *, seconds: float = SECONDS) -> Analysis:
-    """Check the data, and measure what the model's predictions rest on. Needs the run's plan and predictions.
+    """Check the data, and measure how much predictions depend on the most salient pixels.
 
-    seconds: about how long the latter may take.
+    Needs the run's plan and predictions. seconds: about how long the measurement of predictions may take.
     """
     checkup, cam, found = None, None, None
     record = Record(inputs.run)
     if inputs.dataset is not None:
         checkup = _checkup(inputs.model, inputs.dataset, record)
-    with contextlib.suppress(SpecError):  # an ensemble has no feature maps to weigh
+    with contextlib.suppress(SpecError):  # an ensemble has no feature maps
         cam = GradCam(inputs.model)
     if cam is not None and inputs.dataset is not None:
         found = _reliance(inputs, record, cam, seconds)
@@ -469,9 +469,9 @@ def analyse(inputs: ReportInputs, *, seconds: float = SECONDS) -> Analysis:
 
 
 def collect(inputs: ReportInputs, analysis: Analysis, *, robust: bool = False) -> Findings:
-    """Put together what the run wrote and what was measured. The run must be finished.
+    """Collect what the run wrote and what was measured. The run must be finished.
 
-    robust: measure robustness too; else an earlier report's is taken, if there is one.
+    robust: also measure robustness. Otherwise that of an earlier report is taken, if there is one.
     """
     record = Record(inputs.run)
     predictions = record.predictions()
@@ -491,7 +491,7 @@ def collect(inputs: ReportInputs, analysis: Analysis, *, robust: bool = False) -
 
 
 def _checkup(model: keras.Model, dataset: Dataset, record: Record) -> Checkup:
-    """Labels judged by the run's own backbone, as pretrained, where its features are there; else by `nano`."""
+    """Check the data. The run's own pretrained backbone judges the labels if its features are cached, else `nano`."""
     (backbone,) = named_backbones(record.label_judge)
     if len(dataset) > CHECKED:
         order = np.random.default_rng(record.seed).permutation(len(dataset))[:CHECKED]
@@ -511,7 +511,7 @@ def _pretrained_prefix(model: keras.Model, backbone: Backbone, record: Record) -
 
 
 def _reliance(inputs: ReportInputs, record: Record, cam: GradCam, seconds: float) -> Reliance:
-    """What painting over costs on as many of the predicted images as the time allows, 16 at least."""
+    """Mask salient pixels of as many of the predicted images as the time allows, at least 16."""
     count = int(np.clip(seconds * 1000 / (3 * cam.milliseconds()), 16, EXPLAINED))
     images, labels = _sample(inputs, record, count)
     return reliance(inputs.model, images, labels, cam=cam)
@@ -523,7 +523,7 @@ def _robustness(inputs: ReportInputs, record: Record) -> list[dict[str, Any]]:
 
 
 def _sample(inputs: ReportInputs, record: Record, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """At most so many of the predicted images, drawn at random, and their class numbers."""
+    """At most `count` of the predicted images, drawn at random, and their class indices."""
     predictions = record.predictions()
     order = np.random.default_rng(0).permutation(len(predictions))[:count]
     chosen = predictions.iloc[np.sort(order)]

@@ -34,7 +34,7 @@ from tlkit.runs.folder import Run, open_run
 from tlkit.runs.reading import decoded, load_model, own_part
 from tlkit.words import counted
 
-# In the order of the page. Each makes its section, or None where it has nothing to say.
+# In the order of the page. Each makes its section, or returns None if it has nothing to show.
 SECTIONS: tuple[Callable[[Findings], Section | None], ...] = (
     summary.render,
     curves.render,
@@ -62,7 +62,7 @@ def report(
         runs: run folders; with one, its `report.html` is made again.
         robustness: also measure accuracy on corrupted images, up to 500 of them. Takes minutes.
         out: where the leaderboard goes, default leaderboard.html beside the first run.
-        cache: what was computed from the images, default the user's.
+        cache: where pixels and features are kept, default the user's.
 
     Returns: the path of the page.
 
@@ -89,7 +89,7 @@ def write_report(
 
     Args:
         analysis: of `analyse`, if there is one already.
-        seconds: about how long the test of what predictions rest on may take.
+        seconds: about how long masking salient pixels may take.
         robust: also measure robustness.
 
     Returns: the path of the page.
@@ -113,7 +113,7 @@ def _page(findings: Findings) -> str:
         subtitle=f"{images} ({counts}). Run time {record.seconds:.0f} s.",
         sections=[section for render in SECTIONS if (section := render(findings)) is not None],
         footer=f"tlkit {record.version}, {record.started}, {record.device}. "
-        f"Measured on the {record.split} images unless said otherwise.",
+        f"Measured on the {record.split} images unless stated otherwise.",
     )
 
 

@@ -24,7 +24,7 @@ SaliencyMaps = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 class Thumbnails:
     """The images of a run as the model sees them, as small JPEGs inside the page.
 
-    dataset: None if the images are not where they were; then every thumbnail is its text alone.
+    dataset: None if the images are no longer there; then every thumbnail is only its text.
     """
 
     def __init__(self, dataset: Dataset | None) -> None:
@@ -57,7 +57,7 @@ class Thumbnails:
         return self.figure(row.path, alt, caption or f"{row.label}, predicted {row.prediction} ({row.probability:.0%})")
 
     def saliency(self, paths: Sequence[str], maps_of: SaliencyMaps | None) -> list[list[dict[str, Any]]]:
-        """For each image its saliency map drawn over it; nothing where there is no map."""
+        """Each image with its saliency map drawn over it; an empty list for each if there are no maps."""
         images = [self.pixels(path) for path in paths]
         known = [one for one in images if one is not None]
         if maps_of is None or not known or len(known) < len(images):
@@ -70,7 +70,7 @@ class Thumbnails:
 
 
 def as_data(pixels: np.ndarray | None, alt: str) -> dict[str, Any]:
-    """An image as the page embeds it: a data URI and its alternative text. None gives the text alone."""
+    """An image as the page embeds it: a data URI and its alternative text. For None, only the text."""
     if pixels is None:
         return {"data": "", "alt": alt, "width": SIDE, "height": SIDE}
     image = Image.fromarray(pixels)

@@ -1,4 +1,4 @@
-"""Several runs as one: a model that averages their probabilities, in a run folder like any other."""
+"""Combines several runs in one model that averages their probabilities, in a run folder like any other."""
 
 from __future__ import annotations
 
@@ -32,18 +32,25 @@ if TYPE_CHECKING:
 def ensemble(runs: Sequence[str | Path], out: str | Path, *, force: bool = False) -> Run:
     """Average the probabilities of several runs in one model, evaluate it, export it, and prove the export.
 
-    runs: two or more finished runs of the same classes, image size, fit and data. out: the new run's folder.
-    force: replace an earlier run in it when the new one is finished (see `tlkit.folders`).
+    An image is in the ensemble's validation or test split only if it is in that split of every run. All others are
+    training images, because some run may have trained on them.
 
-    An image counts as validation or test here if it is that in every run; what one of them has trained on is training. Returns the
-    run. Raises SpecError when the runs do not go together.
+    Args:
+        runs: Two or more finished runs with the same classes, image size, fit and data.
+        out: The new run's folder.
+        force: Replace an earlier run in it when the new one is finished (see `tlkit.folders`).
+
+    Returns:
+        The run.
+
+    Raises:
+        SpecError: The runs do not go together.
     """
-
     started = time.monotonic()
     members, out = check_members(runs), Path(out)
     check_out(out, force, members[0].plan.job.data)
     if any(one.folder.resolve() == out.resolve() for one in members):
-        raise SpecError(f"'{out}' is one of the runs to be averaged. Expected another folder for the ensemble.")
+        raise SpecError(f"'{out}' is one of the runs to be averaged. Give another folder for the ensemble.")
     plan = members[0].plan
     models = [load_model(one) for one in members]
     image = keras.Input(models[0].input_shape[1:], name="image")
@@ -60,13 +67,14 @@ def ensemble(runs: Sequence[str | Path], out: str | Path, *, force: bool = False
     save_model(model, run.model_file)
     metrics: dict[str, Any] = {"members": [], "images_decoded": 0, "images_computed": 0}
     with FreshProcess() as fresh:
-        judged = {part: one for part in ("validation", "test") if (one := _judge(run, part, [model, *models]))}
+        judged = {split: one for split in ("validation", "test") if (one := _judge(run, split, [model, *models]))}
         if not judged:
             raise SpecError(
-                "No image is validation or test in every one of the runs, so the ensemble cannot be judged."
+                "No image is in the validation split, or in the test split, of all runs, "
+                "so the ensemble cannot be evaluated."
             )
-        for part, one in judged.items():
-            metrics[part] = one.scores[0]
+        for split, one in judged.items():
+            metrics[split] = one.scores[0]
             metrics["images_decoded"] += one.dataset.pixels.decoded
             metrics["images_computed"] += len(one.scores) * len(one.dataset)
         run.write_table("predictions.csv", pd.concat([one.table for one in judged.values()], ignore_index=True))
@@ -92,7 +100,7 @@ def ensemble(runs: Sequence[str | Path], out: str | Path, *, force: bool = False
 
 @dataclass(frozen=True)
 class _Judged:
-    """A part of the split with the ensemble's probabilities and predictions, and the scores of the ensemble and its members."""
+    """A split with the ensemble's probabilities and predictions, and the scores of the ensemble and its members."""
 
     dataset: Dataset
     probabilities: np.ndarray
@@ -100,26 +108,25 @@ class _Judged:
     scores: list[dict[str, Any]]
 
 
-def _judge(run: Run, part: str, models: Sequence[keras.Model]) -> _Judged | None:
-    """models: the ensemble, then its members. None where the part holds no image."""
-    images = own_part(run, part)
+def _judge(run: Run, split: str, models: Sequence[keras.Model]) -> _Judged | None:
+    """Evaluate the ensemble and its members, in this order. None if the split has no image."""
+    images = own_part(run, split)
     if not len(images):
         return None
     dataset = decoded(run, images)
     images, classes = dataset.images, dataset.class_names
     found = [predict_probabilities(one, dataset.examples().pixels, batch_size=BATCH) for one in models]
     table = prediction_table(list(images.table["path"]), found[0], classes)
-    table.insert(1, "split", part)
+    table.insert(1, "split", split)
     table.insert(2, "label", list(images.table["label"]))
     return _Judged(dataset, found[0], table, [evaluate(one, images.labels(), classes) for one in found])
 
 
 def _common_split(members: Sequence[Run]) -> Any:
-    """The first run's images, each with the part that it has in every run, else train."""
-
+    """The first run's images, each with the split that it has in every run, else "train"."""
     tables = [one.read_table("split.csv") for one in members]
     first = tables[0].copy()
     for other in tables[1:]:
-        part = first["path"].map(dict(zip(other["path"], other["split"], strict=True))).fillna("train")
-        first["split"] = first["split"].where(first["split"] == part, "train")
+        split = first["path"].map(dict(zip(other["path"], other["split"], strict=True))).fillna("train")
+        first["split"] = first["split"].where(first["split"] == split, "train")
     return first

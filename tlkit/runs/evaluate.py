@@ -1,4 +1,4 @@
-"""Evaluates a run on other data, or on its own validation part."""
+"""Evaluates a run on other data, or on its own validation split."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tlkit.runs.folder import Run, open_run
 from tlkit.runs.reading import BATCH, decoded, load_model, own_part
 from tlkit.safety.check import check_safety
 from tlkit.stats import paired_difference
+from tlkit.words import counted
 
 if TYPE_CHECKING:
     import keras
@@ -28,15 +29,23 @@ if TYPE_CHECKING:
 
 
 def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views: str | None = None) -> dict[str, Any]:
-    """A run's classifier on other data, or on its own validation part: the numbers of `tlkit.evaluate`.
+    """Evaluate a run's classifier on other data, or on its own validation split.
 
-    views: also average over views of each picture, "flip" or "ten-crop" (see `tlkit.evaluation.predict.predict_averaged`), and give under "views"
-    its accuracy, the gain with its standard error, and how many times as long it took. Where the safety check finds that mirror images
-    become another class, flip is refused, and ten crops are the five without them.
+    Args:
+        run: A finished run.
+        data: As for `tlkit.scan`. None: the run's own validation images.
+        views: Also average over views of each image, "flip" or "ten-crop" (see
+            `tlkit.evaluation.predict.predict_averaged`). If the safety check finds that mirror images change the class,
+            "flip" is refused, and "ten-crop" takes the five crops without mirror images.
 
-    Raises SpecError for a flip that is not safe, DataError when the data holds a class that the run does not know, or the run's own images are gone or changed.
+    Returns:
+        The numbers of `tlkit.evaluate`, and left_out, the number of files that were left out. With `views` also
+        "views": accuracy, gain with its standard error, and how many times as long the prediction took.
+
+    Raises:
+        SpecError: "flip" is not safe.
+        DataError: The data has a class that the run does not know, or the run's own images are gone or have changed.
     """
-
     if views is not None and views not in VIEWS:
         raise unknown("views", views, VIEWS)
     run = run if isinstance(run, Run) else open_run(run)
@@ -46,7 +55,8 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
     if strange:
         close = nearest(strange[0], plan.classes)
         raise DataError(
-            f"'{images.root}' holds {len(strange)} classes that the run does not know, such as '{strange[0]}'"
+            f"'{images.root}' has {counted(len(strange), 'class', 'classes')} that the run does not know, "
+            f"such as '{strange[0]}'"
             + (f" (nearest: '{close}')" if close else "")
             + f". Expected among: {', '.join(plan.classes[:20])}."
         )
@@ -65,34 +75,33 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
     if mirror.verdict == "unsafe" or (mirror.verdict == "not_measurable" and mirror.hinted):
         if views == "flip":
             raise SpecError(
-                f"Mirror images are another class here ({mirror.why}), so that averaging over them would mix classes. "
-                "`views=ten-crop` leaves them out."
+                f"Mirror images change the class here ({mirror.why}), so averaging over them would mix classes. "
+                "`views=ten-crop` leaves mirror images out."
             )
         views = "five-crop"
     return {**scores, "views": {**_gain(model, rows, labels, views), "mirror_images": mirror.verdict}}
 
 
 def _mirror_verdict(images: ImageSet) -> Verdict:
-    """Whether a mirror image keeps its class, by these very pictures."""
-
+    """Check on these images whether a mirror image keeps its class."""
     labelled = dataclasses.replace(images, table=images.table.assign(part=""))
     return check_safety(labelled, Augmentation(flip_horizontal=1.0), thorough=False).verdicts[0]
 
 
 def _gain(model: keras.Model, rows: Any, labels: np.ndarray, views: str) -> dict[str, Any]:
-
-    seconds, right = [], []
-    for way in (
+    """Compare predictions averaged over views with plain ones."""
+    seconds, correct = [], []
+    for predicted in (
         lambda: predict_probabilities(model, rows, batch_size=BATCH),
         lambda: predict_averaged(model, rows, views, batch_size=BATCH),
     ):
         started = time.monotonic()
-        right.append(way().argmax(1) == labels)
+        correct.append(predicted().argmax(1) == labels)
         seconds.append(time.monotonic() - started)
-    gain, error = paired_difference(right[1], right[0])
+    gain, error = paired_difference(correct[1], correct[0])
     return {
         "views": views,
-        "accuracy": float(right[1].mean()),
+        "accuracy": float(correct[1].mean()),
         "gain": gain,
         "gain_error": error,
         "times_as_long": round(seconds[1] / seconds[0], 2),

@@ -1,4 +1,4 @@
-"""Draws where the answers of a run come from."""
+"""Draws saliency maps of a run's predictions."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tlkit.evaluation.saliency import GradCam, occlusion_maps, overlay
 from tlkit.runs.folder import Run, open_run
 from tlkit.runs.predict import _expand, _read
 from tlkit.runs.reading import load_model
+from tlkit.words import counted
 
 MOST_EXPLAINED = 64
 
@@ -32,14 +33,25 @@ def explain_files(
     filters: bool = False,
     typical: bool = False,
 ) -> list[str]:
-    """Draw where the evidence for a run's answers lies in picture files, and return a line for each.
+    """Draw saliency maps of a run's predictions for image files.
 
-    out: a picture file, up to 64 pictures. method: "grad-cam" or "occlusion" (see `tlkit.evaluation.saliency`). of_class: whose evidence; default the
-    most probable class's. filters: the first layer's filters instead; typical: pictures drawn to be the class's most typical instead.
+    Args:
+        run: A finished run.
+        files: Image files, and folders, which are searched. Only the first 64 images are drawn.
+        out: The image file to write.
+        method: "grad-cam" or "occlusion" (see `tlkit.evaluation.saliency`).
+        of_class: The class to explain. Default: the most probable class of each image.
+        filters: Draw the filters of the first layer instead.
+        typical: Draw synthetic images that maximise the score of a class instead: of `of_class`, else of the first 16
+            classes.
 
-    Raises SpecError for unknown names, DataError for files that do not decode.
+    Returns:
+        A line for each image, and one that names the file; lines for a person to read.
+
+    Raises:
+        NameUnknown: The method or the class is unknown.
+        DataError: A file does not decode, or there is none.
     """
-
     if method not in METHODS:
         raise unknown("method", method, METHODS)
     run = run if isinstance(run, Run) else open_run(run)
@@ -52,29 +64,29 @@ def explain_files(
         kernels = first_filters(model)
         across = 8
         draw_rows([[(one, "") for one in kernels[at : at + across]] for at in range(0, len(kernels), across)], out, 96)
-        return [f"{len(kernels)} filters of the first layer: {out}"]
+        return [f"{counted(len(kernels), 'filter')} of the first layer: {out}"]
     if typical:
         names = [of_class] if of_class else classes[:16]
         drawn = [(most_typical(model, classes.index(name)), name) for name in names]
         draw_rows([drawn[at : at + 4] for at in range(0, len(drawn), 4)], out)
-        return [f"what is most typical of {', '.join(names)}: {out}"]
+        return [f"synthetic images that maximise the score of {', '.join(names)}: {out}"]
     found = _expand(files)[:MOST_EXPLAINED]
     if not found:
         raise DataError("No files to explain. Expected image files or folders.")
-    pictures = np.stack([_decoded(file, plan.image_size, plan.job.fit) for file in found])
-    probabilities = np.asarray(model.predict(pictures, verbose=0))
+    images = np.stack([_decoded(file, plan.image_size, plan.job.fit) for file in found])
+    probabilities = np.asarray(model.predict(images, verbose=0))
     chosen = [classes.index(of_class)] * len(found) if of_class else probabilities.argmax(1).tolist()
     if method == "grad-cam":
-        maps, _ = GradCam(model)(pictures, chosen)
+        maps, _ = GradCam(model)(images, chosen)
     else:
-        maps = occlusion_maps(model, pictures, chosen)
-    said = [f"{classes[c]} {row[c]:.1%}" for c, row in zip(chosen, probabilities, strict=True)]
+        maps = occlusion_maps(model, images, chosen)
+    captions = [f"{classes[c]} {row[c]:.1%}" for c, row in zip(chosen, probabilities, strict=True)]
     rows = [
-        [(picture, file.name), (overlay(picture, one), words)]
-        for picture, file, one, words in zip(pictures, found, maps, said, strict=True)
+        [(image, file.name), (overlay(image, one), caption)]
+        for image, file, one, caption in zip(images, found, maps, captions, strict=True)
     ]
     draw_rows([list(itertools.chain(*rows[at : at + 3])) for at in range(0, len(rows), 3)], out)
-    return [*(f"{file}  {words}" for file, words in zip(found, said, strict=True)), f"drawn to {out}"]
+    return [*(f"{file}  {caption}" for file, caption in zip(found, captions, strict=True)), f"drawn to {out}"]
 
 
 def _decoded(file: Path, size: int, fit: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Exports a run, proves the export on the run's own images, and notes what it was exported to."""
+"""Exports a run, proves the export on the run's own images, and lists its exports."""
 
 from __future__ import annotations
 
@@ -32,18 +32,27 @@ def export_run(
     max_error: float | None = None,
     force: bool = False,
 ) -> tuple[Path, dict[str, Any] | None]:
-    """Write a run's model for deployment, and prove it on the run's validation files.
+    """Write a run's model for deployment, and prove the export on the run's validation files.
 
-    to: a folder, replaced if it holds an earlier export and nothing else; default RUN/saved_model, or RUN/TARGET. target: "savedmodel" takes encoded files; "litert", "litert-int8", "onnx" and "keras"
-    take pixels (see `tlkit.deployment.formats`). max_error: what is not sure enough for this share of errors is served as "unsure" (see
-    `tlkit.evaluation.refusal.refusal_threshold`); default as the run was made. force: keep 8-bit integers that agree with the model on less than 95 %.
+    Args:
+        run: A finished run.
+        to: A folder, replaced if it holds an earlier export and nothing else. Default: RUN/saved_model, or RUN/TARGET.
+        target: "savedmodel" takes encoded files. "litert", "litert-int8", "onnx" and "keras" take pixels (see
+            `tlkit.deployment.formats`).
+        max_error: Limit on the share of wrong predictions. Those that are not confident enough for it are served as
+            "unsure" (see `tlkit.evaluation.refusal.refusal_threshold`). Default: the run's own.
+        force: Keep 8-bit integers that agree with the model on less than 95 % of the images.
 
-    Returns the folder and the proof; None instead of the proof when the run's images are no longer there.
+    Returns:
+        The folder and the proof. The proof is None if the run's images are no longer there.
 
-    Raises NameUnknown or ExportError for the target, SpecError for a share outside 0 to 1, ParityError for an export that disagrees, DataError where
-    the run's images are needed (a new max_error, 8-bit integers) and gone.
+    Raises:
+        NameUnknown: The target is unknown.
+        ExportError: The target's packages are not installed, or the model cannot be converted.
+        SpecError: `max_error` is outside 0 to 1.
+        ParityError: The export disagrees with the model.
+        DataError: The run's images are needed (for a new `max_error` or 8-bit integers) and gone.
     """
-
     run = run if isinstance(run, Run) else open_run(run)
     check_max_error(max_error)
     check_target(target)
@@ -53,11 +62,11 @@ def export_run(
     folder = Path(to) if to is not None else default
     if target == "savedmodel":
         export(model, plan.classes, folder, fit=fit, unsure_below=unsure_below)
-        return folder, _noted(run, target, folder, _prove_served(run, model, folder))
+        return folder, _recorded(run, target, folder, _prove_served(run, model, folder))
     training = _some_pixels(run, "train", REPRESENTATIVE_IMAGES) if FORMATS[target].by_images else None
     representative = None if training is None else training[0]
     write_target(model, plan.classes, folder, target, fit=fit, unsure_below=unsure_below, representative=representative)
-    return folder, _noted(run, target, folder, _prove_pixels(run, model, folder, training, force))
+    return folder, _recorded(run, target, folder, _prove_pixels(run, model, folder, training, force))
 
 
 REPRESENTATIVE_IMAGES = 200
@@ -73,8 +82,8 @@ _EXPORT_COLUMNS = (
 )
 
 
-def _noted(run: Run, target: str, folder: Path, proof: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Keep a proof in the run's `exports.csv`, in the place of an earlier one of its format."""
+def _recorded(run: Run, target: str, folder: Path, proof: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Write a proof to the run's `exports.csv`, instead of an earlier one for the same format."""
     if proof is not None:
         table = exports_of(run)
         table = table[table["format"] != target]
@@ -85,10 +94,11 @@ def _noted(run: Run, target: str, folder: Path, proof: dict[str, Any] | None) ->
 
 
 def exports_of(run: Run | str | Path) -> pd.DataFrame:
-    """What a run was exported to: format, n, top1_agreement, max_difference, accuracy (of formats that take pixels), bytes,
-    milliseconds_an_image and folder, a row for each format.
-    """
+    """List a run's exports, one row for each format.
 
+    Columns: format, n, top1_agreement, max_difference, accuracy (only of formats that take pixels), bytes,
+    milliseconds_an_image and folder.
+    """
     run = run if isinstance(run, Run) else open_run(run)
     if (run.folder / EXPORTED).is_file():
         return pd.read_csv(run.folder / EXPORTED)
@@ -98,27 +108,24 @@ def exports_of(run: Run | str | Path) -> pd.DataFrame:
 
 
 def _export_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-
     return pd.DataFrame(rows, columns=list(_EXPORT_COLUMNS))
 
 
 def _unsure_below(run: Run, model: keras.Model, max_error: float | None) -> float:
-    """The run's own threshold, or that of a new share of errors."""
+    """The run's own threshold, or one for a new limit on the error."""
     if max_error is None:
         return (run.metrics.get("refusal") or {}).get("threshold", 0.0)
-
     pixels, labels = _some_pixels(run, "validation", None)
-    return refusal_threshold(_answered(model, pixels), labels, max_error).threshold
+    return refusal_threshold(_predicted(model, pixels), labels, max_error).threshold
 
 
-def _answered(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
-    """Keras' own answers to pixels in memory."""
-
+def _predicted(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
+    """The probabilities of Keras' own forward pass for pixels in memory."""
     return np.concatenate([model.predict_on_batch(pixels[at : at + BATCH]) for at in range(0, len(pixels), BATCH)])
 
 
 def _prove_served(run: Run, model: keras.Model, folder: Path) -> dict[str, Any] | None:
-
+    """Prove a SavedModel on validation files. None if the run's images are gone."""
     plan = run.plan
     try:
         images = own_part(run, "validation")
@@ -135,12 +142,14 @@ def _prove_served(run: Run, model: keras.Model, folder: Path) -> dict[str, Any] 
 def _prove_pixels(
     run: Run, model: keras.Model, folder: Path, training: tuple[np.ndarray, np.ndarray] | None, force: bool
 ) -> dict[str, Any] | None:
-    """On validation images, and on the training images that the converter saw where there are any."""
+    """Prove an export that takes pixels on validation images, and on the training images that the converter used.
 
+    None if the run's images are gone.
+    """
     try:
         pixels, labels = _some_pixels(run, "validation", PARITY_FILES)
     except DataError:
         return None
     if training is not None:
         pixels, labels = (np.concatenate(both) for both in zip((pixels, labels), training, strict=True))
-    return prove_target(folder, pixels, _answered(model, pixels), labels, force=force)
+    return prove_target(folder, pixels, _predicted(model, pixels), labels, force=force)

@@ -1,10 +1,11 @@
-"""The run folder: what is in it, when it is whole, and when it may be replaced.
+"""The run folder: what it contains, when it is finished, and when it may be replaced.
 
-`plan.json` is written first, and again when a tournament has decided the plan, before the run's first gradient; `metrics.json` last, when
-everything else is there. So a folder without metrics is a run that did not finish. Every file is written under a temporary name and renamed.
+`plan.json` is written first, and again when a tournament has decided the plan, before the run's first gradient.
+`metrics.json` is written last, when everything else is there. So a folder without metrics is a run that did not finish.
+Every file is written under a temporary name and then renamed.
 
-When a folder may be replaced is said in `tlkit.folders`. A run that replaces another is made beside it, in `.unfinished-1a2b3c4d-NAME`,
-and put in its place when it is finished; until then the earlier one stays as it is.
+`tlkit.folders` says when a folder may be replaced. A run that replaces another is made beside it, in
+`.unfinished-1a2b3c4d-NAME`, and renamed when it is finished. Until then the earlier run is kept.
 """
 
 from __future__ import annotations
@@ -21,29 +22,30 @@ from tlkit.files import contents, name_beside, remove, replace_folder, write_ato
 from tlkit.folders import PLAN, _check_movable, _foreign, _is_left, check_replaceable
 from tlkit.plan.old import renewed_table
 from tlkit.plan.plan import Plan
+from tlkit.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# What metrics.json holds, of a run and of an ensemble, and what stands for what was not measured.
+# The keys of metrics.json, of a run and of an ensemble, with their values where nothing was measured.
 METRICS: dict[str, Any] = {
     "validation": None,  # the numbers of `tlkit.evaluate`
     "test": None,
     "calibration": None,  # the temperature, how many images it was fitted on, and the scores before it
     "refusal": None,  # the threshold of `max_error`
-    "parity": None,  # the proof that the served model is the trained one
+    "parity": None,  # the proof that the export predicts as the trained model does
     "members": (),  # of an ensemble: run, accuracy and log_loss of each
     "seconds": {},  # of each step, and "total"
     "images_decoded": 0,
     "images_computed": 0,  # single-image forward passes of frozen layers
-    "notes": (),  # what was not as planned
+    "notes": (),  # what did not go as planned
 }
-NUMBERS = ("probability", "top2_probability", "top3_probability")  # columns of the CSVs of images that are no text
+NUMBERS = ("probability", "top2_probability", "top3_probability")  # numeric columns of the CSVs of images
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder on disk. Nothing is read before it is asked for."""
+    """A run folder on disk. Files are read on access."""
 
     folder: Path
 
@@ -53,12 +55,12 @@ class Run:
 
     @property
     def plan(self) -> Plan:
-        """What was going to be done, and why: `plan.json`, of this version or an earlier one."""
+        """What the run does, and why: `plan.json`, of this version or an earlier one."""
         return Plan.from_dict(_read_json(self.folder / "plan.json"))
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """How good it is: `metrics.json`, with a key for each of METRICS."""
+        """How good the run is: `metrics.json`, with every key of METRICS."""
         return {**METRICS, **_read_json(self.folder / "metrics.json")}
 
     @property
@@ -73,14 +75,14 @@ class Run:
         self.write_json("plan.json", plan.to_dict())
 
     def write_metrics(self, values: Mapping[str, Any]) -> None:
-        """From here on the run counts as finished. Raises KeyError for what METRICS does not name."""
+        """Write metrics.json, after which the run counts as finished. Raises KeyError for a key not in METRICS."""
         unknown = set(values) - set(METRICS)
         if unknown:
             raise KeyError(f"metrics.json has no {', '.join(sorted(unknown))}. Expected among: {', '.join(METRICS)}.")
         self.write_json("metrics.json", {**METRICS, **values})
 
     def read_table(self, name: str) -> pd.DataFrame:
-        """One of the run's CSVs of images: text but for probabilities, with today's columns."""
+        """Read one of the run's CSVs of images, with this version's columns: text, except for probabilities."""
         import pandas as pd
 
         table = renewed_table(pd.read_csv(self.folder / name, dtype=str, keep_default_na=False))
@@ -90,12 +92,12 @@ class Run:
         write_atomically(self.folder / name, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
     def write_table(self, name: str, table: Any) -> None:
-        """A pandas table as CSV, without its index."""
+        """Write a pandas table as CSV, without its index."""
         write_atomically(self.folder / name, table.to_csv(index=False))
 
 
 def open_run(folder: str | Path) -> Run:
-    """A finished run. Raises RunError if the folder is no run, or one that did not finish."""
+    """Open a finished run. Raises RunError if the folder is not a run, or a run that did not finish."""
     folder = Path(folder)
     if not folder.is_dir():
         raise RunError(f"No such run: '{folder}'. Expected the folder that `tlkit finetune` wrote.")
@@ -106,16 +108,17 @@ def open_run(folder: str | Path) -> Run:
         )
     if not run.finished:
         raise RunError(
-            f"The run '{folder}' did not finish. Repeat it with `tlkit finetune {folder}/plan.json --out {folder} --force`."
+            f"The run '{folder}' did not finish. "
+            f"Repeat it with `tlkit finetune {folder}/plan.json --out {folder} --force`."
         )
     return run
 
 
 def check_members(runs: Sequence[str | Path]) -> list[Run]:
-    """The runs, if they go together. Raises RunError for what is no run, SpecError for what differs."""
+    """Open the runs of an ensemble. Raises RunError if one is not a run, SpecError if they do not go together."""
     members = [open_run(one) for one in runs]
     if len(members) < 2:
-        raise SpecError(f"An ensemble has {len(members)} run. Expected two or more.")
+        raise SpecError(f"An ensemble was given {counted(len(members), 'run')}. Expected two or more.")
     first = members[0].plan
     for one in members[1:]:
         for name, mine, theirs in (
@@ -127,16 +130,16 @@ def check_members(runs: Sequence[str | Path]) -> list[Run]:
             if mine != theirs:
                 raise SpecError(
                     f"The runs '{one.folder}' and '{members[0].folder}' differ in {name}: {mine} and {theirs}. "
-                    "An ensemble takes runs that share it."
+                    "The runs of an ensemble must share it."
                 )
     return members
 
 
 def check_out(folder: Path, force: bool, data: Path | None = None) -> None:
-    """Raise RunError if a run may not be written to `folder`: it holds something and `force` was not given.
+    """Raise RunError if a run may not be written to `folder`, because it holds something and `force` was not given.
 
-    Even with `force`, a folder that holds anything but a run's own files is refused, so that nothing else is lost. data: what the run
-    learns from, which may not lie in `folder`, nor around it.
+    Even with `force`, a folder with anything but a run's own files is refused, so that nothing else is lost.
+    data: what the run learns from. Neither may lie inside the other.
     """
     if data is not None:
         _check_apart(folder, data)
@@ -152,12 +155,12 @@ def check_out(folder: Path, force: bool, data: Path | None = None) -> None:
     if stuck:
         raise RunError(
             f"A command that replaced '{folder}' was stopped at its very end, and left '{stuck[0]}'. "
-            "Rename that folder, or remove it, first."
+            "Rename or remove that folder first."
         )
 
 
 def start_run(folder: Path, force: bool) -> Run:
-    """An empty folder for a run: `folder`, or with `force`, where that holds an earlier run, one beside it for `finish_run` to put there."""
+    """Make an empty folder for a run: `folder`, or, to replace an earlier run there, one beside it for `finish_run`."""
     check_out(folder, force)
     if not _holds_something(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -171,13 +174,17 @@ def start_run(folder: Path, force: bool) -> Run:
         new.mkdir()
     except OSError as error:
         raise RunError(
-            f"'{new.parent}', where the run that replaces '{folder}' is made, cannot be written to: {error.strerror}. Give another `out`."
+            f"'{new.parent}', where the run that replaces '{folder}' is made, cannot be written to: {error.strerror}. "
+            "Give another `out`."
         ) from None
     return Run(new)
 
 
 def finish_run(run: Run, folder: Path) -> Run:
-    """The finished run of `start_run` in its place. Raises RunError if meanwhile something came there that is not a run's."""
+    """Move a finished run of `start_run` to its final folder.
+
+    Raises RunError if that folder holds files by now that are not a run's.
+    """
     if run.folder == folder:
         return run
     try:
@@ -189,7 +196,7 @@ def finish_run(run: Run, folder: Path) -> Run:
 
 
 def next_free(parent: Path, name: str) -> Path:
-    """parent/name-1, or the first number that is not taken."""
+    """parent/name-N with the first number N from 1 that is not taken."""
     number = 1
     while (parent / f"{name}-{number}").exists():
         number += 1
@@ -201,17 +208,18 @@ def _holds_something(folder: Path) -> bool:
 
 
 def _left_beside(folder: Path, why: str) -> list[Path]:
-    """What `name_beside` named for this folder."""
-    place = folder.resolve()
-    return sorted(place.parent.glob(f".{why}-{'[0-9a-f]' * 8}-{glob.escape(place.name)}"))
+    """The folders that `name_beside` named for this folder."""
+    path = folder.resolve()
+    return sorted(path.parent.glob(f".{why}-{'[0-9a-f]' * 8}-{glob.escape(path.name)}"))
 
 
 def _check_apart(folder: Path, data: Path) -> None:
-    """Images in a run's folder would be in the way, and a run in a folder of images would be taken for a class."""
+    """Raise RunError if the run's folder lies in the data, where it would become a class, or the data in it."""
     out, source = folder.resolve(), data.resolve()
     if source.is_dir() and source in (out, *out.parents):
         raise RunError(
-            f"The run's folder '{folder}' lies in the data '{data}', where it would be taken for a class. Give a folder outside it as `out`."
+            f"The run's folder '{folder}' lies in the data '{data}', where it would count as a class. "
+            "Give a folder outside it as `out`."
         )
     if out in source.parents:
         raise RunError(f"The data '{data}' lies in the run's folder '{folder}'. Give another `out`.")

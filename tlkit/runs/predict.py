@@ -1,4 +1,4 @@
-"""Classifies image files by a run or an export."""
+"""Classifies image files with a run or an export."""
 
 from __future__ import annotations
 
@@ -18,15 +18,21 @@ MAX_FILE_BYTES = 512 * 1024 * 1024
 
 
 def predict(model: str | Path, files: Sequence[str | Path], *, top: int = 3) -> pd.DataFrame:
-    """Classes and probabilities for image files, by the exported SavedModel.
+    """Predict classes and probabilities for image files, with a run's SavedModel or any export.
 
-    model: a run's folder, or a folder that export wrote. files: files, and folders which are searched through.
-    top: how many classes to give, 1 or more.
+    Args:
+        model: A run's folder, or a folder that export wrote.
+        files: Files, and folders, which are searched.
+        top: How many classes to give, 1 or more.
 
-    Returns one row per file: path, prediction, probability, top2, top2_probability, ..., problem. A file that cannot be
-    read has its reason under problem and no prediction.
+    Returns:
+        One row per file: path, prediction, probability, top2, top2_probability, ..., sure, problem. A file that cannot
+        be read has its reason under problem and no prediction.
+
+    Raises:
+        DataError: There are no such files, or `top` is below 1.
+        RunError: The model is neither a run nor an export.
     """
-
     if top < 1:
         raise DataError(f"top is {top}. Expected 1 or more.")
     found = _expand(files)
@@ -40,10 +46,10 @@ def predict(model: str | Path, files: Sequence[str | Path], *, top: int = 3) -> 
         oks, sures, all_values = answer([one if isinstance(one, bytes) else b"" for one in data])
         for file, one, ok, sure, values in zip(chunk, data, oks, sures, all_values, strict=True):
             row: dict[str, Any] = {"path": str(file)}
-            for place, best in enumerate(np.argsort(-values, kind="stable")[:top], start=1):
-                column = "prediction" if place == 1 else f"top{place}"
+            for rank, best in enumerate(np.argsort(-values, kind="stable")[:top], start=1):
+                column = "prediction" if rank == 1 else f"top{rank}"
                 row[column] = names[best] if ok else None
-                row["probability" if place == 1 else f"{column}_probability"] = float(values[best]) if ok else None
+                row["probability" if rank == 1 else f"{column}_probability"] = float(values[best]) if ok else None
             row["sure"] = bool(sure) if ok else None
             row["problem"] = "" if ok else one if isinstance(one, str) else ": ".join(why_not(one))
             rows.append(row)
@@ -51,6 +57,7 @@ def predict(model: str | Path, files: Sequence[str | Path], *, top: int = 3) -> 
 
 
 def _expand(files: Sequence[str | Path]) -> list[Path]:
+    """The files, and those in the folders. Raises DataError for one that does not exist."""
     found: list[Path] = []
     for one in map(Path, files):
         if one.is_dir():
@@ -67,7 +74,7 @@ def _expand(files: Sequence[str | Path]) -> list[Path]:
 
 
 def _read(file: Path) -> bytes | str:
-    """A file's bytes, or why not."""
+    """A file's bytes, or why it cannot be read."""
     try:
         if not file.is_file():
             return "not a regular file"

@@ -1,4 +1,4 @@
-"""Opens what a run left: its model, the images of its own split, and its export."""
+"""Opens the results of a run: its model, the images of its split, and its export."""
 
 from __future__ import annotations
 
@@ -25,25 +25,26 @@ if TYPE_CHECKING:
     from tlkit.data.dataset import Dataset
 
 
-PARITY_FILES = 256
+PARITY_FILES = 256  # images at most for the proof of an export
 BATCH = 32
 
 
 def load_model(run: Run | str | Path) -> keras.Model:
-    """A run's classifier: an ordinary Keras model, raw RGB 0-255 in, probabilities out."""
-
+    """Load a run's classifier: an ordinary Keras model, raw RGB 0-255 in, probabilities out."""
     run = run if isinstance(run, Run) else open_run(run)
     try:
         return open_model(run.model_file)
-    except WeightsError:  # it says all
+    except WeightsError:  # its message is complete
         raise
     except (OSError, ValueError) as error:
-        raise RunError(f"'{run.model_file}' does not load: {str(error).splitlines()[0]}. Repeat the run.") from error
+        raise RunError(f"'{run.model_file}' cannot be loaded: {str(error).splitlines()[0]}. Repeat the run.") from error
 
 
 def own_part(run: Run, part: str | None) -> ImageSet:
-    """The images of one part of a run's own split, or of all. Raises DataError for files that are gone or have changed."""
+    """The images of one split of a run: part is "train", "validation" or "test"; None for all.
 
+    Raises DataError for files that are gone or have changed.
+    """
     table = run.read_table("split.csv")
     table = table if part is None else table[table["split"] == part].reset_index(drop=True)
     data = run.plan.job.data
@@ -52,7 +53,8 @@ def own_part(run: Run, part: str | None) -> ImageSet:
         file = root / row.path
         if not file.is_file():
             raise DataError(
-                f"'{file}', an image of the run '{run.folder}', is gone. Give DATA, or run where the data is."
+                f"'{file}', an image of the run '{run.folder}', is gone. "
+                "Give DATA, or run the command where the data is."
             )
         with file.open("rb") as stream:
             if hashlib.file_digest(stream, "sha256").hexdigest() != row.sha256:
@@ -65,17 +67,15 @@ def own_part(run: Run, part: str | None) -> ImageSet:
 
 
 def decoded(run: Run, images: ImageSet, cache: Cache | None = None) -> Dataset:
-    """Images as the run's model sees them: decoded at its size and fit, their labels numbered as its classes are."""
-
+    """Decode images as the run's model sees them: at its image size and fit, with its class indices as labels."""
     plan = run.plan
     images = dataclasses.replace(images, class_names=tuple(plan.classes))
     return decode_images(images, plan.image_size, plan.job.fit, cache)
 
 
-def _some_pixels(run: Run, part: str, most: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels of a part's images, evenly taken from all if there are more than so many, and their labels."""
-
-    images = own_part(run, part)
+def _some_pixels(run: Run, split: str, most: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """The pixels and labels of a split's images: at most `most`, evenly spaced."""
+    images = own_part(run, split)
     if most is not None and len(images) > most:
         images = images.take(np.linspace(0, len(images) - 1, most).round().astype(int).tolist())
     examples = decoded(run, images).examples()
@@ -83,15 +83,16 @@ def _some_pixels(run: Run, part: str, most: int | None) -> tuple[np.ndarray, np.
 
 
 def parity_sample(count: int) -> list[int]:
-    """Up to 256 places among `count` images, spread evenly, so that every class takes part in the proof."""
+    """Up to 256 evenly spaced indices of `count` images, so that every class is in the proof."""
     picked = min(count, PARITY_FILES)
     return [i * count // picked for i in range(picked)]
 
 
 def open_exported(model: str | Path) -> tuple[list[str], Opened]:
-    """A run's or an export's class names, and a function from files' bytes to (ok, sure, probabilities), whatever format it is in.
+    """Open a run or an export of any format.
 
-    Raises RunError for what is neither, or does not load.
+    Returns its class names, and a function from files' bytes to (ok, sure, probabilities). Raises RunError if the
+    folder is neither, or cannot be loaded.
     """
     import tensorflow as tf
 
@@ -102,7 +103,7 @@ def open_exported(model: str | Path) -> tuple[list[str], Opened]:
     try:
         serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
     except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"'{folder}' does not load as a SavedModel: {error}. Export the run again.") from error
+        raise RunError(f"'{folder}' cannot be loaded as a SavedModel: {error}. Export the run again.") from error
     names = [name.decode("utf-8") for name in serve(image_bytes=tf.constant([b""]))["classes"].numpy().ravel()]
 
     def answer(data: list[bytes]) -> tuple[Any, Any, Any]:
@@ -113,7 +114,7 @@ def open_exported(model: str | Path) -> tuple[list[str], Opened]:
 
 
 def served_folder(model: str | Path) -> Path:
-    """The SavedModel folder of a run, or the folder itself if it is one. Raises RunError otherwise."""
+    """The SavedModel folder of a run, or the folder itself if it is a SavedModel. Raises RunError otherwise."""
     folder = Path(model)
     if (folder / "saved_model.pb").is_file():
         return folder

@@ -1,6 +1,7 @@
-"""Try a classifier out: one local page and one JSON endpoint, for one person on one machine. For production there is TensorFlow Serving.
+"""Serves a classifier to try it out: a local page and a JSON endpoint, for one user on one machine.
 
-Flask reads requests, Waitress serves them; both bound what they take. One picture is worked on at a time, so memory stays that of one.
+For production, use TensorFlow Serving. Flask reads requests and Waitress serves them; both limit the size of a request.
+Images are processed one at a time, to bound memory.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from tlkit.runs.folder import open_run
 from tlkit.runs.reading import load_model, open_exported
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-EVIDENCE_PIXELS = 384  # of the drawn map's side, at most
+EVIDENCE_PIXELS = 384  # a saliency map is enlarged to this side if the model's images are smaller
 Answers = list[dict[str, Any]]
 
 
@@ -42,16 +43,21 @@ def serve(
 ) -> None:
     """Serve a run, or an exported folder, until interrupted.
 
-    model: a run's folder, which also shows where the evidence lies, or what `tlkit export` wrote. host: the address to listen at; the default
-    answers this machine alone. port: 0 takes any that is free.
-
     POST /predict takes one image file as the body, files of a form, or the JSON of TensorFlow Serving's REST interface,
-    {"instances": [{"b64": ...}]}; 32 MiB and 64 images at most. `?evidence=1` adds a picture of where the evidence lies.
-    Answers {"predictions": [{"ok", "problem", "class", "probability", "sure", "probabilities": {class: number}}]}, a row for each image: one that
-    cannot be read has `ok` false and its `problem`, the others are answered. Errors of the request: {"error": ...} with 400, 403, 404, 405,
-    413 or 415.
+    {"instances": [{"b64": ...}]}; 32 MiB and 64 images at most. `?evidence=1` adds a saliency map as a PNG data URI.
 
-    Raises RunError when the model does not load or the address is taken.
+    It answers {"predictions": [{"ok", "problem", "class", "probability", "sure", "probabilities": {class: number}}]},
+    with a row for each image. An image that cannot be read has `ok` false and its `problem`; the others are answered.
+    Errors of the request give {"error": ...} with status 400, 403, 404, 405, 413 or 415.
+
+    Args:
+        model: A run's folder, which also gives saliency maps, or a folder that `tlkit export` wrote.
+        host: The address to listen at. The default answers only this machine.
+        port: 0 takes any free port.
+
+    Raises:
+        SpecError: The port is outside 0 to 65535.
+        RunError: The model cannot be loaded, or the address is taken.
     """
     if not 0 <= port <= 65535:
         raise SpecError(f"`port` is {port}. Expected 0 to 65535.")
@@ -61,22 +67,23 @@ def serve(
         listening = socket.create_server((host, port), family=family)
     except OSError as error:
         raise RunError(
-            f"Cannot listen at {host}, port {port}: {error}. Give another `port` (0 takes any that is free), or another `host`."
+            f"Cannot listen at {host}, port {port}: {error}. "
+            "Give another `port` (0 takes any free port), or another `host`."
         ) from error
     with listening:
         server = create_server(
             app,
             sockets=[listening],
             threads=4,
-            max_request_body_size=2 * MAX_REQUEST_BYTES,  # Flask's own limit answers in JSON; this one hangs up
+            max_request_body_size=2 * MAX_REQUEST_BYTES,  # beyond Flask's limit, which answers in JSON; this one closes
             max_request_header_size=16 * 1024,
             channel_timeout=30,
             ident="tlkit",
         )
         shown = f"[{host}]" if ":" in host else host
-        log.info(f"serving  {model} at http://{shown}:{listening.getsockname()[1]}/  (Ctrl-C ends it)")
+        log.info(f"serving  {model} at http://{shown}:{listening.getsockname()[1]}/  (Ctrl-C to stop)")
         if host not in LOOPBACK:
-            log.info("note     anyone who can reach this machine can ask it; there is no password and no encryption")
+            log.info("note     anyone who can reach this machine can use it: there is no password and no encryption")
         try:
             server.run()
         finally:
@@ -84,7 +91,10 @@ def serve(
 
 
 def make_app(model: str | Path, *, host: str = "127.0.0.1") -> flask.Flask:
-    """The page and the endpoint as a WSGI application. host: what it will listen at; on loopback, requests by another name are refused."""
+    """The page and the endpoint as a WSGI application.
+
+    host: the address it will listen at. On loopback, requests for another host name are refused.
+    """
     app = flask.Flask("tlkit", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_REQUEST_BYTES
     app.config["MAX_FORM_PARTS"] = MAX_IMAGES + 8
@@ -95,24 +105,24 @@ def make_app(model: str | Path, *, host: str = "127.0.0.1") -> flask.Flask:
 
 
 def _guard(app: flask.Flask, host: str) -> None:
-    """Refuses what was sent to another name, and tells browsers to take answers as they are and not to keep them."""
+    """Refuse requests for another host name, and set headers against content sniffing and caching."""
 
     @app.before_request
-    def only_by_its_own_name() -> None:
-        """A page from elsewhere that has its name point here (DNS rebinding) still sends its own name."""
+    def check_host() -> None:
+        """Against DNS rebinding: a foreign page whose name points here still sends its own name as Host."""
         name = flask.request.host.rsplit(":", 1)[0].strip("[]") if flask.request.host else ""
         if host in LOOPBACK and name not in LOOPBACK:
-            flask.abort(403, f"This server answers at {host} only, and was asked as '{name[:100]}'.")
+            flask.abort(403, f"This server answers only at {host}, but the request's host is '{name[:100]}'.")
 
     @app.after_request
-    def as_it_is(response: flask.Response) -> flask.Response:
+    def set_headers(response: flask.Response) -> flask.Response:
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Cache-Control"] = "no-store"
         return response
 
 
 def _answer(app: flask.Flask, answerer: _Answerer, host: str) -> None:
-    """The page at /, the endpoint at /predict, and no icon."""
+    """Add the page at /, the endpoint at /predict, and an empty answer for the icon."""
     page = resources.files("tlkit.deployment").joinpath("serve.html.jinja").read_text(encoding="utf-8")
 
     @app.get("/")
@@ -129,8 +139,8 @@ def _answer(app: flask.Flask, answerer: _Answerer, host: str) -> None:
         )
         response = flask.Response(html, mimetype="text/html")
         response.headers["Content-Security-Policy"] = (
-            f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src blob: data:; connect-src 'self'; "
-            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+            f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src blob: data:; "
+            "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         )
         return response
 
@@ -145,16 +155,19 @@ def _answer(app: flask.Flask, answerer: _Answerer, host: str) -> None:
 
 
 def _word_errors(app: flask.Flask) -> None:
-    """Answers what cannot be served with JSON that says why."""
+    """Answer errors with JSON that gives the reason."""
 
     @app.errorhandler(HTTPException)
     def refused(error: HTTPException) -> tuple[flask.Response, int]:
-        said = error.description or error.name
+        message = error.description or error.name
         if error.code == 413:
-            said = f"The request is larger than {MAX_REQUEST_BYTES // 2**20} MiB or holds too many parts. Send smaller or fewer images."
+            message = (
+                f"The request is larger than {MAX_REQUEST_BYTES // 2**20} MiB or has too many parts. "
+                "Send smaller or fewer images."
+            )
         if error.code in (404, 405):
-            said = "Expected GET / or POST /predict."
-        return flask.jsonify(error=said), error.code or 500
+            message = "Expected GET / or POST /predict."
+        return flask.jsonify(error=message), error.code or 500
 
     @app.errorhandler(TlkitError)
     def ours(error: TlkitError) -> tuple[flask.Response, int]:
@@ -162,7 +175,7 @@ def _word_errors(app: flask.Flask) -> None:
 
 
 class _Answerer:
-    """A model with its names and, for a run, where its evidence lies; called with image files, one at a time."""
+    """Predicts image files, one at a time; for a run, also with saliency maps."""
 
     def __init__(self, model: str | Path) -> None:
         self.title = Path(model).absolute().name
@@ -175,7 +188,6 @@ class _Answerer:
             self._cam = self._grad_cam()
 
     def _grad_cam(self) -> Any:
-
         try:
             return GradCam(self._model, batch_size=1)
         except SpecError:  # no feature maps before the head
@@ -185,8 +197,7 @@ class _Answerer:
         return [_unanswered(one) if isinstance(one, str) else self._one(one, evidence) for one in images]
 
     def _one(self, data: bytes, evidence: bool) -> dict[str, Any]:
-
-        with self._lock:  # one at a time: memory is that of one picture
+        with self._lock:  # one image at a time, to bound memory
             oks, sures, values = self._ask([data])
             if not oks[0]:
                 return _unanswered(": ".join(why_not(data)))
@@ -204,15 +215,15 @@ class _Answerer:
             return answer
 
     def _drawn(self, data: bytes, chosen: int) -> str:
-        """The picture with its evidence, as the model saw it, as a data URI."""
+        """The image, as the model sees it, with its saliency map drawn over it: a PNG as a data URI."""
         from PIL import Image
 
-        picture = decoded_pixels(data, self._size, self._fit)
+        image = decoded_pixels(data, self._size, self._fit)
         if self._cam is not None:
-            heat = self._cam(picture[None], [chosen])[0][0]
+            heat = self._cam(image[None], [chosen])[0][0]
         else:
-            heat = occlusion_maps(self._model, picture[None], [chosen])[0]
-        drawn = Image.fromarray(overlay(picture, heat))
+            heat = occlusion_maps(self._model, image[None], [chosen])[0]
+        drawn = Image.fromarray(overlay(image, heat))
         drawn = drawn.resize((EVIDENCE_PIXELS, EVIDENCE_PIXELS)) if self._size < EVIDENCE_PIXELS else drawn
         out = io.BytesIO()
         drawn.save(out, "PNG")

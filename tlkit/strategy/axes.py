@@ -1,8 +1,9 @@
-"""The two axes of transfer learning, measured: how much data there is, and how like the pictures are to what the backbone knows.
+"""Measures the two axes of transfer learning: how much data there is, and how similar it is to the backbone's own.
 
-Size: images per class, and whether accuracy still climbs with more of them. Similarity: which block's features serve best, how far
-the last block's linear probe is above chance, and how far the activations lie from those the backbone was trained on. All of it from
-the backbone's pooled features, which the cache keeps for whatever is trained next.
+Size: images per class, and whether accuracy still rises with more of them. Similarity: which block's features are the
+most accurate, how far the last block's linear probe is above chance, and how far the activations are from those of the
+images the backbone was trained on. All of it is measured on the backbone's pooled features, which the cache keeps for
+the training that follows.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tlkit.models.classifier import build_classifier
 from tlkit.models.inference import frozen_call
 from tlkit.plan.recipe import Head
 from tlkit.stats import paired_difference, wilson_interval
+from tlkit.words import counted
 
 if TYPE_CHECKING:
     from tlkit.cache import Cache
@@ -35,9 +37,15 @@ ACTIVATION_IMAGES = 256
 
 
 def profile(tapped: keras.Model, backbone: Backbone, table: Table, pool: Examples, *, seed: int = 0) -> dict[str, Any]:
-    """The axes as JSON values, each number with its interval and n, and sentences a person understands.
+    """Measure both axes.
 
-    tapped, table, pool: as in and from `feature_table`.
+    Args:
+        tapped, pool: As for `tlkit.features.table.feature_table`.
+        table: The features that it returned.
+        seed: Of the subsets for the learning curve.
+
+    Returns:
+        JSON values: each number with its interval and n, and "sentences" for a person to read.
     """
     started = time.monotonic()
     probes = probe_blocks(table)
@@ -79,16 +87,17 @@ def profile(tapped: keras.Model, backbone: Backbone, table: Table, pool: Example
     return found
 
 
-DISTANT = (
-    0.1  # nats per channel: photographs gave 0.03 to 0.06, cells, X-rays and letters 0.14 to 0.31 (three backbones)
-)
+# Nats per channel. Photographs gave 0.03 to 0.06; cells, X-rays and letters 0.14 to 0.31 (three backbones).
+DISTANT = 0.1
 
 
 def is_similar(found: dict[str, Any]) -> bool | None:
-    """Whether the pictures are like those the backbone knows, by a `profile`'s numbers; None where they do not say.
+    """Whether the images are similar to those the backbone was trained on. None if that is not known.
 
-    Different: an earlier block serves better than the last by more than a standard error of the difference, or the activations are
-    far away. Similar: neither, and the distance was measured.
+    Different: an earlier block is more accurate than the last by more than one standard error of the difference, or the
+    activation distance is `DISTANT` or more. Similar: neither, and the distance was measured.
+
+    found: from `profile`.
     """
     earlier = found["best_block"] != found["blocks"][-1]["block"]
     if earlier and found["best_ahead_of_last"] > found["best_ahead_of_last_error"]:
@@ -98,54 +107,76 @@ def is_similar(found: dict[str, Any]) -> bool | None:
 
 
 def sentences(found: dict[str, Any]) -> list[str]:
-    """What the numbers of a `profile` say, for a person."""
+    """The numbers of a `profile` in words."""
     last, curve = found["blocks"][-1], found["learning_curve"]
-    low, high = last["accuracy_95"]
+    n, (low, high) = found["n"], last["accuracy_95"]
     lines = [
-        f"{found['images']:,} images, {found['effective_images_per_class']:g} per class (harmonic mean, equal files once)",
-        f"a linear probe on the last block is right on {last['accuracy']:.1%} of {found['n']:,} ({low:.1%} to {high:.1%}; "
-        f"chance {found['chance']:.1%}; {found['how']})",
+        f"{counted(found['images'], 'image')}, effectively {found['effective_images_per_class']:g} per class "
+        "(harmonic mean, so rare classes lower it; duplicate files count once)",
+        f"a linear probe on the last block predicts {last['accuracy']:.1%} of {counted(n, 'held-out image')} correctly "
+        f"(95 % interval {low:.1%} to {high:.1%}; always predicting the largest class gives {found['chance']:.1%}; "
+        f"{found['how']})",
     ]
-    error = curve[-1]["gain_error"]
-    gain = curve[-1]["gain"]
-    grew = f"from {curve[-2]['training_images']:,} to {curve[-1]['training_images']:,} training images it changed by {100 * gain:+.1f} points"
+    gain, error = curve[-1]["gain"], curve[-1]["gain_error"]
+    growth = (
+        f"going from {curve[-2]['training_images']:,} to {curve[-1]['training_images']:,} training images changed "
+        f"accuracy by {100 * gain:+.1f} points (95 % interval ±{196 * error:.1f}, n = {n:,})"
+    )
     if still_climbing(found):
-        lines.append(f"{grew}: still climbing, more pictures would help")
+        lines.append(f"{growth}: it is still rising, so more images would help")
     else:
-        lines.append(f"{grew}, not more than chance would (95 % interval ±{196 * error:.1f})")
+        lines.append(f"{growth}: no more than chance would")
     best, ahead, error = found["best_block"], found["best_ahead_of_last"], found["best_ahead_of_last_error"]
     if best != last["block"] and ahead > error:
         lines.append(
-            f"block {best} of {last['block']} serves better than the last, by {100 * ahead:.1f} points (±{196 * error:.1f}): "
-            "the last is bound to ImageNet's classes"
+            f"block {best} of {last['block']} is {100 * ahead:.1f} points more accurate than the last block "
+            f"(95 % interval ±{196 * error:.1f}, n = {n:,}): the last block is specific to the backbone's own classes"
         )
     else:
-        lines.append(f"no block serves better than the last of {last['block']} by more than its standard error")
+        lines.append(
+            f"no earlier block is more accurate than the last, block {last['block']}, by more than one standard error "
+            f"(n = {n:,})"
+        )
     distance = found["activation_distance"]
     if distance is None:
-        lines.append("distance from the backbone's own pictures: not measured, it has no BatchNormalization")
+        lines.append("activation distance: not measured, because the backbone has no BatchNormalization layer")
     else:
-        kind = "like" if distance < DISTANT else "unlike"
+        kind = "similar to" if distance < DISTANT else "different from"
         lines.append(
-            f"distance from the backbone's own pictures: {distance:.2f} nats per channel, so they are {kind} those (border {DISTANT:g})"
+            f"the activations are {distance:.2f} nats per channel away from those on the backbone's own training "
+            f"images (n = {min(found['images'], ACTIVATION_IMAGES):,}): by this measure the images are {kind} those "
+            f"(similar: below {DISTANT:g})"
         )
     return lines
 
 
 def still_climbing(found: Mapping[str, Any]) -> bool:
-    """Whether accuracy rose with the last doubling of the training images by more than chance would, by a `profile`'s numbers."""
+    """Whether the last doubling of the training images raised accuracy by more than chance would.
+
+    found: from `profile`.
+    """
     last = found["learning_curve"][-1]
     return bool(last["gain"] > 1.96 * last["gain_error"])
 
 
 def learning_curve(table: Table, strength: float, seed: int = 0) -> list[dict[str, Any]]:
-    """Accuracy of the last block's probe with a quarter, half and all of the training images, on the same held-out images."""
+    """Measure the last block's probe with a quarter, half and all of the training images.
+
+    Args:
+        table: From `tlkit.features.table.feature_table`.
+        strength: C of the probe, the inverse of its L2 penalty.
+        seed: Of the order in which training images are added.
+
+    Returns:
+        A dict for each share: training_images, accuracy and accuracy_95; from the second on also gain, the paired
+        difference to the point before on the same held-out images, and gain_error, its standard error.
+    """
     table = table.fewer(PROBED)
     rows, order = table.blocks[-1], np.random.default_rng(seed).permutation(len(table.labels))
     held_out, points = table.held_out, []
     previous: np.ndarray | None = None
     for share in CURVE:
-        right = np.zeros(len(table.labels), bool)
+        correct = np.zeros(len(table.labels), bool)
         used = 0
         for number in np.unique(table.folds[held_out]):
             training = order[table.folds[order] != number]
@@ -153,27 +184,28 @@ def learning_curve(table: Table, strength: float, seed: int = 0) -> list[dict[st
             head = solve(
                 rows[training], table.labels[training], table.classes, strength=strength, solver=Solver("ridge")
             )
-            mine = table.folds == number
-            right[mine] = head.probabilities(rows[mine]).argmax(1) == table.labels[mine]
+            in_fold = table.folds == number
+            correct[in_fold] = head.probabilities(rows[in_fold]).argmax(1) == table.labels[in_fold]
             used = max(used, len(training))
         point = {
             "training_images": used,
-            "accuracy": float(right[held_out].mean()),
-            "accuracy_95": list(wilson_interval(int(right[held_out].sum()), len(held_out))),
+            "accuracy": float(correct[held_out].mean()),
+            "accuracy_95": list(wilson_interval(int(correct[held_out].sum()), len(held_out))),
         }
         if previous is not None:
-            point["gain"], point["gain_error"] = paired_difference(right[held_out], previous)
-        previous = right[held_out]
+            point["gain"], point["gain_error"] = paired_difference(correct[held_out], previous)
+        previous = correct[held_out]
         points.append(point)
     return points
 
 
 def activation_distance(model: keras.Model, examples: Examples) -> float | None:
-    """How far the pictures' activations lie from those of the backbone's own training images, in nats per channel.
+    """How far the images' activations are from those of the backbone's own training images, in nats per channel.
 
-    At the backbone's last BatchNormalization the moving mean and variance describe each channel over ImageNet; the distance is
-    the median over channels of the Kullback-Leibler divergence between a normal distribution of these pictures' mean and variance
-    and that one (what Li et al. 2016, arXiv:1603.04779, correct). Up to 256 images. None for a backbone that has none.
+    The moving mean and variance of the backbone's last BatchNormalization describe each channel over ImageNet. The
+    distance is the Kullback-Leibler divergence of a normal distribution with these images' mean and variance from the
+    one with the moving statistics, as the median over the channels. This is the shift that Li et al. 2016
+    (arXiv:1603.04779) correct. Measured on up to 256 images. None for a backbone without BatchNormalization.
     """
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     layers = [layer for layer in layers if not layer.name.startswith("head_")]
@@ -204,12 +236,24 @@ def measure_axes(
     seed: int = 0,
     cache: Cache | None = None,
 ) -> dict[str, Any]:
-    """How much data there is and how like the pictures are to what the backbone knows: see `tlkit.strategy.axes.profile`.
+    """Measure how much data there is and how similar it is to what the backbone was trained on.
 
-    images: from `tlkit.scan`; they are split if they are not yet, and their test part is left out. What is computed is kept for the
-    run that follows. Raises DataError when the cache has no room for the features, and the errors of `tlkit.build_classifier`.
+    The features that this computes are kept in the cache for the run that follows.
+
+    Args:
+        images: From `tlkit.scan`. They are split if they are not yet; the test split is left out.
+        backbone: A name or a file, as for `tlkit.finetune`.
+        image_size: Pixels of each side, default the backbone's own.
+        weights: "imagenet", "none" or a file.
+        seed: Of the split, the folds and the learning curve.
+        cache: Where pixels and features are kept, default the user's.
+
+    Returns:
+        JSON values, see `tlkit.strategy.axes.profile`.
+
+    Raises:
+        DataError: The cache has no room for the features. Also the errors of `tlkit.build_classifier`.
     """
-
     network = find_backbone(backbone)
     size = image_size or network.size
     dataset = decode_images(images, size, cache=cache).split(seed=seed)
@@ -220,6 +264,6 @@ def measure_axes(
     table = feature_table(tapped, network, pool, training, seed=seed)
     if table is None:
         raise DataError(
-            f"The cache has no room for the features of {len(pool):,} images. Raise `cache_gb`, or clear it."
+            f"The cache has no room for the features of {len(pool):,} images. Raise `cache_gb`, or clear the cache."
         )
     return profile(tapped, network, table, pool, seed=seed)

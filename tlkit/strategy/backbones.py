@@ -1,4 +1,4 @@
-"""Which backbone: compares several by linear probes on held-out images. The quicker wins where these cannot tell."""
+"""Compares backbones by linear probes on held-out images. Where these cannot tell them apart, the faster one wins."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tlkit.models.inference import frozen_call
 from tlkit.plan.decision import Decision
 from tlkit.progress import log
 from tlkit.stats import paired_difference, wilson_interval
+from tlkit.words import counted
 
 if TYPE_CHECKING:
     from tlkit.backbones import Backbone
@@ -31,14 +32,24 @@ def compare_backbones(
     job: Job,
     cache: Cache | None = None,
 ) -> tuple[Backbone, Decision]:
-    """Compare backbones by linear probes on their last block, by held-out images; the quicker wins where these cannot tell.
+    """Compare backbones by linear probes on their last block, on held-out images.
 
-    images: not split yet, or with parts; test images play no part. job: its seed, fit, weights, validation and image_size count.
-    Returns the backbone, and the decision with its evidence for the plan.
+    A slower backbone wins only if it is ahead by more than one standard error of the paired difference.
+
+    Args:
+        networks: The backbones to compare.
+        images: Split or not; test images are not used.
+        job: Gives seed, fit, weights, validation and image_size.
+        cache: Where pixels and features are kept, default the user's.
+
+    Returns:
+        The backbone, and the decision with its evidence for the plan.
+
+    Raises:
+        DataError: The cache has no room for the features of a backbone.
     """
-
     rows: list[dict[str, Any]] = []
-    right: dict[str, np.ndarray] = {}
+    correct: dict[str, np.ndarray] = {}
     log.info(f"comparing {len(networks)} backbones by linear probes on held-out images")
     for network in networks:
         size = job.image_size or network.size
@@ -52,40 +63,44 @@ def compare_backbones(
                 f"The cache has no room for {network.name}'s features. Raise `cache_gb`, or name one backbone."
             )
         found = choose_strength(table.blocks[0], table.labels, table.folds, table.classes)
-        right[network.name] = found.probabilities.argmax(1) == table.labels[table.held_out]
+        hits = found.probabilities.argmax(1) == table.labels[table.held_out]
+        correct[network.name] = hits
         call, batch = frozen_call(model, 32), np.zeros((32, size, size, 3), "uint8")
         call(batch)  # the first call traces
         started = time.monotonic()
         call(batch)
         milliseconds = 1000 * (time.monotonic() - started) / 32
-        mine = right[network.name]
-        low, high = wilson_interval(int(mine.sum()), len(mine))
+        low, high = wilson_interval(int(hits.sum()), len(hits))
         rows.append(
             {
                 "backbone": network.name,
                 "image_size": size,
-                "accuracy": float(mine.mean()),
+                "accuracy": float(hits.mean()),
                 "accuracy_95": [low, high],
-                "n": len(mine),
+                "n": len(hits),
                 "milliseconds_per_image": round(milliseconds, 2),
             }
         )
         log.info(
-            f"  {network.name:<22} {mine.mean():.1%} ({low:.1%} to {high:.1%}, n = {len(mine):,}), {milliseconds:.1f} ms an image"
+            f"  {network.name:<22} accuracy {hits.mean():.1%} (95 % interval {low:.1%} to {high:.1%}, "
+            f"n = {len(hits):,}), {milliseconds:.1f} ms per image"
         )
     rows.sort(key=lambda row: row["milliseconds_per_image"])
     leader = rows[0]
     for row in rows[1:]:
-        ahead, error = paired_difference(right[row["backbone"]], right[leader["backbone"]])
+        ahead, error = paired_difference(correct[row["backbone"]], correct[leader["backbone"]])
         if ahead > error:
             leader = row
     best = max(rows, key=lambda row: row["accuracy"])
-    why = f"{leader['accuracy']:.1%} by a linear probe (n = {leader['n']:,}), {leader['milliseconds_per_image']:.1f} ms an image"
+    why = (
+        f"a linear probe predicts {leader['accuracy']:.1%} of {counted(leader['n'], 'held-out image')} correctly, "
+        f"at {leader['milliseconds_per_image']:.1f} ms per image"
+    )
     if best is not leader:
-        ahead, error = paired_difference(right[best["backbone"]], right[leader["backbone"]])
+        ahead, error = paired_difference(correct[best["backbone"]], correct[leader["backbone"]])
         why += (
-            f"; {best['backbone']} is {100 * ahead:.1f} points ahead (±{196 * error:.1f}), which these images cannot tell from "
-            f"chance, at {best['milliseconds_per_image']:.1f} ms"
+            f"; {best['backbone']}, at {best['milliseconds_per_image']:.1f} ms per image, is {100 * ahead:.1f} points "
+            f"more accurate (95 % interval ±{196 * error:.1f}), which these images cannot tell from chance"
         )
     chosen = next(network for network in networks if network.name == leader["backbone"])
     return chosen, Decision("backbone", chosen.name, why, {"compared": rows})

@@ -1,4 +1,4 @@
-"""Which recipe, and why: by a tournament on the person's own images, or by their number and what the person says of similarity."""
+"""Chooses a recipe, and says why: by a tournament on the user's images, or by their number and similarity."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tlkit.progress import NO_DEADLINE, Deadline, log
 from tlkit.recipes import RECIPES
 from tlkit.strategy.axes import profile
 from tlkit.strategy.tournament import Outcome, Tournament
+from tlkit.words import counted
 
 if TYPE_CHECKING:
     import keras
@@ -23,14 +24,19 @@ if TYPE_CHECKING:
 
 
 LARGE = 1000  # training images from which a set counts as large
-MINUTES, SECONDS_PER_IMAGE, MOST_MINUTES = 1.0, 0.2, 30.0  # what a tournament may take
+MINUTES, SECONDS_PER_IMAGE, MOST_MINUTES = 1.0, 0.2, 30.0  # time limit of a tournament: a base, more per image, a cap
 
 
 def choose_recipe(training_images: int, similar: bool | None = None) -> tuple[Recipe, Decision]:
-    """The recipe for a data set, and the decision with its evidence for the plan.
+    """Choose a recipe by the size of the data set and its similarity to ImageNet.
 
-    training_images: how many. similar: whether the pictures are like ImageNet's (photographs of things, animals,
-    scenes); None = not said, taken as similar, and the decision says so.
+    Args:
+        training_images: Their number.
+        similar: Whether the images are similar to ImageNet's (photographs of things, animals, scenes). None: not
+            given; similar is assumed, and the decision says so.
+
+    Returns:
+        The recipe, and the decision with its evidence for the plan.
 
     >>> choose_recipe(390)[0].name
     'small_similar'
@@ -38,10 +44,10 @@ def choose_recipe(training_images: int, similar: bool | None = None) -> tuple[Re
     size = "large" if training_images >= LARGE else "small"
     kind = "different" if similar is False else "similar"
     recipe = RECIPES[f"{size}_{kind}"]
-    said = "assumed, because `similar` was not given" if similar is None else "as you said"
+    source = "is assumed, because `similar` was not given" if similar is None else "was given"
     why = (
-        f"{training_images:,} training images are {size} (the border is {LARGE:,}); "
-        f"{kind} to ImageNet is {said}; similarity was not measured"
+        f"{counted(training_images, 'training image')}, a {size} data set (large: {LARGE:,} or more); "
+        f"that it is {'different from' if kind == 'different' else 'similar to'} ImageNet {source}, not measured"
     )
     evidence = {"training_images": training_images, "large_from": LARGE, "similar": similar}
     return recipe, Decision("recipe", recipe.name, why, evidence)
@@ -55,22 +61,31 @@ def decide_by_tournament(
     job: Job,
     deadline: Deadline = NO_DEADLINE,
 ) -> tuple[Outcome, list[Decision]]:
-    """Measure the two axes, let the strategies compete, and give the winner with the decisions and their evidence for the plan.
+    """Measure the two axes and let the strategies compete.
 
-    build, pool, training: see `tlkit.features.table.feature_table`; `build` gives a classifier for a head, its weights fresh. job: its seed, epochs and batch
-    size (of fine-tuning stages, None: by the number of images), and what it says of similarity. deadline: half of the time until then
-    may be taken; without one, a minute and a fifth of a second per image, at most 30.
+    Args:
+        build: Makes a classifier for a head, with fresh pretrained weights.
+        backbone: The backbone of these classifiers.
+        pool: The training images, then the validation images.
+        training: How many of them are training images.
+        job: Gives the seed, and epochs and batch size of fine-tuning stages (None: by the number of images). Its
+            `similar` counts only if no tournament can be held.
+        deadline: The tournament may take half of the time that is left until then. Without a deadline: one minute plus
+            0.2 seconds per image, 30 minutes at most.
+
+    Returns:
+        The winner, and the decisions with their evidence for the plan.
     """
     limit = min(MINUTES + SECONDS_PER_IMAGE * len(pool) / 60, MOST_MINUTES)
     if deadline != NO_DEADLINE:
         limit = max(deadline.left, 0.0) / 2 / 60
     deadline = Deadline.after(60 * limit)
-    log.info(f"deciding  a tournament of strategies on held-out images, {limit:.1f} minutes at most")
+    log.info(f"deciding  by a tournament of strategies on held-out images, {limit:.1f} minutes at most")
     tapped = build(Head(taps="all"))
     table = feature_table(tapped, backbone, pool, training, seed=job.seed, batch_size=job.batch_size or 32)
     if table is None:
         recipe, decision = choose_recipe(training, job.similar)
-        why = f"the cache has no room for features (`cache_gb`), so no tournament was held; {decision.why}"
+        why = f"no tournament was held, because the cache has no room for features (`cache_gb`); {decision.why}"
         return Outcome(recipe, why, []), [replace(decision, why=why)]
     axes = profile(tapped, backbone, table, pool, seed=job.seed)
     outcome = Tournament(

@@ -1,9 +1,10 @@
-"""The formats of exports but SavedModel: LiteRT, LiteRT with 8-bit integers, ONNX, and the Keras file, each in a folder with its labels.
+"""The export formats other than SavedModel: LiteRT, LiteRT with 8-bit integers, ONNX and the Keras file.
 
-A format is one file here that makes a `Format`, and one row in `FORMATS`.
+Each format is one file in this folder that makes a `Format`, and one row in `FORMATS`.
 
-A folder holds the model, and `tlkit.json` with the classes, the size and how files become pixels; `open_target` makes it answer again.
-What these formats take are squares of pixels: decoding files is the SavedModel's alone (see `tlkit.export`).
+An export is a folder with the model and `tlkit.json`, which holds the classes, the image size and how files become
+pixels; `open_target` opens it again. These formats take square images as pixels. Only the SavedModel decodes files (see
+`tlkit.export`).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ INPUT = "image: float32 (n, size, size, 3), RGB 0-255, upright, antialiased; the
 
 
 def check_target(target: str) -> None:
-    """Raise NameUnknown for a format that does not exist, ExportError where what writes or runs it is not installed."""
+    """Raise NameUnknown for an unknown format, ExportError if a package that writes or runs it is not installed."""
     if target not in TARGETS:
         raise unknown("format", target, TARGETS)
     if target in FORMATS:
@@ -52,12 +53,26 @@ def write_target(
     unsure_below: float = 0.0,
     representative: np.ndarray | None = None,
 ) -> Path:
-    """Write a classifier in a format of TARGETS but "savedmodel" into a folder of its own, which is replaced if it holds one and nothing else.
+    """Write a classifier into a folder of its own, in a format other than SavedModel.
 
-    model: float32, raw RGB 0-255 in, probabilities out. representative: for "litert-int8", training pictures, uint8, shape (n, size, size, 3),
-    from which ranges are taken (post-training quantisation, Jacob et al. 2018, arXiv:1712.05877); input and output stay float32.
+    Args:
+        model: float32, raw RGB 0-255 in, probabilities out.
+        class_names: In class order.
+        folder: Replaced if it holds an earlier export and nothing else.
+        target: One of `FORMATS`.
+        fit: How an image becomes square, as in training.
+        unsure_below: Where the highest probability is lower, the class is "unsure". 0 = never.
+        representative: Training images for "litert-int8", uint8, shape (n, size, size, 3), which give the ranges of
+            activations (post-training quantisation, Jacob et al. 2018, arXiv:1712.05877). Input and output stay
+            float32.
 
-    Raises ExportError for what cannot be converted, RunError for a folder that holds something else.
+    Returns:
+        The folder.
+
+    Raises:
+        NameUnknown: The format is unknown.
+        ExportError: The model cannot be converted, or a package is not installed.
+        RunError: The folder holds something else.
     """
     check_target(target)
     folder = Path(folder)
@@ -80,14 +95,14 @@ def write_target(
                 FORMATS[target].write(model, temporary / FORMATS[target].file, representative)
         except (RuntimeError, ValueError, TypeError, AttributeError) as error:
             first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise ExportError(f"This model does not convert to {target}: {first}. Try another format.") from error
+            raise ExportError(f"This model cannot be converted to {target}: {first}. Try another format.") from error
         write_description(temporary, description)
-        check_replaceable(folder, DESCRIPTION)  # again: what came there meanwhile stays
+        check_replaceable(folder, DESCRIPTION)  # again, to keep files that came there meanwhile
     return folder
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """An export's `tlkit.json`. Raises RunError where there is none."""
+    """Read an export's `tlkit.json`. Raises RunError if there is none."""
     try:
         return json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -95,19 +110,24 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def open_target(folder: str | Path) -> tuple[dict[str, Any], Answer]:
-    """An export's description, and the export as a function: pixels, uint8 or float32, shape (n, size, size, 3), to probabilities,
-    float32, shape (n, classes). Not for SavedModels.
+    """Open an export other than a SavedModel.
 
-    Raises RunError for a folder that is no such export, ExportError where what runs it is not installed.
+    Returns:
+        Its description, and a function from pixels, uint8 or float32, shape (n, size, size, 3), to probabilities,
+        float32, shape (n, classes).
+
+    Raises:
+        RunError: The folder is not such an export, or does not load.
+        ExportError: A package that runs it is not installed.
     """
     folder = Path(folder)
     description = read_description(folder)
     target = description.get("format", "savedmodel")
     if target not in FORMATS:
-        raise RunError(f"'{folder}' holds a {target}. Expected one of {', '.join(FORMATS)}.")
+        raise RunError(f"'{folder}' holds an export as {target}. Expected one of {', '.join(FORMATS)}.")
     file = folder / FORMATS[target].file
     try:
         return description, FORMATS[target].open(file)
     except (OSError, ValueError, RuntimeError) as error:
         first = next(iter(str(error).splitlines()), "")
-        raise RunError(f"'{file}' does not load: {first}. Export the run again.") from error
+        raise RunError(f"'{file}' cannot be loaded: {first}. Export the run again.") from error

@@ -1,4 +1,4 @@
-"""LiteRT: .tflite files, in float32 or in 8-bit integers, whose ranges come from representative images."""
+"""LiteRT: .tflite files in float32, or in 8-bit integers with ranges from representative images."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tlkit.deployment.formats.shared import Answer, Format, _needed, signature
 if TYPE_CHECKING:
     import keras
 
-REPRESENTATIVE = 200  # training images that tell the converter the ranges of activations
+REPRESENTATIVE = 200  # training images from which the converter takes the ranges of activations
 RUNTIME = ("ai_edge_litert", "litert")
 
 
 def _write(model: keras.Model, file: Path, images: np.ndarray | None) -> None:
     import tensorflow as tf
 
-    # one image at a time: LiteRT fixes its memory beforehand
+    # a batch of one: LiteRT allocates its tensors ahead, for a fixed batch size
     model.export(
         str(file),
         format="litert",

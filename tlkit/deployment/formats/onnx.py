@@ -22,7 +22,7 @@ def _open(file: Path) -> Answer:
     runtime = _needed(*RUNTIME)
     try:
         session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    except Exception as error:  # its own errors have no other base
+    except Exception as error:  # ONNX Runtime's errors have no narrower base class
         raise ValueError(str(error)) from error
     name = session.get_inputs()[0].name
     return lambda pixels: session.run(None, {name: pixels.astype("float32")})[0]

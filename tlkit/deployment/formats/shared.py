@@ -1,4 +1,4 @@
-"""What the formats share: what a format is, and the packages that it needs."""
+"""Shared by the formats: `Format`, and the check for the packages that it needs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,16 @@ Answer = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Format:
-    """A format that a classifier can be written in.
+    """A format in which a classifier can be written.
 
-    file: the name of the model's file. write: writes a model into a file; takes training images, uint8, shape (n, size, size, 3), or
-    None. open: a file as a function from pixels to probabilities. runs_with, writes_with: packages that are needed beside tlkit's own, each with the
-    extra of tlkit that installs it. by_images: whether `write` needs training images. rounds: whether answers may differ from the model's by more than float32's rounding.
+    Attributes:
+        file: Name of the model's file.
+        write: Writes a model into a file. Takes training images, uint8, shape (n, size, size, 3), or None.
+        open: Opens a file as a function from pixels to probabilities.
+        runs_with, writes_with: Packages that are needed beside tlkit's own, each with the extra of tlkit that installs
+            it.
+        by_images: Whether `write` needs training images.
+        rounds: Whether probabilities may differ from the model's by more than float32 rounding.
     """
 
     file: str

@@ -1,4 +1,4 @@
-"""What a report says of the data: suspicious labels, duplicates, outliers, class sizes and problem files."""
+"""The data in a report: suspicious labels, duplicates, outliers, class sizes and problem files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _values(findings: Findings) -> dict[str, Any]:
     checkup, thumbnails = findings.analysis.checkup, findings.thumbnails
     problems = _problems(findings.record.problems())
     if checkup is None:
-        gone = "The images are not where they were, so the data could not be checked again."
+        gone = "The images are no longer there, so the data could not be checked again."
         return {"lines": [gone], "labels": [], "duplicates": [], "outliers": [], "classes": [], "problems": problems}
     everything = sum(findings.record.image_counts.values())
     lines = [*checkup.sentences(), *([] if problems else ["every file was read and used"])]

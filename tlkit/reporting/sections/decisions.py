@@ -7,7 +7,7 @@ import json
 from tlkit.reporting.findings import Findings
 from tlkit.reporting.page import Section, fill
 
-HEADINGS = {"measured": "data set"}  # what a decision is about -> its heading, where that says more
+HEADINGS = {"measured": "data set"}  # what a decision is about -> its heading, if not the same
 
 TEMPLATE = """
 {% for one in log %}<h3>{{ one.about }}: {{ one.chosen }}</h3>{% if one.sentences %}

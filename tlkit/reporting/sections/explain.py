@@ -1,4 +1,4 @@
-"""What predictions rest on, in a report: saliency maps by class, and what painting over them costs."""
+"""Saliency in a report: maps by class, and the accuracy with the most salient pixels masked."""
 
 from __future__ import annotations
 

@@ -10,10 +10,10 @@ UNSURE = 8  # least certain predictions on the page
 
 TEMPLATE = """
 {% if worst %}<p class="soft">Wrong predictions of {{ split }} images, the most confident first.
-{%- if maps %} Beside each image is its saliency map (Grad-CAM): the brighter, the more that place supported the
+{%- if maps %} Beside each image is its saliency map (Grad-CAM): the brighter, the more that position supported the
 prediction.{% endif %} All: <code>mistakes.csv</code>.</p>
 {{ gallery(worst, True) }}{% else %}<p>Every prediction of the {{ split }} images is correct.</p>{% endif %}
-{% if unsure %}<h3>Least certain</h3><p class="soft">The predictions with the lowest probability, right or wrong.</p>
+{% if unsure %}<h3>Least certain</h3><p class="soft">The predictions with the lowest probability, correct or not.</p>
 {{ gallery(unsure) }}{% endif %}
 """
 

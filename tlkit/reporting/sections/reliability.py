@@ -10,7 +10,7 @@ from tlkit.reporting.findings import Findings, Refusal
 from tlkit.reporting.page import Section, fill
 from tlkit.words import counted
 
-USUAL_ERROR = 0.05  # the share of errors for which a threshold is proposed, where none was asked for
+USUAL_ERROR = 0.05  # the error for which a threshold is proposed, if the run has none
 
 TEMPLATE = """
 <div class="two"><div>{{ diagram | safe }}</div><div>{{ curve | safe }}</div></div>

@@ -1,4 +1,4 @@
-"""What a report says of corrupted images, and of an attacker who knows the model."""
+"""Robustness in a report: accuracy on corrupted images, and against an attacker who knows the model."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def render(findings: Findings) -> Section | None:
     )
     lines = [
         harm if worst["lost"] > 0 else f"No corruption lowers the accuracy (n = {worst['n']:,}).",
-        f"FGSM, an attack that knows the model, leaves an accuracy of {attack['accuracy']:.0%} where it may change "
-        f"every pixel by {attack['strength']:g} of 255. The model was not trained to resist it.",
+        f"FGSM, an attack that knows the model, leaves an accuracy of {attack['accuracy']:.0%} if it may change "
+        f"every pixel by {attack['strength']:g} of 255 (n = {attack['n']:,}). The model was not trained to resist it.",
         "The corruptions are named after ImageNet-C and have five severities, but are not its files: accuracies cannot "
         "be compared with published ones.",
     ]
@@ -58,7 +58,7 @@ def _name(what: str) -> str:
 
 
 def _strength(one: dict[str, Any]) -> str:
-    """Its severity; of an attack, what it may change; of an earlier version's table, what it gives."""
+    """The severity of a corruption, or how much an attack may change; in an earlier version's table, the strength."""
     if one["what"] == CLEAN:
         return ""
     if one["what"] == FGSM:

@@ -1,4 +1,4 @@
-"""What a report says of augmentation: the verdict on each transformation, with examples."""
+"""Augmentation in a report: the verdict on each transformation, with examples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEMPLATE = """
 {% for line in lines %}<p>{{ line }}</p>{% endfor %}
 {% if rows %}<div class="wide"><table><tr><th>transformation</th><th>verdict</th><th>used up to</th><th>safe up to</th>
 <th class="words">most confused classes</th><th class="words">why</th></tr>
-{% for row in rows %}<tr><td>{{ row.field }}</td><td class="{{ row.verdict }}">{{ row.said }}</td>
+{% for row in rows %}<tr><td>{{ row.field }}</td><td class="{{ row.verdict }}">{{ row.label }}</td>
 <td>{{ row.asked }}</td><td>{{ row.limit }}</td><td class="words">{{ row.pair }}</td>
 <td class="words">{{ row.why }}</td></tr>
 {% endfor %}</table></div>{% endif %}
@@ -47,7 +47,7 @@ def _row(one: FieldCheck) -> dict[str, str]:
     return {
         "field": one.field,
         "verdict": one.verdict,
-        "said": one.verdict.replace("_", " ") + (" (allowed)" if one.allowed else ""),
+        "label": one.verdict.replace("_", " ") + (" (allowed)" if one.allowed else ""),
         "asked": f"{one.asked:g}",
         "limit": "" if one.limit is None else f"{one.limit:g}",
         "pair": f"{one.pair[0]} becomes {one.pair[1]}, {one.pair[2]:.0%}" if one.pair else "",

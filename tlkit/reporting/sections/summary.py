@@ -15,8 +15,8 @@ TEMPLATE = """
 """
 
 WEAK = 0.1  # of F1: how far below the mean the weakest class must be to be named
-WIDE = 0.1  # of accuracy: an interval as wide as this is said to be wide
-SUSPICIOUS = 0.02  # share of suspicious labels from which on they come first
+WIDE = 0.1  # of accuracy: a wider interval is pointed out
+SUSPICIOUS = 0.02  # share of suspicious labels above which they come first
 
 
 def render(findings: Findings) -> Section:
@@ -62,7 +62,7 @@ def _recipe(findings: Findings) -> str:
 
 
 def next_steps(findings: Findings) -> list[str]:
-    """What a person might do now, most urgent first."""
+    """What the user might do next, most urgent first."""
     run = findings.record.run
     steps = [*_about_data(findings), *_about_accuracy(findings)]
     if findings.record.refusal is None:
