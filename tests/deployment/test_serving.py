@@ -1,4 +1,4 @@
-"""The SavedModel behind TensorFlow Serving's interfaces: a server in a process with TensorFlow alone, asked as Serving is asked."""
+"""The SavedModel behind TensorFlow Serving's interfaces, in a server process that has only TensorFlow."""
 
 from __future__ import annotations
 
@@ -155,14 +155,14 @@ def test_mutated_images_neither_crash_it_nor_fill_memory(count: int, server: Ser
     assert server.grpc([sound])["ok"].all()
 
 
-def test_the_example_and_the_readmes_client_get_answers(server: Server, files: list[Path], tmp_path: Path) -> None:
+def test_the_example_and_the_documented_client_get_answers(server: Server, files: list[Path], tmp_path: Path) -> None:
     (tmp_path / "junk.png").write_bytes(b"junk")
     url = f"http://127.0.0.1:{server.ports['rest']}/v1/models/pictures:predict"
     names = [str(files[0]), str(tmp_path / "junk.png")]
     example = [sys.executable, str(ROOT / "examples" / "serving_client.py"), url, *names]
     shown = [subprocess.run(example, capture_output=True, text=True, check=True).stdout]
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    client = next(c for c in re.findall(r"^```python\n(.*?)^```", readme, flags=re.M | re.S) if "urllib" in c)
+    text = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
+    client = next(c for c in re.findall(r"^```python\n(.*?)^```", text, flags=re.M | re.S) if "urllib" in c)
     assert len([line for line in client.splitlines() if line]) <= 10
     for written, real in (
         ('["new/a.jpg", "new/b.jpg"]', repr(names)),
