@@ -1,4 +1,4 @@
-"""The command line as a person meets it."""
+"""The command line: help, errors, and the output of each command."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_inspect_writes_over_its_own_tables_and_no_others(
     words = ["inspect", str(folder), "--image-size", "32", "--out", str(tmp_path)]
     (tmp_path / "classes.csv").write_text("id,name\n0,mine\n")
     done = CliRunner().invoke(main, words)
-    assert done.exit_code == 1 and "classes.csv' is none that `tlkit inspect` wrote" in done.stderr
+    assert done.exit_code == 1 and "classes.csv' was not written by `tlkit inspect`" in done.stderr
     assert (tmp_path / "classes.csv").read_text() == "id,name\n0,mine\n" and len(list(tmp_path.glob("*.csv"))) == 1
     (tmp_path / "classes.csv").unlink()
     for _ in range(2):
@@ -138,11 +138,11 @@ def test_the_cache_is_shown_and_cleared(tmp_path: Path, monkeypatch: pytest.Monk
         writer.add(["a"], np.zeros((1, 8, 8, 3), "uint8"))
     describe(tmp_path / "pixels" / "8-squash-v1", "decoded pictures, 8 x 8 pixels, squash")
     shown = CliRunner().invoke(main, ["cache"]).output
-    assert "pixels" in shown and "decoded pictures, 8 x 8" in shown and "1 caches" in shown
+    assert "pixels" in shown and "decoded pictures, 8 x 8" in shown and "1 cache, " in shown
     wrong = CliRunner().invoke(main, ["cache", "--clear", "pixel"])
     assert wrong.exit_code == 1 and "Did you mean 'pixels'" in wrong.output
     assert "cleared 0 caches" in CliRunner().invoke(main, ["cache", "--clear", "all", "--unused-days", "1"]).output
-    assert "cleared 1 caches" in CliRunner().invoke(main, ["cache", "--clear", "pixels"]).output
+    assert "cleared 1 cache, " in CliRunner().invoke(main, ["cache", "--clear", "pixels"]).output
     assert not list(tmp_path.glob("pixels/*"))
 
 

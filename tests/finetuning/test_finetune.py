@@ -42,7 +42,7 @@ from tlkit.backbones import BACKBONES
 from tlkit.cli.main import main
 from tlkit.errors import DataError, NameUnknown, ParityError, RunError, SpecError, WeightsError
 from tlkit.finetuning.demo import demo
-from tlkit.folders import FILES, REPORT_FILES, OPTIONAL_FILES
+from tlkit.folders import FILES, OPTIONAL_FILES, REPORT_FILES
 from tlkit.plan.decision import Decision
 from tlkit.plan.job import Job
 from tlkit.runs.folder import METRICS, Run
