@@ -188,9 +188,9 @@ def make_drawn(made: Making) -> None:
     """Run a tiny backbone of our own on drawn images with given splits: every recipe and auto, with reports."""
     data = made.data("drawn")
     for part, count in (("train", 40), ("val", 16), ("test", 8)):
-        for place, name in enumerate(COLOURS):
+        for index, name in enumerate(COLOURS):
             write_images(
-                data / part / name, name, count, start=1000 * place + {"train": 0, "val": 400, "test": 700}[part]
+                data / part / name, name, count, start=1000 * index + {"train": 0, "val": 400, "test": 700}[part]
             )
     tiny: dict[str, Any] = {"backbone": tiny_file(made.folder / "tiny.keras"), "image_size": 32}
     for seed in SEEDS:
@@ -304,9 +304,9 @@ def write_listed(folder: Path) -> Path:
 
     folder.mkdir(parents=True)
     rows = []
-    for place, name in enumerate(COLOURS):
+    for index, name in enumerate(COLOURS):
         for number in range(36):
-            image = draw(name, 5000 + 100 * place + number, 40 + number % 5 * 6, 40 + number % 3 * 10)
+            image = draw(name, 5000 + 100 * index + number, 40 + number % 5 * 6, 40 + number % 3 * 10)
             path = f"{name}-{number:02d}.{'jpg' if number % 2 else 'png'}"
             if number % 6 == 0:
                 image = image.convert("L")

@@ -97,7 +97,7 @@ class Views:
         shape = (count, len(images))
         self.area = random.uniform(0.25, 1.0, shape)
         self.ratio = np.exp(random.uniform(-0.29, 0.29, shape))
-        self.place = random.uniform(0, 1, (*shape, 2))
+        self.offset = random.uniform(0, 1, (*shape, 2))
         self.grey = random.uniform(size=shape) < 0.1
         self.inverted = random.uniform(size=shape) < 1 / 30
 
@@ -108,7 +108,7 @@ class Views:
         side = np.sqrt(self.area[view, index] * height * width)
         h = min(height, round(side / np.sqrt(self.ratio[view, index])))
         w = min(width, round(side * np.sqrt(self.ratio[view, index])))
-        top, left = (self.place[view, index] * (height - h, width - w)).astype(int)
+        top, left = (self.offset[view, index] * (height - h, width - w)).astype(int)
         crop = cv2.resize(image[top : top + h, left : left + w], (size, size), interpolation=cv2.INTER_CUBIC)
         if self.grey[view, index]:
             crop = cv2.cvtColor(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)

@@ -69,7 +69,7 @@ def test_normalisation_is_keras_applications_own(name: str) -> None:
 def test_efficientnet_gives_what_keras_gives_with_its_imagenet_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Keras adds a division only when it loads by the name "imagenet"; loading the same file must give the same features."""
+    """Keras adds a division only if it loads "imagenet" by name; loading the same file must give the same features."""
     from keras.src.utils import file_utils
 
     theirs = keras.applications.EfficientNetB0(include_top=False, weights=None, input_shape=(64, 64, 3))

@@ -1,4 +1,7 @@
-"""TF-Hub modules and one's own SavedModels: fetched, frozen, fine-tuned, kept with the run. Modules are written by tests/reusable.py."""
+"""TF-Hub modules and your own SavedModels: fetched, frozen, fine-tuned, kept with the run.
+
+Modules are written by tests/reusable.py.
+"""
 
 from __future__ import annotations
 
@@ -230,7 +233,7 @@ def test_a_module_of_any_size_and_without_training_is_taken(tmp_path: Path) -> N
 @pytest.mark.long
 @pytest.mark.real
 def test_a_hub_module_is_as_good_as_the_native_backbone(imagenet: Path, shared: Path, tmp_path: Path) -> None:
-    """The same weights as a module and natively: equal features, and fine-tuned within noise of each other; both beat chance by far."""
+    """The same weights as a module and natively give equal features and, fine-tuned, accuracies within noise."""
     native = build_classifier("mobilenetv2_0.35", 2, image_size=96)
     network = keras.Model(native.input, native.get_layer("head_features").output)
     module = write_module(unit_network(network), tmp_path / "mobilenetv2", size=96)

@@ -1,4 +1,4 @@
-"""`nano`: the backbone that ships with tlkit, its weights, what they transfer, and the demonstration that needs no download."""
+"""`nano`, the backbone that comes with tlkit: its weights, how they transfer, and the demo that needs no download."""
 
 from __future__ import annotations
 

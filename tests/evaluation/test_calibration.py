@@ -78,7 +78,7 @@ def test_a_model_without_a_dense_softmax_end_bears_no_temperature() -> None:
 
 
 def test_the_threshold_holds_on_new_images_as_often_as_it_promises() -> None:
-    """95 % confidence: of 40 draws of 400 images, at most a few assured thresholds may let more than 10 % errors through."""
+    """95 % confidence: of 40 draws of 400 images, few assured thresholds may let more than 10 % of errors through."""
     over, assured, answered = 0, 0, 0
     new, truth = honest(20000, seed=99, spread=3.0)
     for seed in range(40):

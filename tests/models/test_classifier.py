@@ -39,7 +39,7 @@ QUICK = ["nano", "mobilenet_0.25", "mobilenetv2_0.35", "mobilenetv3small_0.75"]
 
 
 def long_unless_smallest(name: str) -> Any:
-    """A row of the table; those beside the smallest of each family are run by benchmarks/contract_all.py and before a release."""
+    """A backbone of the table; all but the smallest of each family are left to benchmarks/contract_all.py."""
     return name if name in SMALLEST_OF_FAMILY else pytest.param(name, marks=pytest.mark.long)
 
 
@@ -74,7 +74,7 @@ def check_structure(name: str) -> None:
 
 
 def check_explanation(name: str) -> None:
-    """Grad-CAM finds the last feature maps, and what it says is a map for each picture and the classifier's own probabilities."""
+    """Grad-CAM finds the last feature maps, and returns a map per image and the classifier's own probabilities."""
     import tensorflow as tf
 
     from tlkit.evaluation.saliency import GradCam

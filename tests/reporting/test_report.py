@@ -307,7 +307,8 @@ def test_the_page_in_a_real_browser(which: str, images: int, request: pytest.Fix
                     box = page.locator(f"#{section}").bounding_box()
                     assert box is not None and box["width"] > 0.8 * min(width, 1120) - 40 and box["height"] > 60
                 shown = page.evaluate(
-                    "[...document.images].map(i => [i.alt.length > 0, i.naturalWidth > 0, i.getBoundingClientRect().right <= innerWidth + 1])"
+                    "[...document.images].map(i => [i.alt.length > 0, i.naturalWidth > 0, "
+                    "i.getBoundingClientRect().right <= innerWidth + 1])"
                 )
                 assert len(shown) >= images and all(all(one) for one in shown)
                 beside = page.evaluate("[...document.querySelectorAll('figure')].map(f => f.innerText.trim().length)")

@@ -1,4 +1,4 @@
-"""`tlkit serve`: the page, the endpoint, what they refuse; a real browser, and a thousand broken requests to a real server."""
+"""`tlkit serve`: the page and the endpoint, what they refuse, a real browser, and a thousand broken requests."""
 
 from __future__ import annotations
 

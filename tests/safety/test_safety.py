@@ -149,7 +149,7 @@ def test_a_thorough_look_says_how_it_is_told_apart_and_what_it_does_to_each_clas
 
 @pytest.mark.slow
 def test_two_flips_that_are_safe_alone_are_judged_together(eyes: Eyes) -> None:
-    """Each flip turns a quarter disc into one of a neighbouring class that is not there; both make the opposite one, which is."""
+    """Each flip turns a quarter disc into one of an absent class; both together make the opposite one, a real class."""
     random = np.random.default_rng(1)
     rows, labels = [], []
     for label, (across, down) in enumerate([(1, 1), (-1, -1)]):
@@ -350,7 +350,7 @@ def test_the_command_writes_verdicts_a_picture_and_an_augmentation_that_finetune
 
 @pytest.mark.slow
 def test_the_search_takes_what_helps_and_leaves_what_does_not(eyes: Eyes) -> None:
-    """Rings and dots that were all filmed on the left stand anywhere later: shifting helps, and mirroring left to right does."""
+    """Training images have rings and dots on the left, later ones anywhere: shifting helps, and so does mirroring."""
     sample = take_sample(arrows(), ARROWS, eyes)
     without = held_out_losses(sample).mean()
     found = search(sample, Augmentation(flip_vertical=0.5, brightness=(-1.0, 1.0)))

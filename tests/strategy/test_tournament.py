@@ -1,4 +1,4 @@
-"""The measured axes and the tournament: evidence from held-out images, the cheaper where it cannot tell, nothing trained twice."""
+"""The measured axes and the tournament: held-out evidence, the cheaper of equals, and nothing trained twice."""
 
 from __future__ import annotations
 
