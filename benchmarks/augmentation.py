@@ -1,11 +1,13 @@
-"""Does narrowing an augmentation to what is safe help? Fine-tuning on letters: `strong` unchecked, narrowed by the check, and none.
+"""Does narrowing an augmentation to what is safe help?
 
     TLKIT_SHARED=folder python benchmarks/augmentation.py [--backbone nano] [--seeds 0 1 2 3 4]
     python benchmarks/augmentation.py --report
 
-`latin_letters`, a solved head and then the top two blocks for 30 epochs, the last epoch's weights; the same start, order and number of steps in
-every way. Appends a row per finished run to benchmarks/augmentation.csv and leaves out what is there. A row holds which test
-images were right (hexadecimal). Differences are paired: over the seeds (t, mean of each) and over the test images (mean over seeds).
+Fine-tuning on `latin_letters` with `strong` augmentation unchecked, with `strong` narrowed by the class-safety check,
+and without augmentation: a fitted head, then the top two blocks for 30 epochs, the last epoch's weights. The start,
+order and number of steps are the same in each. Appends a row per finished run to benchmarks/augmentation.csv and skips
+those that are there. A row says which test images were correct (hexadecimal). Differences are paired: over the seeds (t
+interval of the means) and over the test images (mean over seeds).
 """
 
 import argparse
@@ -66,24 +68,24 @@ def run(backbone: str, seed: int, way: str) -> dict[str, object]:
         monitor="last",
     )
     model = tlkit.build_classifier(network, len(dataset.class_names), seed=seed)
-    parts = [dataset.part(part) for part in ("train", "validation", "test")]
+    train, validation, test = (dataset.part(split) for split in ("train", "validation", "test"))
     solved = dataclasses.replace(recipe, stages=recipe.stages[:1], augmentation=PRESETS["none"])
     tuned = dataclasses.replace(recipe, stages=recipe.stages[1:])
-    for one in (solved, tuned):  # the head is solved on untouched pictures in every way
-        tlkit.train(model, network, one, *parts[:2], seed=seed)
-    right = predict_probabilities(model, parts[2].pixels).argmax(1) == parts[2].labels
+    for one in (solved, tuned):  # the head is always fitted on images without augmentation
+        tlkit.train(model, network, one, train, validation, seed=seed)
+    correct = predict_probabilities(model, test.pixels).argmax(1) == test.labels
     return {
         "date": date.today().isoformat(),
         "backbone": backbone,
         "seed": seed,
         "way": way,
-        "accuracy": round(float(right.mean()), 5),
-        "n": len(right),
+        "accuracy": round(float(correct.mean()), 5),
+        "n": len(correct),
         "seconds": round(time.monotonic() - started, 1),
         "fields": " ".join(augmentation.fields()),
         "cores": os.cpu_count(),
         "keras": version("keras"),
-        "right": np.packbits(right).tobytes().hex(),
+        "right": np.packbits(correct).tobytes().hex(),
     }
 
 
@@ -97,12 +99,12 @@ def read() -> list[dict[str, str]]:
 def report(rows: list[dict[str, str]]) -> None:
     from scipy.stats import t
 
-    right: dict[str, dict[int, np.ndarray]] = {way: {} for way in WAYS}
+    correct: dict[str, dict[int, np.ndarray]] = {way: {} for way in WAYS}
     for row in rows:
         bits = np.unpackbits(np.frombuffer(bytes.fromhex(row["right"]), "uint8"))[: int(row["n"])]
-        right[row["way"]][int(row["seed"])] = bits.astype(float)
-    seeds = sorted(set.intersection(*(set(one) for one in right.values())))
-    found = {way: np.stack([one[seed] for seed in seeds]) for way, one in right.items()}
+        correct[row["way"]][int(row["seed"])] = bits.astype(float)
+    seeds = sorted(set.intersection(*(set(one) for one in correct.values())))
+    found = {way: np.stack([one[seed] for seed in seeds]) for way, one in correct.items()}
     for way, bits in found.items():
         print(f"{way:<18} {100 * bits.mean():.2f} % of {bits.shape[1]} test images, seeds {seeds}")
     for other in ("strong", "none"):
@@ -111,7 +113,7 @@ def report(rows: list[dict[str, str]]) -> None:
         over_seeds = t.ppf(0.975, k - 1) * difference.mean(1).std(ddof=1) / k**0.5
         over_images = 1.96 * difference.mean(0).std(ddof=1) / n**0.5
         print(
-            f"narrowed less {other}: {mean:+.2f} points; 95 % interval over {k} seeds {mean - over_seeds:+.2f} to "
+            f"narrowed minus {other}: {mean:+.2f} points; 95 % interval over {k} seeds {mean - over_seeds:+.2f} to "
             f"{mean + over_seeds:+.2f}, over {n} images {mean - over_images:+.2f} to {mean + over_images:+.2f}"
         )
 

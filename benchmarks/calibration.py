@@ -1,10 +1,11 @@
-"""Do the probabilities mean what they say, before and after the temperature? Five data sets, the exported model's numbers.
+"""How well are the probabilities calibrated, before and after the temperature?
 
-    TLKIT_SHARED=folder python benchmarks/calibration.py [--data clothing ...] [--backbone mobilenetv2] [--recipe NAME ...]
+    TLKIT_SHARED=folder python benchmarks/calibration.py [--data NAME ...] [--backbone mobilenetv2] [--recipe NAME ...]
 
-For each data set and recipe one run of `tlkit finetune`; the temperature is fitted on its validation part, and the calibration error (15 bins,
-with its interval by resampling) and log loss are of its test part. `--max-error 0.05` is asked for, and what was kept of it is measured. Appends
-a row per run to benchmarks/calibration.csv and leaves out what is there.
+One run of `tlkit finetune` for each of five data sets and two recipes; all numbers are those of the exported model. The
+temperature is fitted on the validation split. The calibration error (15 bins, with its interval by resampling) and the
+log loss are those of the test split. The runs ask for `--max-error 0.05`; their errors and coverage on the test split
+are measured. Appends a row per run to benchmarks/calibration.csv and skips those that are there.
 """
 
 import argparse
@@ -63,8 +64,8 @@ def run(data: str, backbone: str, recipe: str, size: int) -> dict[str, object]:
         metrics = made.metrics
         answers = pd.read_csv(made.folder / "predictions.csv", keep_default_na=False)
     test = answers[answers["split"] == "test"]
-    right = (test["label"].astype(str) == test["prediction"].astype(str)).to_numpy()
-    _, low, high = calibration_error_of(test["probability"].to_numpy(), right)
+    correct = (test["label"].astype(str) == test["prediction"].astype(str)).to_numpy()
+    _, low, high = calibration_error_of(test["probability"].to_numpy(), correct)
     before, after, refusal = metrics["calibration"]["before"]["test"], metrics["test"], metrics["refusal"]
     return {
         "date": date.today().isoformat(),

@@ -1,9 +1,11 @@
-"""The backbone contract on every row of the table: blocks, `fit`, BatchNormalization, `.keras` and SavedModel round trips.
+"""Check the backbone contract on every row of the table of backbones.
 
     python benchmarks/contract_all.py [NAME ...]
 
-Random weights, smallest size each takes. One process per row, so that memory is given back. Appends a dated row per backbone to
-benchmarks/contract_all.csv, passes over rows that passed with this Keras version, and exits 1 if any row failed.
+The contract: blocks, `fit`, BatchNormalization, and the `.keras` and SavedModel round trips. Random weights, the
+smallest size that each backbone accepts, and one process per backbone, so that its memory is released. Appends a dated
+row per backbone to benchmarks/contract_all.csv, skips those that passed with this Keras version, and exits 1 if any
+failed.
 """
 
 import csv

@@ -1,11 +1,17 @@
-"""Does the data doctor find what was put in? Flipped labels, and near duplicates across the parts, in a copy of a real data set.
+"""Does the data doctor find injected faults: flipped labels, and near duplicates across splits?
 
     TLKIT_SHARED=folder python benchmarks/faults.py [--data clothing] [--seeds 0 1 2] [--backbone mobilenetv2]
 
-Labels: 5 % of all images get another class; precision is the share of the flipped among as many most suspicious. Duplicates: 50 test or
-validation images are cropped by up to 5 % at each side, resized by 0.5 to 1.2, encoded again as JPEG at quality 40 to 90, and put among the
-training images; recall, and precision over all pairs that are named, with the pairs that were not put in listed for a person to look at
-(pairs that were found to be one picture are kept in REAL and do not count). Speed: pictures a second of the whole check, features cached.
+The faults are injected into a copy of a real data set.
+
+- Labels: 5 % of all images get another class. If k labels were flipped, precision is the share of flipped labels among
+  the k most suspicious ones.
+- Duplicates: 50 test or validation images are cropped by up to 5 % at each side, resized by 0.5 to 1.2, encoded again
+  as JPEG at quality 40 to 90, and added to the training images. Recall, and precision over all pairs that are named.
+  Pairs that were not injected are printed for a person to look at; those that proved to be real duplicates are listed
+  in REAL and do not count as errors.
+- Speed: images per second of the whole check, with cached features.
+
 Appends a row per seed to benchmarks/faults.csv.
 """
 
@@ -25,7 +31,7 @@ from rows import append_row
 
 FILE = Path(__file__).with_suffix(".csv")
 SHARE, COPIES = 0.05, 50
-# looked at, and found to be one picture, or one thing in one place, twice: the beginnings of the file names
+# pairs that proved to show one thing in one place twice; prefixes of the file names
 REAL: dict[str, list[set[str]]] = {
     "clothing": [{"6075b4a5", "637a56e4"}, {"b59e4d4a", "e6a8b33f"}, {"02341619", "78b7da73"}],
 }
@@ -51,19 +57,19 @@ def run(data: str, backbone: str, seed: int) -> dict[str, object]:
         folder = Path(scratch)
         flipped, copies = write_with_faults(source, folder, seed)
         dataset = tlkit.decode_images(tlkit.scan(folder / "splits.csv"), find_backbone(backbone).size)
-        check_data(dataset, backbone=backbone)  # so that features are cached
+        check_data(dataset, backbone=backbone)  # caches the features
         found = check_data(dataset, backbone=backbone, seed=seed)
     suspects = list(found.label_errors["path"])[: len(flipped)]
     pairs = {frozenset((row.path, row.other)) for row in found.duplicates.itertuples()}
-    source_of = {name: next(iter(pair - {name})) for name, pair in of_copy(copies).items()}
+    source_of = {name: next(iter(pair - {name})) for name, pair in by_copy(copies).items()}
     real = {
         pair
         for pair in pairs - copies
         if {Path(source_of.get(name, name)).stem[:8] for name in pair} in REAL.get(data, [])
     }
-    strange = sorted(sorted(pair) for pair in pairs - copies - real)
-    for one in strange:
-        print("not put in:", *one)
+    not_injected = sorted(sorted(pair) for pair in pairs - copies - real)
+    for one in not_injected:
+        print("not injected:", *one)
     return {
         "date": date.today().isoformat(),
         "data": data,
@@ -75,7 +81,7 @@ def run(data: str, backbone: str, seed: int) -> dict[str, object]:
         "named_probable": int(found.label_errors["probable"].sum()),
         "copies": len(copies),
         "copies_found": len(copies & pairs),
-        "pairs_not_put_in": len(strange),
+        "pairs_not_put_in": len(not_injected),
         "real_pairs": len(real),
         "seconds": round(found.seconds, 1),
         "images_per_second": round(len(dataset) / found.seconds),
@@ -83,26 +89,26 @@ def run(data: str, backbone: str, seed: int) -> dict[str, object]:
     }
 
 
-def of_copy(pairs: set[frozenset[str]]) -> dict[str, frozenset[str]]:
+def by_copy(pairs: set[frozenset[str]]) -> dict[str, frozenset[str]]:
     return {name: pair for pair in pairs for name in pair if name.startswith("copies")}
 
 
 def write_with_faults(source: Path, folder: Path, seed: int) -> tuple[set[str], set[frozenset[str]]]:
-    """A data set's CSV with wrong labels, and copies beside the pictures; returns the flipped paths and the pairs."""
+    """Write a data set with wrong labels and copies of images. Returns the flipped paths and the pairs of copies."""
     random = np.random.default_rng(seed)
     with (source / "splits.csv").open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     names = sorted({row["label"] for row in rows})
     flipped = set()
-    for place in random.choice(len(rows), round(SHARE * len(rows)), replace=False):
-        others = [name for name in names if name != rows[place]["label"]]
-        rows[place]["label"] = str(random.choice(others))
-        flipped.add(rows[place]["path"])
+    for index in random.choice(len(rows), round(SHARE * len(rows)), replace=False):
+        others = [name for name in names if name != rows[index]["label"]]
+        rows[index]["label"] = str(random.choice(others))
+        flipped.add(rows[index]["path"])
     judged = [row for row in rows if row["split"] in ("val", "test")]
     copies = set()
     (folder / "copies").mkdir(parents=True)
-    for number, place in enumerate(random.choice(len(judged), COPIES, replace=False)):
-        row = judged[place]
+    for number, index in enumerate(random.choice(len(judged), COPIES, replace=False)):
+        row = judged[index]
         path = f"copies/{number:02d}.jpg"
         (folder / path).write_bytes(varied(Image.open(source / row["path"]).convert("RGB"), random))
         rows.append({**row, "path": path, "split": "train"})

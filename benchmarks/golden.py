@@ -1,16 +1,18 @@
-"""Golden runs: do the same numbers come out before and after the inside of tlkit is changed?
+"""Golden runs: check that tlkit gives the same numbers before and after a change of its code.
 
     python benchmarks/golden.py make FOLDER [--sets digits drawn listed]
     python benchmarks/golden.py compare A B [--spread A1 A2] [--relative 1e-6] [--ignore-words] [--sets ...]
 
-`make` runs what a person runs (`tlkit.finetune`, `tlkit.report`, the command line) on small sets that it writes itself, and keeps what
-came out in FOLDER/cases. It uses public names only, so the same script runs before and after. Everything is done in one process
-on one thread, with a cache of its own, so that it repeats bit for bit: no time limit is near (240 minutes are allowed where a limit
-without one would be 15 seconds), and the report is asked for where its own limit leaves no image out.
+`make` runs what a user runs (`tlkit.finetune`, `tlkit.report`, the command line) on small data sets that it writes
+itself, and keeps the results in FOLDER/cases. It uses only public names, so the same script runs before and after.
+Everything runs in one process on one thread with a cache of its own, so that it repeats bit for bit. No time limit
+interferes: runs get 240 minutes, where some steps would otherwise stop after 15 seconds, and a report is written only
+for sets that are small enough for its own limit.
 
-`compare` says of each case and artefact whether it is equal bit for bit, and if not, where it first differs and by how much. Times,
-dates, versions, the command and the device are left out, folders become FOLDER, and sentences are compared apart from facts.
-"--spread A1 A2" also accepts what differs by no more than two earlier makes do. Exit code 1 if anything is different.
+`compare` says for each case and artefact whether it is equal bit for bit, and if not, where it first differs and by how
+much. Times, dates, versions, the command and the device are ignored, folder names are replaced by FOLDER, and sentences
+are compared separately from other values. "--spread A1 A2" also accepts differences no larger than those between two
+earlier makes. The exit code is 1 if anything is different.
 """
 
 import argparse
@@ -32,39 +34,43 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# Names that were changed on purpose: old -> new, or None for what is no longer written. They count as keys of JSON, columns of CSV,
-# file names, and as whole values (such as the "val" of a column); "a.b" is a path of keys, from anywhere.
+# Names that were changed on purpose: old -> new, or None for what is no longer written. They apply to keys of JSON,
+# columns of CSV, file names, and whole values (such as "val" in a column); "a.b" is a path of keys at any depth.
 RENAMED: dict[str, str | None] = {
     "settings": "job",
+    "settings.backbone": None,  # the job holds what was asked for, and "backbone" what was taken
     "max_minutes": None,  # the job's now
     "part": "split",
     "other_part": "other_split",
     "val": "validation",
     "robustness": None,  # of other corruptions now
+    "parity.bytes": None,  # the SavedModel holds the walk over a GIF's blocks now
 }
-# Keys that only the newer make has, on purpose.
+# Keys that were added on purpose.
 ADDED: tuple[str, ...] = (
     "files",
     "decided",
     "ensemble_of",
     "members",
+    "parity.bytes",
+    "job.backbone",
     *(f"job.{name}" for name in ("allow", "augment", "batch_size", "cache_gb", "checked", "epochs", "max_minutes")),
     *(f"job.{name}" for name in ("recipe", "report", "strict")),
 )
 
-# Keys that name a time, a date, a version, a machine or what was typed.
+# Keys of times, dates, versions, the machine or the command.
 PASSING = re.compile(
     r"(^|_)(seconds|milliseconds|minutes|started|date|versions?|command|device|tlkit|times_as_long)(_|$)"
 )
-# Numbers that may differ by so much by chance: TensorFlow writes a random number of varying length into every SavedModel.
+# Largest differences by chance: TensorFlow writes a random number of varying length into every SavedModel.
 CHANCE = {"bytes": 64}
-# Keys whose values are sentences for a person.
+# Keys whose values are sentences.
 SENTENCES = {"why", "why_not", "sentences", "hints", "notes", "note", "outcome", "detail", "about"}
 
 SEEDS = (0, 1, 2)
 RECIPES = ("small_similar", "small_different", "large_similar", "large_different", "auto")
 EXTRAS = {"litert": "ai_edge_litert", "litert-int8": "ai_edge_litert", "onnx": "onnxruntime", "keras": "keras"}
-UNHURRIED = 240.0  # minutes: of a run's limit, a tenth goes to the safety check and half to the tournament
+UNHURRIED = 240.0  # minutes; a tenth of a run's limit is for the safety check, and half is for the tournament
 THREADS = dict.fromkeys(
     ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"
 )
@@ -119,7 +125,7 @@ def make(folder: Path, sets: list[str]) -> None:
 
 @dataclass
 class Making:
-    """A folder in which golden runs are made. Runs lie in runs/, and what is kept of them in cases/."""
+    """A folder in which golden runs are made: the runs in runs/, and their results in cases/."""
 
     folder: Path
     count: int = 0
@@ -128,14 +134,14 @@ class Making:
         return self.folder / "data" / name
 
     def run(self, name: str, data: Path, **settings: Any) -> Path:
-        """Fine-tune, and keep what came out. Returns the run's folder."""
+        """Fine-tune, and keep the results. Returns the run's folder."""
         import keras
 
         import tlkit
 
         out = self.folder / "runs" / name
         with self.case(name) as kept:
-            keras.utils.clear_session()  # so that the names of layers do not depend on the runs before
+            keras.utils.clear_session()  # so that the names of layers do not depend on earlier runs
             settings = {"max_minutes": UNHURRIED, "cache_gb": 5.0, "report": False, **settings}
             tlkit.finetune(data, out=out, **settings)
             for file in ("plan.json", "metrics.json", "split.csv", "problems.csv", "history.csv", "predictions.csv"):
@@ -147,7 +153,7 @@ class Making:
 
     @contextlib.contextmanager
     def case(self, name: str) -> Iterator[Path]:
-        """The folder in which a case is kept, and a line for who waits."""
+        """Yield a new folder for the results of a case, and print the seconds that the case took."""
         started, kept = time.monotonic(), self.folder / "cases" / name
         kept.mkdir(parents=True)
         yield kept
@@ -156,7 +162,7 @@ class Making:
 
 
 def make_digits(made: Making) -> None:
-    """`nano` on handwritten digits: every recipe and auto, the exports, a report, a leaderboard, an ensemble."""
+    """Run `nano` on handwritten digits: every recipe and auto, the exports, a report, a leaderboard, an ensemble."""
     import tlkit
 
     data = tlkit.write_digits(made.data("digits"), per_class=20)  # 40 for validation: fewer judge no fine-tuning
@@ -197,12 +203,12 @@ def make_digits(made: Making) -> None:
 
 
 def make_drawn(made: Making) -> None:
-    """A tiny backbone of one's own on drawn images with parts of their own: every recipe and auto, with reports."""
+    """Run a tiny backbone of our own on drawn images with given splits: every recipe and auto, with reports."""
     data = made.data("drawn")
     for part, count in (("train", 40), ("val", 16), ("test", 8)):
-        for place, name in enumerate(COLOURS):
+        for index, name in enumerate(COLOURS):
             write_images(
-                data / part / name, name, count, start=1000 * place + {"train": 0, "val": 400, "test": 700}[part]
+                data / part / name, name, count, start=1000 * index + {"train": 0, "val": 400, "test": 700}[part]
             )
     tiny: dict[str, Any] = {"backbone": tiny_file(made.folder / "tiny.keras"), "image_size": 32}
     for seed in SEEDS:
@@ -218,7 +224,7 @@ def make_drawn(made: Making) -> None:
 
 
 def make_listed(made: Making) -> None:
-    """A CSV with groups and awkward files: JPEGs that lie on their side, grey and oblong images, a damaged and a double one."""
+    """Run a CSV with groups and awkward files: rotated JPEGs, grey and oblong images, a damaged file, a duplicate."""
     data = write_listed(made.data("listed"))
     tiny: dict[str, Any] = {"backbone": tiny_file(made.folder / "tiny.keras"), "image_size": 32}
     listed: dict[str, Any] = {"recipe": "large_different", "group_by": "group", "max_error": 0.1}
@@ -232,7 +238,7 @@ SETS: dict[str, Callable[[Making], None]] = {"digits": make_digits, "drawn": mak
 
 
 def look_at_data(made: Making, name: str, data: Path, *options: str) -> None:
-    """What `tlkit inspect` and `tlkit augment --check` say of a set."""
+    """Keep what `tlkit inspect` and `tlkit augment --check` report for a data set."""
     with made.case(f"{name}-inspect") as kept:
         said = command("inspect", data, "--out", kept, *options)
         (kept / "said.txt").write_text(said, encoding="utf-8")
@@ -244,7 +250,7 @@ def look_at_data(made: Making, name: str, data: Path, *options: str) -> None:
 
 
 def command(*words: object) -> str:
-    """What `python -m tlkit WORDS` prints, run in this process so that TensorFlow is imported once."""
+    """Return what `python -m tlkit WORDS` prints, run in this process so that TensorFlow is imported only once."""
     before, sys.argv = sys.argv, ["tlkit", *map(str, words)]
     said = io.StringIO()
     try:
@@ -259,7 +265,7 @@ def command(*words: object) -> str:
 
 
 def keep_weights(model: Any, kept: Path) -> None:
-    """Every weight's values and SHA-256, by its place and its variable's path."""
+    """Keep the values and SHA-256 of every weight, by its index and its variable's path."""
     import numpy as np
 
     weights = {f"{number:03d} {one.path}": np.asarray(one.numpy()) for number, one in enumerate(model.weights)}
@@ -276,7 +282,7 @@ def keep_report(run: Path, kept: Path) -> None:
 
 
 def keep_page(page: Path, kept: Path) -> None:
-    """How many of what is on a page, and its places; not its text, whose words may change."""
+    """Keep the number of elements of a page, and its ids; not its text, which may be reworded."""
     text = page.read_text(encoding="utf-8")
     counts = {
         tag: len(re.findall(rf"<{tag}\b", text)) for tag in ("img", "svg", "table", "tr", "td", "section", "details")
@@ -291,7 +297,7 @@ COLOURS = {"blue": (30, 40, 220), "green": (30, 200, 40), "red": (220, 40, 30)}
 
 
 def draw(name: str, seed: int, wide: int = 40, high: int = 40) -> Any:
-    """A brighter bar on a noisy ground of one class's colour, near enough to the others' that some are mistaken."""
+    """Draw a bright bar on a noisy background in the colour of a class, similar enough to others for some mistakes."""
     import numpy as np
     from PIL import Image
 
@@ -311,14 +317,14 @@ def write_images(folder: Path, name: str, count: int, start: int) -> None:
 
 
 def write_listed(folder: Path) -> Path:
-    """A CSV of images with groups; returns it."""
+    """Write a CSV of images with groups. Returns its path."""
     from PIL import Image
 
     folder.mkdir(parents=True)
     rows = []
-    for place, name in enumerate(COLOURS):
+    for index, name in enumerate(COLOURS):
         for number in range(36):
-            image = draw(name, 5000 + 100 * place + number, 40 + number % 5 * 6, 40 + number % 3 * 10)
+            image = draw(name, 5000 + 100 * index + number, 40 + number % 5 * 6, 40 + number % 3 * 10)
             path = f"{name}-{number:02d}.{'jpg' if number % 2 else 'png'}"
             if number % 6 == 0:
                 image = image.convert("L")
@@ -340,7 +346,7 @@ def write_listed(folder: Path) -> Path:
 
 
 def tiny_file(file: Path) -> str:
-    """A backbone of four small blocks with BatchNormalization, 32 pixels, random weights of one seed, as a `.keras` file."""
+    """Write a backbone of four small blocks with BatchNormalization, 32 pixels, seeded weights, as a `.keras` file."""
     import keras
 
     if not file.exists():
@@ -356,7 +362,7 @@ def tiny_file(file: Path) -> str:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file, by its path in the folder."""
+    """Return the SHA-256 of every file, by its path in the folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
@@ -370,7 +376,7 @@ def _installed(module: str) -> bool:
 
 
 def _commit(file: str | None) -> str | None:
-    """The commit of the code that is run, with a + where it was changed since."""
+    """Return the commit of the code that runs, with a + if it has uncommitted changes."""
     there = Path(str(file)).parent
     asked = [
         subprocess.run(["git", "-C", str(there), *words], capture_output=True, text=True, check=False).stdout.strip()
@@ -384,8 +390,13 @@ def _commit(file: str | None) -> str | None:
 
 @dataclass(frozen=True)
 class Difference:
-    """Where two artefacts differ. size: the absolute difference of two numbers, infinite for what is not two numbers; relative: by the
-    larger of the two, or for weights and columns by the largest of all.
+    """A difference between two artefacts.
+
+    Args:
+        key: where they differ.
+        old, new: the two values.
+        size: the absolute difference of two numbers; infinity for other values.
+        relative: the difference relative to the larger of the two numbers, or for arrays to the largest of all.
     """
 
     key: str
@@ -397,7 +408,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is said of an artefact of a case. values: how many were compared."""
+    """The result for an artefact of a case. values: how many were compared."""
 
     result: str
     values: int = 0
@@ -412,7 +423,7 @@ class Verdict:
 
 @dataclass
 class Made:
-    """A folder that `make` wrote, read back: case -> artefact -> key -> value."""
+    """Read a folder that `make` wrote: case -> artefact -> key -> value."""
 
     folder: Path
     renamed: Mapping[str, str | None] = field(default_factory=dict)
@@ -421,7 +432,7 @@ class Made:
         return sorted(path.name for path in (self.folder / "cases").iterdir())
 
     def artefacts(self, case: str) -> dict[str, dict[str, Any]]:
-        """Facts and words of every file of a case, flat."""
+        """Return the values and the sentences of every file of a case, with flat keys."""
         root = json.loads((self.folder / "make.json").read_text(encoding="utf-8"))["folder"]
         found: dict[str, dict[str, Any]] = {}
         for file in sorted((self.folder / "cases" / case).iterdir()):
@@ -456,7 +467,7 @@ def read_rows(text: str) -> list[dict[str, str]]:
 
 
 def columns_of(text: str) -> dict[str, Any]:
-    """A CSV as its columns, a list each; numbers as numbers."""
+    """Return the columns of a CSV as lists, with numbers converted."""
     rows = read_rows(text)
     names = next(csv.reader(io.StringIO(text)), [])
     return {name: [number_of(row[name]) for row in rows] for name in names} | {"rows": len(rows)}
@@ -470,7 +481,7 @@ def number_of(text: str) -> float | str:
 
 
 def leaves(value: Any, renamed: Mapping[str, str | None], path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """Every value that is no container by its path of keys, under its new name, without what passes."""
+    """Yield every value that is not a container, by its path of new key names, except those that `PASSING` ignores."""
     if isinstance(value, dict):
         if not value:
             yield ".".join(path), {}
@@ -487,7 +498,7 @@ def leaves(value: Any, renamed: Mapping[str, str | None], path: tuple[str, ...] 
 
 
 def new_name(path: tuple[str, ...], renamed: Mapping[str, str | None]) -> str | None:
-    """The last key of a path as it is called now, by the longest rule that fits; None if it is no longer written."""
+    """Return the new name of the last key of a path, by the longest rule that fits; None if it is no longer written."""
     for start in range(len(path)):
         old = ".".join(path[start:])
         if old in renamed:
@@ -501,12 +512,12 @@ def is_words(key: str) -> bool:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
-    """Where they differ, in order. NaN equals NaN."""
-    found = [Difference(key, value, "(lacking)") for key, value in old.items() if key not in new]
+    """Return the differences, in order. NaN equals NaN."""
+    found = [Difference(key, value, "(missing)") for key, value in old.items() if key not in new]
     for key, value in new.items():
         if key not in old:
             if not any(f".{one}." in f".{key}." for one in ADDED):
-                found.append(Difference(key, "(lacking)", value))
+                found.append(Difference(key, "(missing)", value))
         elif (one := difference(key, old[key], value)) is not None:
             found.append(one)
     return found
@@ -536,14 +547,14 @@ def difference_of_arrays(key: str, old: Any, new: Any) -> Difference | None:
     first, second = old.astype("float64"), new.astype("float64")
     size = float(np.abs(first - second).max(initial=0.0))
     largest = max(float(np.abs(one).max(initial=0.0)) for one in (first, second))
-    place = int(np.abs(first - second).argmax())
+    index = int(np.abs(first - second).argmax())
     return Difference(
-        key, float(first.flat[place]), float(second.flat[place]), size, size / largest if largest else 0.0
+        key, float(first.flat[index]), float(second.flat[index]), size, size / largest if largest else 0.0
     )
 
 
 def judge(old: Mapping[str, Any], new: Mapping[str, Any], spread: list[Difference] | None, relative: float) -> Verdict:
-    """Equal, near enough, or different. spread: where two earlier makes differ."""
+    """Judge whether two artefacts are equal, close enough, or different. spread: differences of two earlier makes."""
     found = differences(old, new)
     if not found:
         return Verdict("equal", len(new))
@@ -557,13 +568,16 @@ def judge(old: Mapping[str, Any], new: Mapping[str, Any], spread: list[Differenc
 
 
 def allowed(key: str, spread: list[Difference]) -> float:
-    """By how much a number may differ: as the artefact's numbers did between two makes. What is no number: if it itself did."""
+    """Return how much a value may differ, given the differences between two makes of the same code.
+
+    A number may differ as much as any number of the artefact did; another value, only if it differed itself.
+    """
     numbers = [one.size for one in spread if math.isfinite(one.size)]
     return math.inf if any(one.key == key and math.isinf(one.size) for one in spread) else max(numbers, default=-1.0)
 
 
 def compare(arguments: argparse.Namespace) -> int:
-    """Print the table; 1 if anything is different."""
+    """Print the table of results. Returns 1 if anything is different, else 0."""
     old, new = Made(arguments.old, RENAMED), Made(arguments.new)
     spread = [Made(folder, RENAMED) for folder in arguments.spread or ()]
     verdicts: list[Verdict] = []

@@ -1,10 +1,10 @@
-"""Transfer learning as Keras' own guide writes it (keras.io/guides/transfer_learning), timed. Nothing of tlkit.
+"""Time transfer learning as in Keras' own guide (keras.io/guides/transfer_learning), without tlkit.
 
     python benchmarks/guide.py DATA BACKBONE EPOCHS [--alpha A] [--augment] [--fine-tune EPOCHS] [--size 224]
 
-DATA has train/, val/ and test/ folders of class folders. Prints one line of JSON. As in the guide: decoded images cached in
-memory, the frozen base run with training=False inside the model in every epoch, Adam at its default rate; then, with
---fine-tune, everything unfrozen at 1e-5. Kinder than the guide in one thing: the best epoch's weights are kept.
+DATA has train/, val/ and test/ folders of class folders. Prints one line of JSON. As in the guide, decoded images are
+cached in memory, the frozen base runs inside the model with training=False in every epoch, and Adam has its default
+rate; then, with --fine-tune, everything is unfrozen at 1e-5. Unlike the guide, the best epoch's weights are kept.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 class Best(keras.callbacks.Callback):
-    """Keeps the weights of the epoch with the lowest validation loss, and the curve of validation accuracy over time."""
+    """Keep the weights of the epoch with the lowest validation loss, and the validation accuracy over time."""
 
     def __init__(self, started: float, curve: list) -> None:
         super().__init__()

@@ -1,10 +1,13 @@
-"""Is a TF-Hub module worth fine-tuning? Its frozen linear head, the module fine-tuned as a whole, and the native backbone, side by side.
+"""Is a TF-Hub module worth fine-tuning?
 
     python benchmarks/hub.py [--data cats_dogs] [--backbone mobilenetv2] [--size 128] [--seeds 3] [--epochs 4]
 
-The module holds the native backbone's weights, written as TF-Hub publishes them. All begin with a solved head; fine-tuning trains everything
-for some epochs at 1e-4 after it, and "judged" keeps the best epoch by validation loss, which may be the head alone, "to the end" the last. Accuracy is on the test part; differences are paired by image, averaged over seeds. Every run's SavedModel is
-proven in a process that has TensorFlow alone. Appends a row per run to benchmarks/hub.csv.
+Compares a head on the frozen module, the module fine-tuned as a whole, and the native backbone. The module has the
+native backbone's weights, in the form in which TF-Hub publishes modules. All runs begin with a fitted head. Fine-tuning
+then trains everything for some epochs at 1e-4: "judged" keeps the best epoch by validation loss, which may be the
+fitted head itself, and "to the end" keeps the last epoch. Accuracy is that of the test split; differences are paired by
+image, averaged over seeds. Every run's SavedModel is proven in a process that has only TensorFlow. Appends a row per
+run to benchmarks/hub.csv.
 """
 
 import argparse
@@ -42,7 +45,7 @@ def main() -> None:
     stages = (solved, Stage(arguments.epochs, 1e-4, unfreeze="all", warmup=0.1))
     judged = Recipe("fine-tuned, judged", stages=stages, batch_size=32)
     to_the_end = Recipe("fine-tuned to the end", stages=stages, batch_size=32, monitor="last")
-    right: dict[tuple[str, str], list[np.ndarray]] = {}
+    correct: dict[tuple[str, str], list[np.ndarray]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         module = as_module(arguments.backbone, arguments.size, Path(scratch) / "module")
         for seed in range(arguments.seeds):
@@ -64,7 +67,7 @@ def main() -> None:
                 )
                 table = pd.read_csv(run.folder / "predictions.csv")
                 table = table[table["split"] == "test"]
-                right.setdefault((kind, recipe.name), []).append((table["prediction"] == table["label"]).to_numpy())
+                correct.setdefault((kind, recipe.name), []).append((table["prediction"] == table["label"]).to_numpy())
                 score, parity = run.metrics["test"], run.metrics["parity"]
                 row = {
                     "date": date.today().isoformat(),
@@ -86,7 +89,7 @@ def main() -> None:
                     "keras": version("keras"),
                 }
                 append_row(FILE, row)
-    means = {name: np.mean(found, axis=0) for name, found in right.items()}
+    means = {name: np.mean(found, axis=0) for name, found in correct.items()}
     for one, other in (
         (("hub", "fine-tuned, judged"), ("hub", "frozen head")),
         (("hub", "fine-tuned to the end"), ("hub", "frozen head")),
@@ -95,8 +98,8 @@ def main() -> None:
         gain, error = paired_difference(means[one], means[other])
         print(
             f"{' '.join(one)} {means[one].mean():.1%}, {' '.join(other)} {means[other].mean():.1%}: "
-            f"{100 * gain:+.2f} points (95 % interval {100 * (gain - 1.96 * error):+.2f} to {100 * (gain + 1.96 * error):+.2f}, "
-            f"n = {len(means[one])} images, {arguments.seeds} seeds)"
+            f"{100 * gain:+.2f} points (95 % interval {100 * (gain - 1.96 * error):+.2f} to "
+            f"{100 * (gain + 1.96 * error):+.2f}, n = {len(means[one])} images, {arguments.seeds} seeds)"
         )
 
 

@@ -1,9 +1,10 @@
-"""The main job on real data: `tlkit finetune SET/splits.csv --backbone mobilenetv2`, given splits, default recipe, one seed.
+"""Run the main job on real data: `tlkit finetune SET/splits.csv --backbone mobilenetv2`.
 
     TLKIT_SHARED=folder python benchmarks/main_job.py [SET ...]
 
-Needs the data sets in $TLKIT_SHARED/data and the weights in Keras' cache (KERAS_HOME). Caches start empty. Appends a dated
-row per set to benchmarks/main_job.csv; the floors are those that the project set itself.
+The splits are given; the recipe is the default; one seed. Needs the data sets in $TLKIT_SHARED/data and the weights in
+Keras' cache (KERAS_HOME). Caches start empty. Appends a dated row per set to benchmarks/main_job.csv. The floors are
+goals that the project set for itself.
 """
 
 import os

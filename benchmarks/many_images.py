@@ -1,10 +1,11 @@
-"""Memory and time of a whole run over 1,000 to 50,000 generated pictures with `nano` at 96 pixels: scan, caches, a head.
+"""Measure memory and time of a whole run on 1,000 to 50,000 generated images with `nano` at 96 pixels.
 
     python benchmarks/many_images.py [COUNT ...]
 
-Ten classes of 96 x 96 JPEG files (a colour, noise), caches empty, 3 epochs of a linear head. Memory is the peak of RssAnon, which
-leaves out file pages such as the memory-mapped caches'; Linux only. Appends a dated row per count to benchmarks/many_images.csv
-and prints the seconds per further 1,000 images between the smallest and each larger count: a straight line if they agree.
+Ten classes of 96 x 96 JPEG files (a colour, noise), empty caches, 3 epochs of a linear head. Memory is the peak of
+RssAnon, which does not count file pages such as those of the memory-mapped caches; Linux only. Appends a dated row per
+count to benchmarks/many_images.csv. Prints the seconds per additional 1,000 images from the smallest to each larger
+count; if these agree, time grows linearly.
 """
 
 import json
@@ -47,8 +48,8 @@ def write(folder: Path, count: int) -> None:
         pixels = np.array([25 * kind, 250 - 25 * kind, 128]) + random.integers(-60, 60, (12, 12, 3))
         file = folder / f"class{kind}" / f"{i:06d}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
-        picture = Image.fromarray(pixels.clip(0, 255).astype("uint8")).resize((96, 96), Image.Resampling.BILINEAR)
-        picture.save(file, quality=90)
+        image = Image.fromarray(pixels.clip(0, 255).astype("uint8")).resize((96, 96), Image.Resampling.BILINEAR)
+        image.save(file, quality=90)
 
 
 def measure(scratch: Path, count: int) -> dict:

@@ -1,11 +1,14 @@
-"""What `nano` is worth: a linear probe on five real data sets beside two baselines, and images a second.
+"""Measure the quality and speed of `nano`: a linear probe on five real data sets beside two baselines.
 
     TLKIT_SHARED=folder python benchmarks/nano.py [--weights FILE.npz] [--no-store]
 
-Probe: average-pooled features at 96 pixels, standardised; scikit-learn's logistic regression, its C chosen by the validation part
-after fitting on the train part; accuracy on the test part, fitted on the train part alone and on both. Baselines: MobileNetV2 0.35 at the same 96 pixels (weights from Keras' cache),
-and nano's network with random weights. Speed: forward passes of batches of 64 in one `tf.function`, nano at 96 and
-MobileNetV2 0.35 at 224 in turn, medians. Appends dated rows to benchmarks/nano.csv.
+- Probe: average-pooled features at 96 pixels, standardised, and scikit-learn's logistic regression. Its C is chosen on
+  the validation split after fitting on the train split. Test accuracy, fitted on the train split only and on both.
+- Baselines: MobileNetV2 0.35 at the same 96 pixels (weights from Keras' cache), and nano's network with random weights.
+- Speed: forward passes of batches of 64 in one `tf.function`, nano at 96 and MobileNetV2 0.35 at 224 alternating,
+  medians.
+
+Appends dated rows to benchmarks/nano.csv.
 """
 
 import argparse
@@ -64,7 +67,7 @@ def versions() -> dict:
 
 
 def probe(name: str, weights: str, dataset: str, size: int = 96) -> dict[str, float]:
-    """Test accuracy from 0 to 1, by the parts that the probe was fitted on."""
+    """Return the test accuracy, 0 to 1, by the splits on which the probe was fitted."""
     import keras
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
@@ -76,22 +79,22 @@ def probe(name: str, weights: str, dataset: str, size: int = 96) -> dict[str, fl
     dataset = tlkit.decode_images(tlkit.scan(shared / "data" / dataset / "splits.csv"), size)
     model = tlkit.build_classifier(name, 2, image_size=size, weights=weights, seed=0)
     features = keras.Model(model.input, model.get_layer(FEATURES).output)
-    parts = {part: dataset.part(part) for part in ("train", "validation", "test")}
+    splits = {split: dataset.part(split) for split in ("train", "validation", "test")}
     x = {
-        part: features.predict(one.pixels.gather(np.arange(len(one))), batch_size=64, verbose=0)
-        for part, one in parts.items()
+        split: features.predict(one.pixels.gather(np.arange(len(one))), batch_size=64, verbose=0)
+        for split, one in splits.items()
     }
     scaler = StandardScaler().fit(x["train"])
-    x = {part: scaler.transform(one) for part, one in x.items()}
+    x = {split: scaler.transform(one) for split, one in x.items()}
 
-    y = {part: one.labels for part, one in parts.items()}
+    y = {split: one.labels for split, one in splits.items()}
     both = np.concatenate([x["train"], x["validation"]]), np.concatenate([y["train"], y["validation"]])
 
     def fitted(c: float, features: np.ndarray, labels: np.ndarray) -> LogisticRegression:
         return LogisticRegression(C=c, max_iter=1000).fit(features, labels)
 
-    strengths = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 1.0)
-    best = max(strengths, key=lambda c: fitted(c, x["train"], y["train"]).score(x["validation"], y["validation"]))
+    candidates = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 1.0)
+    best = max(candidates, key=lambda c: fitted(c, x["train"], y["train"]).score(x["validation"], y["validation"]))
     print(dataset, "C", best)
     return {
         "train": float(fitted(best, x["train"], y["train"]).score(x["test"], y["test"])),

@@ -1,13 +1,17 @@
-"""Images a second of each step of tlkit beside what this machine could do at most. Needs no data and no weights.
+"""Measure images per second of each step of tlkit, and compare it with a limit of this machine.
 
     python benchmarks/pipeline.py [BACKBONE] [SIZE]
 
-Decoding: `decode_images` of generated 320 x 240 JPEG files, beside TensorFlow's JPEG decoder alone on as many threads. Batches:
-from the decode cache, plain and augmented by the preset "standard", beside copying the same bytes; and what a seed for every picture
-costs beside none. Frozen layers: `extract_features`
-beside a plain forward pass of the same batches. Training: a step of the whole network, as `fit` runs it, beside a forward
-pass. Random weights. On Keras' other backends the decoding is left out, and pixels are made up. Appends dated rows to
-benchmarks/pipeline.csv.
+Needs no data and no weights.
+
+- Decoding: `decode_images` of generated 320 x 240 JPEG files; the limit is TensorFlow's JPEG decoder alone on the same
+  number of threads.
+- Batches: from the decode cache, plain and augmented by the preset "standard"; the limit is copying the same bytes.
+  Also, what a seed for every image costs.
+- Frozen layers: `extract_features`; the limit is a plain forward pass of the same batches.
+- Training: an epoch of the whole network, as `fit` runs it; the limit is a forward pass.
+
+Weights are random. On Keras' other backends, decoding is skipped. Appends dated rows to benchmarks/pipeline.csv.
 """
 
 import contextlib
@@ -81,7 +85,7 @@ def device() -> str:
 
 
 def speed(work: Callable[[], object], images: int, repeats: int = 3) -> float:
-    """The best of a few, after one to warm up."""
+    """Return the images per second of the fastest of a few repeats, after one to warm up."""
     work()
     seconds = []
     for _ in range(repeats):
@@ -132,24 +136,24 @@ def batching(pixels: object, labels: np.ndarray, size: int) -> None:
             batches = Batches([[pixels]], Targets(labels, 10), batch_size=BATCH, shuffle=True, transform=transform)
 
             def read(batches: Batches = batches) -> None:
-                for place in range(len(batches)):
-                    batches[place]
+                for index in range(len(batches)):
+                    batches[index]
 
             keep(f"Batches, {name}, {size} px", speed(read, COUNT), "copying the pixels", limit)
 
 
 def seeding(pixels: object, size: int) -> None:
-    """What it costs that every picture has a seed of its own: medians of 9, alternated, of this process's CPU time."""
-    pictures = pixels.gather(np.arange(256))
+    """Measure the cost of a seed for every image: medians of 9 alternating repeats, CPU time of this process."""
+    images = pixels.gather(np.arange(256))
     pipeline = _pipeline(STANDARD)
     seconds: dict[bool, list[float]] = {True: [], False: []}
     for turn in range(20):
         started = time.process_time()
-        for number, picture in enumerate(pictures):
+        for number, image in enumerate(images):
             if turn % 2:
-                augment(picture, STANDARD, (0, turn, number))
+                augment(image, STANDARD, (0, turn, number))
             else:
-                pipeline(image=picture)
+                pipeline(image=image)
         if turn > 1:
             seconds[bool(turn % 2)].append(time.process_time() - started)
     seeded, unseeded = (256 / statistics.median(seconds[which]) for which in (True, False))

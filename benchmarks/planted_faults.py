@@ -1,12 +1,12 @@
-"""Do the tests notice? Twelve faults of one line each, planted one at a time in a copy of tlkit.
+"""Check that the tests notice faults: twelve one-line faults, planted one at a time in a copy of tlkit.
 
     python benchmarks/planted_faults.py [--only NAME...] [--tests PATH...]
 
-Each fault's line is found by its text in tlkit/ and recipes/, wherever it lies, and must be there exactly once. The tests that most
-likely notice it run first, then, if they do not, the whole everyday suite (`-m "not slow"`), up to the first failure. A failure counts
-only if the same test passes in a copy without the fault. That the copy is what was imported is checked in the very process that
-runs the tests. `--tests` runs these tests alone. Appends a row per fault to benchmarks/planted_faults.csv; exit code 1 if a fault
-stayed unnoticed.
+The line of each fault is found by its text anywhere in tlkit/ and recipes/, and must occur exactly once. The tests most
+likely to notice it run first; if they pass, the whole everyday suite (`-m "not slow"`) runs, up to the first failure. A
+failure counts only if the same test passes in a copy without the fault. The process that runs the tests checks that it
+imported the copy. `--tests` runs only the given tests. Appends a row per fault to benchmarks/planted_faults.csv. The
+exit code is 1 if a fault was not noticed.
 """
 
 import argparse
@@ -29,13 +29,19 @@ FILE = Path(__file__).with_suffix(".csv")
 LEFT_OUT = (".git", ".venv", "__pycache__", ".*_cache", "*.egg-info")
 NOT_THE_COPY = 97  # exit code of a test run that imported tlkit from somewhere else
 HANGS = "no end of"
-LONGEST = 3600  # seconds of one test run; a fault that makes the tests hang is noticed too
+LONGEST = 3600  # seconds of one test run; a fault that makes the tests hang counts as noticed
 
 
 @dataclass(frozen=True)
 class Fault:
-    """old: text of one line that is in tlkit/ and recipes/ once. new: what it becomes. tests: patterns of the names of test files that
-    likely notice it, wherever they lie.
+    """A fault of one line.
+
+    Args:
+        name: of the fault.
+        old: text of a line that occurs once in tlkit/ and recipes/.
+        new: its replacement.
+        breaks: what goes wrong with it.
+        tests: patterns of the names of test files that are likely to notice it, in any folder.
     """
 
     name: str
@@ -85,20 +91,20 @@ FAULTS = (
         "orientation_ignored",
         "return _turn_upright(image, _exif_orientation(raw, exif))",
         "return image",
-        "JPEGs that lie on their side stay so",
+        "JPEGs that lie on their side are not turned upright",
         ("test_decode.py",),
     ),
     Fault(
         "order_of_classes",
         "return np.random.default_rng((self._seed, 1, epoch)).permutation(self._count)",
         "return np.argsort(self._targets.labels, kind='stable')",
-        "training images come class after class instead of mixed",
+        "training images come class by class instead of shuffled",
         ("test_batches.py", "test_training.py"),
     ),
     Fault(
         "safety_inverted",
-        "if not worst.fine:",
-        "if worst.fine:",
+        "if not finding.fine:",
+        "if finding.fine:",
         "the class-safety check narrows what is safe and lets pass what is not",
         ("test_safety.py",),
     ),
@@ -118,8 +124,8 @@ FAULTS = (
     ),
     Fault(
         "narrow_intervals",
-        "z, p = 1.959963984540054, right / n",
-        "z, p = 1.644853626951473, right / n",
+        'proportion_ci(method="wilson")',
+        'proportion_ci(0.9, method="wilson")',
         "95 % intervals are those of 90 %",
         ("test_scores.py", "test_stats.py"),
     ),
@@ -127,12 +133,12 @@ FAULTS = (
         "written_in_place",
         "temporary.replace(path)",
         "shutil.copyfile(temporary, path)",
-        "a file is written over instead of renamed, so that a reader may see half of it",
+        "a file is overwritten instead of renamed, so that a reader may see half of it",
         ("test_cache.py", "test_files.py", "test_folder.py"),
     ),
 )
 
-# Put before every other finder: without it, `tlkit.recipes` would come from where tlkit is installed.
+# Placed before every other finder: without it, `tlkit.recipes` would come from where tlkit is installed.
 FINDER = """
 import importlib.machinery, importlib.util, os, sys
 
@@ -164,25 +170,23 @@ def pytest_sessionfinish(session):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=[one.name for one in FAULTS], metavar="NAME")
-    parser.add_argument("--tests", nargs="+", metavar="PATH", help="run these tests alone")
+    parser.add_argument("--tests", nargs="+", metavar="PATH", help="run only these tests")
     arguments = parser.parse_args()
     chosen = [one for one in FAULTS if arguments.only is None or one.name in arguments.only]
-    places = {
-        one.name: place_of(one, ROOT) for one in FAULTS
-    }  # all of them, so that one that has moved away is known now
+    files = {one.name: file_of(one, ROOT) for one in FAULTS}  # all of them, so that a line that is gone is noticed now
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         sound = copy_of(ROOT, Path(scratch) / "sound")
         for one in chosen:
             copy = copy_of(ROOT, Path(scratch) / "planted")
-            plant(one, copy / places[one.name].relative_to(ROOT))
+            plant(one, copy / files[one.name].relative_to(ROOT))
             rows.append(row_of(one, copy, sound, arguments.tests))
             append_row(FILE, rows[-1])
             shutil.rmtree(copy)
     unnoticed = [str(row["fault"]) for row in rows if row["caught"] == "no"]
     print(
         f"{len(rows) - len(unnoticed)} of {len(rows)} faults noticed"
-        + "".join(f"\n  not: {name}" for name in unnoticed)
+        + "".join(f"\n  not noticed: {name}" for name in unnoticed)
     )
     sys.exit(bool(unnoticed))
 
@@ -190,13 +194,13 @@ def main() -> None:
 # -- planting ---------------------------------------------------------------------------------------------
 
 
-def place_of(fault: Fault, root: Path) -> Path:
-    """The one file that holds the fault's line. Ends the program if there is none, or more than one."""
+def file_of(fault: Fault, root: Path) -> Path:
+    """Return the file with the fault's line. Ends the program if there is none, or more than one."""
     sources = [file for folder in ("tlkit", "recipes") for file in sorted((root / folder).rglob("*.py"))]
     found = [file for file in sources for line in file.read_text(encoding="utf-8").splitlines() if fault.old in line]
     if len(found) != 1:
         where = ", ".join(str(file.relative_to(root)) for file in found) or "nowhere"
-        sys.exit(f"The line of {fault.name}, {fault.old!r}, is in {where}. Expected once. Give it as it reads now.")
+        sys.exit(f"The line of {fault.name}, {fault.old!r}, is in {where}. Expected once. Update it.")
     return found[0]
 
 
@@ -206,7 +210,7 @@ def plant(fault: Fault, file: Path) -> None:
 
 
 def copy_of(root: Path, folder: Path) -> Path:
-    """The tree without its history, and beside it what makes Python import from there."""
+    """Copy the tree without its history, and add helpers that make Python import from the copy. Returns `folder`."""
     shutil.copytree(root, folder, ignore=shutil.ignore_patterns(*LEFT_OUT))
     settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     elsewhere = settings.get("package-dir", {})
@@ -223,7 +227,7 @@ def copy_of(root: Path, folder: Path) -> Path:
 
 
 def row_of(fault: Fault, copy: Path, sound: Path, only: list[str] | None) -> dict[str, object]:
-    """Run the tests on a copy with a fault, the likely ones first."""
+    """Run the tests on a copy with a fault, the likely ones first. Returns a row of the table."""
     likely = [
         str(file.relative_to(copy)) for pattern in fault.tests for file in sorted((copy / "tests").rglob(pattern))
     ]
@@ -233,7 +237,7 @@ def row_of(fault: Fault, copy: Path, sound: Path, only: list[str] | None) -> dic
         failed = first_failure(copy, paths)
         seconds = time.monotonic() - started
         if failed and not failed.startswith(HANGS) and first_failure(sound, [failed]):
-            sys.exit(f"{failed} fails without the fault too. Mend it, or leave it out by --tests.")
+            sys.exit(f"{failed} fails without the fault too. Fix it, or leave it out with --tests.")
         if failed:
             break
     return {
@@ -249,11 +253,14 @@ def row_of(fault: Fault, copy: Path, sound: Path, only: list[str] | None) -> dic
 
 
 def first_failure(copy: Path, paths: list[str]) -> str:
-    """The first test that fails, "" if none does. Ends the program if tlkit came from anywhere but the copy, or no test ran."""
+    """Return the first test that fails, or "" if none does.
+
+    Ends the program if tlkit was not imported from the copy, or if no test ran.
+    """
     words = [sys.executable, "-m", "pytest", "-m", "not slow", "-x", "-q", "-rfE", "-p", "of_the_copy", *paths]
     before = os.environ.get("PYTHONPATH")
     path = os.pathsep.join([str(copy / ".planted"), str(copy), *([before] if before else [])])
-    # no cache of an earlier copy's modules, and no files left in it
+    # use no cached modules of an earlier copy, and leave no files in this one
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         ran = subprocess.run(

@@ -1,13 +1,16 @@
-"""`--recipe auto` beside every fixed recipe, on five real data sets with 5, 20 and all images per class: what does choosing cost?
+"""Compare `--recipe auto` with every fixed recipe: what does choosing cost?
 
-    TLKIT_SHARED=folder python benchmarks/recipes.py [--sets cats_dogs ...] [--sizes 5 20 all] [--seeds 0 1 2] [--ways auto ...]
+    TLKIT_SHARED=folder python benchmarks/recipes.py [--sets NAME ...] [--sizes N ...] [--seeds N ...] [--ways NAME ...]
     python benchmarks/recipes.py --report
 
-5 and 20 are drawn from the training and validation images with the seed, a fifth of them for validation (1 and 4); latin_letters has
-15 per class, so its 20 are 15. With all, the given split. The test part is the given one and is asked once per row. MobileNetV2 0.35 at
-224 pixels; clothing and chest_xray with all images at 128. Weights come from Keras' cache (KERAS_HOME). Appends a row per
-finished run to benchmarks/recipes.csv and leaves out what is there: stop it and start it again. A row holds which test images were
-right (hexadecimal, in the order of the paths), so that any two ways can be compared image by image.
+Five real data sets with 5, 20 and all images per class. 5 and 20 are drawn with the seed from the training and
+validation images, a fifth of them for validation (1 and 4); latin_letters has 15 per class, so its 20 are 15. With all
+images, the split is the given one. The test split is always the given one, and is evaluated once per row. MobileNetV2
+0.35 at 224 pixels; clothing and chest_xray with all images at 128. Weights come from Keras' cache (KERAS_HOME).
+
+Appends a row per finished run to benchmarks/recipes.csv and skips those that are there, so it can be stopped and
+started again. A row says which test images were correct (hexadecimal, in the order of the paths), so that any two
+recipes can be compared image by image.
 """
 
 import argparse
@@ -84,7 +87,7 @@ def run(data: str, size: str, seed: int, way: str) -> dict[str, object]:
     batch = inference_batch(recipe.batch_size)
     unfreeze = recipe.stages[-1].unfreeze
     probabilities, _ = predict_from_cache(model, backbone, unfreeze, test, batch)
-    right = probabilities.argmax(1) == test.labels
+    correct = probabilities.argmax(1) == test.labels
     return {
         "date": date.today().isoformat(),
         "data": data,
@@ -92,8 +95,8 @@ def run(data: str, size: str, seed: int, way: str) -> dict[str, object]:
         "seed": seed,
         "way": way,
         "chosen": chosen,
-        "accuracy": round(float(right.mean()), 5),
-        "n": len(right),
+        "accuracy": round(float(correct.mean()), 5),
+        "n": len(correct),
         "train": dataset.count("train"),
         "validation": dataset.count("validation"),
         "image_size": dataset.pixels.size,
@@ -102,7 +105,7 @@ def run(data: str, size: str, seed: int, way: str) -> dict[str, object]:
         "cores": os.cpu_count(),
         "tensorflow": version("tensorflow"),
         "keras": version("keras"),
-        "right": np.packbits(right).tobytes().hex(),
+        "right": np.packbits(correct).tobytes().hex(),
     }
 
 
@@ -113,7 +116,7 @@ def build_classifier(backbone, classes: int, size: int, seed: int, head):  # typ
 
 
 def cell(data: str, size: str, seed: int):  # type: ignore[no-untyped-def]
-    """The decoded pixels, and the images with their parts."""
+    """Return the decoded data set with its splits."""
     import tlkit
 
     images = tlkit.scan(Path(os.environ.get("TLKIT_SHARED", "../shared")) / "data" / data / "splits.csv")
@@ -124,8 +127,8 @@ def cell(data: str, size: str, seed: int):  # type: ignore[no-untyped-def]
     table, random = dataset.images.table.copy(), np.random.default_rng((seed, int(size)))
     pool = table["split"] != "test"
     table.loc[pool, "split"] = ""
-    for _, mine in table[pool].groupby("label"):
-        drawn = random.permutation(mine.index.to_numpy())[: int(size)]
+    for _, of_class in table[pool].groupby("label"):
+        drawn = random.permutation(of_class.index.to_numpy())[: int(size)]
         validation = max(1, round(0.2 * len(drawn)))
         table.loc[drawn[:validation], "split"] = "validation"
         table.loc[drawn[validation:], "split"] = "train"
@@ -144,7 +147,7 @@ def read() -> list[dict[str, str]]:
 
 
 def report(rows: list[dict[str, str]]) -> None:
-    """Per cell the mean over seeds of every way and what auto lost against the best fixed recipe; into recipes/, too."""
+    """Print each recipe's mean over seeds per cell, and what auto loses; write it into recipes/ too."""
     cells: dict[tuple[str, str], dict[str, dict[int, np.ndarray]]] = defaultdict(lambda: defaultdict(dict))
     for row in rows:
         bits = np.unpackbits(np.frombuffer(bytes.fromhex(row["right"]), "uint8"))[: int(row["n"])]
@@ -152,7 +155,7 @@ def report(rows: list[dict[str, str]]) -> None:
     lines = [
         "| data | images per class | n | seeds | "
         + " | ".join(("auto", *FIXED))
-        + " | best fixed less auto (95 % interval) |",
+        + " | best fixed minus auto (95 % interval) |",
         "| --- " * (6 + len(FIXED)) + "|",
     ]
     whole, clear = [], []
@@ -160,17 +163,18 @@ def report(rows: list[dict[str, str]]) -> None:
         seeds = sorted(set.intersection(*(set(ways[way]) for way in ("auto", *FIXED))))
         if not seeds:
             continue
-        right = {way: np.stack([ways[way][seed] for seed in seeds]) for way in ("auto", *FIXED)}
-        means = {way: 100 * float(bits.mean()) for way, bits in right.items()}
+        correct = {way: np.stack([ways[way][seed] for seed in seeds]) for way in ("auto", *FIXED)}
+        means = {way: 100 * float(bits.mean()) for way, bits in correct.items()}
         best = max(FIXED, key=means.__getitem__)
-        difference = 100 * (right[best] - right["auto"]).mean(0)  # per image, over the seeds
+        difference = 100 * (correct[best] - correct["auto"]).mean(0)  # per image, over the seeds
         half = 1.96 * difference.std(ddof=1) / len(difference) ** 0.5
         regret = means[best] - means["auto"]
         if regret > 2 and regret > half:
             clear.append(f"{data} {size}")
         shown = " | ".join(f"**{means[way]:.1f}**" if way == best else f"{means[way]:.1f}" for way in ("auto", *FIXED))
         lines.append(
-            f"| {data} | {size} | {len(difference):,} | {', '.join(map(str, seeds))} | {shown} | {regret:+.1f} ({regret - half:+.1f} to {regret + half:+.1f}) |"
+            f"| {data} | {size} | {len(difference):,} | {', '.join(map(str, seeds))} | {shown} | "
+            f"{regret:+.1f} ({regret - half:+.1f} to {regret + half:+.1f}) |"
         )
         whole.append({**means, "regret": regret, "different": data in DIFFERENT})
     if not whole:
@@ -182,15 +186,17 @@ def report(rows: list[dict[str, str]]) -> None:
         f"Means over these {len(whole)} cells: "
         + ", ".join(f"{way} {mean[way]:.1f}" for way in ("auto", *FIXED))
         + ".",
-        f"auto loses {mean['regret']:.2f} points against the recipe that is best in each cell, which nobody knows beforehand; it is "
-        f"{mean['auto'] - mean[LINEAR]:+.2f} points from always {LINEAR} and {mean['auto'] - mean[EVERYTHING]:+.2f} from always {EVERYTHING}.",
+        f"auto loses {mean['regret']:.2f} points against the best recipe of each cell, which nobody knows beforehand. "
+        f"auto minus always {LINEAR}: {mean['auto'] - mean[LINEAR]:+.2f} points. "
+        f"auto minus always {EVERYTHING}: {mean['auto'] - mean[EVERYTHING]:+.2f} points.",
         "Cells where the best fixed recipe is ahead of auto by more than 2 points and by more than chance: "
         + (", ".join(clear) or "none")
         + ".",
     ]
     if kinds:
         lines.append(
-            f"A head on all blocks is {np.mean(kinds):+.2f} points from one on the last, over the {len(kinds)} cells unlike ImageNet."
+            f"A head on all blocks minus one on the last block: {np.mean(kinds):+.2f} points, over the {len(kinds)} "
+            "cells unlike ImageNet."
         )
     print("\n".join(lines))
     last = max(row["date"] for row in rows)
@@ -201,46 +207,46 @@ def report(rows: list[dict[str, str]]) -> None:
 
 
 def write_measured(way: str, cells: dict[tuple[str, str], dict[str, dict[int, np.ndarray]]], last: str) -> None:
-    """Replace what a recipe's file says under Measured."""
+    """Replace the paragraph "Measured" in the docstring of a recipe's file."""
     found = []
     for data in SETS:
         shares = []
         for size in SIZES:
             runs = cells[data, size][way]
             if runs:
-                shares.append(
-                    f"{100 * np.mean([bits.mean() for bits in runs.values()]):.1f} ({size}; {len(runs)} seed{'s' * (len(runs) > 1)})"
-                )
+                accuracy = 100 * np.mean([bits.mean() for bits in runs.values()])
+                shares.append(f"{accuracy:.1f} ({size}; {len(runs)} seed{'s' * (len(runs) > 1)})")
                 n = len(next(iter(runs.values())))
         if shares:
             found.append(f"{data} {', '.join(shares)}, n = {n:,}")
     text = (
-        f"Measured: MobileNetV2 0.35, test accuracy in % with so many images per class: {'; '.join(found)}. {last}; "
-        "benchmarks/recipes.csv, where every seed's rows are."
+        f"Measured: MobileNetV2 0.35, test accuracy in % by images per class: {'; '.join(found)}. {last}; "
+        "benchmarks/recipes.csv has the rows of every seed."
     )
     file = RECIPES / f"{way}.py"
     source = file.read_text()
     start = source.index("Measured:")
     end = source.index('"""', start)
-    file.write_text(source[:start] + textwrap.fill(text, 128, subsequent_indent="    ") + "\n" + source[end:])
+    file.write_text(source[:start] + textwrap.fill(text, 120, subsequent_indent="    ") + "\n" + source[end:])
 
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 INTRODUCTION = """# Recipes
 
-| | like ImageNet's pictures | unlike them |
+| | images like ImageNet's | images unlike ImageNet's |
 | --- | --- | --- |
 | under 1,000 training images | `small_similar`: a logistic head on the last block | `small_different`: on every block |
 | 1,000 and more | `large_similar`: that head, then the top two blocks | `large_different`: that head, then all blocks |
 
-`--recipe auto`, the default, measures both axes and lets strategies compete on the person's own held-out images; these four are for who knows
-which. Each file says when, when not, why, and what was measured. A new recipe is one file and one line in `__init__.py`.
+`--recipe auto`, the default, measures both axes and lets strategies compete on your own held-out images. Choose one of
+these four if you know which fits. Each file says when to use the recipe, when not, why, and what was measured. A new
+recipe is one file and one line in `__init__.py`.
 
 ## What choosing costs
 
-Test accuracy in %, MobileNetV2 0.35 at 224 pixels (clothing and chest_xray with all images: 128), mean over the seeds; 5 and 20
-images per class are drawn with the seed, a fifth of them for validation. Best fixed recipe in bold. Written by `python
-benchmarks/recipes.py --report` from benchmarks/recipes.csv, last row of {last}; {versions}.
+Test accuracy in %, MobileNetV2 0.35 at 224 pixels (clothing and chest_xray with all images: 128), mean over the seeds;
+5 and 20 images per class are drawn with the seed, a fifth of them for validation. Best fixed recipe in bold. Written by
+`python benchmarks/recipes.py --report` from benchmarks/recipes.csv, last row of {last}; {versions}.
 
 """
 

@@ -1,4 +1,4 @@
-"""Tables that grow a row at a time."""
+"""Append rows to CSV tables."""
 
 import csv
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def append_row(file: Path, row: Mapping[str, object]) -> None:
-    """Append a row to a CSV, with a header if the file is new; print it too. What an older header lacks is an error."""
+    """Append a row to a CSV and print it. A new file gets a header; a column missing in an old header is an error."""
     print(dict(row), flush=True)
     columns = list(row)
     if file.exists():

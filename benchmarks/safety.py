@@ -1,13 +1,16 @@
-"""Does the class-safety check tell safe transformations from unsafe ones? Over a list that was written before the check.
+"""Does the class-safety check tell safe transformations from unsafe ones?
 
     TLKIT_SHARED=folder python benchmarks/safety.py [--backbone nano] [--sets latin_letters ...]
     TLKIT_SHARED=folder python benchmarks/safety.py time
 
-benchmarks/safety_cells.csv holds data set, field, strength, border, "safe" or "unsafe", and the reason; strength is a share, a
-factor, degrees, or for crop the share of the area. A cell is flagged when the check does not call the field safe at that strength.
-"digits" are scikit-learn's. Far shifts have a black border: a reflected one shows a mirror image, so that the object does not
-leave. Recall of the unsafe and false alarms come with their 95 % intervals (Wilson). Writes benchmarks/safety.csv, a row per cell.
-time: the check of every field at its full range on 300 pictures, from the pictures on disk to the verdicts.
+The cells in benchmarks/safety_cells.csv were labelled before the check was written. A cell has a data set, a field, a
+strength (a fraction, a factor, degrees, or for crop the fraction of the area), a border, "safe" or "unsafe", and the
+reason. It is flagged when the check does not call the field safe at that strength. "digits" are scikit-learn's. Far
+shifts have a black border, because a reflected border shows a mirror image and the object does not leave the image.
+Recall of the unsafe cells and false alarms come with 95 % intervals (Wilson). Writes benchmarks/safety.csv, a row per
+cell.
+
+time: the time to check every field at its full range on 300 images, from the files on disk to the verdicts.
 """
 
 import argparse
@@ -45,19 +48,19 @@ def measure_cells(arguments: argparse.Namespace) -> None:
     for data in arguments.sets:
         examples, names, eyes = looked_at(data, arguments.backbone)
         sample = take_sample(examples, names, eyes)
-        for augmentation, mine in rounds([cell for cell in cells if cell["data"] == data]):
+        for augmentation, checked in rounds([cell for cell in cells if cell["data"] == data]):
             safety = run_check(sample, augmentation, thorough=False)
             verdicts = {one.field: one for one in safety.verdicts}
-            for cell in mine:
+            for cell in checked:
                 one = verdicts[cell["field"]]
                 flagged = one.verdict != "safe"
-                right = flagged == (cell["label"] == "unsafe")
+                correct = flagged == (cell["label"] == "unsafe")
                 pairs = " ".join(f"{a}>{b}:{share}" for a, b, share in one.pairs)
                 row = {**cell, "verdict": one.verdict, "limit": one.limit, "n": one.n, "pairs": pairs, "why": one.why}
-                rows.append({**row, "backbone": arguments.backbone, "date": date.today().isoformat(), "right": right})
+                rows.append({**row, "backbone": arguments.backbone, "date": date.today().isoformat(), "right": correct})
                 print(
-                    f"{'' if right else 'WRONG':<6}{data:<14}{cell['field']:<16}{cell['strength']:>5} {cell['label']:<7} "
-                    f"{one.verdict:<8} {one.limit} {one.why}",
+                    f"{'' if correct else 'WRONG':<6}{data:<14}{cell['field']:<16}{cell['strength']:>5} "
+                    f"{cell['label']:<7} {one.verdict:<8} {one.limit} {one.why}",
                     flush=True,
                 )
     for label, said in (("unsafe", "recall of the unsafe"), ("safe", "false alarms")):
@@ -82,13 +85,13 @@ def measure_time(arguments: argparse.Namespace) -> None:
         chosen = np.sort(np.random.default_rng(0).permutation(len(examples))[:300])
         safety = run_check(take_sample(examples.take(chosen), names, eyes), FULL)
         print(
-            f"{data}: {time.monotonic() - started:.1f} s for {safety.n} pictures and {len(safety.verdicts)} fields",
+            f"{data}: {time.monotonic() - started:.1f} s for {safety.n} images and {len(safety.verdicts)} fields",
             flush=True,
         )
 
 
 def rounds(cells: list[dict[str, str]]):  # type: ignore[no-untyped-def]
-    """Augmentations that hold every field at most once, each with the cells it answers."""
+    """Yield augmentations that contain every field at most once, each with the cells that it checks."""
     from tlkit import Augmentation
 
     left: dict[tuple[int, str], list[dict[str, str]]] = defaultdict(list)
@@ -104,7 +107,7 @@ def rounds(cells: list[dict[str, str]]):  # type: ignore[no-untyped-def]
 
 
 def span(field: str, strength: str):  # type: ignore[no-untyped-def]
-    """The range of a field whose ends are at a strength."""
+    """Return the range of a field for a strength."""
     from tlkit import Augmentation
 
     if not isinstance(getattr(Augmentation, field), tuple):
@@ -124,8 +127,8 @@ def looked_at(data: str, backbone: str):  # type: ignore[no-untyped-def]
 
     network = find_backbone(backbone)
     if data == "digits":
-        pictures, labels = digits(network.size)
-        examples = Examples(Held(pictures), labels, [f"{i:08x}" for i in range(len(labels))], made_by="drawn")
+        pixels, labels = digits(network.size)
+        examples = Examples(Held(pixels), labels, [f"{i:08x}" for i in range(len(labels))], made_by="drawn")
         names = [str(i) for i in range(10)]
     else:
         images = tlkit.scan(Path(os.environ.get("TLKIT_SHARED", "../shared")) / "data" / data / "splits.csv")
@@ -135,7 +138,7 @@ def looked_at(data: str, backbone: str):  # type: ignore[no-untyped-def]
 
 
 def digits(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """8 x 8 pixels, black on white, enlarged."""
+    """Return scikit-learn's digits, 8 x 8 pixels, black on white and enlarged, and their labels."""
     from PIL import Image
     from sklearn.datasets import load_digits
 
@@ -146,7 +149,7 @@ def digits(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Held:
-    """Pixels in memory, with the face of cached ones."""
+    """Pixels in memory, with the interface of cached ones."""
 
     def __init__(self, rows: np.ndarray) -> None:
         self.rows, self.row_shape = rows, rows.shape[1:]

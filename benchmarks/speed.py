@@ -1,21 +1,26 @@
-"""tlkit beside the way of Keras' own guide, side by side in one run: same pictures, split, weights, epochs and machine.
+"""Compare the speed of tlkit and of Keras' own guide: same images, split, weights, epochs and machine.
 
     TLKIT_SHARED=folder python benchmarks/speed.py [head] [augmented] [large] [floor] [kerashub] [startup] [--repeats 3]
 
-head: `cats_dogs`, MobileNetV2 at 224, a linear head, 10 epochs. augmented: the same with flips and rotations (tlkit: 4 views).
-large: `clothing`, MobileNetV2 0.35 at 224: the guide's 10 head epochs and 10 epochs of everything at 1e-5, against
-`large_similar`; how long each takes to the validation accuracy that the guide ends with. floor: features once and
-scikit-learn's logistic regression, the least work that gives a linear head. kerashub: `ImageClassifier.fit` with its backbone
-frozen, 10 epochs, ResNet50 at 128 with random weights on both sides, so its accuracy means nothing (needs keras-hub). startup:
-from the command `tlkit finetune` with `nano` to the end of the first epoch of a head, so the first step came before.
-tlkit's caches are empty each time. Weights come from Keras' cache (KERAS_HOME). The ways take turns; medians are reported.
-Appends dated rows to benchmarks/speed.csv.
+- head: `cats_dogs`, MobileNetV2 at 224 pixels, a linear head, 10 epochs.
+- augmented: the same with flips and rotations (tlkit: 4 views).
+- large: `clothing`, MobileNetV2 0.35 at 224 pixels: the guide's 10 epochs of the head and 10 epochs of everything at
+  1e-5, against `large_similar`; the time each takes to reach the validation accuracy with which the guide ends.
+- floor: features computed once and scikit-learn's logistic regression, the least work that gives a linear head.
+- kerashub: `ImageClassifier.fit` with a frozen backbone, 10 epochs, ResNet50 at 128 pixels with random weights on both
+  sides, so its accuracy means nothing (needs keras-hub).
+- startup: from the command `tlkit finetune` with `nano` to the end of the first epoch of a head, an upper bound of the
+  time to the first step.
+
+tlkit's caches are empty each time. Weights come from Keras' cache (KERAS_HOME). The methods alternate, and medians are
+reported. Appends dated rows to benchmarks/speed.csv.
 """
 
 import argparse
 import csv
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -57,7 +62,7 @@ def keep(what: str, data: str, repeats: int, row: dict) -> None:
 
 
 def folders(source: Path, target: Path) -> Path:
-    """train/, val/ and test/ folders of links, which both ways can read."""
+    """Write train/, val/ and test/ folders of links, which both methods can read. Returns `target`."""
     if not target.exists():
         with (source / "splits.csv").open(newline="") as stream:
             for row in csv.DictReader(stream):
@@ -74,7 +79,7 @@ def guide(data: Path, *words: object) -> dict:
 
 
 def tlkit(data: Path, backbone: str, recipe: dict | str, *words: str) -> dict:
-    """One `tlkit finetune` with empty caches: as `guide`, and what the run says of its seconds."""
+    """Run `tlkit finetune` once with empty caches. Returns the values of `guide`, and the seconds of each step."""
     with tempfile.TemporaryDirectory() as scratch:
         if isinstance(recipe, dict):
             file = Path(scratch) / "recipe.json"
@@ -102,7 +107,7 @@ def tlkit(data: Path, backbone: str, recipe: dict | str, *words: str) -> dict:
 
 
 def compare(repeats: int, ways: dict) -> dict[str, list[dict]]:
-    """Each way so many times, in turn."""
+    """Run each method `repeats` times, alternating."""
     found: dict[str, list[dict]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
@@ -112,7 +117,7 @@ def compare(repeats: int, ways: dict) -> dict[str, list[dict]]:
 
 
 def rows_of(found: dict[str, list[dict]]) -> list[dict]:
-    """A row per way: medians, and how many times faster than the guide."""
+    """Return a row per method: medians, and how many times as fast as the guide."""
     middle = {
         name: {
             key: statistics.median(one[key] for one in runs)
@@ -148,7 +153,7 @@ def compare_augmented(data: Path, repeats: int) -> list[dict]:
 
 
 def compare_large(data: Path, repeats: int) -> list[dict]:
-    """train_seconds here: to the validation accuracy that the guide's best epoch has."""
+    """Compare the seconds (train_seconds) to the validation accuracy with which the guide ends."""
     ways = {
         "guide": lambda: guide(data, 10, "--fine-tune", 10, "--alpha", 0.35),
         "tlkit": lambda: tlkit(data, "mobilenetv2_0.35", "large_similar"),
@@ -198,7 +203,9 @@ begun = time.monotonic()
 import keras, keras_hub
 started = time.monotonic()
 data = {
-    part: keras.utils.image_dataset_from_directory(f"{sys.argv[1]}/{part}", image_size=(128, 128), verbose=False).cache()
+    part: keras.utils.image_dataset_from_directory(
+        f"{sys.argv[1]}/{part}", image_size=(128, 128), verbose=False
+    ).cache()
     for part in ("train", "val", "test")
 }
 backbone = keras_hub.models.ResNetBackbone(
@@ -239,7 +246,7 @@ def until_first_epoch(data: Path) -> float:
             [*command, "--out", f"{scratch}/run"], env=environment, stdout=subprocess.PIPE, text=True
         ) as process:
             for line in process.stdout:
-                if line.startswith("  1 epoch in"):
+                if re.match("  1 epochs? in", line):
                     seconds = time.monotonic() - started
             if process.wait():
                 raise SystemExit(f"tlkit finetune ended with {process.returncode}")

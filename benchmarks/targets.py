@@ -1,12 +1,13 @@
-"""The same 256 files through every backbone source and every target: who agrees with whom, by how much, how large, how fast.
+"""Compare every export format for every source of backbones on the same 256 files: agreement, size and speed.
 
     python benchmarks/targets.py [--data clothing] [--size 224] [--native mobilenetv2] [--kerashub PRESET_OR_FOLDER]
 
-Three runs with a solved head: a native backbone, the same weights written as a TF-Hub module, and one of KerasHub's (default: a ResNet18
-with random weights from a local preset folder, for its weights need a network). Each goes through every target. `agreement` and
-`max_difference` are with that run's own Keras model; `like_native` and `from_native` with the native run's. Milliseconds are of batches of
-16 on this machine: the SavedModel's include reading and decoding files, the others' begin at pixels. 8-bit integers are also asked on 200
-training pictures. Appends a row per target to benchmarks/targets.csv and prints the table.
+Three runs with a fitted head: a native backbone, the same weights written as a TF-Hub module, and a backbone of
+KerasHub (default: a ResNet18 with random weights from a local preset folder, because real ones must be downloaded).
+Each run is exported to every format. `agreement` and `max_difference` compare with that run's own Keras model,
+`like_native` and `from_native` with the native run. Milliseconds are those of batches of 16 on this machine: those of
+the SavedModel include reading and decoding files, those of the others start from pixels. 8-bit integers are also
+evaluated on 200 training images. Appends a row per format to benchmarks/targets.csv and prints the table.
 """
 
 import argparse
@@ -91,13 +92,13 @@ def measure(data: str, size: int, native: str, preset: str | None, scratch: Path
 
 
 def by_class(table, classes):  # type: ignore[no-untyped-def]
-    """`tlkit.predict`'s table as probabilities, shape (n, classes)."""
+    """Return the probabilities in `tlkit.predict`'s table, shape (n, classes)."""
     import numpy as np
 
     values = np.zeros((len(table), len(classes)))
     for row, one in enumerate(table.to_dict("records")):
-        for place in range(1, len(classes) + 1):
-            name, number = ("prediction", "probability") if place == 1 else (f"top{place}", f"top{place}_probability")
+        for rank in range(1, len(classes) + 1):
+            name, number = ("prediction", "probability") if rank == 1 else (f"top{rank}", f"top{rank}_probability")
             values[row, classes.index(one[name])] = one[number]
     return values
 
@@ -128,7 +129,7 @@ def described(kind, data, size, target, proof, note, started, against):  # type:
 
 
 def as_module(native: str, size: int, folder: Path) -> Path:
-    """The native backbone's pooled features as TF-Hub publishes them: pixels from 0 to 1 in, a vector out, fine-tunable."""
+    """Write the native backbone's pooled features as a trainable TF-Hub module: pixels 0 to 1 in, a vector out."""
     import keras
 
     from tlkit import build_classifier, find_backbone
@@ -140,7 +141,7 @@ def as_module(native: str, size: int, folder: Path) -> Path:
     features = model.get_layer("head_features").output
     if getattr(find_backbone(native).builder, "preprocessing", None) != "tf":
         return write_module(unit_network(keras.Model(model.input, features)), folder, size=size)
-    # as such modules are: one scaling, from 0 to 1 to -1 to 1, not a chain of them, which 8-bit integers do not bear
+    # as in published modules: one scaling, from [0, 1] to [-1, 1]; a chain of scalings loses accuracy in 8-bit integers
     inputs = keras.Input((size, size, 3))
     network = keras.Model(model.get_layer("normalise").output, features)
     scaled = keras.layers.Rescaling(2.0, offset=-1.0)(inputs)

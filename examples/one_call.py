@@ -1,8 +1,8 @@
-"""The main job in one call.
+"""Fine-tune, evaluate and export in one call.
 
     python examples/one_call.py [DATA [BACKBONE]]
 
-Without DATA it runs on scikit-learn's handwritten digits with the backbone `nano`: nothing is downloaded.
+Without DATA, it uses scikit-learn's handwritten digits and the backbone `nano`, and downloads nothing.
 """
 
 import logging
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tlkit import finetune, write_digits
 
-logging.basicConfig(level=logging.INFO, format="%(message)s")  # what tlkit does, line by line
+logging.basicConfig(level=logging.INFO, format="%(message)s")  # shows what tlkit does
 if len(sys.argv) > 1:
     run = finetune(sys.argv[1], backbone=sys.argv[2] if len(sys.argv) > 2 else None)
 else:

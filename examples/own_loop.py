@@ -1,4 +1,4 @@
-"""What `finetune` does, step by step: each line is yours to change, and what it leaves is a run like any other.
+"""Call the six steps of `finetune` one by one, so that you can replace any of them. The result is an ordinary run.
 
 python examples/own_loop.py DATA OUT [BACKBONE] [IMAGE_SIZE]
 """
@@ -20,19 +20,19 @@ from tlkit.runs.folder import start_run
 def main(data: str, out: str, backbone: str = "nano", size: int = 96) -> tlkit.Run:
     job = tlkit.Job(data, backbone=backbone, image_size=size, recipe="small_similar", report=False)
 
-    resolved = resolve(job)  # names become values: backbones, a recipe, an augmentation
-    prepared = prepare(resolved)  # images are scanned, decoded and split
+    resolved = resolve(job)  # looks up names: backbones, a recipe, an augmentation
+    prepared = prepare(resolved)  # scans, splits and decodes the images
     run = start_run(Path(out), force=False)
     prepared.write(run)
-    decided = decide(prepared, run)  # what was left open is measured and decided, each decision with its evidence
+    decided = decide(prepared, run)  # measures and decides what was left open, with evidence
     print(f"{decided.plan.recipe.name}: {decided.plan.decisions[0].why}")
 
     trained = fit(decided, prepared)  # or your own: fit.Trained(model, history, images_computed)
-    judged = judge(decided.plan, trained, prepared, run)  # calibrated on the validation images, then scored
+    judged = judge(decided.plan, trained, prepared, run)  # calibrates on the validation images, then scores
     print(f"validation accuracy {judged.scores['validation']['accuracy']:.3f}")
-    return deliver(decided.plan, judged, prepared, run)  # exported, and proven to be what was trained
+    return deliver(decided.plan, judged, prepared, run)  # exports, and proves that the export equals the trained model
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # what tlkit does, line by line
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # shows what tlkit does
     main(sys.argv[1], sys.argv[2], *sys.argv[3:4], *map(int, sys.argv[4:5]))

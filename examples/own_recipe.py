@@ -1,4 +1,4 @@
-"""A recipe of one's own: a head with dropout, mild augmentation, then the top block at a low rate.
+"""Define your own recipe: a head with dropout and mild augmentation, then the top block at a low learning rate.
 
 python examples/own_recipe.py DATA
 tlkit finetune DATA --recipe examples/own_recipe.py      # the same from the command line
@@ -21,6 +21,6 @@ recipe = Recipe(
 )
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # what tlkit does, line by line
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # shows what tlkit does
     run = finetune(sys.argv[1], recipe=recipe)
     print(f"validation accuracy {run.metrics['validation']['accuracy']:.3f}")

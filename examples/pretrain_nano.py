@@ -1,12 +1,14 @@
-"""Train the backbone `nano` from random weights on a folder of images, as the shipped weights were.
+"""Train the backbone `nano` from random weights on a folder of images, as its published weights were trained.
 
     python examples/pretrain_nano.py CORPUS --work WORK [--teacher mobilenetv2] [--views 8] [--epochs 60]
 
-CORPUS is a folder with one folder per class, or one of zip shards with a labels.csv (columns shard, name, label).
-Two targets for each picture: its label, and what a larger network with ImageNet weights, the teacher, says of the same crop
-(Hinton et al. 2015, arXiv:1503.02531; the same crop for both: Beyer et al. 2022, arXiv:2106.05237). The teacher runs once
-over each of a few crops, stored under WORK; run again after a stop, the script goes on from its last epoch.
-At the end WORK/nano.npz holds the weights in float16. Only Keras, NumPy, Pillow and OpenCV: any Keras backend will do.
+CORPUS is a folder with one folder per class, or a folder of zip shards with a labels.csv (columns shard, name, label).
+
+Each image has two targets: its label, and the output of the teacher, a larger network with ImageNet weights, for the
+same crop (distillation: Hinton et al. 2015, arXiv:1503.02531; the same crop for teacher and student: Beyer et al. 2022,
+arXiv:2106.05237). The teacher runs once over a few fixed crops of each image; its outputs are stored under WORK. If the
+script is stopped and started again, it continues from its last epoch. At the end WORK/nano.npz holds the weights in
+float16. The script needs only Keras, NumPy, Pillow and OpenCV, so it runs on any Keras backend.
 """
 
 from __future__ import annotations
@@ -30,9 +32,9 @@ from tlkit.backbones.normalise import normalise
 from tlkit.backbones.weights import save_arrays
 from tlkit.files import temporary_beside, write_atomically
 
-COMPONENTS = 640  # principal components of the teacher's features that nano is to foretell
+COMPONENTS = 640  # principal components of the teacher's features that nano learns to predict
 BATCH = 128
-LARGE = 0.2  # the last fifth of the epochs sees larger pictures
+LARGE = 0.2  # the share of epochs, at the end, with larger images
 
 
 def main() -> None:
@@ -51,12 +53,12 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("corpus")
-    parser.add_argument("--work", required=True, help="where teacher outputs, checkpoints and nano.npz go")
+    parser.add_argument("--work", required=True, help="folder for teacher outputs, checkpoints and nano.npz")
     parser.add_argument("--teacher", default="mobilenetv2")
     parser.add_argument("--teacher-size", type=int, default=160)
     parser.add_argument("--views", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--stop-after", type=int, metavar="N", help="stop after N epochs, to go on later")
+    parser.add_argument("--stop-after", type=int, metavar="N", help="stop after N epochs, to continue later")
     parser.add_argument("--sizes", type=int, nargs=2, default=(64, 96), help="pixels: most epochs, the last fifth")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--policy", default="float32", help="float32, mixed_bfloat16 or mixed_float16")
@@ -65,12 +67,12 @@ def _arguments() -> argparse.Namespace:
 
 
 def read_corpus(corpus: Path) -> tuple[list[np.ndarray], np.ndarray, list[str]]:
-    """Every picture as uint8 RGB, its label's number, and the labels' names."""
-    index = corpus / "labels.csv"
+    """Return every image as uint8 RGB, the index of its label, and the names of the labels."""
+    table = corpus / "labels.csv"
     pairs: list[tuple[str, bytes]] = []
-    if index.exists():
+    if table.exists():
         shards = {path.name: zipfile.ZipFile(path) for path in corpus.glob("*.zip")}
-        with index.open(newline="") as stream:
+        with table.open(newline="") as stream:
             pairs = [(row["label"], shards[row["shard"]].read(row["name"])) for row in csv.DictReader(stream)]
     else:
         files = sorted(path for path in corpus.glob("*/*") if path.is_file())
@@ -78,13 +80,13 @@ def read_corpus(corpus: Path) -> tuple[list[np.ndarray], np.ndarray, list[str]]:
     if not pairs:
         raise SystemExit(f"No images in '{corpus}'. Expected a folder per class, or zip shards and labels.csv.")
     names = sorted({label for label, _ in pairs})
-    number = {name: place for place, name in enumerate(names)}
+    index_of = {name: index for index, name in enumerate(names)}
     images = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for _, data in pairs]
-    return images, np.array([number[label] for label, _ in pairs]), names
+    return images, np.array([index_of[label] for label, _ in pairs]), names
 
 
 class Views:
-    """Fixed crops of every picture, the same for teacher and pupil, from the seed alone.
+    """Fixed crops of every image, the same for teacher and student, determined by the seed.
 
     A view is a crop of 25 to 100 % of the area; one in ten is grey, one in thirty inverted.
     """
@@ -95,18 +97,18 @@ class Views:
         shape = (count, len(images))
         self.area = random.uniform(0.25, 1.0, shape)
         self.ratio = np.exp(random.uniform(-0.29, 0.29, shape))
-        self.place = random.uniform(0, 1, (*shape, 2))
+        self.offset = random.uniform(0, 1, (*shape, 2))
         self.grey = random.uniform(size=shape) < 0.1
         self.inverted = random.uniform(size=shape) < 1 / 30
 
     def render(self, view: int, index: int, size: int) -> np.ndarray:
-        """uint8, shape (size, size, 3)."""
+        """Return one view of one image, uint8, shape (size, size, 3)."""
         image = self.images[index]
         height, width = image.shape[:2]
         side = np.sqrt(self.area[view, index] * height * width)
         h = min(height, round(side / np.sqrt(self.ratio[view, index])))
         w = min(width, round(side * np.sqrt(self.ratio[view, index])))
-        top, left = (self.place[view, index] * (height - h, width - w)).astype(int)
+        top, left = (self.offset[view, index] * (height - h, width - w)).astype(int)
         crop = cv2.resize(image[top : top + h, left : left + w], (size, size), interpolation=cv2.INTER_CUBIC)
         if self.grey[view, index]:
             crop = cv2.cvtColor(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
@@ -114,12 +116,15 @@ class Views:
 
 
 def teacher_features(views: Views, name: str, size: int, work: Path) -> list[np.ndarray]:
-    """The teacher's pooled features of every view, float16, shape (n, channels) each; computed once, kept under `work`."""
-    row = BACKBONES[name]
-    file = find_weights(row, "imagenet")
-    inputs, outputs = row.build(size)
+    """Return the teacher's pooled features of every view, float16, shape (n, channels) each.
+
+    They are computed once and stored under `work`.
+    """
+    backbone = BACKBONES[name]
+    file = find_weights(backbone, "imagenet")
+    inputs, outputs = backbone.build(size)
     assert file is not None
-    load_backbone_weights(row, keras.Model(inputs, outputs), file)
+    load_backbone_weights(backbone, keras.Model(inputs, outputs), file)
     teacher = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(outputs))
     found = []
     for view in range(views.count):
@@ -139,10 +144,11 @@ def teacher_features(views: Views, name: str, size: int, work: Path) -> list[np.
 
 
 class Targets:
-    """What nano is to say of a view: a distribution over labels, and the teacher's main components.
+    """The targets of a view: a distribution over labels, and the teacher's main principal components.
 
-    labels: half the true label, half the opinion of a linear classifier on the teacher's features.
-    components: principal components scaled by variance ** -0.25, between none (0) and all equal (-0.5), to mean square 1.
+    labels: half the true label, half the prediction of a linear classifier on the teacher's features.
+    components: principal components, each scaled by variance ** -0.25 (an exponent of 0 leaves them unscaled, -0.5
+        makes all variances equal), and all together to mean square 1.
     """
 
     def __init__(self, features: list[np.ndarray], labels: np.ndarray, classes: int, seed: int) -> None:
@@ -156,21 +162,21 @@ class Targets:
         weight = np.maximum(variances[keep], 1e-3) ** -0.25
         self.projection = (directions[:, keep] * weight).astype("float32")
         self.projection /= np.sqrt(np.mean((standard @ self.projection) ** 2))
-        self.opinion = self._fit_opinion(seed)
+        self.classifier = self._fit_classifier(seed)
 
     @property
     def components(self) -> int:
         return self.projection.shape[1]
 
     def of(self, view: int, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """labels (n, classes) and components (n, components), float32."""
+        """Return labels, shape (n, classes), and components, shape (n, components), float32."""
         standard = (self.features[view][indices].astype("float32") - self.mean) * self.scale
-        logits = standard @ self.opinion[0] + self.opinion[1]
+        logits = standard @ self.classifier[0] + self.classifier[1]
         logits = np.exp(logits - logits.max(-1, keepdims=True))
         truth = np.eye(self.classes, dtype="float32")[self.labels[indices]]
         return 0.5 * truth + 0.5 * logits / logits.sum(-1, keepdims=True), standard @ self.projection
 
-    def _fit_opinion(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    def _fit_classifier(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         keras.utils.set_random_seed(seed)
         model = keras.Sequential(
             [
@@ -184,13 +190,13 @@ class Targets:
         )
         x = np.concatenate([(view.astype("float32") - self.mean) * self.scale for view in self.features[:2]])
         history = model.fit(x, np.tile(self.labels, len(self.features[:2])), batch_size=256, epochs=6, verbose=0)
-        print(f"the teacher's opinion: training accuracy {history.history['acc'][-1]:.3f}", flush=True)
+        print(f"classifier on the teacher's features: training accuracy {history.history['acc'][-1]:.3f}", flush=True)
         kernel, bias = model.layers[-1].get_weights()
         return kernel, bias
 
 
 class Batches(keras.utils.PyDataset):
-    """One random view of every picture an epoch, in a random order, flipped and its colours moved at random."""
+    """One random view of every image per epoch, in random order, randomly flipped and with random colour changes."""
 
     def __init__(self, views: Views, targets: Targets, size: int, seed: int, epoch: int) -> None:
         super().__init__(workers=2, use_multiprocessing=False, max_queue_size=16)
@@ -224,7 +230,7 @@ class Batches(keras.utils.PyDataset):
 
 
 def train(views: Views, targets: Targets, arguments: argparse.Namespace, work: Path) -> None:
-    """Fit nano, an epoch at a time, with a checkpoint after each."""
+    """Train nano one epoch at a time, with a checkpoint after each."""
     keras.utils.set_random_seed(arguments.seed)
     keras.config.set_dtype_policy(arguments.policy)
     inputs = keras.Input((None, None, 3), dtype="float32")

@@ -1,4 +1,4 @@
-"""Classify images with an exported SavedModel and TensorFlow alone: no tlkit, no Keras.
+"""Classify images with an exported SavedModel and only TensorFlow: no tlkit, no Keras.
 
 python examples/serve_alone.py RUN/saved_model IMAGE...
 """

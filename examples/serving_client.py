@@ -1,6 +1,6 @@
-"""Ask TensorFlow Serving about images, with the standard library alone.
+"""Classify images with TensorFlow Serving, using only the standard library.
 
-python examples/serving_client.py http://localhost:8501/v1/models/pictures:predict IMAGE...
+python examples/serving_client.py http://localhost:8501/v1/models/classifier:predict IMAGE...
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""Deliberately broken and odd image files, each with the problem that must be named for it."""
+"""Deliberately broken and odd image files, each with the problem that must be reported for it."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def left_out(seed: int) -> Iterator[tuple[str, bytes, str]]:
 
 
 def used_with_a_note(seed: int) -> Iterator[tuple[str, bytes, str]]:
-    """(file name, bytes, problem) of files that are used, and named because they are not used as they are."""
+    """(file name, bytes, problem) of files that are used, but not as they are, so that they must be reported."""
     image = draw((40, 190, 60), seed, 64)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -90,7 +90,7 @@ def used_with_a_note(seed: int) -> Iterator[tuple[str, bytes, str]]:
 
 
 def write_broken(folder: Path, count: int, start: int = 0) -> dict[str, str]:
-    """Write `count` unusable files; gives file name -> the problem that must be named."""
+    """Write `count` unusable files. Returns file name -> the problem that must be reported."""
     expected: dict[str, str] = {}
     seed = start
     while len(expected) < count:
@@ -111,9 +111,9 @@ def bmp_of_endless_header() -> bytes:
 
 
 def gif_of_a_huge_later_frame(side: int) -> tuple[bytes, bytes]:
-    """A GIF of 30 x 20 pixels with a comment before its frame, and the same with a second frame of side x side pixels behind it."""
-    picture = Image.fromarray(np.arange(600, dtype="uint8").reshape(20, 30))
-    small = encode(picture, "GIF", comment=b"a comment " * 60)
+    """A GIF of 30 x 20 pixels with a comment before its frame, and one with a second frame of side x side pixels."""
+    image = Image.fromarray(np.arange(600, dtype="uint8").reshape(20, 30))
+    small = encode(image, "GIF", comment=b"a comment " * 60)
     empty = encode(Image.new("L", (side, side)), "GIF")
     descriptor = b"\x2c" + bytes(4) + 2 * side.to_bytes(2, "little")
     return small, small[:-1] + empty[empty.index(descriptor) :]

@@ -1,4 +1,4 @@
-"""Small drawn image folders, a cache of the tests' own, and the real weights and data where they are."""
+"""Small drawn image folders, a separate cache for tests, and real weights and data where available."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-if (
-    "PYTEST_XDIST_WORKER" in os.environ
-):  # the workers share the cores: more threads in each would only wait for one another
+# the workers share the cores, so more threads in each would only wait for one another
+if "PYTEST_XDIST_WORKER" in os.environ:
     for library in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(library, "1")
 
@@ -31,7 +30,7 @@ COLOURS = {"blue": (30, 40, 220), "green": (30, 200, 40), "red": (220, 40, 30)}
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps a file's tests in one worker, and those of all files that share the trained run, so that it is trained once."""
+    """Run the tests of a file, and of all files that share the trained run, in one worker: the run is trained once."""
     sharing = {item.path for item in items if "trained" in getattr(item, "fixturenames", ())}
     for item in items:
         item.add_marker(pytest.mark.xdist_group("trained" if item.path in sharing else item.path.name))
@@ -39,13 +38,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test reads or writes the person's caches."""
+    """Use temporary caches, so that no test reads or writes the user's."""
     os.environ["TLKIT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     os.environ["KERAS_HOME"] = str(tmp_path_factory.mktemp("keras"))
 
 
 def draw(colour: tuple[int, int, int], seed: int, size: int = 40) -> Image.Image:
-    """A square of one colour with noise and a brighter disc somewhere: no two seeds alike."""
+    """A square of one colour with noise and a brighter disc; every seed gives another image."""
     rng = np.random.default_rng(seed)
     pixels = np.array(colour) + rng.integers(-25, 25, (size, size, 3))
     y, x = np.mgrid[:size, :size]
@@ -55,10 +54,10 @@ def draw(colour: tuple[int, int, int], seed: int, size: int = 40) -> Image.Image
 
 
 def write_folder(root: Path, per_class: int = 8, classes: tuple[str, ...] = tuple(COLOURS), start: int = 0) -> Path:
-    for place, name in enumerate(classes):
+    for index, name in enumerate(classes):
         (root / name).mkdir(parents=True, exist_ok=True)
         for i in range(per_class):
-            draw(COLOURS[name], start + 1000 * place + i).save(root / name / f"{i:03d}.png")
+            draw(COLOURS[name], start + 1000 * index + i).save(root / name / f"{i:03d}.png")
     return root
 
 
@@ -76,7 +75,7 @@ def tiny() -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def _unreported(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves the report out of `finetune` but for tests that ask for `reported`: it takes seconds."""
+    """Skip the report of `finetune`, which takes seconds, except in tests that ask for `reported`."""
     if "reported" not in request.fixturenames:
         monkeypatch.setattr("tlkit.finetuning.deliver.analyse", lambda inputs, **settings: None)
         monkeypatch.setattr(
@@ -86,7 +85,7 @@ def _unreported(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def reported() -> None:
-    """Lets `finetune` write its report."""
+    """Let `finetune` write its report."""
 
 
 @pytest.fixture
@@ -105,7 +104,7 @@ def said() -> Iterator[list[str]]:
 
 @pytest.fixture
 def unserved(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves the export and its proof out of `finetune`, for tests of something else: they take most of a short run."""
+    """Skip the export and its proof in `finetune`; they take most of a short run."""
 
     def export(model: object, class_names: object, folder: Path, **settings: object) -> Path:
         folder.mkdir()

@@ -1,7 +1,8 @@
-"""A small server with TensorFlow Serving's two interfaces, REST and gRPC, that loads a SavedModel with TensorFlow alone.
+"""A small server with TensorFlow Serving's interfaces, REST and gRPC, that loads a SavedModel with only TensorFlow.
 
-Run as a program: python loopback_serving.py FOLDER; prints the two ports. It follows Serving's documented bodies
-(https://www.tensorflow.org/tfx/serving/api_rest), and refuses what Serving refuses: outputs without a row for each instance.
+Run as a program: python loopback_serving.py FOLDER. Prints the two ports. It follows Serving's documented bodies
+(https://www.tensorflow.org/tfx/serving/api_rest), and refuses what Serving refuses: outputs without a row for each
+instance.
 """
 
 import base64
@@ -83,7 +84,7 @@ def answered(body):  # type: ignore[no-untyped-def]
 class Rest(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         try:
-            if self.path != "/v1/models/pictures:predict":
+            if self.path != "/v1/models/classifier:predict":
                 raise ValueError(f"no such path: {self.path}")
             status, reply = 200, answered(self.rfile.read(int(self.headers["Content-Length"])))
         except (AttributeError, KeyError, TypeError, ValueError, tf.errors.OpError) as error:

@@ -1,4 +1,4 @@
-"""Image files and requests as they should not be: cut short, damaged, bombs, other things, nothing, far too much."""
+"""Bad image files and requests: truncated, damaged, decompression bombs, other formats, empty, far too large."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 
 
 def good(seed: int) -> bytes:
-    """A sound image file, in one format after another."""
+    """A valid image file, in one format after another."""
     return encode(draw((200, 60, 40), seed, 24 + seed % 60), FORMATS[seed % len(FORMATS)])
 
 
 def bomb(width: int, height: int, colour_type: int = 2) -> bytes:
-    """A small PNG that decodes into a large picture. colour_type: 2 RGB, 6 with transparency."""
+    """A small PNG that decodes into a large image. colour_type: 2 RGB, 6 with transparency."""
     channels = {2: 3, 6: 4}[colour_type]
     packer = zlib.compressobj(9)
     row = b"\x00" + bytes(width * channels)
@@ -36,7 +36,7 @@ def bomb(width: int, height: int, colour_type: int = 2) -> bytes:
 
 
 def mutated(count: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:
-    """(kind, bytes) of that many files; the same seed gives the same files. Most do not decode, some do all the same."""
+    """(kind, bytes) of `count` files; the same seed gives the same files. Most cannot be decoded, but some can."""
     rng = np.random.default_rng(seed)
     bombs = [
         png_header(30_000, 30_000),
@@ -46,11 +46,11 @@ def mutated(count: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:
         bomb(6_500, 6_500, 6),
         _progressive(6_500),
     ]
-    for place in range(count):
+    for index in range(count):
         data = good(int(rng.integers(1_000)))
-        kind = ("truncated", "flipped", "header", "spliced", "other", "empty", "padded")[place % 7]
-        if place % 100 == 50:
-            yield "bomb", bombs[place // 100 % len(bombs)]
+        kind = ("truncated", "flipped", "header", "spliced", "other", "empty", "padded")[index % 7]
+        if index % 100 == 50:
+            yield "bomb", bombs[index // 100 % len(bombs)]
         elif kind == "truncated":
             yield kind, data[: int(rng.integers(1, len(data)))]
         elif kind == "flipped":
@@ -64,10 +64,10 @@ def mutated(count: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:
             noise = rng.integers(0, 256, int(rng.integers(1, 5_000))).astype("uint8").tobytes()
             yield (
                 kind,
-                (b"%PDF-1.7 ", b"<html>", b"\xff\xd8\xff", b"RIFF____WEBP", b"BM", b"GIF89a", b"")[place % 6] + noise,
+                (b"%PDF-1.7 ", b"<html>", b"\xff\xd8\xff", b"RIFF____WEBP", b"BM", b"GIF89a", b"")[index % 6] + noise,
             )
         elif kind == "empty":
-            yield kind, b"" if place % 2 else bytes(int(rng.integers(1, 100)))
+            yield kind, b"" if index % 2 else bytes(int(rng.integers(1, 100)))
         else:
             yield kind, data + bytes(int(rng.integers(1, 100_000)))
 
@@ -86,6 +86,6 @@ def _progressive(side: int) -> bytes:
 
 
 def peak_bytes(pid: int) -> int:
-    """The most memory that a process has had (Linux)."""
+    """The peak memory of a process (Linux)."""
     with open(f"/proc/{pid}/status", encoding="ascii") as status:  # noqa: PTH123
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))

@@ -1,4 +1,4 @@
-"""Writes Keras backbones as reusable SavedModels, as TF-Hub publishes them, and signatures alone, as TF1 modules have."""
+"""Write Keras backbones as reusable SavedModels, as TF-Hub publishes them, or as signatures only, like TF1 modules."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from typing import Any
 def write_module(
     network: Any, folder: Path, *, size: int | None = None, l2: float = 0.0, training: bool = True
 ) -> Path:
-    """A TF2 reusable SavedModel (https://www.tensorflow.org/hub/reusable_saved_models) around a Keras network.
+    """Write a TF2 reusable SavedModel (https://www.tensorflow.org/hub/reusable_saved_models) around a Keras network.
 
-    network: pictures to features. size: a fixed side, or None for any. l2: regularisation that the module brings. training: whether its
-    function takes that argument.
+    Args:
+        network: images to features.
+        folder: where to write it.
+        size: a fixed side in pixels, or None for any.
+        l2: the module's own regularisation.
+        training: whether the module's function has the argument `training`.
     """
     import tensorflow as tf
 
@@ -72,7 +76,7 @@ def write_tf1_module(folder: Path, features: int = 12) -> Path:
 
 
 def unit_network(network: Any) -> Any:
-    """A network of raw RGB 0-255 as one of pixels from 0 to 1, as TF-Hub's modules take them."""
+    """Turn a network for raw RGB 0-255 into one for pixels from 0 to 1, as TF-Hub's modules take them."""
     import keras
 
     inputs = keras.Input(network.input_shape[1:])

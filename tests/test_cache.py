@@ -39,7 +39,7 @@ def test_rows_written_before_an_exception_are_kept(tmp_path: Path) -> None:
     assert store.known(["a"]).all() and store.rows(["a"]).gather([0]).tolist() == [[1.0, 1.0]]
 
 
-def test_leftovers_and_damaged_shards_are_as_if_not_there(tmp_path: Path) -> None:
+def test_leftovers_and_damaged_shards_are_ignored(tmp_path: Path) -> None:
     fill(tmp_path, ["a"], 1)
     (tmp_path / ".123.partial").write_bytes(b"half")
     (tmp_path / "lost.json").write_text('["b"]')
@@ -144,7 +144,7 @@ def test_a_link_among_the_caches_is_left_alone(two_caches: Path, tmp_path_factor
     )
 
 
-def test_a_cleared_cache_stays_readable_to_who_reads_it(two_caches: Path) -> None:
+def test_a_cleared_cache_stays_readable_to_its_readers(two_caches: Path) -> None:
     rows = Store(two_caches / "features" / "abc").rows(["a"])
     assert [one.bytes for one in Cache().clear("features")] == [pytest.approx(1_000_000, rel=0.01)]
     assert rows.gather([0]).shape == (1, 1000, 1000)
@@ -170,7 +170,7 @@ def test_a_cache_folder_that_cannot_be_written_has_no_room(tmp_path: Path, monke
 
 @pytest.fixture
 def mac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The home of a person on macOS, none of the variables set."""
+    """A home folder on macOS, with none of the variables set."""
     from platformdirs.macos import MacOS
 
     monkeypatch.setenv("HOME", str(tmp_path))

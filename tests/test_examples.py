@@ -1,4 +1,4 @@
-"""Examples, the README's commands and the docstrings' examples: all of them run."""
+"""The examples, the commands of the README and the examples in docstrings run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a long job tells a person, and when it must end."""
+"""The log, progress bars and deadlines of a long job."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ def test_a_script_that_asks_for_the_log_gets_each_line(said: list[str]) -> None:
     assert said == ["a line"]
 
 
-def test_a_bar_is_drawn_on_a_terminal_alone(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bar_is_drawn_only_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "level", logging.INFO)
     for terminal in (False, True):
         monkeypatch.setattr(sys.stdout, "isatty", lambda answer=terminal: answer, raising=False)

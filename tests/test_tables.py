@@ -1,4 +1,4 @@
-"""Tables keep every character: in a pipe on one line each, on a terminal within its width."""
+"""Tables keep every character: one line per row in a pipe, and within the width of a terminal."""
 
 from __future__ import annotations
 
@@ -54,5 +54,5 @@ def test_at_eighty_characters_no_line_of_a_table_is_longer(command: str, monkeyp
     piped = CliRunner().invoke(main, [command]).output
     monkeypatch.setattr(tables, "_terminal_width", lambda: 80)
     shown = CliRunner().invoke(main, [command]).output
-    rows = shown.split("\nAll are trained")[0].splitlines()
+    rows = shown.split("\nAll were trained")[0].splitlines()
     assert max(len(line) for line in rows) <= 80 and sorted(shown.split()) == sorted(piped.split())

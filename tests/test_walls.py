@@ -1,4 +1,4 @@
-"""The walls of the house: which room may import which, and what importing costs."""
+"""The walls between rooms: which room may import which, and what an import may load."""
 
 from __future__ import annotations
 
@@ -32,9 +32,8 @@ ROOMS = (  # a module imports only from its own room and those before it; files 
     "finetuning",
     "cli",
 )
-KNOWN_UPWARD: set[str] = (
-    set()
-)  # "module -> module" that still breaks the order: it must hold what is found, and only shrinks
+# "module -> module" that still breaks the order; must equal what is found, and only shrinks
+KNOWN_UPWARD: set[str] = set()
 
 FENCES = {  # package -> the only room or module that may import it
     "click": "cli",
@@ -88,7 +87,7 @@ KERAS_AND_NUMPY_ONLY = {  # these run on every Keras backend
 
 
 def modules() -> list[tuple[str, Path]]:
-    """(name without `tlkit.`, file) of every module but the front door and the worker, which is a program of its own."""
+    """(name without `tlkit.`, file) of every module except `tlkit/__init__` and the worker, a program of its own."""
     found = []
     for base, prefix in ((ROOT / "tlkit", ""), (ROOT / "recipes", "recipes.")):
         for file in base.rglob("*.py"):
@@ -102,7 +101,10 @@ FILES = dict(modules())
 
 
 def imports(file: Path, *, at_import_time: bool = False) -> list[tuple[int, str]]:
-    """(line, dotted name) of every import but those for type checkers; at_import_time leaves out those inside functions."""
+    """(line, dotted name) of every import except those for type checkers.
+
+    at_import_time: leaves out the imports inside functions.
+    """
     found: list[tuple[int, str]] = []
 
     def visit(node: ast.AST) -> None:
@@ -135,25 +137,25 @@ def own_imports(name: str, *, at_import_time: bool = False) -> list[tuple[int, s
 
 
 def room_of(name: str) -> str:
-    """Files directly in tlkit/ are the ground."""
+    """The room of a module. Files directly in tlkit/ are the ground."""
     first = name.split(".")[0]
     return "ground" if first not in ROOMS and name == first else first
 
 
-def listed(name: str, places: set[str]) -> bool:
+def listed(name: str, names: set[str]) -> bool:
     """Whether a module is one of these, or in a room that is one of these."""
-    return any(name == one or name.startswith(f"{one}.") for one in places)
+    return any(name == one or name.startswith(f"{one}.") for one in names)
 
 
 def test_there_are_modules_to_look_at() -> None:
     assert {"cli.main", "finetuning.finetune", "recipes.small_similar", "backbones.table", "stats"} <= set(FILES)
-    for places in (
+    for names in (
         WITHOUT_KERAS,
         WITH_KERAS,
         KERAS_AND_NUMPY_ONLY,
         {one for f in FENCES.values() for one in f.split()},
     ):
-        assert all(any(listed(name, {one}) for name in FILES) for one in places)
+        assert all(any(listed(name, {one}) for name in FILES) for one in names)
 
 
 def test_every_module_is_in_a_room() -> None:
@@ -216,7 +218,8 @@ def test_help_imports_neither_keras_nor_pandas_nor_numpy_nor_scipy() -> None:
         "from tlkit.cli.main import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "print([m for m in ('keras', 'tensorflow', 'pandas', 'numpy', 'scipy', 'PIL') if m in sys.modules], file=sys.stderr)"
+        "print([m for m in ('keras', 'tensorflow', 'pandas', 'numpy', 'scipy', 'PIL') if m in sys.modules], "
+        "file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
@@ -224,7 +227,7 @@ def test_help_imports_neither_keras_nor_pandas_nor_numpy_nor_scipy() -> None:
 
 
 def test_a_public_name_is_never_hidden_by_a_module() -> None:
-    """Importing a module sets its name in the package, in the place of whatever the front door gives by that name."""
+    """Importing a module sets its name in the package, replacing whatever `tlkit` exports by that name."""
     import tlkit
 
     assert not set(tlkit.__all__) & {name.split(".")[0] for name in FILES}
@@ -256,7 +259,10 @@ def test_nothing_pickles_and_nothing_turns_safe_mode_off() -> None:
 
 
 def test_only_the_command_line_speaks_of_its_options() -> None:
-    """The library names its parameters in backticks, which the command line turns into options; whole commands may be shown."""
+    """The library names parameters in backticks, which the command line translates into options.
+
+    Whole commands may be shown.
+    """
     spoken = []
     for file in (ROOT / "tlkit").rglob("*.py"):
         if "cli" in file.relative_to(ROOT / "tlkit").parts:
@@ -267,10 +273,10 @@ def test_only_the_command_line_speaks_of_its_options() -> None:
     assert not spoken, "\n".join(spoken)
 
 
-# What is still larger than it should be. Each of these lists must hold what is found, and only shrinks.
+# Functions that are still too large. Each of these sets must equal what is found, and only shrinks.
 MOST_PARAMETERS, MOST_LINES = 8, 60
 MANY_PARAMETERS = {
-    "finetuning.finetune.finetune",  # the face of Job: its fields as keywords
+    "finetuning.finetune.finetune",  # takes the fields of Job as keywords
 }
 LONG: set[str] = set()
 ANY_KEYWORDS = {  # **settings: the first two are Keras' own signatures
@@ -282,7 +288,7 @@ LATE_IMPORTS: set[str] = set()
 
 
 def functions() -> list[tuple[str, ast.FunctionDef]]:
-    """Every function and method of the library but click's commands, by module and name."""
+    """Every function and method of the library except click's commands, by module and name."""
     return [
         (f"{name}.{node.name}", node)
         for name, file in modules()

@@ -1,4 +1,4 @@
-"""A backbone of four small blocks with BatchNormalization, so that what is not about a real one takes seconds."""
+"""A backbone of four small blocks with BatchNormalization, so that tests that need no real one take seconds."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""tlkit: a folder of images in, a classifier that people can trust, understand and deploy out.
+"""Turn a folder of images into a classifier that people can trust, understand and deploy.
 
     from tlkit import finetune
     run = finetune("data/", backbone="mobilenetv2")
     print(run.metrics["validation"]["accuracy"])
 
-Every public name is imported when it is first used, so `import tlkit` costs next to nothing.
+Every public name is imported when it is first used, so that `import tlkit` is fast.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m tlkit` is `tlkit`."""
+"""Run the command line as `python -m tlkit`."""
 
 from tlkit.cli.main import main
 

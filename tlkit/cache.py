@@ -1,12 +1,12 @@
-"""Arrays kept on disk by content: what was computed once from an image is found again by the image's hash.
+"""Arrays cached on disk by content: what was computed from an image is found again by the image's hash.
 
 A store is a folder of shards, each a `.npy` file and a `.json` list of the keys of its rows. Shards are written under a
-temporary name, renamed, and never changed; so readers need no locks, a killed writer leaves nothing that is read, and a new
-picture in a folder costs one new row. Knows nothing of images or networks.
+temporary name, renamed, and never changed. So readers need no locks, a killed writer leaves nothing that is read, and a
+new image in a folder adds one row. This module knows nothing of images or networks.
 
-A `Cache` is a folder of entries KIND/NAME, each a store or a few, with a limit. `has_room_for` clears those unused for longest when a
-new one would exceed the limit; memory-mapped arrays that another run still reads stay readable to it.
-An entry that holds a file that no cache has is not cleared.
+A `Cache` is a folder of entries KIND/NAME, each with one store or several, and has a size limit. `has_room_for` clears
+the entries unused for longest when a new one would exceed the limit. Memory-mapped arrays that another run still reads
+remain readable to it. An entry that contains a file that tlkit did not write is not cleared.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tlkit.errors import RunError, unknown
 from tlkit.files import contents, remove, write_atomically
 
 SHARE_OF_FREE_DISK = 0.2
-IN_USE_SECONDS = 3600  # what was opened within the last hour is never cleared to make room
+IN_USE_SECONDS = 3600  # entries opened within the last hour are never cleared to make room
 KINDS = ("pixels", "features", "safety")
 ABOUT = "about.txt"
 CLEARED = ".cleared-"
@@ -41,10 +41,10 @@ _OWN = re.compile(
 
 
 def cache_folder() -> Path:
-    """Where caches live: $TLKIT_CACHE, else $XDG_CACHE_HOME/tlkit, else where the system keeps caches.
+    """Return the folder of caches: $TLKIT_CACHE, else $XDG_CACHE_HOME/tlkit, else the system's own cache folder.
 
-    That is ~/.cache/tlkit on Linux, ~/Library/Caches/tlkit on macOS and %LOCALAPPDATA%\\tlkit\\Cache on Windows. An
-    existing ~/.cache/tlkit, the only default before, keeps being used on all of them.
+    The latter is ~/.cache/tlkit on Linux, ~/Library/Caches/tlkit on macOS and %LOCALAPPDATA%\\tlkit\\Cache on Windows.
+    An existing ~/.cache/tlkit, the only default of version 0.1, stays in use on all systems.
     """
     given = os.environ.get("TLKIT_CACHE")
     if given:
@@ -56,7 +56,15 @@ def cache_folder() -> Path:
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One entry of a cache. kind: "pixels", "features" or "safety". about: what it holds. used: when it was last opened, in Unix seconds."""
+    """One entry of a cache.
+
+    Args:
+        folder: where it is.
+        kind: "pixels", "features" or "safety".
+        about: a description of its contents.
+        bytes: its size on disk.
+        used: when it was last opened, in Unix seconds.
+    """
 
     folder: Path
     kind: str
@@ -65,9 +73,9 @@ class CacheEntry:
     used: float
 
     def clear(self) -> None:
-        """Remove it from disk. It is renamed first, so that no reader finds half of it.
+        """Remove the entry from disk. It is renamed first, so that no reader finds half of it.
 
-        Raises RunError if it holds a file that no cache has.
+        Raises RunError if it contains a file that tlkit did not write.
         """
         self.check_clearable()
         doomed = self.folder.with_name(CLEARED + uuid.uuid4().hex[:8])
@@ -79,24 +87,27 @@ class CacheEntry:
             remove(doomed, [name for name in contents(doomed) if _OWN.fullmatch(name)])
 
     def foreign(self) -> list[str]:
-        """Files in it that no cache has."""
+        """List the files in it that tlkit did not write."""
         return [name for name in contents(self.folder) if not _OWN.fullmatch(name)]
 
     def check_clearable(self) -> None:
-        """Raise RunError if it holds a file that no cache has."""
+        """Raise RunError if it contains a file that tlkit did not write."""
         foreign = self.foreign()
         if foreign:
             raise RunError(
-                f"'{self.folder}' holds files that are not a cache's: {', '.join(foreign[:3])}. Nothing was cleared. Move them away."
+                f"'{self.folder}' holds files that are not a cache's: {', '.join(foreign[:3])}. "
+                "Nothing was cleared. Move them away."
             )
 
 
 @dataclass(frozen=True)
 class Cache:
-    """What was computed once and is kept on disk, in folders KIND/NAME of one folder, and how many gigabytes it may take.
+    """A folder of cached results, in subfolders KIND/NAME, and its size limit.
 
-    limit_gb: gigabytes (10^9 bytes) for all entries together; None: a fifth of what is free or taken by them.
-    root: the folder; None: `cache_folder()` at the time of use.
+    Args:
+        limit_gb: gigabytes (10^9 bytes) for all entries together. None: a fifth of the disk space that is free or
+            taken by them.
+        root: the folder. None: `cache_folder()` at the time of use.
     """
 
     limit_gb: float | None = None
@@ -107,15 +118,15 @@ class Cache:
         return self.root or cache_folder()
 
     def at(self, kind: str, name: str) -> Path:
-        """The folder of an entry, whether it is there or not."""
+        """Return the folder of an entry, whether it exists or not."""
         return self.folder / kind / name
 
     def entries(self) -> list[CacheEntry]:
-        """What is kept, the longest unused first."""
+        """List the entries, those unused for longest first."""
         found = []
         for folder in (one for kind in KINDS for one in self.folder.glob(f"{kind}/*")):
             if folder.is_symlink() or not ((folder / ABOUT).is_file() or folder.name.startswith(CLEARED)):
-                continue  # not written by this module: whoever points TLKIT_CACHE at a folder of theirs loses nothing
+                continue  # not written by tlkit: TLKIT_CACHE may point at a folder with other files
             try:
                 files = [path.stat() for path in (folder, *folder.rglob("*"))]
                 about = (folder / ABOUT).read_text(encoding="utf-8") if (folder / ABOUT).is_file() else folder.name
@@ -127,7 +138,7 @@ class Cache:
         return sorted(found, key=lambda one: one.used)
 
     def has_room_for(self, needed: int) -> bool:
-        """Whether `needed` more bytes may be kept. The longest unused entries are cleared if that makes room for them."""
+        """Whether `needed` more bytes fit. If clearing makes room for them, entries unused for longest are cleared."""
         folder = self.folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -148,9 +159,9 @@ class Cache:
         return taken + needed <= limit and needed <= free
 
     def clear(self, which: str, unused_days: float = 0.0) -> list[CacheEntry]:
-        """Remove the entries of one kind, or "all", that were unused for that many days. Returns those it removed.
+        """Remove the entries of one kind, or "all", that were unused for `unused_days`. Returns the removed entries.
 
-        Raises RunError, before any is removed, if one of them holds a file that no cache has.
+        Raises RunError, before anything is removed, if one of them contains a file that tlkit did not write.
         """
         if which not in (*KINDS, "all"):
             raise unknown("cache", which, (*KINDS, "all"))
@@ -164,7 +175,7 @@ class Cache:
 
 
 def describe(folder: Path, about: str) -> None:
-    """Say in a cache's folder what it holds, for `tlkit cache`."""
+    """Write a description of a cache entry into its folder, for `tlkit cache`."""
     if not (folder / ABOUT).is_file():
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / ABOUT, about + "\n")
@@ -174,7 +185,9 @@ def describe(folder: Path, about: str) -> None:
 class Rows:
     """Rows of memory-mapped shards in a chosen order; `gather` copies some of them into memory.
 
-    shards: arrays of equal row shape and dtype. where: int64, shape (n, 2): shard and row of each.
+    Args:
+        shards: arrays of equal row shape and dtype.
+        where: int64, shape (n, 2): the shard and the row within it, of each row.
     """
 
     shards: tuple[np.ndarray, ...]
@@ -192,27 +205,27 @@ class Rows:
         return self.shards[0].dtype
 
     def gather(self, indices: np.ndarray | Sequence[int] | slice) -> np.ndarray:
-        """The rows at `indices` as one array, shape (len(indices), *row_shape)."""
+        """Return the rows at `indices` as one array, shape (len(indices), *row_shape)."""
         where = self.where[indices]
         result = np.empty((len(where), *self.row_shape), self.dtype)
         for shard in np.unique(where[:, 0]):
-            mine = where[:, 0] == shard
-            result[mine] = self.shards[shard][where[mine, 1]]
+            selected = where[:, 0] == shard
+            result[selected] = self.shards[shard][where[selected, 1]]
         return result
 
     def take(self, indices: np.ndarray | Sequence[int]) -> Rows:
-        """A view of some rows, nothing copied."""
+        """Return a view of some rows; nothing is copied."""
         return Rows(self.shards, self.where[indices])
 
 
 def in_memory(array: np.ndarray) -> Rows:
-    """Rows over an array that is already in memory."""
+    """Wrap an array that is already in memory as `Rows`."""
     where = np.stack([np.zeros(len(array), "int64"), np.arange(len(array))], axis=1)
     return Rows((array,), where)
 
 
 class Store:
-    """The shards of one folder: `known` asks which keys are there, `rows` reads them, `writer` adds more."""
+    """The shards of one folder: `known` tells which keys are stored, `rows` reads them, `writer` adds more."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -220,11 +233,11 @@ class Store:
         self._at: dict[str, tuple[int, int]] = {}
         self._read: set[str] = set()
         with contextlib.suppress(OSError):
-            os.utime(folder)  # opened now: it is not the first to be cleared
+            os.utime(folder)  # mark it as opened now, so that it is not the first to be cleared
         self.refresh()
 
     def refresh(self) -> None:
-        """Read the indexes of shards that have appeared since."""
+        """Read the indexes of shards written since the last call."""
         for index in sorted(self.folder.glob("*.json")):
             if index.name in self._read:
                 continue
@@ -232,7 +245,7 @@ class Store:
                 keys = json.loads(index.read_text())
                 array = np.load(index.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
             except (OSError, ValueError):
-                continue  # an index without its array, or a damaged one: as if it were not there
+                continue  # an index without its array, or damaged files: ignored
             self._read.add(index.name)
             self._shards.append(array)
             for row, key in enumerate(keys):
@@ -244,17 +257,17 @@ class Store:
         return np.array([key in self._at for key in keys], dtype=bool)
 
     def rows(self, keys: Sequence[str]) -> Rows:
-        """The rows of keys that are all stored. Raises KeyError for one that is not."""
+        """Return the rows of `keys`, all of which must be stored. Raises KeyError for one that is not."""
         where = np.array([self._at[key] for key in keys], dtype="int64").reshape(-1, 2)
         return Rows(tuple(self._shards), where)
 
     def writer(self, count: int, row_shape: Sequence[int], dtype: str) -> Writer:
-        """A context in which up to `count` rows can be added; they are there for readers when it ends."""
+        """Return a context that adds up to `count` rows; readers see them when it ends."""
         return Writer(self, count, row_shape, dtype)
 
 
 class Writer:
-    """Adds one shard to a store. Rows written before an exception are kept."""
+    """Add one shard to a store. Rows written before an exception are kept."""
 
     def __init__(self, store: Store, count: int, row_shape: Sequence[int], dtype: str) -> None:
         self._store = store
@@ -265,7 +278,7 @@ class Writer:
         self._array = np.lib.format.open_memmap(
             self._temporary, mode="w+", dtype=np.dtype(dtype), shape=(count, *row_shape)
         )
-        if hasattr(os, "posix_fallocate"):  # a full disk is then an OSError now, not a crash at some later write
+        if hasattr(os, "posix_fallocate"):  # so that a full disk is an OSError now, not a crash at a later write
             with self._temporary.open("r+b") as stream:
                 os.posix_fallocate(stream.fileno(), 0, self._temporary.stat().st_size)
 

@@ -1,4 +1,4 @@
-"""What this machine computes on: its devices, the precision that suits them, and smaller batches when memory runs out."""
+"""Devices and their memory: detect GPUs, choose a precision, and halve batches when memory runs out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def while_memory_lasts(work: Callable[[int], T], batch_size: int) -> T:
-    """`work(batch_size)`; when memory runs out, again with half of it, down to 1, which is logged each time."""
+    """Return `work(batch_size)`. When memory runs out, retry with half the batch size, down to 1, and log it."""
     while True:
         try:
             return work(batch_size)
@@ -24,7 +24,7 @@ def while_memory_lasts(work: Callable[[int], T], batch_size: int) -> T:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """NumPy raises MemoryError; TensorFlow and JAX name it in the message, PyTorch in the error's name."""
+    """Whether memory ran out: a MemoryError of NumPy, or said in the message (TensorFlow, JAX) or type (PyTorch)."""
     text = f"{type(error).__name__} {error}".lower()
     return isinstance(error, MemoryError) or any(
         sign in text for sign in ("resource_exhausted", "resourceexhausted", "outofmemory", "out of memory")
@@ -32,17 +32,18 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def _use_devices() -> None:
-    """Let TensorFlow take a GPU's memory as it needs it, not all at once. Harmless without a GPU."""
+    """Let TensorFlow allocate GPU memory as needed, not all at once. Does nothing without a GPU."""
     import tensorflow as tf
 
     for gpu in tf.config.list_physical_devices("GPU"):
         try:
             tf.config.experimental.set_memory_growth(gpu, True)
         except RuntimeError:
-            return  # TensorFlow is in use already, with the settings of the script that uses it
+            return  # the script has already started TensorFlow, with its own settings
 
 
 def _device() -> str:
+    """Describe the device that TensorFlow computes on, such as "CPU, 2 cores"."""
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
@@ -53,7 +54,7 @@ def _device() -> str:
 
 
 def _precision(asked: str) -> str:
-    """A recipe's precision as a Keras dtype policy for the device there is."""
+    """Return the Keras dtype policy for a recipe's precision; "auto" depends on the device."""
     if asked != "auto":
         return asked
     return "mixed_float16" if _device().startswith("GPU") else "float32"

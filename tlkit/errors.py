@@ -1,16 +1,16 @@
-"""Every error tlkit raises on purpose, and how a wrong name finds its nearest right one.
+"""The errors that tlkit raises on purpose, and the suggestion of the nearest name for a mistyped one.
 
 TlkitError
-├── SpecError      (ValueError)    a Head, Stage, Augmentation or Recipe that cannot be
+├── SpecError      (ValueError)    an invalid Head, Stage, Augmentation or Recipe
 ├── NameUnknown    (ValueError)    a backbone, recipe, field or column that does not exist
 ├── DataError      (ValueError)    a folder, CSV or image set that cannot be used
-├── WeightsError   (OSError)       weights that are absent, truncated or of another network
-├── RunError       (OSError)       a run folder that is absent, unfinished or in the way
-├── TrainingError  (RuntimeError)  training that broke down, such as a loss of NaN
-├── ExportError    (RuntimeError)  a format that cannot be written or run here
+├── WeightsError   (OSError)       missing or truncated weights, or those of another network
+├── RunError       (OSError)       a run folder that is missing, unfinished or in the way
+├── TrainingError  (RuntimeError)  training that failed, such as by a loss of NaN
+├── ExportError    (RuntimeError)  an export format that cannot be written or run here
 └── ParityError    (RuntimeError)  a served model that disagrees with the trained one
 
-Each is also the builtin named beside it, so a script can catch either.
+Each is also a subclass of the builtin in brackets, so a script can catch either.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from collections.abc import Iterable
 
 
 class TlkitError(Exception):
-    """Something a person can mend. The message says what happened, what was expected, what to do."""
+    """An error that the user can fix. The message says what happened, what was expected, and what to do."""
 
 
 class SpecError(TlkitError, ValueError):
-    """A plan's value is out of range or contradicts another."""
+    """A setting is out of range or contradicts another."""
 
 
 class NameUnknown(TlkitError, ValueError):
-    """A name that is not in the table it was looked up in."""
+    """A name is not in the table in which it was looked up."""
 
 
 class DataError(TlkitError, ValueError):
@@ -36,43 +36,43 @@ class DataError(TlkitError, ValueError):
 
 
 class WeightsError(TlkitError, OSError):
-    """Weights are absent, truncated, or belong to another network."""
+    """Weights are missing, truncated, or belong to another network."""
 
 
 class RunError(TlkitError, OSError):
-    """A run folder is absent, unfinished, or in the way."""
+    """A run folder is missing, unfinished, or in the way."""
 
 
 class TrainingError(TlkitError, RuntimeError):
-    """Training broke down."""
+    """Training failed."""
 
 
 class ExportError(TlkitError, RuntimeError):
-    """A model that cannot be written in a format, or what that format needs is not installed."""
+    """A model cannot be exported to a format, or a package for that format is not installed."""
 
 
 class ParityError(TlkitError, RuntimeError):
-    """The exported model does not answer what the trained model answers."""
+    """The exported model does not give the answers of the trained model."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name closest to a mistyped one, or None when nothing is close.
+    """Return the known name closest to a mistyped one, or None if none is close.
 
     >>> nearest("vgg61", ["vgg16", "resnet50"])
     'vgg16'
     """
 
-    def likeness(other: str) -> tuple[float, float]:
+    def similarity(other: str) -> tuple[float, float]:
         a, b = name.lower(), other.lower()
         in_order = difflib.SequenceMatcher(None, a, b).ratio()
-        return in_order, difflib.SequenceMatcher(None, sorted(a), sorted(b)).ratio()  # ties: swapped letters
+        return in_order, difflib.SequenceMatcher(None, sorted(a), sorted(b)).ratio()  # breaks ties: swapped letters
 
-    best = max(known, key=likeness, default=None)
-    return best if best is not None and likeness(best)[0] >= 0.5 else None
+    best = max(known, key=similarity, default=None)
+    return best if best is not None and similarity(best)[0] >= 0.5 else None
 
 
 def unknown(what: str, name: str, known: Iterable[str], *, see: str = "") -> NameUnknown:
-    """The error for a name that is not in `known`: offers the nearest one, or lists all.
+    """Return the error for a name that is not in `known`. It suggests the nearest name, or lists all.
 
     >>> print(unknown("backbone", "vgg61", ["vgg16", "resnet50"]))
     Unknown backbone 'vgg61'. Did you mean 'vgg16'?

@@ -1,4 +1,7 @@
-"""Files and folders appear whole or not at all: written under a temporary name, then renamed. Standard library only."""
+"""Write files and folders atomically: under a temporary name, then renamed, so that each appears whole or not at all.
+
+Uses only the standard library.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,17 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write text under a temporary name in the same folder and rename it, so that no reader sees half a file."""
+    """Write text to a temporary file in the same folder and rename it, so that no reader sees half a file."""
     with temporary_beside(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
 def temporary_beside(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it is renamed to `path` when the block ends well, else removed.
+    """Yield a path beside `path` to write to; rename it to `path` if the block succeeds, else remove it.
 
-    The suffix is kept, because Keras chooses its format by it. A folder at `path` is replaced, whatever it holds: see
-    `tlkit.folders.check_replaceable`.
+    The suffix stays the same, because Keras chooses its format by it. A folder at `path` is replaced, whatever it
+    contains: call `tlkit.folders.check_replaceable` first.
     """
     temporary = name_beside(path, "tmp")
     try:
@@ -38,19 +41,20 @@ def temporary_beside(path: Path) -> Iterator[Path]:
 
 
 def name_beside(path: Path, why: str) -> Path:
-    """A name in the same folder that nothing has, hidden: .WHY-1a2b3c4d-NAME."""
+    """Return an unused hidden name in the same folder: .WHY-1a2b3c4d-NAME."""
     return path.with_name(f".{why}-{uuid.uuid4().hex[:8]}-{path.name}")
 
 
 def contents(folder: Path) -> list[str]:
-    """All that a folder holds, as names relative to it: files, empty folders ("a/b/") and links ("a -> elsewhere"), which are not followed.
+    """List everything in a folder by names relative to it; empty if there is no folder.
 
-    Nothing, where there is no folder. Raises OSError for a folder in it that cannot be read.
+    Files are named "a/b", empty folders "a/b/", and links, which are not followed, "a -> elsewhere". Raises OSError for
+    a folder in it that cannot be read.
     """
     found: list[str] = []
 
     def stop(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):  # what cannot be read is not nothing
+        if not isinstance(error, FileNotFoundError):  # an unreadable folder must not count as empty
             raise error
 
     there = folder.is_dir() and not folder.is_symlink()
@@ -68,21 +72,29 @@ def contents(folder: Path) -> list[str]:
 
 
 def remove(folder: Path, names: Iterable[str], *, itself: bool = True) -> None:
-    """Remove files of a folder, by names from `contents`, and what this empties: folders in it, and `itself`. Whatever else is there stays.
+    """Remove files of a folder, by names from `contents`, and every folder that this empties. Everything else stays.
 
-    Descriptions (`.json`) go last, so that what is left is still known if this is stopped.
+    `.json` files are removed last, so that the folder is still recognised if this is interrupted.
+
+    Args:
+        folder: the folder.
+        names: the files to remove.
+        itself: whether the folder is removed too, if it ends up empty.
     """
     for name in sorted(names, key=lambda one: one.endswith(".json")):
         if not name.endswith("/"):
             (folder / name).unlink(missing_ok=True)
     for here, _, _ in os.walk(folder, topdown=False):
         if itself or Path(here) != folder:
-            with contextlib.suppress(OSError):  # it is not empty
+            with contextlib.suppress(OSError):  # not empty
                 Path(here).rmdir()
 
 
 def replace_folder(folder: Path, new: Path) -> None:
-    """Rename `new` to `folder`, and remove what `folder` held. It holds the one or the other at any moment, but for that between two renames."""
+    """Rename `new` to `folder`, and remove the old contents of `folder`.
+
+    At any moment `folder` is the old or the new one, except between two renames.
+    """
     if not folder.is_dir():
         new.rename(folder)
         return
@@ -93,5 +105,5 @@ def replace_folder(folder: Path, new: Path) -> None:
     except BaseException:
         old.rename(folder)
         raise
-    with contextlib.suppress(OSError):  # the new one is in its place
+    with contextlib.suppress(OSError):  # the new folder is already in place
         remove(old, names)

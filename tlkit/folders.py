@@ -1,7 +1,7 @@
-"""What the folder of a run or of an export may hold, and when it may be replaced.
+"""The files of a run's or an export's folder, and when such a folder may be replaced.
 
-One rule holds wherever a folder is replaced: it must carry tlkit's own description, and hold nothing but the files of such a run or
-export. Otherwise the command fails before it changes anything and names what is in the way. Links are never followed.
+A folder may be replaced only if it has tlkit's own description and contains nothing but the files of such a run or
+export. Otherwise the command fails before it changes anything, and names what is in the way. Links are never followed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tlkit.files import contents, write_atomically
 PLAN = "plan.json"
 DESCRIPTION = "tlkit.json"  # of an export
 
-OF_REPORT = (
+REPORT_FILES = (
     "mistakes.csv",
     "label_errors.csv",
     "duplicates.csv",
@@ -27,8 +27,8 @@ OF_REPORT = (
     "report.html",
 )
 EXPORTED = "exports.csv"
-# what only some runs hold: the folders that `tlkit export` added and their table, the module of a backbone that is a SavedModel
-SOMETIMES = ("litert", "litert-int8", "onnx", "keras", EXPORTED, "modules")
+# that only some runs have: folders that `tlkit export` added and their table, and the module of a SavedModel backbone
+OPTIONAL_FILES = ("litert", "litert-int8", "onnx", "keras", EXPORTED, "modules")
 FILES = (
     PLAN,
     "split.csv",
@@ -37,20 +37,20 @@ FILES = (
     "model.keras",
     "predictions.csv",
     "saved_model",
-    *OF_REPORT,
+    *REPORT_FILES,
     "metrics.json",
 )
 
 
 def write_description(folder: Path, values: dict[str, Any]) -> None:
-    """An export's `tlkit.json`: what it says of itself, and the names of all its files, which are replaced with it."""
+    """Write an export's `tlkit.json`: `values`, and the names of all its files, which are replaced with it."""
     values = {**values, "files": contents(folder)}
     write_atomically(folder / DESCRIPTION, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
 _KEYS = {PLAN: ("tlkit", "recipe", "classes"), DESCRIPTION: ("classes", "image_size", "fit", "input")}
 _EXPORTS = ("saved_model", "litert", "litert-int8", "onnx", "keras")
-_KILLED = r"\.(?:tmp|old)-[0-9a-f]{8}-"  # how names begin that a killed process left: see `tlkit.files`
+_KILLED = r"\.(?:tmp|old)-[0-9a-f]{8}-"  # prefix of files that a killed process left behind: see `tlkit.files`
 _LEFT = re.compile(f"{_KILLED}(.+)")
 _MODULE = re.compile(
     rf"modules/(|({_KILLED})?[0-9a-f]{{16}}/(|saved_model\.pb|tfhub_module\.pb|(variables|assets)/.*))"
@@ -59,7 +59,7 @@ _SAVED_MODEL = re.compile(r"saved_model\.pb|fingerprint\.pb|assets/|variables/va
 
 
 def own_manifest(folder: Path, name: str) -> dict[str, Any] | None:
-    """A folder's PLAN or DESCRIPTION, if there is one and it is tlkit's."""
+    """Return the values of a folder's PLAN or DESCRIPTION, or None if there is none that tlkit wrote."""
     file = folder / name
     try:
         values = None if file.is_symlink() else json.loads(file.read_text(encoding="utf-8"))
@@ -69,11 +69,16 @@ def own_manifest(folder: Path, name: str) -> dict[str, Any] | None:
 
 
 def check_replaceable(folder: Path, manifest: str) -> None:
-    """Raise RunError unless a folder is absent, empty, or wholly a run's (`manifest` is PLAN) or an export's (DESCRIPTION)."""
+    """Raise RunError unless a folder is missing, empty, or contains only the files of a run or an export.
+
+    Args:
+        folder: the folder to be replaced.
+        manifest: PLAN for a run, DESCRIPTION for an export.
+    """
     what = {PLAN: "a run", DESCRIPTION: "an export"}[manifest]
     if folder.is_symlink():
         raise RunError(
-            f"'{folder}' is a link to '{folder.readlink()}'. Expected a folder; give the one that it leads to."
+            f"'{folder}' is a link to '{folder.readlink()}'. Expected a folder; give the one that it points to."
         )
     if not folder.exists():
         return
@@ -84,14 +89,15 @@ def check_replaceable(folder: Path, manifest: str) -> None:
         named = ", ".join(foreign[:3]) + (f" and {len(foreign) - 3:,} more" if len(foreign) > 3 else "")
         why = "" if own_manifest(folder, manifest) else f" (it has no {manifest} of tlkit's)"
         raise RunError(
-            f"'{folder}' holds files that are not {what}'s{why}: {named}. Nothing was changed. Move them away, or give a new or empty folder."
+            f"'{folder}' holds files that are not {what}'s{why}: {named}. Nothing was changed. "
+            "Move them away, or give a new or empty folder."
         )
     if manifest == DESCRIPTION:
         _check_movable(folder)
 
 
 def _foreign(folder: Path, manifest: str) -> list[str]:
-    """What a folder holds that is not of its run or export; all of it, where its description is not tlkit's."""
+    """List the files that do not belong to a folder's run or export; all of them if its description is not tlkit's."""
     names = [name for name in contents(folder) if name.rpartition("/")[2] != ".DS_Store"]
     known = own_manifest(folder, manifest)
     if manifest == PLAN:
@@ -102,13 +108,14 @@ def _foreign(folder: Path, manifest: str) -> list[str]:
     listed = known.get("files")
     if isinstance(listed, list):
         return [name for name in names if name != DESCRIPTION and name not in listed]
-    own = (DESCRIPTION, known.get("file"))  # an export from before there was a list
+    own = (DESCRIPTION, known.get("file"))  # an export of an early version, without a list of files
     return [
         name for name in names if name not in own and not (_MODULE if "file" in known else _SAVED_MODEL).fullmatch(name)
     ]
 
 
 def _is_of_run(name: str, foreign_inside: set[str]) -> bool:
+    """Whether a file belongs to a run. foreign_inside: files in its exports' folders that do not belong there."""
     first = name.partition("/")[0]
     if first in _EXPORTS:
         return name != first and name not in foreign_inside
@@ -116,14 +123,15 @@ def _is_of_run(name: str, foreign_inside: set[str]) -> bool:
 
 
 def _is_left(name: str) -> bool:
-    """Whether a killed process was writing it, in a run's folder."""
+    """Whether a file in a run's folder was left by a killed process."""
     left = _LEFT.fullmatch(name.partition("/")[0])
-    return left is not None and left[1] in (*FILES, *SOMETIMES)
+    return left is not None and left[1] in (*FILES, *OPTIONAL_FILES)
 
 
 def _check_movable(folder: Path) -> None:
-    place, here = folder.resolve(), Path.cwd()
-    if os.path.ismount(place) or place in (here, *here.parents):
+    """Raise RunError if the folder cannot be renamed: the working directory, a parent of it, or a mount point."""
+    resolved, here = folder.resolve(), Path.cwd()
+    if os.path.ismount(resolved) or resolved in (here, *here.parents):
         raise RunError(
             f"'{folder}' is where this command runs, or where a disk is mounted, and cannot be replaced as a whole. "
             "Run it from elsewhere, or give another folder."

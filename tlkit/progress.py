@@ -1,6 +1,6 @@
-"""What a long job tells a person: lines by the logger "tlkit", bars for loops; how long its steps took, and how long it may take.
+"""Progress of a long job: the logger "tlkit", progress bars, deadlines, and the time of each step.
 
-The library logs at INFO and prints nothing. A script shows the lines with
+The library logs at INFO and prints nothing. A script shows the log with
 `logging.basicConfig(level=logging.INFO, format="%(message)s")`; the command line prints them.
 """
 
@@ -19,13 +19,16 @@ log.addHandler(logging.NullHandler())
 
 
 def bars_shown() -> bool:
-    """Whether loops draw a bar: the log is at INFO, and standard output is a terminal."""
+    """Whether loops draw progress bars: the log is at INFO, and standard output is a terminal."""
     return log.isEnabledFor(logging.INFO) and sys.stdout.isatty()
 
 
 @contextlib.contextmanager
 def bar(total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """A progress bar for a loop of `total` steps, gone when the block ends. Yields a function to tell how many are done."""
+    """Show a progress bar for a loop of `total` steps while the block runs.
+
+    Yields a function to call with the number of steps that are done.
+    """
     if not total or not bars_shown():
         yield lambda done: None
         return
@@ -39,7 +42,7 @@ def bar(total: int, unit: str) -> Iterator[Callable[[int], None]]:
 
 @dataclass(frozen=True)
 class Deadline:
-    """A moment at which work ends. at: of `time.monotonic()`, in seconds; infinity for none.
+    """A moment at which work must end. at: seconds, as of `time.monotonic()`; infinity for no deadline.
 
     >>> Deadline().over, Deadline.after(0).over
     (False, True)
@@ -49,12 +52,12 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float | None) -> Deadline:
-        """So many seconds from now; None for no deadline."""
+        """Return the deadline `seconds` from now; None for no deadline."""
         return cls() if seconds is None else cls(time.monotonic() + seconds)
 
     @property
     def left(self) -> float:
-        """Seconds until then; below 0 when it is over."""
+        """Seconds until the deadline; negative when it has passed."""
         return self.at - time.monotonic()
 
     @property
@@ -62,15 +65,15 @@ class Deadline:
         return self.left <= 0
 
     def within(self, seconds: float) -> Deadline:
-        """So many seconds from now, or this moment if it comes earlier."""
+        """Return the earlier of this deadline and `seconds` from now."""
         return Deadline(min(self.at, time.monotonic() + seconds))
 
     def share(self, part: float) -> Deadline:
-        """When that part of the time left from now will have passed."""
+        """Return the deadline after a fraction (`part`, 0 to 1) of the time left."""
         return Deadline.after(part * max(self.left, 0)) if math.isfinite(self.at) else self
 
     def keeping(self, seconds: float) -> Deadline:
-        """So many seconds earlier, to keep them for what follows."""
+        """Return a deadline earlier by `seconds`, which stay reserved for what follows."""
         return Deadline(self.at - seconds)
 
 
@@ -78,7 +81,7 @@ NO_DEADLINE = Deadline()
 
 
 class Clock:
-    """The time of one job: when it must end, and how long each of its steps took.
+    """The deadline of a job, and how long each of its steps took.
 
     >>> clock = Clock()
     >>> with clock.timed("scan"):
@@ -94,7 +97,7 @@ class Clock:
 
     @contextlib.contextmanager
     def timed(self, step: str) -> Iterator[None]:
-        """Keeps the seconds that a block takes as those of a step."""
+        """Record how many seconds a block takes, under the name of a step."""
         started = time.monotonic()
         try:
             yield
@@ -102,6 +105,6 @@ class Clock:
             self._steps[step] = time.monotonic() - started
 
     def seconds(self) -> dict[str, float]:
-        """The seconds of each step so far, and those since the job began as "total"."""
+        """Return the seconds of each step so far, and "total", those since the job began."""
         steps = {**self._steps, "total": time.monotonic() - self._started}
         return {name: round(value, 2) for name, value in steps.items()}

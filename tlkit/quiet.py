@@ -1,4 +1,4 @@
-"""Silences what TensorFlow and the converters write past Python."""
+"""Silence the output that TensorFlow and the format converters write directly to the file descriptors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Converters write pages past Python, of no use to the person; errors are raised anyway."""
+    """Hide all output of format converters, which is long and of no use; errors are still raised."""
     kept = [os.dup(1), os.dup(2)]
     hidden = os.open(os.devnull, os.O_WRONLY)
     try:
@@ -27,15 +27,15 @@ def _quietly() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        for number, one in zip((1, 2), kept, strict=True):
-            os.dup2(one, number)
-            os.close(one)
+        for number, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, number)
+            os.close(copy)
         os.close(hidden)
 
 
 @contextlib.contextmanager
 def _tensorflow_quietly() -> Iterator[None]:
-    """Import TensorFlow without its start-up lines, which it writes past Python; replay them if the import fails."""
+    """Import TensorFlow and run the block without its start-up messages; print them if either fails."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     kept = os.dup(2)

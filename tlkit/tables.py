@@ -1,7 +1,7 @@
-"""Tables for a person to read: fitted to a terminal, plain and whole everywhere else.
+"""Tables as text: fitted to the width of a terminal, and one line per row everywhere else.
 
-Anything but a terminal gets one line for each row, however long, with two or more spaces between cells and no colour, so that
-`re.split(r" {2,}", line)` gives the cells back. No lines are drawn, so a terminal without Unicode shows the same table.
+A pipe or a file gets each row on one line, however long, with two or more spaces between cells and no colour, so that
+`re.split(r" {2,}", line)` returns the cells. No lines are drawn, so a terminal without Unicode shows the same table.
 """
 
 from __future__ import annotations
@@ -17,14 +17,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-EMPTY = "-"  # what an empty cell shows, so that each row has as many cells as the header
+EMPTY = "-"  # shown for an empty cell, so that every row has as many cells as the header
 GAP = 2
-NARROWEST = 12  # characters that a column which wraps keeps, else the table is not fitted to the terminal
+NARROWEST = 12  # characters of a wrapped column; if that does not fit, the table is not wrapped
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table. right: its cells end at the same place, as numbers do. wraps: it may take several lines on a terminal."""
+    """A column of a table.
+
+    Args:
+        name: its header.
+        right: whether its cells are aligned to the right, as numbers are.
+        wraps: whether its cells may take several lines on a terminal.
+    """
 
     name: str
     right: bool = False
@@ -32,10 +38,13 @@ class Column:
 
 
 def table_text(columns: Sequence[Column], rows: Iterable[Sequence[object]], *, width: int | None = None) -> str:
-    """The table as text, header first, without a newline at its end.
+    """Return a table as text, header first, without a final newline.
 
-    rows: a cell for each column; "" shows as "-". width: characters of a terminal to fit into, if the columns that do not wrap
-    leave room; None: each row on one line.
+    Args:
+        columns: the columns.
+        rows: a cell for each column; "" is shown as "-".
+        width: characters of the terminal to fit into, if the columns that do not wrap leave enough of them. None: each
+            row on one line.
     """
     cells = [[_one_line(str(cell)) or EMPTY for cell in row] for row in rows]
     widths = [max(cell_len(text) for text in column) for column in zip([c.name for c in columns], *cells, strict=True)]
@@ -55,15 +64,15 @@ def table_text(columns: Sequence[Column], rows: Iterable[Sequence[object]], *, w
 
 
 def shown_table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> str:
-    """The table for standard output: fitted to its width where it is a terminal, else plain."""
+    """Return a table for standard output: fitted to its width if it is a terminal, else one line per row."""
     return table_text(columns, rows, width=_terminal_width())
 
 
 def _terminal_width() -> int | None:
-    """Characters of a line of standard output; None where it is no terminal."""
+    """Return the characters of a line of standard output, or None if it is not a terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _one_line(text: str) -> str:
-    """Text without line breaks and runs of spaces, which would look like another row or cell."""
+    """Replace line breaks and runs of spaces, which would look like another row or cell, by one space."""
     return " ".join(text.split())

@@ -1,10 +1,10 @@
-"""Words that agree with their numbers."""
+"""Nouns that agree with their number."""
 
 from __future__ import annotations
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
-    """A number with its noun, which agrees with it. plural: default the noun with an s.
+    """Return a number with its noun in singular or plural. plural: default the noun with an s.
 
     >>> counted(1, "image"), counted(2000, "image"), counted(2, "class", "classes")
     ('1 image', '2,000 images', '2 classes')

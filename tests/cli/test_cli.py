@@ -1,4 +1,4 @@
-"""The command line as a person meets it."""
+"""The command line: help, errors, and the output of each command."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_help_is_quick() -> None:
         (["finetune", "x", "--fit", "crp"], "Did you mean 'crop'?", 1),
     ],
 )
-def test_a_wrong_word_names_the_nearest_right_one_without_starting_tensorflow(
+def test_a_mistyped_name_suggests_the_nearest_without_starting_tensorflow(
     words: list[str], message: str, code: int
 ) -> None:
     started = time.perf_counter()
@@ -68,7 +68,7 @@ def test_a_wrong_word_names_the_nearest_right_one_without_starting_tensorflow(
     assert time.perf_counter() - started < 1.5 and "Traceback" not in done.stderr
 
 
-def test_a_wrong_path_names_the_nearest(folder: Path) -> None:
+def test_a_wrong_path_suggests_the_nearest(folder: Path) -> None:
     done = tlkit("finetune", folder.parent / "dta", "--backbone", "mobilenet_0.25", "--weights", "none")
     assert done.returncode == 1 and f"Did you mean '{folder}'?" in done.stderr and "Traceback" not in done.stderr
 
@@ -110,7 +110,7 @@ def test_inspect_writes_over_its_own_tables_and_no_others(
     words = ["inspect", str(folder), "--image-size", "32", "--out", str(tmp_path)]
     (tmp_path / "classes.csv").write_text("id,name\n0,mine\n")
     done = CliRunner().invoke(main, words)
-    assert done.exit_code == 1 and "classes.csv' is none that `tlkit inspect` wrote" in done.stderr
+    assert done.exit_code == 1 and "classes.csv' was not written by `tlkit inspect`" in done.stderr
     assert (tmp_path / "classes.csv").read_text() == "id,name\n0,mine\n" and len(list(tmp_path.glob("*.csv"))) == 1
     (tmp_path / "classes.csv").unlink()
     for _ in range(2):
@@ -136,17 +136,17 @@ def test_the_cache_is_shown_and_cleared(tmp_path: Path, monkeypatch: pytest.Monk
     assert "0 caches, 0.00 GB" in CliRunner().invoke(main, ["cache"]).output
     with Store(tmp_path / "pixels" / "8-squash-v1").writer(1, (8, 8, 3), "uint8") as writer:
         writer.add(["a"], np.zeros((1, 8, 8, 3), "uint8"))
-    describe(tmp_path / "pixels" / "8-squash-v1", "decoded pictures, 8 x 8 pixels, squash")
+    describe(tmp_path / "pixels" / "8-squash-v1", "decoded images, 8 x 8 pixels, squash")
     shown = CliRunner().invoke(main, ["cache"]).output
-    assert "pixels" in shown and "decoded pictures, 8 x 8" in shown and "1 caches" in shown
+    assert "pixels" in shown and "decoded images, 8 x 8" in shown and "1 cache, " in shown
     wrong = CliRunner().invoke(main, ["cache", "--clear", "pixel"])
     assert wrong.exit_code == 1 and "Did you mean 'pixels'" in wrong.output
     assert "cleared 0 caches" in CliRunner().invoke(main, ["cache", "--clear", "all", "--unused-days", "1"]).output
-    assert "cleared 1 caches" in CliRunner().invoke(main, ["cache", "--clear", "pixels"]).output
+    assert "cleared 1 cache, " in CliRunner().invoke(main, ["cache", "--clear", "pixels"]).output
     assert not list(tmp_path.glob("pixels/*"))
 
 
-def test_messages_of_the_library_name_options_as_the_command_line_does() -> None:
+def test_parameter_names_in_messages_become_options() -> None:
     said = in_options(
         "`image_size` is 8. Leave `weights=none` out, `force` it, or give `from_run=RUN`; `nothing` is none."
     )
@@ -164,7 +164,7 @@ def test_a_line_is_printed_once_whatever_the_root_logger_does(capsys: pytest.Cap
     assert capsys.readouterr() == ("--image-size is 8\n", "")
 
 
-def test_a_field_to_allow_may_have_its_american_name(tmp_path: Path) -> None:
+def test_allow_accepts_american_spellings(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
     for name, message in (("color_cast", "missing"), ("color_casts", "Did you mean 'colour_cast'")):
         done = CliRunner().invoke(main, ["augment", str(missing), "--allow", name])

@@ -41,7 +41,7 @@ class Server:
 
     def rest(self, body: Any) -> tuple[int, dict[str, Any]]:
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.ports['rest']}/v1/models/pictures:predict", data=json.dumps(body).encode()
+            f"http://127.0.0.1:{self.ports['rest']}/v1/models/classifier:predict", data=json.dumps(body).encode()
         )
         try:
             with urllib.request.urlopen(request, timeout=120) as reply:
@@ -155,18 +155,18 @@ def test_mutated_images_neither_crash_it_nor_fill_memory(count: int, server: Ser
     assert server.grpc([sound])["ok"].all()
 
 
-def test_the_example_and_the_readmes_client_get_answers(server: Server, files: list[Path], tmp_path: Path) -> None:
+def test_the_example_and_the_documented_client_get_answers(server: Server, files: list[Path], tmp_path: Path) -> None:
     (tmp_path / "junk.png").write_bytes(b"junk")
-    url = f"http://127.0.0.1:{server.ports['rest']}/v1/models/pictures:predict"
+    url = f"http://127.0.0.1:{server.ports['rest']}/v1/models/classifier:predict"
     names = [str(files[0]), str(tmp_path / "junk.png")]
     example = [sys.executable, str(ROOT / "examples" / "serving_client.py"), url, *names]
     shown = [subprocess.run(example, capture_output=True, text=True, check=True).stdout]
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    client = next(c for c in re.findall(r"^```python\n(.*?)^```", readme, flags=re.M | re.S) if "urllib" in c)
+    text = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
+    client = next(c for c in re.findall(r"^```python\n(.*?)^```", text, flags=re.M | re.S) if "urllib" in c)
     assert len([line for line in client.splitlines() if line]) <= 10
     for written, real in (
         ('["new/a.jpg", "new/b.jpg"]', repr(names)),
-        ("http://localhost:8501/v1/models/pictures:predict", url),
+        ("http://localhost:8501/v1/models/classifier:predict", url),
     ):
         assert written in client
         client = client.replace(written, real)

@@ -42,7 +42,7 @@ from tlkit.backbones import BACKBONES
 from tlkit.cli.main import main
 from tlkit.errors import DataError, NameUnknown, ParityError, RunError, SpecError, WeightsError
 from tlkit.finetuning.demo import demo
-from tlkit.folders import FILES, OF_REPORT, SOMETIMES
+from tlkit.folders import FILES, OPTIONAL_FILES, REPORT_FILES
 from tlkit.plan.decision import Decision
 from tlkit.plan.job import Job
 from tlkit.runs.folder import METRICS, Run
@@ -53,8 +53,8 @@ QUICK = Recipe("quick", stages=(Stage(2, 1e-3),), batch_size=8)
 
 def test_a_run_leaves_every_file_and_learns(trained: Path) -> None:
     run = open_run(trained)
-    there = {p.name for p in trained.iterdir()} - set(SOMETIMES)  # tests share it, and some export it
-    assert there == set(FILES) - set(OF_REPORT)  # made without
+    there = {p.name for p in trained.iterdir()} - set(OPTIONAL_FILES)  # tests share it, and some export it
+    assert there == set(FILES) - set(REPORT_FILES)  # made without
     metrics = run.metrics
     assert metrics["validation"]["accuracy"] == 1.0 and metrics["test"] is None
     assert metrics["validation"]["n"] == 9 and len(metrics["validation"]["accuracy_95"]) == 2
@@ -455,7 +455,7 @@ def test_a_killed_run_is_reported_as_unfinished_and_can_be_replaced(
     with pytest.raises(RunError, match="unfinished run"):
         finetune(folder, **tiny, recipe=QUICK, out=out)
     assert finetune(folder, **tiny, recipe=QUICK, out=out, force=True).finished
-    assert {p.name for p in out.iterdir()} == set(FILES) - set(OF_REPORT)
+    assert {p.name for p in out.iterdir()} == set(FILES) - set(REPORT_FILES)
 
 
 # -- afterwards -------------------------------------------------------------------------------------------

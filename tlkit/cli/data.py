@@ -9,17 +9,18 @@ import click
 
 from tlkit.cli.group import log_shown, main
 from tlkit.quiet import _tensorflow_quietly
+from tlkit.words import counted
 
 
 @main.command()
 @click.argument("data")
 @click.option("--group-by", metavar="COLUMN", help="CSV column whose values stay together")
 @click.option("--csv", "csv_file", metavar="FILE", help="write every problem to a CSV")
-@click.option("--strict", is_flag=True, help="any problem is an error")
-@click.option("--fast", is_flag=True, help="read the files only: no label errors, no near duplicates")
-@click.option("--out", "folder", metavar="FOLDER", help="write all that is found to CSV files in FOLDER")
-@click.option("--backbone", metavar="NAME", help="measure size and similarity by its features")
-@click.option("--image-size", type=click.IntRange(1), metavar="N", help="pixels; default native")
+@click.option("--strict", is_flag=True, help="treat any problem as an error")
+@click.option("--fast", is_flag=True, help="do not look for label errors and near duplicates")
+@click.option("--out", "folder", metavar="FOLDER", help="write all findings to CSV files in FOLDER")
+@click.option("--backbone", metavar="NAME", help="also measure data size and similarity to ImageNet")
+@click.option("--image-size", type=click.IntRange(1), metavar="N", help="pixels; default the backbone's own")
 def inspect(
     data: str,
     group_by: str | None,
@@ -30,23 +31,27 @@ def inspect(
     backbone: str | None,
     image_size: int | None,
 ) -> None:
-    """Say what is in DATA and what is wrong with it; with a backbone, how much there is for it to learn from."""
+    """Report what is in DATA and what is wrong with it.
+
+    With --backbone, also report how much data there is for its features."""
     from tlkit.backbones import find_backbone
 
     size = image_size or (find_backbone(backbone).size if backbone else 224)
     with _tensorflow_quietly():
-        from tlkit.doctor.checkup import inspect as look
+        from tlkit.doctor.checkup import inspect as inspect_data
         from tlkit.strategy.axes import measure_axes
         from tlkit.tables import Column, shown_table
-    images = look(data, group_by=group_by, strict=strict, size=size)
+    images = inspect_data(data, group_by=group_by, strict=strict, size=size)
     table, problems = images.table, images.problems
-    click.echo(f"{data}: {len(table):,} usable images in {len(images.class_names)} classes")
-    parts = [part for part in ("train", "validation", "test") if (table["split"] == part).any()]
+    classes = counted(len(images.class_names), "class", "classes")
+    click.echo(f"{data}: {counted(len(table), 'usable image')} in {classes}")
+    splits = [split for split in ("train", "validation", "test") if (table["split"] == split).any()]
     rows = []
     for name in images.class_names:
-        mine = table[table["label"] == name]
-        rows.append((name, f"{len(mine):,}", *[f"{int((mine['split'] == part).sum()):,}" for part in parts]))
-    click.echo(shown_table([Column("class"), *[Column(one, right=True) for one in ("images", *parts)]], rows))
+        of_class = table[table["label"] == name]
+        counts = [int((of_class["split"] == split).sum()) for split in splits]
+        rows.append((name, f"{len(of_class):,}", *[f"{count:,}" for count in counts]))
+    click.echo(shown_table([Column("class"), *[Column(one, right=True) for one in ("images", *splits)]], rows))
     if len(table):
         shorter = table[["width", "height"]].astype(int).min(axis=1)
         formats = ", ".join(f"{n:,} {kind}" for kind, n in table["format"].value_counts().items())
@@ -80,18 +85,20 @@ def inspect(
 @main.command("augment")
 @click.argument("data")
 @click.option("--preset", metavar="NAME|FILE", help="none, light, standard, strong, trivial, or a file")
-@click.option("--out", metavar="FILE", help="draw what training will see into a picture file")
-@click.option("--check", is_flag=True, help="measure what it does to the classes")
+@click.option("--out", metavar="FILE", help="draw what training will see into an image file")
+@click.option("--check", is_flag=True, help="measure whether it keeps the classes")
 @click.option("--search", is_flag=True, help="choose the safe fields that help a probe")
-@click.option("--backbone", metavar="NAME", default="nano", help="whose features judge; default nano")
-@click.option("--allow", multiple=True, metavar="FIELD", help="keep it though it is unsafe; repeatable")
-@click.option("--json", "json_file", metavar="FILE", help="write the verdict on every field")
+@click.option("--backbone", metavar="NAME", default="nano", help="backbone of the probes that judge; default nano")
+@click.option("--allow", multiple=True, metavar="FIELD", help="keep FIELD although it is unsafe; repeatable")
+@click.option("--json", "json_file", metavar="FILE", help="write the verdict on every field as JSON")
 @click.option("--write", metavar="FILE", help="write the augmentation for `finetune --augment FILE`")
-@click.option("--image-size", type=click.IntRange(16), metavar="N", default=224, help="of --out; 224")
-@click.option("--max-minutes", type=float, metavar="M", default=5.0, help="of --search; 5")
+@click.option("--image-size", type=click.IntRange(16), metavar="N", default=224, help="pixels, for --out; default 224")
+@click.option("--max-minutes", type=float, metavar="M", default=5.0, help="time limit of --search; default 5")
 @click.option("--seed", type=int, default=0, help="default 0")
 def augment_(data: str, **settings: Any) -> None:
-    """Show, check or choose augmentation for DATA. Without a preset, every field at its full range is checked."""
+    """Draw, check or choose augmentation for DATA.
+
+    Without --preset, every field is checked at its full range."""
     from tlkit.backbones import find_backbone
     from tlkit.data.scan import check_exists
     from tlkit.plan.augmentation import check_fields, find_augmentation
@@ -112,19 +119,19 @@ def augment_(data: str, **settings: Any) -> None:
 @main.command("lr-find")
 @click.argument("data")
 @click.option("--backbone", metavar="NAME", default="nano", help="see `tlkit backbones`; default nano")
-@click.option("--unfreeze", metavar="N|all", default="0", help="top blocks that train; default 0, the head alone")
+@click.option("--unfreeze", metavar="N|all", default="0", help="top blocks to train; default 0, only the head")
 @click.option("--optimizer", metavar="NAME", default="adam", help="adam (default), adamw or sgd")
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", default=32, help="default 32")
-@click.option("--image-size", type=click.IntRange(1), metavar="N", help="pixels; default native")
+@click.option("--image-size", type=click.IntRange(1), metavar="N", help="pixels; default the backbone's own")
 @click.option("--weights", metavar="NAME|FILE", default="imagenet", help="imagenet (default), none, or a file")
-@click.option("--csv", "csv_file", metavar="FILE", help="write rate and loss of each step")
+@click.option("--csv", "csv_file", metavar="FILE", help="write the rate and loss of each step")
 def lr_find(data: str, csv_file: str | None, unfreeze: str, **settings: Any) -> None:
-    """Suggest a learning rate for DATA by training while it rises."""
+    """Suggest a learning rate for DATA by a short range test."""
     from tlkit.data.scan import check_exists
     from tlkit.plan.recipe import Stage
 
     blocks = int(unfreeze) if unfreeze.isdecimal() else unfreeze
-    Stage(1, 1e-3, unfreeze=blocks, optimizer=settings["optimizer"])  # says what is wrong with the words
+    Stage(1, 1e-3, unfreeze=blocks, optimizer=settings["optimizer"])  # raises SpecError for invalid options
     check_exists(data)
     with _tensorflow_quietly():
         from tlkit.data.scan import scan
@@ -143,7 +150,7 @@ def lr_find(data: str, csv_file: str | None, unfreeze: str, **settings: Any) -> 
 
 
 def _print_checkup(images: Any, problems: Any, backbone: str, size: int, folder: str | None) -> None:
-    """What the data doctor found, the most suspicious of each kind, and where the rest is."""
+    """Print what the data doctor found and the most suspicious cases of each kind; write all of it to CSV files."""
     from tlkit.doctor.checkup import check_up
 
     found = check_up(images, backbone=backbone, size=size)
@@ -154,7 +161,7 @@ def _print_checkup(images: Any, problems: Any, backbone: str, size: int, folder:
     for row in probable.head(5).itertuples():
         click.echo(f"  label?     {row.path}: labelled {row.label} ({row.probability:.1%}), perhaps {row.suggested}")
     for row in found.duplicates.head(5).itertuples():
-        click.echo(f"  {row.kind:<10} {row.path} = {row.other}" + (" (across parts)" if row.leak else ""))
+        click.echo(f"  {row.kind:<10} {row.path} = {row.other}" + (" (across splits)" if row.leak else ""))
     for row in found.outliers.head(5).itertuples():
         click.echo(f"  outlier    {row.path}: {row.label}")
     if folder:
@@ -168,15 +175,15 @@ def _print_checkup(images: Any, problems: Any, backbone: str, size: int, folder:
         for name, file in files.items():
             header = ",".join(tables[name].columns)
             if file.is_file() and header != file.read_text(encoding="utf-8", errors="replace").partition("\n")[0]:
-                raise RunError(f"'{file}' is none that `tlkit inspect` wrote. Nothing was written. Give another --out.")
+                raise RunError(f"'{file}' was not written by `tlkit inspect`. Nothing was written. Give another --out.")
         for name, file in files.items():
             write_atomically(file, tables[name].to_csv(index=False))
-        click.echo(f"all of it in {folder}")
+        click.echo(f"all findings written to {folder}")
 
 
 def _print_problems(problems: Any) -> None:
     if not len(problems):
-        click.echo("no problems")
+        click.echo("no problems found")
         return
     for (severity, kind, action), rows in problems.groupby(["severity", "problem", "action"], sort=True):
         first = rows.iloc[0]

@@ -22,31 +22,33 @@ def demo(out: str) -> None:
 
 @main.command()
 @click.argument("data")
-@click.option("--backbone", metavar="NAME", help="see `tlkit backbones`; own file; a,b,c; auto")
-@click.option("--recipe", metavar="NAME|PATH", help="see `tlkit recipes`; default auto")
-@click.option("--similar/--different", default=None, help="are the pictures like ImageNet's?")
+@click.option("--backbone", metavar="NAME", help="name, file, a,b,c or auto; see `tlkit backbones`")
+@click.option("--recipe", metavar="NAME|PATH", help="default auto; see `tlkit recipes`")
+@click.option("--similar/--different", default=None, help="whether DATA's images are like ImageNet's")
 @click.option("--out", metavar="RUN", help="run folder; default runs/DATA-BACKBONE-N")
 @click.option("--seed", type=int, help="default 0")
-@click.option("--epochs", type=click.IntRange(1), metavar="N", help="of every stage")
-@click.option("--image-size", type=click.IntRange(1), metavar="N", help="pixels; default native")
+@click.option("--epochs", type=click.IntRange(1), metavar="N", help="epochs of every stage")
+@click.option("--image-size", type=click.IntRange(1), metavar="N", help="pixels; default the backbone's own")
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", help="default the recipe's")
 @click.option("--weights", metavar="NAME|FILE", help="imagenet (default), none, or a file")
-@click.option("--validation", type=float, metavar="SHARE", help="of the training images; 0.2")
+@click.option("--validation", type=float, metavar="SHARE", help="of the training images; default 0.2")
 @click.option("--group-by", metavar="COLUMN", help="CSV column whose values stay together")
-@click.option("--fit", metavar="HOW", help="squash (default), crop or pad to the square")
+@click.option("--fit", metavar="HOW", help="make images square: squash (default), crop or pad")
 @click.option("--from", "from_run", metavar="RUN", help="start from an earlier run's weights")
 @click.option("--augment", metavar="NAME|FILE", help="a preset or a file; checked on DATA first")
-@click.option("--allow", multiple=True, metavar="FIELD", help="keep it though it is unsafe; repeatable")
-@click.option("--max-error", type=float, metavar="SHARE", help='serve what is not so sure as "unsure"')
-@click.option("--max-minutes", type=float, metavar="M", help="for the whole command")
-@click.option("--cache-gb", type=float, metavar="G", help="limit of all caches on disk")
-@click.option("--strict", is_flag=True, help="any problem in the data is an error")
-@click.option("--report/--no-report", default=True, hidden=True)  # in the README; the help is one screen
+@click.option("--allow", multiple=True, metavar="FIELD", help="augment by FIELD although unsafe; repeatable")
+@click.option("--max-error", type=float, metavar="SHARE", help='answer "unsure" to keep errors below SHARE')
+@click.option("--max-minutes", type=float, metavar="M", help="time limit of the whole command")
+@click.option("--cache-gb", type=float, metavar="G", help="size limit of all caches on disk")
+@click.option("--strict", is_flag=True, help="treat any problem in the data as an error")
+@click.option(
+    "--report/--no-report", default=True, hidden=True
+)  # documented in docs/report.md; hidden so that the help fits one screen
 @click.option("--dry-run", is_flag=True, help="print the plan and stop")
 @click.option("--force", is_flag=True, help="replace an earlier run in RUN")
 @click.pass_context
 def finetune(context: click.Context, data: str, out: str | None, dry_run: bool, force: bool, **options: Any) -> None:
-    """Fine-tune a backbone on DATA: a folder, a CSV, or an earlier plan.json."""
+    """Fine-tune a backbone on DATA: a folder, CSV, or plan.json."""
     from tlkit.finetuning.resolve import check_names
     from tlkit.plan.job import Job
 

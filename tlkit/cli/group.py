@@ -1,6 +1,6 @@
-"""The `tlkit` command: the group that all commands join, its help, and how an error is printed.
+"""The `tlkit` command: the group of all commands, its help, and the printing of errors.
 
-Exit codes: 0 done, 1 an error of `tlkit.errors`, 2 words that are no command, 130 interrupted.
+Exit codes: 0 success, 1 an error of `tlkit.errors`, 2 an invalid command line, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from tlkit.progress import log
 
 
 def in_options(text: str) -> str:
-    """A message of the library in the words of the command line: `image_size` becomes --image-size, `weights=none` --weights none.
+    """Translate parameter names in a message of the library into options of the command line.
 
-    The library names its parameters in backticks. Those of no command stay as they are.
+    The library names its parameters in backticks: `image_size` becomes --image-size, and `weights=none` becomes
+    --weights none. Names that are not an option of any command stay as they are.
     """
     options = {
         one.name: max(one.opts, key=len)
@@ -30,17 +31,17 @@ def in_options(text: str) -> str:
         if isinstance(one, click.Option)
     }
 
-    def worded(match: re.Match[str]) -> str:
+    def translated(match: re.Match[str]) -> str:
         name, value = match[1], match[2]
         if name not in options:
             return match[0]
         return options[name] + (f" {value}" if value else "")
 
-    return re.sub(r"`([a-z_]+)(?:=([^`\s]+))?`", worded, text)
+    return re.sub(r"`([a-z_]+)(?:=([^`\s]+))?`", translated, text)
 
 
 class _Echo(logging.Handler):
-    """Prints each line of the log."""
+    """Print each line of the log."""
 
     def emit(self, record: logging.LogRecord) -> None:
         click.echo(in_options(self.format(record)))
@@ -48,13 +49,11 @@ class _Echo(logging.Handler):
 
 @contextlib.contextmanager
 def log_shown() -> Iterator[None]:
-    """Prints what the library logs while the block runs, and lets its loops draw bars."""
+    """Print what the library logs while the block runs, and let its loops draw progress bars."""
     handler, level = _Echo(), log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)
-    log.propagate = (
-        False  # importing Keras or TensorFlow may give the root logger a handler, which would print each line again
-    )
+    log.propagate = False  # Keras or TensorFlow may add a handler to the root logger, which would print each line again
     try:
         yield
     finally:
@@ -64,7 +63,7 @@ def log_shown() -> Iterator[None]:
 
 
 class _Command(click.Command):
-    """A command whose help leaves out --help, which who reads it has found."""
+    """A command that hides --help from its own help text."""
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
         option = super().get_help_option(ctx)
@@ -73,7 +72,7 @@ class _Command(click.Command):
         return option
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Without a headline of their own: what follows the sentence are the options."""
+        """Write the options without a headline, directly after the description."""
         records = [
             record
             for one in self.get_params(ctx)
@@ -86,7 +85,7 @@ class _Command(click.Command):
 
 
 class _Group(click.Group):
-    """A group that offers the nearest command, and prints our errors as one paragraph."""
+    """A group that suggests the nearest command for a mistyped one, and prints errors of tlkit as one paragraph."""
 
     command_class = _Command
 

@@ -1,4 +1,4 @@
-"""The commands that list what there is: `backbones`, `recipes` and `cache`."""
+"""The commands that list things: `backbones`, `recipes` and `cache`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 import click
 
 from tlkit.cli.group import main
+from tlkit.words import counted
 
 
 @main.command()
@@ -38,12 +39,13 @@ def backbones() -> None:
     ]
     click.echo(shown_table(columns, rows))
     click.echo(
-        "All are trained on ImageNet's images, which are for research and education; nano, which comes with tlkit, on a small part "
-        "of them (see tlkit/backbones/NANO.md). here: on this machine."
+        "All were trained on ImageNet's images, which are for research and education; nano, which comes with tlkit, on "
+        "a small part of them (see tlkit/backbones/NANO.md). here: whether the weights are on this machine."
     )
     click.echo(
-        "Others: one's own .keras file or SavedModel folder; hub:HANDLE or hub:FOLDER, a TF-Hub module, fine-tuned as a whole or not at "
-        "all; kerashub:PRESET or kerashub:FOLDER (pip install 'tlkit[kerashub]'), such as kerashub:resnet_18_imagenet."
+        "Other backbones: your own .keras file or SavedModel folder; hub:HANDLE or hub:FOLDER, a TF-Hub module, "
+        "fine-tuned as a whole or not at all; kerashub:PRESET or kerashub:FOLDER (pip install 'tlkit[kerashub]'), "
+        "such as kerashub:resnet_18_imagenet."
     )
 
 
@@ -53,7 +55,7 @@ def recipes() -> None:
     from tlkit.recipes import RECIPES
     from tlkit.tables import Column, shown_table
 
-    rows = [("auto", "a tournament", "the default: a tournament of strategies, decided by held-out images of your own")]
+    rows = [("auto", "a tournament", "the default: strategies compete, judged on your own held-out images")]
     for name, recipe in RECIPES.items():
         stages = " -> ".join(
             (f"{stage.solver} head" + (" on all blocks" if recipe.head.taps else ""))
@@ -67,16 +69,20 @@ def recipes() -> None:
 
 
 @main.command()
-@click.option("--clear", metavar="WHICH", help="pixels, features, safety, or all")
-@click.option("--unused-days", type=float, default=0.0, metavar="D", help="only what was not opened for D days")
+@click.option("--clear", metavar="WHICH", help="clear these caches: pixels, features, safety, or all")
+@click.option(
+    "--unused-days", type=float, default=0.0, metavar="D", help="only what was not opened for D days; default 0"
+)
 def cache(clear: str | None, unused_days: float) -> None:
-    """Show what earlier runs keep on disk so that nothing is computed twice, or clear it."""
+    """Show or clear the cache of decoded images and features.
+
+    Runs share it, so that nothing is computed twice."""
     from tlkit.cache import Cache
     from tlkit.tables import Column, shown_table
 
     if clear is not None:
         cleared = Cache().clear(clear, unused_days)
-        click.echo(f"cleared {len(cleared)} caches, {sum(one.bytes for one in cleared) / 1e9:.2f} GB")
+        click.echo(f"cleared {counted(len(cleared), 'cache')}, {sum(one.bytes for one in cleared) / 1e9:.2f} GB")
         return
     there, now = Cache().entries(), time.time()
     if there:
@@ -84,11 +90,11 @@ def cache(clear: str | None, unused_days: float) -> None:
             Column("kind"),
             Column("size", right=True),
             Column("unused for", right=True),
-            Column("what", wraps=True),
+            Column("contents", wraps=True),
         ]
         rows = [
             (one.kind, f"{one.bytes / 1e9:.2f} GB", f"{max(0.0, now - one.used) / 86400:.1f} days", one.about)
             for one in there
         ]
         click.echo(shown_table(columns, rows))
-    click.echo(f"{len(there)} caches, {sum(one.bytes for one in there) / 1e9:.2f} GB in {Cache().folder}")
+    click.echo(f"{counted(len(there), 'cache')}, {sum(one.bytes for one in there) / 1e9:.2f} GB in {Cache().folder}")

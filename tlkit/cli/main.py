@@ -1,6 +1,6 @@
-"""The command line: a door. It reads words, calls one function of the library, prints, and turns errors into exit codes.
+"""The command line: each command reads its options, calls one function of the library, and prints the result.
 
-The only room that imports click. Importing this module registers every command.
+This is the only room that imports click. Importing this module registers every command.
 """
 
 from __future__ import annotations

@@ -10,15 +10,16 @@ import click
 
 from tlkit.cli.group import log_shown, main
 from tlkit.quiet import _tensorflow_quietly
+from tlkit.words import counted
 
 
 @main.command()
 @click.argument("run")
 @click.argument("data", required=False)
-@click.option("--views", metavar="HOW", help="also average over views: flip or ten-crop")
+@click.option("--views", metavar="HOW", help="also average over views of each image: flip or ten-crop")
 @click.option("--json", "as_json", is_flag=True, help="print all numbers as JSON")
 def evaluate(run: str, data: str | None, views: str | None, as_json: bool) -> None:
-    """Evaluate RUN on DATA, or on its own validation part."""
+    """Evaluate RUN on DATA, or on its own validation images."""
     import json
 
     with _tensorflow_quietly():
@@ -43,19 +44,22 @@ def evaluate(run: str, data: str | None, views: str | None, as_json: bool) -> No
         found = scores["views"]
         click.echo(
             f"averaged over {views}: accuracy {found['accuracy']:.1%}, {100 * found['gain']:+.1f} points "
-            f"(±{196 * found['gain_error']:.1f}), {found['times_as_long']:.1f} times as long"
+            f"(±{196 * found['gain_error']:.1f}), takes {found['times_as_long']:.1f} times as long"
         )
     if scores["left_out"]:
-        click.echo(f"{scores['left_out']} files were left out; `tlkit inspect` names them")
+        were = "file was" if scores["left_out"] == 1 else "files were"
+        click.echo(f"{scores['left_out']:,} {were} left out; `tlkit inspect` names them")
 
 
 @main.command()
 @click.argument("model")
 @click.argument("files", nargs=-1, required=True)
 @click.option("--csv", "csv_file", metavar="FILE", help="write the answers to a CSV")
-@click.option("--top", type=click.IntRange(1), default=3, metavar="N", help="classes per image; 3")
+@click.option("--top", type=click.IntRange(1), default=3, metavar="N", help="classes per image; default 3")
 def predict(model: str, files: Sequence[str], csv_file: str | None, top: int) -> None:
-    """Classify FILES (files or folders) by MODEL, a run or an exported folder."""
+    """Classify FILES with MODEL, a run or an exported folder.
+
+    FILES are image files or folders of them."""
     with _tensorflow_quietly():
         from tlkit.runs.predict import predict as answer
     table = answer(model, files, top=top)
@@ -64,7 +68,7 @@ def predict(model: str, files: Sequence[str], csv_file: str | None, top: int) ->
 
         write_atomically(Path(csv_file), table.to_csv(index=False))
         bad = int((table["problem"] != "").sum())
-        click.echo(f"{len(table):,} files, {bad:,} with a problem: {csv_file}")
+        click.echo(f"{counted(len(table), 'file')}, {bad:,} with a problem: {csv_file}")
         return
     for row in table.to_dict("records"):
         if row["problem"]:
@@ -81,14 +85,18 @@ def predict(model: str, files: Sequence[str], csv_file: str | None, top: int) ->
 
 @main.command()
 @click.argument("run")
-@click.option("--to", metavar="FOLDER", help="default RUN/saved_model")
-@click.option("--max-error", type=float, metavar="SHARE", help='serve what is not so sure as "unsure"')
+@click.option("--to", metavar="FOLDER", help="default RUN/saved_model, or RUN/NAME of --format")
+@click.option("--max-error", type=float, metavar="SHARE", help='answer "unsure" to keep errors below SHARE')
 @click.option(
-    "--format", "target", metavar="NAME", default="savedmodel", help="savedmodel, litert, litert-int8, onnx, keras"
+    "--format",
+    "target",
+    metavar="NAME",
+    default="savedmodel",
+    help="savedmodel (default), litert, litert-int8, onnx, keras",
 )
-@click.option("--force", is_flag=True, help="keep 8-bit integers that agree on less than 95 %")
+@click.option("--force", is_flag=True, help="keep an 8-bit model that agrees on less than 95 %")
 def export(run: str, to: str | None, max_error: float | None, target: str, force: bool) -> None:
-    """Write RUN's model for deployment and prove that it equals the trained one."""
+    """Export RUN's model, and prove that it equals the trained one."""
     from tlkit.plan.job import check_max_error
 
     check_max_error(max_error)
@@ -101,14 +109,16 @@ def export(run: str, to: str | None, max_error: float | None, target: str, force
         click.echo("parity not measured: the run's images are not where they were")
         return
     click.echo(
-        f"equals the trained model on {proof['top1_agreement']:.0%} of {proof['n']} files, "
+        f"same class as the trained model on {proof['top1_agreement']:.0%} of {counted(proof['n'], 'file')}, "
         f"largest difference {proof['max_difference']:.1e}"
     )
     if "accuracy" in proof:
         click.echo(f"accuracy {proof['accuracy_before']:.1%} to {proof['accuracy']:.1%}")
     rows = []
     for one in exports_of(run).itertuples():
-        size = "" if one.bytes != one.bytes else f"{one.bytes / 1e6:.1f} MB"  # an older run's is not known
+        size = (
+            "" if one.bytes != one.bytes else f"{one.bytes / 1e6:.1f} MB"
+        )  # unknown for an export of an early version
         speed = "" if one.milliseconds_an_image != one.milliseconds_an_image else f"{one.milliseconds_an_image:.1f} ms"
         rows.append((one.format, f"{one.top1_agreement:.1%}", f"{one.max_difference:.1e}", size, speed))
     numbers = [Column(name, right=True) for name in ("agrees", "difference", "size", "an image")]
@@ -117,10 +127,12 @@ def export(run: str, to: str | None, max_error: float | None, target: str, force
 
 @main.command("serve")
 @click.argument("run")
-@click.option("--host", metavar="ADDRESS", default="127.0.0.1", help="default 127.0.0.1, this machine alone")
-@click.option("--port", type=int, metavar="N", default=8000, help="default 8000; 0 takes any that is free")
+@click.option("--host", metavar="ADDRESS", default="127.0.0.1", help="default 127.0.0.1, this machine only")
+@click.option("--port", type=int, metavar="N", default=8000, help="default 8000; 0 chooses a free one")
 def serve_(run: str, host: str, port: int) -> None:
-    """Try RUN (or an exported folder) out: a local page, and a JSON endpoint at /predict."""
+    """Serve RUN on a local page and a JSON endpoint, to try it out.
+
+    RUN is a run or an exported folder. The endpoint is /predict."""
     with _tensorflow_quietly():
         from tlkit.runs.serve import serve
     with log_shown():
@@ -130,9 +142,11 @@ def serve_(run: str, host: str, port: int) -> None:
 @main.command("report")
 @click.argument("runs", nargs=-1, required=True)
 @click.option("--robustness", is_flag=True, help="also measure accuracy on corrupted images (minutes)")
-@click.option("--out", metavar="FILE", help="of several RUNS' leaderboard; default leaderboard.html beside them")
+@click.option("--out", metavar="FILE", help="page that ranks RUNS; default leaderboard.html")
 def report_(runs: Sequence[str], robustness: bool, out: str | None) -> None:
-    """Write the report page of a run again, or rank several RUNS on the images they share."""
+    """Write the report of a run again, or rank several RUNS.
+
+    Several runs are compared on the images they share, on a page beside them."""
     from tlkit.runs.folder import open_run
 
     for one in runs:
@@ -147,13 +161,13 @@ def report_(runs: Sequence[str], robustness: bool, out: str | None) -> None:
 @main.command("explain")
 @click.argument("run")
 @click.argument("files", nargs=-1)
-@click.option("--out", metavar="FILE", default="explained.png", help="picture file; default explained.png")
+@click.option("--out", metavar="FILE", default="explained.png", help="image file; default explained.png")
 @click.option("--method", metavar="NAME", default="grad-cam", help="grad-cam (default) or occlusion")
-@click.option("--class", "of_class", metavar="NAME", help="evidence for this class; default the answer")
+@click.option("--class", "of_class", metavar="NAME", help="explain this class; default the answer")
 @click.option("--filters", is_flag=True, help="draw the first layer's filters instead")
-@click.option("--typical", is_flag=True, help="draw what each class (or --class) answers to most")
+@click.option("--typical", is_flag=True, help="draw what excites each class (or --class) most")
 def explain_(run: str, files: Sequence[str], **settings: Any) -> None:
-    """Draw where in FILES the answers of RUN come from."""
+    """Draw saliency maps: what RUN's answers on FILES rest on."""
     from tlkit.runs.folder import open_run
 
     open_run(run)
@@ -168,7 +182,7 @@ def explain_(run: str, files: Sequence[str], **settings: Any) -> None:
 @click.option("--out", metavar="RUN", required=True, help="folder of the new run")
 @click.option("--force", is_flag=True, help="replace an earlier run in RUN")
 def ensemble(runs: Sequence[str], out: str, force: bool) -> None:
-    """Average RUNS in one exportable model, and say what that gains."""
+    """Average RUNS in one exportable model, and measure the gain."""
     from tlkit.runs.folder import check_members
 
     check_members(runs)
@@ -176,12 +190,12 @@ def ensemble(runs: Sequence[str], out: str, force: bool) -> None:
         from tlkit.runs.ensemble import ensemble as average
     with log_shown():
         run = average(runs, out, force=force)
-    for part in ("validation", "test"):
-        score = run.metrics[part]
+    for split in ("validation", "test"):
+        score = run.metrics[split]
         if score:
             low, high = score["accuracy_95"]
             click.echo(
-                f"{part:<11} accuracy {score['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}, n = {score['n']:,}), "
-                f"log loss {score['log_loss']:.3f}"
+                f"{split:<11} accuracy {score['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}, "
+                f"n = {score['n']:,}), log loss {score['log_loss']:.3f}"
             )
     click.echo(f"run         {run.folder}")

@@ -84,7 +84,7 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
 
 def _mirror_verdict(images: ImageSet) -> Verdict:
     """Check on these images whether a mirror image keeps its class."""
-    labelled = dataclasses.replace(images, table=images.table.assign(part=""))
+    labelled = dataclasses.replace(images, table=images.table.assign(split=""))
     return check_safety(labelled, Augmentation(flip_horizontal=1.0), thorough=False).verdicts[0]
 
 
