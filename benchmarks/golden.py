@@ -38,7 +38,7 @@ from typing import Any
 # columns of CSV, file names, and whole values (such as "val" in a column); "a.b" is a path of keys at any depth.
 RENAMED: dict[str, str | None] = {
     "settings": "job",
-    "settings.backbone": None,  # the job holds what was asked for, and "backbone" what was taken
+    "job.backbone": None,  # the job holds what was asked for, and "backbone" what was taken
     "max_minutes": None,  # the job's now
     "part": "split",
     "other_part": "other_split",

@@ -56,6 +56,7 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return preset(tmp_path_factory.mktemp("presets") / "vit", network, "ViTImageConverter", **scaling)
 
 
+@pytest.mark.slow
 def test_features_are_kerashubs_own(resnet: Path, vit: Path) -> None:
     images = random_images(4)[0].astype("float32")
     for folder, expected in ((resnet, reference(resnet, images).mean((1, 2))), (vit, reference(vit, images)[:, 0])):

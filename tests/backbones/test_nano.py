@@ -74,7 +74,10 @@ def test_weights_come_back_from_float16_within_its_precision(tmp_path: Path) -> 
         assert np.allclose(np.asarray(mine), np.asarray(other), rtol=1e-3, atol=1e-7), mine.path
 
 
-@pytest.mark.parametrize(("size", "places"), [(64, 4), (96, 6), (224, 14)])
+@pytest.mark.parametrize(
+    ("size", "places"),
+    [(64, 4), pytest.param(96, 6, marks=pytest.mark.slow), pytest.param(224, 14, marks=pytest.mark.slow)],
+)
 def test_nano_takes_64_to_224_pixels(size: int, places: int) -> None:
     model = build_classifier("nano", 2, image_size=size)
     assert model.get_layer("top_relu").output.shape[1:] == (places, places, 640)
@@ -110,6 +113,7 @@ def test_nano_is_the_default_only_while_mobilenetv2_is_not_here(
     assert default_backbone()[0] == "mobilenetv2"
 
 
+@pytest.mark.slow
 def test_a_run_without_a_name_says_that_it_took_nano_and_on_what_terms(
     folder: Path, tmp_path: Path, unserved: None
 ) -> None:

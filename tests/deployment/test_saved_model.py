@@ -64,6 +64,7 @@ def good_files(folder: Path) -> list[Path]:
     return [folder / name for name in made]
 
 
+@pytest.mark.slow
 def test_a_process_without_keras_answers_what_the_model_answers(
     model: keras.Model, served: Path, tmp_path: Path
 ) -> None:
@@ -199,7 +200,16 @@ def test_the_folder_describes_itself(served: Path) -> None:
     assert described["classes"] == CLASSES and described["image_size"] == 32 and described["fit"] == "squash"
 
 
-@pytest.mark.parametrize("name", ["precious_notes.txt", "1/other_model.bin", "assets/labels.txt", "variables/more/"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "precious_notes.txt",
+        *(
+            pytest.param(one, marks=pytest.mark.slow)
+            for one in ("1/other_model.bin", "assets/labels.txt", "variables/more/")
+        ),
+    ],
+)
 def test_an_export_with_other_files_in_it_is_not_replaced(
     model: keras.Model, served: Path, name: str, tmp_path: Path
 ) -> None:

@@ -254,9 +254,9 @@ def test_an_earlier_run_is_kept_unless_forced_and_even_then_until_names_are_chec
 @pytest.mark.parametrize(
     ("moment", "what"),
     [
-        ("fit.train", KeyboardInterrupt()),
+        pytest.param("fit.train", KeyboardInterrupt(), marks=pytest.mark.slow),
         ("judge.save_model", OSError(28, "No space left on device")),
-        ("deliver.prove_parity", ParityError("it differs")),
+        pytest.param("deliver.prove_parity", ParityError("it differs"), marks=pytest.mark.slow),
     ],
 )
 def test_a_forced_run_that_stops_loses_nothing_of_the_earlier_one(

@@ -32,7 +32,7 @@ def test_all_blocks_are_pooled_bottom_first() -> None:
     np.testing.assert_allclose(found[1], inner.mean((1, 2)), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("taps", ["all", (2, 4), (1, 3)])
+@pytest.mark.parametrize("taps", ["all", (1, 3), pytest.param((2, 4), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("unfreeze", [0, 1, 2])
 def test_prefix_and_suffix_of_a_tapping_model_are_the_model(taps: Any, unfreeze: int) -> None:
     model = tiny(head=Head(taps=taps))

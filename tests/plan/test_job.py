@@ -150,5 +150,5 @@ def test_the_plan_of_an_earlier_version_is_read() -> None:
 
 
 def test_a_keyword_beside_a_job_is_refused() -> None:
-    with pytest.raises(TypeError, match="`seed` was given beside a Job"):
+    with pytest.raises(TypeError, match="`seed` was given with a Job"):
         finetune(Job("data"), seed=3)

@@ -45,6 +45,7 @@ def b64(data: bytes) -> dict[str, str]:
     return {"b64": base64.b64encode(data).decode("ascii")}
 
 
+@pytest.mark.slow
 def test_every_way_to_send_an_image_gives_what_predict_gives(client: Any, trained: Path, files: list[Path]) -> None:
     expected = predict(trained, files)
     data = [file.read_bytes() for file in files]
