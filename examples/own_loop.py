@@ -27,7 +27,7 @@ def main(data: str, out: str, backbone: str = "nano", size: int = 96) -> tlkit.R
     decided = decide(prepared, run)  # measures and decides what was left open, with evidence
     print(f"{decided.plan.recipe.name}: {decided.plan.decisions[0].why}")
 
-    trained = fit(decided, prepared)  # or your own: fit.Trained(model, history, images_computed)
+    trained = fit(decided, prepared)  # or your own: build.Trained(model, history, images_computed)
     judged = judge(decided.plan, trained, prepared, run)  # calibrates on the validation images, then scores
     print(f"validation accuracy {judged.scores['validation']['accuracy']:.3f}")
     return deliver(decided.plan, judged, prepared, run)  # exports, and proves that the export equals the trained model

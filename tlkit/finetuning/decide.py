@@ -9,14 +9,13 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from tlkit.backbones import Backbone
 from tlkit.data.images import summary
 from tlkit.devices import _device, _precision
-from tlkit.finetuning.fit import Trained, build
+from tlkit.finetuning.build import Decided, Trained, build
 from tlkit.finetuning.prepare import Prepared
 from tlkit.plan.decision import Decision
 from tlkit.plan.job import AUTO
@@ -30,19 +29,6 @@ from tlkit.strategy.recipes import choose_recipe, decide_by_tournament
 
 CHECK_SECONDS = 15  # time limit of the class-safety check in a run without a time limit
 VERSIONS = ("tensorflow", "keras", "numpy", "albumentations", "pandas")
-
-
-@dataclass(frozen=True)
-class Decided:
-    """A plan that can be carried out.
-
-    trained: the model, if a tournament has trained it already. images_computed: how many images ran through frozen
-    layers for the decision.
-    """
-
-    plan: Plan
-    trained: Trained | None = None
-    images_computed: int = 0
 
 
 def decide(prepared: Prepared, run: Run, clock: Clock | None = None) -> Decided:

@@ -1,58 +1,23 @@
-"""Builds the classifier of a run, and trains it within the time limit."""
+"""Trains the classifier of a run within the time limit."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tlkit.finetuning.build import Decided, Trained, build
 from tlkit.finetuning.prepare import Prepared
-from tlkit.models.classifier import build_classifier, copy_weights
 from tlkit.models.inference import frozen_call
-from tlkit.plan.recipe import Head
 from tlkit.progress import NO_DEADLINE, Clock, Deadline
-from tlkit.runs.folder import open_run
-from tlkit.runs.reading import load_model, parity_sample
+from tlkit.runs.reading import parity_sample
 from tlkit.training.train import train
 
 if TYPE_CHECKING:
     import keras
 
     from tlkit.data.dataset import Dataset
-    from tlkit.finetuning.decide import Decided
-    from tlkit.training.history import History
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained classifier.
-
-    images_computed: how many images ran through frozen layers for it, including those of the tournament.
-    """
-
-    model: keras.Model
-    history: History
-    images_computed: int
-
-
-def build(prepared: Prepared, head: Head, precision: str = "float32") -> keras.Model:
-    """Build the classifier of a job, untrained: with ImageNet weights, the user's own, or those of an earlier run."""
-    job, dataset = prepared.job, prepared.dataset
-    model = build_classifier(
-        prepared.backbone,
-        len(dataset.class_names),
-        head=head,
-        image_size=dataset.pixels.size,
-        weights="none" if job.from_run else job.weights,
-        seed=job.seed,
-        precision=precision,
-    )
-    if job.from_run:
-        earlier = open_run(job.from_run)
-        copy_weights(load_model(earlier), model, with_head=earlier.plan.classes == tuple(dataset.class_names))
-    return model
 
 
 def fit(decided: Decided, prepared: Prepared, clock: Clock | None = None) -> Trained:

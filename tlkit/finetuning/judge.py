@@ -17,7 +17,7 @@ from tlkit.evaluation.calibration import bake, fit_temperature, temper
 from tlkit.evaluation.predict import predict_from_cache
 from tlkit.evaluation.refusal import refusal_threshold
 from tlkit.evaluation.scores import evaluate, prediction_table
-from tlkit.finetuning.fit import Trained
+from tlkit.finetuning.build import Trained
 from tlkit.finetuning.prepare import Prepared
 from tlkit.models.classifier import as_float32
 from tlkit.models.files import save_model

@@ -1,0 +1,61 @@
+"""Builds the classifier of a run, and holds what deciding and training hand on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tlkit.finetuning.prepare import Prepared
+from tlkit.models.classifier import build_classifier, copy_weights
+from tlkit.plan.plan import Plan
+from tlkit.plan.recipe import Head
+from tlkit.runs.folder import open_run
+from tlkit.runs.reading import load_model
+
+if TYPE_CHECKING:
+    import keras
+
+    from tlkit.training.history import History
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained classifier.
+
+    images_computed: how many images ran through frozen layers for it, including those of the tournament.
+    """
+
+    model: keras.Model
+    history: History
+    images_computed: int
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A plan that can be carried out.
+
+    trained: the model, if a tournament has trained it already. images_computed: how many images ran through frozen
+    layers for the decision.
+    """
+
+    plan: Plan
+    trained: Trained | None = None
+    images_computed: int = 0
+
+
+def build(prepared: Prepared, head: Head, precision: str = "float32") -> keras.Model:
+    """Build the classifier of a job, untrained: with ImageNet weights, the user's own, or those of an earlier run."""
+    job, dataset = prepared.job, prepared.dataset
+    model = build_classifier(
+        prepared.backbone,
+        len(dataset.class_names),
+        head=head,
+        image_size=dataset.pixels.size,
+        weights="none" if job.from_run else job.weights,
+        seed=job.seed,
+        precision=precision,
+    )
+    if job.from_run:
+        earlier = open_run(job.from_run)
+        copy_weights(load_model(earlier), model, with_head=earlier.plan.classes == tuple(dataset.class_names))
+    return model
