@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+from tests.conftest import COLOURS, write_folder
 from tests.training.test_training import BACKBONE, examples
 from tests.training.test_training import tiny as tiny_model
 from tlkit import Recipe, Stage, ensemble, evaluate_run, finetune, load_model, open_run, predict, scan
@@ -141,6 +143,24 @@ def test_evaluation_says_what_views_gain_and_cost(trained: Path) -> None:
 
 
 @pytest.mark.slow
+def test_whether_a_mirror_image_keeps_its_class_is_asked_of_all_images_given(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The safety check leaves test images out, but here they are what is evaluated."""
+    asked: list[int] = []
+
+    def check(images: Any, *a: object, **k: object) -> Any:
+        asked.append(int((images.table["split"] != "test").sum()))
+        return SimpleNamespace(verdicts=[SimpleNamespace(verdict="safe", hinted=False)])
+
+    monkeypatch.setattr("tlkit.runs.evaluate.check_safety", check)
+    write_folder(tmp_path / "data", per_class=2, start=700)
+    rows = [f"{name}/{i:03d}.png,{name},test" for name in COLOURS for i in range(2)]
+    (tmp_path / "data" / "test.csv").write_text("\n".join(["path,label,split", *rows]))
+    evaluate_run(trained, tmp_path / "data" / "test.csv", views="flip")
+    assert asked == [6]
+
+
 def test_views_leave_mirror_images_out_where_these_are_another_class(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
