@@ -7,11 +7,11 @@ Why: the higher a block, the more specific its features are to ImageNet's classe
     arXiv:1411.1792). The edges, textures and shapes of earlier blocks suit images of another kind (Evci et al. 2022,
     arXiv:2201.03529). The head is solved, not trained.
 Command: tlkit finetune data/ --recipe small_different
-Measured: MobileNetV2 0.35, test accuracy in % (images per class; seeds): cats_dogs 77.5 (5; 3 seeds), 91.4 (20; 3
-    seeds), 95.8 (all; 3 seeds), n = 120; clothing 45.6 (5; 3 seeds), 63.1 (20; 3 seeds), 79.1 (all; 3 seeds), n = 761;
+Measured: MobileNetV2 0.35, test accuracy in % by images per class: cats_dogs 77.5 (5; 3 seeds), 91.4 (20; 3 seeds),
+    95.8 (all; 3 seeds), n = 120; clothing 45.6 (5; 3 seeds), 63.1 (20; 3 seeds), 79.1 (all; 3 seeds), n = 761;
     blood_cells 89.2 (5; 3 seeds), 100.0 (20; 3 seeds), 100.0 (all; 3 seeds), n = 120; chest_xray 82.6 (5; 3 seeds),
     89.0 (20; 3 seeds), 95.1 (all; 3 seeds), n = 1,039; latin_letters 70.0 (5; 3 seeds), 80.3 (20; 3 seeds), 79.2 (all;
-    3 seeds), n = 130. 2026-11-21; benchmarks/recipes.csv has a row for every seed.
+    3 seeds), n = 130. 2026-11-21; benchmarks/recipes.csv has the rows of every seed.
 """
 
 from tlkit.plan.recipe import Head, Recipe, Stage
