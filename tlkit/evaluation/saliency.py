@@ -51,19 +51,19 @@ class GradCam:
             times.append(time.perf_counter() - before)
         return 1000 * min(times) / self._batch
 
-    def __call__(self, pictures: np.ndarray, classes: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, images: np.ndarray, classes: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Compute the maps of some images.
 
         Args:
-            pictures: uint8 or float, RGB 0-255, shape (n, height, width, 3).
+            images: uint8 or float, RGB 0-255, shape (n, height, width, 3).
             classes: Index of the class to explain, for each image. Default: the most probable.
 
         Returns:
             Maps, shape (n, rows, columns), each with a maximum of 1, and the probabilities, shape (n, classes).
         """
         found = [
-            self._of_batch(pictures[start : start + self._batch], classes and classes[start : start + self._batch])
-            for start in range(0, len(pictures), self._batch)
+            self._of_batch(images[start : start + self._batch], classes and classes[start : start + self._batch])
+            for start in range(0, len(images), self._batch)
         ]
         maps, probabilities = zip(*found, strict=True)
         return np.concatenate(maps), np.concatenate(probabilities)
@@ -86,7 +86,7 @@ class GradCam:
 
 
 def occlusion_maps(
-    model: keras.Model, pictures: np.ndarray, classes: Sequence[int], *, patches: int = 8, batch_size: int = 32
+    model: keras.Model, images: np.ndarray, classes: Sequence[int], *, patches: int = 8, batch_size: int = 32
 ) -> np.ndarray:
     """Compute how far a class's probability falls when a patch is covered (Zeiler and Fergus 2014, arXiv:1311.2901).
 
@@ -94,7 +94,7 @@ def occlusion_maps(
     forward passes for each image.
 
     Args:
-        pictures: uint8, RGB, shape (n, height, width, 3).
+        images: uint8, RGB, shape (n, height, width, 3).
         classes: Index of the class to explain, for each image.
         patches: Steps along each side.
 
@@ -102,7 +102,7 @@ def occlusion_maps(
         Maps, shape (n, patches, patches); negative values are set to 0.
     """
     call = frozen_call(model, batch_size)
-    return np.stack([_occluded(call, *one, patches, batch_size) for one in zip(pictures, classes, strict=True)])
+    return np.stack([_occluded(call, *one, patches, batch_size) for one in zip(images, classes, strict=True)])
 
 
 def _occluded(
