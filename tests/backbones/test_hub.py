@@ -214,7 +214,7 @@ def test_what_is_no_module_says_so(module: Path, trained: Path, tmp_path: Path) 
             find_backbone(name)
     with pytest.raises(WeightsError, match="No such module"):
         check_backbone_name(f"hub:{tmp_path / 'nowhere'}")
-    with pytest.raises(SpecError, match=r"`weights=none` asks for random weights, and .* brings its own"):
+    with pytest.raises(SpecError, match=r"`weights=none` asks for random weights, but .* has its own"):
         finetune(tmp_path, backbone=f"hub:{module}", weights="none")
     with pytest.raises(SpecError, match=r"takes 32 x 32 pixels only\. Leave `image_size` out, or give 32"):
         build_classifier(f"hub:{module}", 3, image_size=64)
