@@ -79,7 +79,7 @@ def test_the_whole_way_and_nothing_on_stderr(folder: Path, tmp_path: Path, tiny:
     settings = ["--backbone", tiny["backbone"], "--epochs", 2]
     done = tlkit("finetune", folder, *settings, "--out", run)
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    for word in ("recipe", "stage 1 of 1", "validation", "served", "next"):
+    for word in ("recipe", "stage 1 of 1", "validation", "exported", "next"):
         assert word in done.stdout
     refused = tlkit("finetune", folder, *settings, "--out", run)
     assert refused.returncode == 1 and "--force" in refused.stderr
