@@ -65,7 +65,9 @@ def own_manifest(folder: Path, name: str) -> dict[str, Any] | None:
         values = None if file.is_symlink() else json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return values if isinstance(values, dict) and all(key in values for key in _KEYS[name]) else None
+    if not isinstance(values, dict) or any(key not in values for key in _KEYS[name]):
+        return None
+    return values if name != PLAN or isinstance(values.get("job", values.get("settings")), dict) else None
 
 
 def check_replaceable(folder: Path, manifest: str) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import warnings
@@ -276,3 +277,13 @@ def test_data_one_step_away_are_pointed_at(tmp_path: Path) -> None:
 def test_a_share_outside_0_to_1_is_refused(folder: Path, validation: float) -> None:
     with pytest.raises(DataError, match="validation"):
         split(scan(folder), validation=validation)
+
+
+def test_a_split_that_names_itself_as_its_data_is_read_beside_its_images(tmp_path: Path) -> None:
+    write_folder(tmp_path, 2)
+    rows = [f"{name}/{i:03d}.png,{name},train" for name in COLOURS for i in range(2)]
+    file = tmp_path / "split.csv"
+    file.write_text("\n".join(["path,label,split", *rows]))
+    plan = {"tlkit": "0.2.0", "job": {"data": str(file)}, "recipe": None, "classes": sorted(COLOURS)}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    assert scan(file).root == tmp_path and len(scan(file)) == 6

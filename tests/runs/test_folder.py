@@ -12,7 +12,7 @@ from tlkit.errors import RunError
 from tlkit.folders import DESCRIPTION, check_replaceable, write_description
 from tlkit.runs.folder import Run, check_out, finish_run, next_free, open_run, start_run
 
-PLAN = {"tlkit": "0.2.0", "recipe": None, "classes": ["a", "b"]}
+PLAN = {"tlkit": "0.2.0", "job": {}, "recipe": None, "classes": ["a", "b"]}
 DESCRIBED = {"classes": ["a", "b"], "image_size": 32, "fit": "squash", "input": "image_bytes"}
 
 
@@ -248,6 +248,9 @@ def test_messages_for_what_is_no_run(tmp_path: Path) -> None:
         open_run(tmp_path / "none")
     with pytest.raises(RunError, match=r"no plan\.json"):
         open_run(tmp_path)
+    (tmp_path / "plan.json").write_text('{"job": {}}')
+    with pytest.raises(RunError, match="not the plan of a run"):
+        _ = Run(tmp_path).plan
     (tmp_path / "plan.json").write_text("{")
     with pytest.raises(RunError, match="not JSON"):
         _ = Run(tmp_path).plan

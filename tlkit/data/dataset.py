@@ -42,7 +42,7 @@ class Dataset:
 
     def count(self, part: str) -> int:
         """The number of images in a split: "train", "validation" or "test"."""
-        return int((self.images.table["split"] == part).sum())
+        return len(self.images.part(part))
 
     def part(self, *parts: str) -> Examples:
         """The images of one split, or of several concatenated, as `tlkit.train` takes them."""

@@ -127,7 +127,7 @@ class Job:
 
         If that run made its decisions, the job has the backbone and the recipe that were chosen.
 
-        Raises RunError for a file that is not a plan.
+        Raises RunError for a file that is not the plan of a run.
         """
         path = Path(file)
         if not path.is_file():
@@ -137,13 +137,15 @@ class Job:
         except ValueError:
             values = None
         values = renewed(values) if isinstance(values, dict) else {}
-        if "job" not in values:
-            raise RunError(f"'{path}' is not the plan.json of a run.")
-        job = cls.from_dict(values["job"])
-        if not values["decided"]:
-            return job
-        recipe = recipe_from_dict(values["recipe"])
-        backbone = values["backbone"]["name"]
+        if values.get("ensemble_of"):
+            raise RunError(f"'{path}' is the plan of an ensemble. Repeat it with `tlkit ensemble` and its runs.")
+        try:
+            job = cls.from_dict(values["job"])
+            if not values["decided"]:
+                return job
+            recipe, backbone = recipe_from_dict(values["recipe"]), values["backbone"]["name"]
+        except (KeyError, TypeError) as error:
+            raise RunError(f"'{path}' is not the plan.json of a run.") from error
         job = dataclasses.replace(job, backbone=backbone, recipe=recipe, checked=recipe)
         return dataclasses.replace(job, epochs=None, batch_size=None, augment=None, allow=())  # the recipe has them
 
@@ -153,12 +155,12 @@ class Job:
 
         Raises NameUnknown for a field that does not exist, and SpecError for an invalid value.
         """
-        given = dict(values)
+        given = {**values}
         if isinstance(given.get("recipe"), Mapping):
             given["recipe"] = recipe_from_dict(given["recipe"])
         if isinstance(given.get("augment"), Mapping):
             given["augment"] = augmentation_from_dict(given["augment"])
-        given["checked"] = given["recipe"] if given.pop("checked", False) else None
+        given["checked"] = given.get("recipe") if given.pop("checked", False) else None
         return _from_dict(cls, given)
 
     def to_dict(self) -> dict[str, Any]:

@@ -56,7 +56,11 @@ class Run:
     @property
     def plan(self) -> Plan:
         """What the run does, and why: `plan.json`, of this version or an earlier one."""
-        return Plan.from_dict(_read_json(self.folder / "plan.json"))
+        file = self.folder / "plan.json"
+        try:
+            return Plan.from_dict(_read_json(file))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise RunError(f"'{file}' is not the plan of a run. Repeat the run.") from error
 
     @property
     def metrics(self) -> dict[str, Any]:

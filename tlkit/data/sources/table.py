@@ -16,11 +16,14 @@ TABLES = (".csv", ".tsv", ".txt")
 
 def root_of_table(file: Path) -> Path:
     """The folder that the paths of a CSV are relative to: its own, or the data's for the split.csv of a run."""
-    values = own_manifest(file.parent, PLAN) if file.name == "split.csv" else None
-    if values is None:
-        return file.parent
-    data = Path(renewed(values)["job"]["data"])
-    return root_of_table(data) if data.suffix.lower() in TABLES else data
+    seen: set[Path] = set()
+    while file.name == "split.csv" and file not in seen and (values := own_manifest(file.parent, PLAN)):
+        seen.add(file)
+        data = Path(renewed(values)["job"].get("data", file.parent))
+        if data.is_dir() or data.suffix.lower() not in TABLES:
+            return data
+        file = data
+    return file.parent
 
 
 def _read_csv(file: Path, group_by: str | None, findings: list[dict[str, str]]) -> Iterator[_Found]:
