@@ -273,7 +273,7 @@ def first_failure(copy: Path, paths: list[str]) -> str:
         return ""
     if ran.returncode not in (1, 2) or not found:
         sys.exit(f"pytest ended with {ran.returncode} in '{copy}':\n{ran.stdout[-3000:]}\n{ran.stderr[-1000:]}")
-    return found[0]
+    return re.sub(r"@[\w.]+$", "", found[0])  # without the group that pytest-xdist appends
 
 
 def commit() -> str:
