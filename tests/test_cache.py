@@ -198,3 +198,12 @@ def test_on_linux_the_default_is_the_earlier_one(mac: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(platformdirs, "PlatformDirs", Unix)
     assert cache_folder() == mac / ".cache" / "tlkit"
+
+
+def test_who_reads_a_file_while_it_is_written_sees_the_whole_earlier_one(tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    write_atomically(file, "earlier")
+    with file.open(encoding="utf-8") as reader:
+        write_atomically(file, "later, and longer")
+        assert reader.read() == "earlier"
+    assert file.read_text(encoding="utf-8") == "later, and longer"
