@@ -24,6 +24,20 @@ def _lower_batch_norm_momentum(network: keras.Model) -> None:
             layer.momentum = 0.9
 
 
+def fit_momentum(layers: Iterable[keras.layers.Layer], steps: int) -> None:
+    """Lower BatchNormalization's momentum so that the moving statistics follow a training of so many steps.
+
+    They then average over about the last tenth of the steps: momentum 0.9 for up to 100 steps, 0.99 from 1,000 on.
+    Keras' MobileNets come with 0.999, an average over 1,000 steps: after a short training it still describes the
+    pretrained weights. A momentum that is lower already is kept.
+
+    layers: BatchNormalization layers. steps: gradient steps, 1 or more.
+    """
+    momentum = min(max(1 - 10 / steps, 0.9), 0.99)
+    for layer in layers:
+        layer.momentum = min(layer.momentum, momentum)
+
+
 def _copy_momentum(source: keras.Model, target: keras.Model) -> None:
     """Copy BatchNormalization's momentum. It is not a weight, and it is lower for networks with random weights."""
     pairs = [[x for x in m.layers if isinstance(x, keras.layers.BatchNormalization)] for m in (source, target)]

@@ -93,9 +93,10 @@ class Stage:
     warmup: epochs over which the learning rate rises from zero, 0 or more; not with "plateau".
     layer_decay: factor of the learning rate from each block to the next one below, above 0 to 1 (discriminative
         learning rates, Howard and Ruder 2018, arXiv:1801.06146). 1 = the same rate for all.
-    batch_norm: "frozen" keeps BatchNormalization in the unfrozen blocks as pretrained; "moving" trains it;
-        "recalibrated" computes its statistics from the training images before the stage, then freezes it (Li et al.
-        2016, arXiv:1603.04779). Which is best depends on the learning rate and the data: measure it.
+    batch_norm: "frozen" keeps BatchNormalization in the unfrozen blocks as pretrained; "moving" trains it, with a
+        momentum that fits the number of steps (see `tlkit.models.batch_norm`); "recalibrated" computes its statistics
+        from the training images before the stage, then freezes it (Li et al. 2016, arXiv:1603.04779). Which is best
+        depends on the learning rate and the data: measure it.
     patience: epochs without improvement on the validation images before the stage ends; None = never.
     mixup, cutmix: alpha of the Beta distribution; 0 = off. mixup blends two images and their labels (Zhang et al. 2018,
         arXiv:1710.09412); cutmix copies a rectangle of one image into the other (Yun et al. 2019, arXiv:1905.04899). If

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from tlkit.errors import TrainingError
-from tlkit.models.batch_norm import batch_norms, recalibrate
+from tlkit.models.batch_norm import batch_norms, fit_momentum, recalibrate
 from tlkit.progress import Deadline, bars_shown, log
 from tlkit.training.batches import Batches, Targets, augmenting, class_weights
 from tlkit.training.callbacks import (
@@ -65,6 +65,8 @@ def fit_stage(
         validation = _validation_batches(plan, held_out, classes)
         if stage.batch_norm == "recalibrated" and stage.unfreeze != 0:
             _recalibrate(model, plan, suffix, batches)
+        if stage.batch_norm == "moving":
+            fit_momentum(batch_norms(model, plan.backbone, stage.unfreeze), stage.epochs * len(batches))
         _compile(model, plan, suffix, steps=len(batches))
         keeper, initial = KeepBest(plan.recipe.monitor, history.best), suffix.get_weights()
         _fit(suffix, plan, (batches, validation), keeper, history, deadline)
