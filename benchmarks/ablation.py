@@ -36,7 +36,7 @@ from tlkit.stats import log_loss, paired_difference
 FILE = Path(__file__).with_suffix(".csv")
 SETS = ("clothing", "chest_xray", "latin_letters", "cats_dogs", "blood_cells")
 BACKBONE = "mobilenetv2_0.35"
-SOLVED = tlkit.Stage(1, 1e-3, solver="logistic")
+SOLVED = tlkit.Stage(1, 1e-3, solver="logistic", augmented=False)
 TUNED = tlkit.Stage(12, 7e-4, unfreeze="all", schedule="cosine", warmup=1)
 BASE = tlkit.Recipe("base", stages=(SOLVED, TUNED), augmentation=PRESETS["standard"], batch_size=32, monitor="last")
 

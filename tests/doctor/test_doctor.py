@@ -159,6 +159,7 @@ def test_a_duplicate_across_splits_is_a_leak_and_comes_first() -> None:
     assert found.to_dict()["leaks"] == 1
 
 
+@pytest.mark.slow
 def test_inspect_names_a_copy_in_a_folder_by_nano(tmp_path: Path) -> None:
     for number in range(24):
         (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)

@@ -188,6 +188,7 @@ def cached_features() -> set[Path]:
     return set((Path(os.environ["TLKIT_CACHE"]) / "features").rglob("*.npy"))
 
 
+@pytest.mark.slow
 def test_200_broken_files_among_200_good_ones_are_all_named(
     tmp_path: Path, tiny: dict[str, Any], unserved: None
 ) -> None:
@@ -296,7 +297,7 @@ def test_a_run_stopped_in_its_tournament_has_a_plan_to_repeat(
     module = importlib.import_module("tlkit.finetuning.decide")
     calls: list[tuple[int, int | None]] = []
 
-    def stop(build: Any, backbone: Any, pool: Any, training: int, job: Job, deadline: Any) -> None:
+    def stop(build: Any, backbone: Any, pool: Any, training: int, job: Job, *a: object) -> None:
         calls.append((job.seed, job.epochs))
         raise KeyboardInterrupt
 
@@ -316,8 +317,8 @@ def test_what_a_stopped_run_had_not_checked_is_checked_when_it_is_repeated(
     module = importlib.import_module("tlkit.finetuning.decide")
     checked: list[Augmentation] = []
 
-    def stop(recipe: Recipe, *a: object) -> None:
-        checked.append(recipe.augmentation)
+    def stop(augmentation: Augmentation, *a: object) -> None:
+        checked.append(augmentation)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "_narrow", stop)

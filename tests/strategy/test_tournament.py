@@ -17,6 +17,7 @@ from tlkit import Examples, Head, finetune
 from tlkit.cache import in_memory
 from tlkit.features.linear import CrossValidation
 from tlkit.features.table import Table, feature_table
+from tlkit.plan.augmentation import Augmentation
 from tlkit.plan.job import Job
 from tlkit.progress import Deadline
 from tlkit.stats import paired_difference
@@ -148,10 +149,32 @@ def test_where_it_cannot_tell_it_says_so() -> None:
     assert "next is c0, 20.0 points behind" in tournament._why(tournament.contenders[1])
 
 
+def test_of_trained_models_the_lower_log_loss_serves_better_unless_it_is_clearly_less_accurate() -> None:
+    pool = examples(160, 612)
+    tournament = Tournament(build, BACKBONE, table_of(pool, 80), pool)
+    labels, random = pool.labels[80:], np.random.default_rng(0)
+
+    def tuned(noise: float, wrong: int = 0) -> Contender:
+        """A model that is surer the less noise there is, and that does not know the first `wrong` images."""
+        logits = 4 * np.eye(3)[labels] + random.normal(0, noise, (80, 3))
+        logits[:wrong] = np.eye(3)[(labels[:wrong] + 1) % 3] / 4
+        one = Contender("c", tuning_recipe("r", _start(), 1, 100), np.full(len(tournament.table.held_out), -1, "int8"))
+        one.correct[tournament._validation_rows] = logits.argmax(1) == labels
+        one.probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        return one
+
+    assert tournament._validation_rows.sum() == 80
+    head = tuned(1.2)
+    assert tournament._serves_better(tuned(0.1), head) and not tournament._serves_better(head, tuned(0.1))
+    right, of_head = (one.correct[tournament._validation_rows] for one in (tuned(0.1, 16), head))
+    assert right.sum() == 64 and of_head.sum() > 70
+    assert not tournament._serves_better(tuned(0.1, 16), head)
+
+
 # -- the tournament ---------------------------------------------------------------------------------------
 
 
-def test_an_easy_set_takes_a_linear_head_and_few_validation_images_judge_no_fine_tuning() -> None:
+def test_few_validation_images_judge_no_fine_tuning() -> None:
     found = hold(examples(30, 605), 24)
     assert found.recipe.stages[0].solver == "logistic" and len(found.recipe.stages) == 1 and found.model is None
     tuned = [row for row in found.contenders if row["strategy"].startswith("fine-tune")]
@@ -163,28 +186,40 @@ def test_an_easy_set_takes_a_linear_head_and_few_validation_images_judge_no_fine
     assert len(linear) == 3 and all(row["n"] == 30 for row in linear)
 
 
+def test_a_head_with_next_to_no_errors_left_is_not_fine_tuned_and_nothing_is_checked() -> None:
+    found = hold(examples(90, 611), 48, augmentation=lambda: pytest.fail("no augmentation is needed"))
+    tuned = [row for row in found.contenders if row["strategy"].startswith("fine-tune")]
+    assert len(tuned) == 2 and all("too few to show that another is better" in row["outcome"] for row in tuned)
+    assert found.model is None
+
+
 @pytest.mark.usefixtures("blind_heads")
 @pytest.mark.slow
 def test_fine_tuning_that_is_ahead_wins_and_is_trained_already() -> None:
-    pool = examples(90, 606)
-    found = hold(pool, 48, epochs=4)
+    pool, augmentation = examples(90, 606), Augmentation(brightness=(-0.05, 0.05))
+    found = hold(pool, 48, epochs=4, augmentation=lambda: augmentation)
     assert found.model is not None and found.history is not None
-    assert found.recipe.stages[-1].unfreeze in (2, "all") and found.recipe.monitor == "last"
+    assert found.recipe.stages[-1].unfreeze == "all" and found.recipe.monitor == "last"
+    assert found.recipe.augmentation == augmentation
     row = next(row for row in found.contenders if row["outcome"] == "taken")
     val = pool.take(np.arange(48, 90))
     right = found.model.predict(val.pixels.gather(slice(None)), verbose=0).argmax(1) == val.labels
     assert row["n"] == 42 and row["accuracy"] == pytest.approx(right.mean())
     assert found.history.rows[-1]["val_accuracy"] == pytest.approx(right.mean())
+    top = next(row for row in found.contenders if row["strategy"] == "fine-tune top blocks")
+    assert "was trained within the time limit" in top["outcome"] and top["accuracy"] is None
 
 
 @pytest.mark.usefixtures("blind_heads")
 @pytest.mark.slow
-def test_of_a_large_set_a_part_comes_first_and_half_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tlkit.strategy.tournament.MOST_AT_FIRST", 24)
-    found = hold(examples(90, 607), 48, epochs=2)
-    outcomes = [row["outcome"] for row in found.contenders if row["strategy"].startswith("fine-tune")]
-    assert sorted(bool(one) for one in outcomes) == [True, True]
-    assert sum("dropped after 24 training images" in one for one in outcomes) == 1 and "taken" in outcomes
+def test_all_blocks_are_given_up_after_a_few_steps_if_they_would_take_too_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The deadline has room for a few steps, and the pace is measured; nothing is trained to its end for nothing."""
+    found = hold(examples(90, 607), 48, epochs=100_000, deadline=Deadline.after(60))
+    tuned = [row for row in found.contenders if row["strategy"].startswith("fine-tune")]
+    assert all("minutes, past the time limit" in row["outcome"] and row["accuracy"] is None for row in tuned)
+    assert found.model is None and all(row["seconds"] < 30 for row in tuned)
 
 
 @pytest.mark.usefixtures("blind_heads")

@@ -19,8 +19,10 @@ from tlkit.training.callbacks import (
     LogEpochs,
     RecordEpochs,
     StopAtDeadline,
+    StopIfTooLong,
     StopOnNaN,
     StopWithoutImprovement,
+    TooLong,
 )
 from tlkit.training.history import History, Stopwatch
 from tlkit.training.monitor import improves
@@ -237,3 +239,22 @@ def test_a_deadline_is_not_blamed_for_what_patience_ended(model: keras.Model) ->
     model.stop_training = True  # as `StopWithoutImprovement`, which comes before it, does
     stop.on_epoch_end(0, scores())
     assert not history.cut_short and history.notes == []
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(10_000, True), (11, False)])
+def test_a_stage_that_would_take_too_long_is_given_up_after_its_first_steps(
+    steps: int, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each step takes half a second, but for the first, which takes a minute and is not counted."""
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    stop = StopIfTooLong(Deadline(at=1000.0), steps)
+    raised = None
+    for step in range(min(steps, 20)):
+        now[0] += 60.0 if step == 0 else 0.5
+        try:
+            stop.on_train_batch_end(step)
+        except TooLong as error:
+            raised = (step + 1, error.seconds)
+            break
+    assert raised == ((11, pytest.approx(0.5 * (10_000 - 11))) if expected else None)

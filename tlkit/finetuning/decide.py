@@ -17,6 +17,7 @@ from tlkit.data.images import summary
 from tlkit.devices import _device, _precision
 from tlkit.finetuning.build import Decided, Trained, build
 from tlkit.finetuning.prepare import Prepared
+from tlkit.plan.augmentation import PRESETS, Augmentation
 from tlkit.plan.decision import Decision
 from tlkit.plan.job import AUTO
 from tlkit.plan.plan import Plan, PlannedBackbone
@@ -42,22 +43,23 @@ def decide(prepared: Prepared, run: Run, clock: Clock | None = None) -> Decided:
     undecided = None if prepared.job.by_tournament else recipe
     run.write_plan(draw_up(prepared, undecided, (), decided=False))
     if prepared.job.by_tournament:
+        safe = functools.cache(functools.partial(_safe, prepared, clock))
         with clock.timed("decide"):
             builder = functools.partial(build, prepared, precision=_precision("auto"))
             pool, training = prepared.dataset.part("train", "validation"), prepared.dataset.count("train")
             outcome, decisions = decide_by_tournament(
-                builder, prepared.backbone, pool, training, prepared.job, clock.deadline
+                builder, prepared.backbone, pool, training, prepared.job, clock.deadline, lambda: safe()[0]
             )
         recipe, computed = _limited_to(outcome.recipe, prepared.backbone), outcome.images_computed
         if outcome.model is not None and outcome.history is not None:
             trained = Trained(outcome.model, outcome.history, computed + outcome.history.images_computed)
+            decisions = [*decisions, safe()[1]]
         run.write_plan(draw_up(prepared, recipe, decisions, decided=False))
-    if prepared.augmentation is not None:
-        recipe, trained = dataclasses.replace(recipe, augmentation=prepared.augmentation), None
-    if not recipe.augmentation.is_identity() and not _was_checked(prepared):
-        with clock.timed("check"):
-            recipe, narrowed = _narrow(recipe, prepared)
-        decisions = [*decisions, narrowed]
+    if trained is None and prepared.augmentation is not None:
+        recipe = dataclasses.replace(recipe, augmentation=prepared.augmentation)
+    if trained is None and not recipe.augmentation.is_identity() and not _was_checked(prepared):
+        augmentation, narrowed = _narrow(recipe.augmentation, prepared, clock)
+        recipe, decisions = dataclasses.replace(recipe, augmentation=augmentation), [*decisions, narrowed]
     plan = draw_up(prepared, recipe, decisions)
     run.write_plan(plan)
     return Decided(plan, trained, computed)
@@ -135,26 +137,35 @@ def _was_checked(prepared: Prepared) -> bool:
     return recipe is not None and recipe == prepared.job.checked and prepared.augmentation is None
 
 
-def _narrow(recipe: Recipe, prepared: Prepared) -> tuple[Recipe, Decision]:
-    """Narrow a recipe's augmentation to what is safe for these images.
+def _safe(prepared: Prepared, clock: Clock) -> tuple[Augmentation, Decision]:
+    """The augmentation of fine-tuning in a tournament: the one asked for or the standard one, as far as safe."""
+    asked = prepared.augmentation
+    if asked is not None and asked.is_identity():
+        return asked, Decision("augmentation", "none", "it was asked for")
+    return _narrow(asked or PRESETS["standard"], prepared, clock)
 
-    Returns the recipe, and the decision for the plan.
+
+def _narrow(augmentation: Augmentation, prepared: Prepared, clock: Clock) -> tuple[Augmentation, Decision]:
+    """Narrow an augmentation to what is safe for these images.
+
+    Returns it, and the decision for the plan.
     """
     job, dataset = prepared.job, prepared.dataset
     seconds = CHECK_SECONDS if job.max_minutes is None else 6 * job.max_minutes  # a tenth of the run
     log.info("checking  whether the augmentation keeps the classes of these images")
-    safety = check_safety(
-        dataset.images,
-        recipe.augmentation,
-        allow=job.allow,
-        seed=job.seed,
-        deadline=Deadline.after(seconds),
-        thorough=False,
-        cache=dataset.cache,
-    )
+    with clock.timed("check"):
+        safety = check_safety(
+            dataset.images,
+            augmentation,
+            allow=job.allow,
+            seed=job.seed,
+            deadline=Deadline.after(seconds),
+            thorough=False,
+            cache=dataset.cache,
+        )
     fields = safety.augmentation.fields()
     decision = Decision("augmentation", ", ".join(fields) or "none", sentence(safety), safety.to_dict())
-    return dataclasses.replace(recipe, augmentation=safety.augmentation), decision
+    return safety.augmentation, decision
 
 
 def _limited_to(recipe: Recipe, network: Backbone) -> Recipe:

@@ -109,6 +109,7 @@ class Stage:
     solver: "gradient" trains by gradient descent. "logistic" and "svm" solve a linear head on cached features (see
         `tlkit.features.linear`); epochs and learning rate are then not used, unless the cache has no room for the
         features.
+    augmented: whether this stage's training images are augmented, if the recipe has an augmentation.
     strength: C, the inverse of the solver's L2 penalty, above 0; None = chosen from 7 values by cross-validation on the
         training and validation images.
 
@@ -131,6 +132,7 @@ class Stage:
     ema: float = 0.0
     interpolate: float = 1.0
     solver: str = "gradient"
+    augmented: bool = True
     strength: float | None = None
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tlkit.features.table import feature_table
+from tlkit.plan.augmentation import Augmentation
 from tlkit.plan.decision import Decision
 from tlkit.plan.recipe import Head, Recipe
 from tlkit.progress import NO_DEADLINE, Deadline, log
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 LARGE = 1000  # training images from which a set counts as large
-MINUTES, SECONDS_PER_IMAGE, MOST_MINUTES = 1.0, 0.2, 30.0  # time limit of a tournament: a base, more per image, a cap
+MINUTES, SECONDS_PER_IMAGE, MOST_MINUTES = 1.0, 1.0, 60.0  # time limit of a tournament: a base, more per image, a cap
 
 
 def choose_recipe(training_images: int, similar: bool | None = None) -> tuple[Recipe, Decision]:
@@ -60,6 +61,7 @@ def decide_by_tournament(
     training: int,
     job: Job,
     deadline: Deadline = NO_DEADLINE,
+    augmentation: Callable[[], Augmentation] = Augmentation,
 ) -> tuple[Outcome, list[Decision]]:
     """Measure the two axes and let the strategies compete.
 
@@ -71,7 +73,8 @@ def decide_by_tournament(
         job: Gives the seed, and epochs and batch size of fine-tuning stages (None: by the number of images). Its
             `similar` counts only if no tournament can be held.
         deadline: The tournament may take half of the time that is left until then. Without a deadline: one minute plus
-            0.2 seconds per image, 30 minutes at most.
+            1 second per image, 60 minutes at most.
+        augmentation: Returns the augmentation of fine-tuning. It is called only if fine-tuning takes part.
 
     Returns:
         The winner, and the decisions with their evidence for the plan.
@@ -89,7 +92,16 @@ def decide_by_tournament(
         return Outcome(recipe, why, []), [replace(decision, why=why)]
     axes = profile(tapped, backbone, table, pool, seed=job.seed)
     outcome = Tournament(
-        build, backbone, table, pool, job.seed, deadline, job.epochs, job.batch_size, axes["similar"]
+        build,
+        backbone,
+        table,
+        pool,
+        augmentation,
+        job.seed,
+        deadline,
+        job.epochs,
+        job.batch_size,
+        axes["similar"],
     ).run()
     size = "large" if training >= LARGE else "small"
     kind = {True: "similar", False: "different", None: "not known to be different"}[axes["similar"]]

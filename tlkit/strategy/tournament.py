@@ -1,12 +1,13 @@
-"""Finds the best strategy for a data set: a tournament on cached features and short trainings.
+"""Finds the best strategy for a data set: linear heads on cached features, and fine-tuning where it can pay.
 
-Linear strategies fit a head on the features of every block, which are computed once. Fine-tuning strategies start from
-the fitted head. On a large set they first train on a subset, and the better half goes on (successive halving, Jamieson
-and Talwalkar 2016, arXiv:1502.07943). The winner is then trained already.
+Linear strategies fit a head on the features of every block, which are computed once. They are compared on held-out
+images; test images are not used. A head on more features leads only if it is ahead by more than the standard error of
+the paired difference on the same images (the one-standard-error rule, Breiman et al. 1984).
 
-Held-out images decide; test images are not used. A more expensive strategy wins only if it is ahead by more than the
-standard error of the paired difference on the same images (the one-standard-error rule, Breiman et al. 1984). Otherwise
-the cheaper one is taken, and the decision says so. Imports Keras and NumPy, and scikit-learn through `linear`.
+Fine-tuning starts from the leading head and trains every block, with augmentation that keeps the classes. It takes part
+if the validation images could show that it is better. If it would not end within the time limit, which shows after its
+first steps, only the top blocks train. Cost counts until it is spent: between models that are trained, the better
+estimate wins, and the winner is trained already. Imports Keras and NumPy, and scikit-learn through `linear`.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ import numpy as np
 
 from tlkit.backbones import Backbone
 from tlkit.data.examples import Examples
+from tlkit.evaluation.calibration import fit_temperature, temper
 from tlkit.evaluation.predict import predict_probabilities
 from tlkit.features.linear import Solver, choose_strength
 from tlkit.features.table import Table, probe_blocks
 from tlkit.models.inference import inference_batch
+from tlkit.plan.augmentation import Augmentation
 from tlkit.plan.recipe import Head, Recipe, Stage
 from tlkit.progress import NO_DEADLINE, Deadline, log
 from tlkit.stats import log_loss, paired_difference, wilson_interval
@@ -39,9 +42,11 @@ if TYPE_CHECKING:
 
 # Validation images that fine-tuning needs to take part: with fewer, one in five strategies would win by chance.
 FEWEST_TO_JUDGE = 40
-MOST_AT_FIRST = 1000  # training images in the first round of fine-tuning
-STEPS = 120  # gradient steps of fine-tuning, at least, within MOST_EPOCHS
-FEWEST_EPOCHS, MOST_EPOCHS = 6, 20
+# Validation images that the leading head gets wrong, at least: a model that mends fewer and breaks none could not be
+# told from it by a sign test (5 of 5 by chance: 1 in 32).
+FEWEST_TO_MEND = 5
+STEPS = 1200  # gradient steps of fine-tuning, within FEWEST_EPOCHS and MOST_EPOCHS
+FEWEST_EPOCHS, MOST_EPOCHS = 6, 24
 
 
 @dataclass
@@ -50,6 +55,7 @@ class Contender:
 
     Attributes:
         correct: int8, one for each held-out image: 1 if its prediction is correct, 0 if not, -1 if it was not asked.
+        probabilities: float, shape (asked, classes), for the held-out images it was asked, in their order.
         loss: Log loss on the images it was asked.
         state: "standing", "not tried", "dropped" or "taken".
         outcome: The state with its reason, for a person to read.
@@ -59,6 +65,7 @@ class Contender:
     name: str
     recipe: Recipe
     correct: np.ndarray
+    probabilities: np.ndarray | None = None
     loss: float = math.nan
     seconds: float = 0.0
     state: str = "standing"
@@ -110,7 +117,8 @@ class Tournament:
     Attributes:
         build: Makes a classifier for a head, with fresh pretrained weights.
         table, pool: See `tlkit.features.table.feature_table`.
-        deadline: Fine-tuning that would pass it is not started; if it is cut short, it does not count.
+        augmentation: Returns the augmentation of fine-tuning. It is asked only if fine-tuning takes part.
+        deadline: Fine-tuning that would pass it ends after its first steps.
         epochs, batch_size: Of fine-tuning, None: by the number of images.
         similar: Whether the images are similar to the backbone's own, see `tlkit.strategy.axes.is_similar`.
     """
@@ -119,6 +127,7 @@ class Tournament:
     backbone: Backbone
     table: Table
     pool: Examples
+    augmentation: Callable[[], Augmentation] = Augmentation
     seed: int = 0
     deadline: Deadline = NO_DEADLINE
     epochs: int | None = None
@@ -130,13 +139,14 @@ class Tournament:
     def run(self) -> Outcome:
         self.contenders = self._linear()
         leader = self._leader(self.contenders)
-        tuning = [Contender(r.name, r, self._no_answers()) for r in self._tuning_recipes(leader)]
-        self._tune(tuning)
+        tuning = self._tuning(leader)
+        self._tune(tuning, leader)
         self.contenders += tuning
-        winner = self._leader([one for one in self.contenders if one.asked.any() and one.state == "standing"])
-        for one in self.contenders:
-            if one is winner:
-                one.ends("taken")
+        winner = next((one for one in tuning if one.asked.any() and self._serves_better(one, leader)), leader)
+        for one in tuning:
+            if one is not winner:
+                one.model = None
+        winner.ends("taken")
         rows, computed = [one.evidence() for one in self.contenders], self.table.images_computed + self.images_computed
         return Outcome(winner.recipe, self._why(winner), rows, winner.model, winner.history, computed)
 
@@ -175,14 +185,14 @@ class Tournament:
             batch_size=self.batch_size or 32,
         )
         seconds = time.monotonic() - started
-        one = Contender(name, recipe, correct, found.loss, seconds)
+        one = Contender(name, recipe, correct, found.probabilities, found.loss, seconds)
         self._log(one)
         return one
 
     # -- fine-tuning --------------------------------------------------------------------------------------
 
-    def _tuning_recipes(self, leader: Contender) -> list[Recipe]:
-        """Fine-tuning recipes, cheapest first.
+    def _tuning(self, leader: Contender) -> list[Contender]:
+        """Fine-tuning of all blocks, then of the top blocks, which is cheaper.
 
         All start from the leader's fitted head, or from the first contender's if the leader does not read the last
         block.
@@ -190,50 +200,50 @@ class Tournament:
         head_of = leader if leader.recipe.head.taps in ((), "all") else self.contenders[0]
         count = self.backbone.blocks_to_unfreeze
         return [
-            tuning_recipe(name, head_of.recipe, unfreeze, self.table.training, self.epochs, self.batch_size)
-            for name, unfreeze in (("fine-tune top blocks", min(2, count)), ("fine-tune all blocks", "all"))
+            Contender(
+                name,
+                tuning_recipe(name, head_of.recipe, unfreeze, self.table.training, self.epochs, self.batch_size),
+                self._no_answers(),
+            )
+            for name, unfreeze in (("fine-tune all blocks", "all"), ("fine-tune top blocks", min(2, count)))
             if (unfreeze == "all" and count) or count > 2
         ]
 
-    def _tune(self, running: list[Contender]) -> None:
-        """Train on the training split and predict the validation split.
+    def _tune(self, tuning: list[Contender], leader: Contender) -> None:
+        """Train the first that ends within the time limit on the training split, and predict the validation split."""
+        validation = self._validation_rows
+        wrong = int((leader.correct[validation] == 0).sum())
+        why = ""
+        if validation.sum() < FEWEST_TO_JUDGE:
+            why = f": it needs {FEWEST_TO_JUDGE} or more validation images, and has {validation.sum()}"
+        elif wrong < FEWEST_TO_MEND:
+            why = (
+                f": {leader.name} predicts all but {wrong} of {counted(int(validation.sum()), 'validation image')} "
+                "correctly, too few to show that another is better"
+            )
+        for place, one in enumerate(tuning):
+            if why:
+                one.ends("not tried", why)
+            elif place and tuning[place - 1].asked.any():
+                one.ends("not tried", f": {tuning[place - 1].name} was trained within the time limit")
+            else:
+                self._tune_one(one)
+            self._log(one)
 
-        With more than 1,500 training images, all first train on 1,000 of them, and the better half goes on.
-        """
-        validation = len(self.pool) - self.table.training
-        if validation < FEWEST_TO_JUDGE:
-            for one in running:
-                one.ends("not tried", f": it needs {FEWEST_TO_JUDGE} or more validation images, and has {validation}")
-                self._log(one)
-            return
-        if self.table.training > MOST_AT_FIRST * 1.5:
-            for one in running:
-                self._tune_on(one, MOST_AT_FIRST)
-            standing = [one for one in running if one.state == "standing"]
-            standing.sort(key=lambda one: -(one.correct > 0).sum())
-            for rank, one in enumerate(standing):
-                if rank >= max(1, len(standing) // 2):
-                    one.ends("dropped", f" after {MOST_AT_FIRST:,} training images: behind {standing[0].name}")
-                    self._log(one)
-        for one in running:
-            if one.state == "standing":
-                self._tune_on(one, self.table.training)
-                self._log(one)
+    @property
+    def _validation_rows(self) -> np.ndarray:
+        """Which of the held-out images are of the validation split: bool, shape (held out,)."""
+        return self.table.held_out >= self.table.training
 
-    def _tune_on(self, one: Contender, count: int) -> None:
-        """Train on `count` training images, and predict the validation images."""
-        training_count = self.table.training
-        left = self.deadline.left
-        expected = one.seconds * count / MOST_AT_FIRST  # from the first round, 0 if there was none
-        if left <= 0 or expected > left:
-            one.ends("dropped", ": it would not have finished within the time limit")
-            one.model = None
+    def _tune_one(self, one: Contender) -> None:
+        if self.deadline.over:
+            one.ends("dropped", ": the time limit was reached")
             return
         started = time.monotonic()
-        chosen = np.arange(training_count)
-        if count < training_count:
-            chosen = np.sort(np.random.default_rng(self.seed).choice(training_count, count, replace=False))
-        training, validation = self.pool.take(chosen), self.pool.take(np.arange(training_count, len(self.pool)))
+        one.recipe = dataclasses.replace(one.recipe, augmentation=self.augmentation())
+        training, validation = (
+            self.pool.take(rows) for rows in np.split(np.arange(len(self.pool)), [self.table.training])
+        )
         model = self.build(one.recipe.head)
         history = train(
             model,
@@ -243,17 +253,16 @@ class Tournament:
             validation,
             seed=self.seed,
             deadline=self.deadline,
+            whole=True,
         )
         self.images_computed += history.images_computed
-        if history.cut_short:
-            one.ends("dropped", ": it did not finish within the time limit")
+        if history.expected_seconds is not None:
+            one.ends("dropped", f": it would take {history.expected_seconds / 60:.1f} minutes, past the time limit")
         else:
-            probabilities = predict_probabilities(
-                model, validation.pixels, batch_size=inference_batch(one.recipe.batch_size)
-            )
-            one.correct[self.table.held_out >= training_count] = probabilities.argmax(1) == validation.labels
-            one.loss = log_loss(probabilities, validation.labels)
-            one.model, one.history = (model, history) if count == training_count else (None, None)
+            found = predict_probabilities(model, validation.pixels, batch_size=inference_batch(one.recipe.batch_size))
+            one.correct[self._validation_rows] = found.argmax(1) == validation.labels
+            one.probabilities, one.loss = found, log_loss(found, validation.labels)
+            one.model, one.history = model, history
         one.seconds += time.monotonic() - started
 
     # -- the decision -------------------------------------------------------------------------------------
@@ -267,18 +276,38 @@ class Tournament:
                 leader = one
         return leader
 
+    def _serves_better(self, tuned: Contender, head: Contender) -> bool:
+        """Whether a fine-tuned model has the lower log loss on the validation images, and is not clearly less accurate.
+
+        Both are compared with their own temperatures, as they would be served. Less accurate by more than one standard
+        error of the paired difference counts as clearly.
+        """
+        ahead, error = _ahead(tuned, head)
+        return self._served_loss(tuned) < self._served_loss(head) and ahead >= -error
+
+    def _served_loss(self, one: Contender) -> float:
+        """Log loss on the validation images, after the temperature that would be served."""
+        assert one.probabilities is not None
+        rows = self._validation_rows
+        found, labels = one.probabilities[rows[one.asked]], self.table.labels[self.table.held_out[rows]]
+        return log_loss(temper(found, fit_temperature(found, labels)), labels)
+
     def _why(self, winner: Contender) -> str:
         compared = [one for one in self.contenders if one.asked.any() and one.state != "dropped"]
         best = max(compared, key=lambda one: _ahead(one, winner)[0])
         n = int(winner.asked.sum())
         accuracy = (winner.correct > 0).sum() / n
-        score = f"predicts {accuracy:.1%} of {counted(n, 'held-out image')} correctly ({self.table.how})"
+        how = self.table.how if winner.model is None else "the validation images"
+        score = f"predicts {accuracy:.1%} of {counted(n, 'held-out image')} correctly ({how})"
         if best is not winner and _ahead(best, winner)[0] > 0:
             ahead, error = _ahead(best, winner)
+            reason = "so the cheaper strategy is taken"
+            if best.history is not None or winner.history is not None:
+                losses = f"{self._served_loss(winner):.3f} against {self._served_loss(best):.3f}"
+                reason = f"and the log loss on the validation images is lower ({losses})"
             return (
                 f"{score}; {best.name} is {100 * ahead:.1f} points more accurate "
-                f"({_interval(error, best, winner)}), which these images cannot tell from chance, "
-                "so the cheaper strategy is taken"
+                f"({_interval(error, best, winner)}), which these images cannot tell from chance, {reason}"
             )
         others = [one for one in compared if one is not winner]
         if not others:
@@ -296,7 +325,7 @@ class Tournament:
 def tuning_recipe(
     name: str, start: Recipe, unfreeze: int | str, images: int, epochs: int | None = None, batch_size: int | None = None
 ) -> Recipe:
-    """A recipe that fits the head of `start`, then trains the blocks at discriminative learning rates.
+    """A recipe that fits the head of `start`, then trains the blocks.
 
     unfreeze: how many blocks, or "all". epochs, batch_size: default by the number of training images, so that a small
     set gets enough steps.
@@ -304,15 +333,9 @@ def tuning_recipe(
     batch = batch_size or (16 if images < 1000 else 32)
     steps = max(1, math.ceil(images / batch))
     count = epochs or min(max(math.ceil(STEPS / steps), FEWEST_EPOCHS), MOST_EPOCHS)
-    tune = Stage(
-        count,
-        5e-4 if unfreeze == "all" else 2e-4,
-        unfreeze=unfreeze,
-        schedule="cosine",
-        warmup=count / 10,
-        layer_decay=0.8,
-    )
-    return dataclasses.replace(start, name=name, stages=(*start.stages, tune), batch_size=batch, monitor="last")
+    tune = Stage(count, 7e-4, unfreeze=unfreeze, schedule="cosine", warmup=min(1.0, count / 10))
+    solved = [dataclasses.replace(stage, augmented=False) for stage in start.stages]
+    return dataclasses.replace(start, name=name, stages=(*solved, tune), batch_size=batch, monitor="last")
 
 
 def _ahead(first: Contender, second: Contender) -> tuple[float, float]:

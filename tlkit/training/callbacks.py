@@ -198,3 +198,38 @@ class StopAtDeadline(keras.callbacks.Callback):
         if self._within_epoch or not self.model.stop_training:
             self._history.cut(f"stage {self._stage} ended after epoch {epoch + 1}: the time limit was reached")
         self.model.stop_training = True
+
+
+class TooLong(Exception):
+    """A stage would not end before its deadline. seconds: what it would still take."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"{seconds:.1f} seconds")
+        self.seconds = seconds
+
+
+class StopIfTooLong(keras.callbacks.Callback):
+    """Raises TooLong after the first steps of a stage, if at their pace it would not end before the deadline.
+
+    The very first steps are not counted, as Keras traces its function in them.
+
+    Args:
+        deadline: when the stage must end.
+        steps: gradient steps of the whole stage.
+    """
+
+    NOT_COUNTED, COUNTED = 3, 8  # steps
+
+    def __init__(self, deadline: Deadline, steps: int) -> None:
+        super().__init__()
+        self._deadline, self._steps = deadline, steps
+        self._done, self._started = 0, 0.0
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._done += 1
+        if self._done == self.NOT_COUNTED:
+            self._started = time.monotonic()
+        if self._done == self.NOT_COUNTED + self.COUNTED:
+            seconds = (time.monotonic() - self._started) / self.COUNTED * (self._steps - self._done)
+            if seconds > self._deadline.left:
+                raise TooLong(seconds)

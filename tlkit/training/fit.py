@@ -22,8 +22,10 @@ from tlkit.training.callbacks import (
     LogEpochs,
     RecordEpochs,
     StopAtDeadline,
+    StopIfTooLong,
     StopOnNaN,
     StopWithoutImprovement,
+    TooLong,
 )
 from tlkit.training.history import History
 from tlkit.training.inputs import Source, StageInputs, StagePlan, training_source, validation_source
@@ -78,8 +80,8 @@ def fit_stage(
 def _training_batches(plan: StagePlan, source: Source, classes: int, pool: ThreadPoolExecutor) -> Batches:
     recipe, examples = plan.recipe, source.examples
     batch_size = min(recipe.batch_size, len(examples))
-    augmented = source.features is None and not recipe.augmentation.is_identity()
-    augment = augmenting(recipe.augmentation, examples.numbers(), plan.seed, pool) if augmented else None
+    augmented = source.features is None and not plan.augmentation.is_identity()
+    augment = augmenting(plan.augmentation, examples.numbers(), plan.seed, pool) if augmented else None
     weights = class_weights(examples.labels, classes) if recipe.class_weights else None
     return Batches(
         source.views,
@@ -145,6 +147,8 @@ def _fit(
         callbacks.insert(0, keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
     if stage.patience is not None:
         callbacks.append(StopWithoutImprovement(plan.recipe.monitor, stage.patience))
+    if plan.whole:
+        callbacks.append(StopIfTooLong(deadline, stage.epochs * len(training)))
     callbacks.append(StopAtDeadline(deadline, history, plan.number))
     if stage.schedule == "plateau":
         callbacks.append(keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.2, patience=2))
@@ -157,6 +161,12 @@ def _fit(
             callbacks=callbacks,
             shuffle=False,  # Batches shuffles the examples; Keras would only permute whole batches
             verbose=1 if bar else 0,
+        )
+    except TooLong as error:
+        history.expected_seconds = error.seconds
+        history.cut(
+            f"stage {plan.number} was given up: it would take {error.seconds / 60:.1f} minutes, and the time limit "
+            f"leaves {max(deadline.left, 0) / 60:.1f}"
         )
     except TrainingError:
         keeper.restore()

@@ -21,6 +21,7 @@ class History:
         it is the best so far).
     notes: one sentence each.
     cut_short: whether a time limit cut anything short; a note says what.
+    expected_seconds: how long a stage would have taken that was given up after its first steps, see `train`.
     images_computed: number of images that ran through frozen layers; the others came from the cache.
     earlier: the rows of earlier stages, in the history of one stage. They are counted, but stored in another history.
     """
@@ -28,6 +29,7 @@ class History:
     rows: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     cut_short: bool = False
+    expected_seconds: float | None = None
     images_computed: int = 0
     earlier: tuple[dict[str, Any], ...] = field(default=(), repr=False)
 
@@ -50,6 +52,7 @@ class History:
         self.rows += later.rows
         self.notes += later.notes
         self.cut_short |= later.cut_short
+        self.expected_seconds = self.expected_seconds or later.expected_seconds
         self.images_computed += later.images_computed
 
     def note(self, sentence: str) -> None:

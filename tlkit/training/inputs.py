@@ -34,7 +34,7 @@ class StagePlan:
     """One stage of a recipe, with what is needed to run it.
 
     number: the stage's number, from 1. seed: seed of the order, the views and the augmentation.
-    clock: the stopwatch of the whole training.
+    clock: the stopwatch of the whole training. whole: see `tlkit.train`.
     """
 
     recipe: Recipe
@@ -42,11 +42,17 @@ class StagePlan:
     backbone: Backbone
     seed: int
     clock: Stopwatch
+    whole: bool = False
 
     @property
     def stage(self) -> Stage:
         """The stage of the recipe with this number."""
         return self.recipe.stages[self.number - 1]
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """The augmentation of this stage's training images."""
+        return self.recipe.augmentation if self.stage.augmented else Augmentation()
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,7 @@ class Source:
 def training_source(plan: StagePlan, inputs: StageInputs, history: History, deadline: Deadline) -> Source:
     """Return the source of the training images. The frozen layers' outputs are computed now, until the deadline."""
     total = len(inputs.training)
-    source = _source(plan, inputs.prefix, inputs.training, history, deadline, plan.recipe.augmentation)
+    source = _source(plan, inputs.prefix, inputs.training, history, deadline, plan.augmentation)
     if source.count < total:
         history.cut(
             f"stage {plan.number} trained on {source.count:,} of {counted(total, 'image')}: the time limit was reached"

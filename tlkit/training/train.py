@@ -44,6 +44,7 @@ def train(
     *,
     seed: int = 0,
     deadline: Deadline = NO_DEADLINE,
+    whole: bool = False,
 ) -> History:
     """Train a classifier in place, stage by stage. It ends with the weights that are best on the validation images.
 
@@ -56,6 +57,8 @@ def train(
         training, validation: decoded images with labels, raw RGB 0-255.
         seed: seed of the order, the views and the augmentation.
         deadline: when training ends. At least one epoch of the first stage is completed.
+        whole: whether a stage that would not end before the deadline is given up after its first steps. The model then
+            has the weights before the stage, and the history's `expected_seconds` is set.
 
     Returns:
         The history, a row per epoch.
@@ -73,7 +76,7 @@ def train(
         if history.rows and deadline.over:
             history.cut(f"stage {number} of {len(recipe.stages)} was skipped: the time limit was reached")
             continue
-        plan = StagePlan(recipe, number, backbone, seed, clock)
+        plan = StagePlan(recipe, number, backbone, seed, clock, whole)
         history.append(_train_stage(model, plan, training, validation, history, deadline))
     return history
 
