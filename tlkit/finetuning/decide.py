@@ -28,7 +28,7 @@ from tlkit.safety.check import check_safety
 from tlkit.safety.verdict import sentence
 from tlkit.strategy.recipes import choose_recipe, decide_by_tournament
 
-CHECK_SECONDS = 15  # time limit of the class-safety check in a run without a time limit
+CHECK_SECONDS = 60  # time limit of the class-safety check in a run without a time limit
 VERSIONS = ("tensorflow", "keras", "numpy", "albumentations", "pandas")
 
 
