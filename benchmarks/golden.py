@@ -54,7 +54,11 @@ ADDED: tuple[str, ...] = (
     "members",
     "parity.bytes",
     "job.backbone",
-    *(f"job.{name}" for name in ("allow", "augment", "batch_size", "cache_gb", "checked", "epochs", "max_minutes")),
+    "augmented",
+    *(
+        f"job.{name}"
+        for name in ("allow", "augment", "batch_size", "cache_gb", "checked", "effort", "epochs", "max_minutes")
+    ),
     *(f"job.{name}" for name in ("recipe", "report", "strict")),
 )
 

@@ -70,6 +70,7 @@ def test_every_field_of_a_job_is_described() -> None:
     ("options", "error"),
     [
         ({"fit": "sqash"}, NameUnknown),
+        ({"effort": "slow"}, NameUnknown),
         ({"allow": ("rotat",)}, NameUnknown),
         ({"validation": 1.0}, SpecError),
         ({"validation": 0}, SpecError),
@@ -84,7 +85,9 @@ def test_every_field_of_a_job_is_described() -> None:
 )
 def test_a_job_checks_itself_and_names_the_option(options: dict[str, Any], error: type[Exception]) -> None:
     ((name, value),) = options.items()
-    named = {"fit": "fit 'sqash'", "allow": "field 'rotat'"}.get(name, f"`{name}` is {value!r}")
+    named = {"fit": "fit 'sqash'", "effort": "effort 'slow'", "allow": "field 'rotat'"}.get(
+        name, f"`{name}` is {value!r}"
+    )
     with pytest.raises(error, match=re.escape(named)):
         Job("data", **options)
 

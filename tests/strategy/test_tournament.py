@@ -194,6 +194,13 @@ def test_a_head_with_next_to_no_errors_left_is_not_fine_tuned_and_nothing_is_che
 
 
 @pytest.mark.usefixtures("blind_heads")
+def test_quick_effort_solves_heads_only() -> None:
+    found = hold(examples(90, 613), 48, effort="quick", augmentation=lambda: pytest.fail("no augmentation is needed"))
+    outcomes = {row["outcome"] for row in found.contenders if row["strategy"].startswith("fine-tune")}
+    assert outcomes == {"not tried: the effort asked for is quick"} and found.model is None
+
+
+@pytest.mark.usefixtures("blind_heads")
 @pytest.mark.slow
 def test_fine_tuning_that_is_ahead_wins_and_is_trained_already() -> None:
     pool, augmentation = examples(90, 606), Augmentation(brightness=(-0.05, 0.05))

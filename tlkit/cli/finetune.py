@@ -20,11 +20,13 @@ def demo(out: str) -> None:
         run_demo(out)
 
 
+# The options that are hidden are so that the help fits one screen.
 @main.command()
 @click.argument("data")
 @click.option("--backbone", metavar="NAME", help="name, file, a,b,c or auto; see `tlkit backbones`")
 @click.option("--recipe", metavar="NAME|PATH", help="default auto; see `tlkit recipes`")
 @click.option("--similar/--different", default=None, help="whether DATA's images are like ImageNet's")
+@click.option("--effort", metavar="HOW", help="normal (default), or quick: no fine-tuning")
 @click.option("--out", metavar="RUN", help="run folder; default runs/DATA-BACKBONE-N")
 @click.option("--seed", type=int, help="default 0")
 @click.option("--epochs", type=click.IntRange(1), metavar="N", help="epochs of every stage")
@@ -39,11 +41,9 @@ def demo(out: str) -> None:
 @click.option("--allow", multiple=True, metavar="FIELD", help="augment by FIELD although unsafe; repeatable")
 @click.option("--max-error", type=float, metavar="SHARE", help='answer "unsure" to keep errors below SHARE')
 @click.option("--max-minutes", type=float, metavar="M", help="time limit of the whole command")
-@click.option("--cache-gb", type=float, metavar="G", help="size limit of all caches on disk")
+@click.option("--cache-gb", type=float, hidden=True)  # documented in docs/runs.md
 @click.option("--strict", is_flag=True, help="treat any problem in the data as an error")
-@click.option(
-    "--report/--no-report", default=True, hidden=True
-)  # documented in docs/report.md; hidden so that the help fits one screen
+@click.option("--report/--no-report", default=True, hidden=True)  # documented in docs/report.md
 @click.option("--dry-run", is_flag=True, help="print the plan and stop")
 @click.option("--force", is_flag=True, help="replace an earlier run in RUN")
 @click.pass_context

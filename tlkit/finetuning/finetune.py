@@ -28,6 +28,7 @@ def finetune(
     backbone: str | None = None,
     recipe: Recipe | str | None = None,
     similar: bool | None = None,
+    effort: str = "normal",
     seed: int = 0,
     epochs: int | None = None,
     image_size: int | None = None,

@@ -17,6 +17,7 @@ from tlkit.plan.recipe import Recipe, recipe_from_dict
 
 FITS = ("squash", "crop", "pad")  # ways to make an image square
 PARTS = ("train", "validation", "test")
+EFFORTS = ("quick", "normal")  # how much training the default recipe may take
 AUTO = "auto"
 
 
@@ -32,6 +33,8 @@ class Job:
         recipe: A Recipe, a name of `tlkit recipes`, a file, or "auto" for a tournament of strategies on held-out
             images. None: chosen by the number of images and `similar` if `similar` is given, else "auto".
         similar: Whether the images are like ImageNet's. None: unknown.
+        effort: "quick" solves linear heads only. "normal" fine-tunes too, where the validation images can show that it
+            is better. It counts only where tlkit chooses the recipe by a tournament.
         seed: Seed of the split, the head's weights, the order of images and their augmentation.
         epochs: Replaces the epochs of every stage.
         image_size: Pixels of each side. None: the backbone's native size.
@@ -56,7 +59,7 @@ class Job:
 
     Raises:
         SpecError: A number is out of its range.
-        NameUnknown: `fit` is unknown, or a field in `allow` is.
+        NameUnknown: `fit` or `effort` is unknown, or a field in `allow` is.
 
     >>> Job("birds", seed=3).fit
     'squash'
@@ -66,6 +69,7 @@ class Job:
     backbone: str | None = None
     recipe: Recipe | str | None = None
     similar: bool | None = None
+    effort: str = "normal"
     seed: int = 0
     epochs: int | None = None
     image_size: int | None = None
@@ -90,6 +94,8 @@ class Job:
         object.__setattr__(self, "allow", tuple(check_fields(self.allow)))
         if self.fit not in FITS:
             raise unknown("fit", self.fit, FITS)
+        if self.effort not in EFFORTS:
+            raise unknown("effort", self.effort, EFFORTS)
         for name in ("epochs", "batch_size", "image_size"):
             if getattr(self, name) is not None:
                 _whole(f"`{name}`", getattr(self, name), 1)

@@ -70,7 +70,7 @@ def decide_by_tournament(
         backbone: The backbone of these classifiers.
         pool: The training images, then the validation images.
         training: How many of them are training images.
-        job: Gives the seed, and epochs and batch size of fine-tuning stages (None: by the number of images). Its
+        job: Gives the seed, the effort, and epochs and batch size of fine-tuning (None: by the number of images). Its
             `similar` counts only if no tournament can be held.
         deadline: The tournament may take half of the time that is left until then. Without a deadline: one minute plus
             1 second per image, 60 minutes at most.
@@ -102,6 +102,7 @@ def decide_by_tournament(
         job.epochs,
         job.batch_size,
         axes["similar"],
+        job.effort,
     ).run()
     size = "large" if training >= LARGE else "small"
     kind = {True: "similar", False: "different", None: "not known to be different"}[axes["similar"]]

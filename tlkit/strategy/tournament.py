@@ -121,6 +121,7 @@ class Tournament:
         deadline: Fine-tuning that would pass it ends after its first steps.
         epochs, batch_size: Of fine-tuning, None: by the number of images.
         similar: Whether the images are similar to the backbone's own, see `tlkit.strategy.axes.is_similar`.
+        effort: See `tlkit.Job`.
     """
 
     build: Callable[[Head], keras.Model]
@@ -133,6 +134,7 @@ class Tournament:
     epochs: int | None = None
     batch_size: int | None = None
     similar: bool | None = None
+    effort: str = "normal"
     contenders: list[Contender] = field(default_factory=list)
     images_computed: int = 0
 
@@ -214,7 +216,9 @@ class Tournament:
         validation = self._validation_rows
         wrong = int((leader.correct[validation] == 0).sum())
         why = ""
-        if validation.sum() < FEWEST_TO_JUDGE:
+        if self.effort == "quick":
+            why = ": the effort asked for is quick"
+        elif validation.sum() < FEWEST_TO_JUDGE:
             why = f": it needs {FEWEST_TO_JUDGE} or more validation images, and has {validation.sum()}"
         elif wrong < FEWEST_TO_MEND:
             why = (
