@@ -102,9 +102,8 @@ def said() -> Iterator[list[str]]:
     log.setLevel(level)
 
 
-@pytest.fixture
-def unserved(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Skip the export and its proof in `finetune`; they take most of a short run."""
+def leave_out_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skip the export and its proof in `finetune` and `ensemble`; they take most of a short run."""
 
     def export(model: object, class_names: object, folder: Path, **settings: object) -> Path:
         folder.mkdir()
@@ -117,6 +116,12 @@ def unserved(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"{module}.prove_parity", lambda *a: proof)
     for module in ("tlkit.finetuning.finetune", "tlkit.runs.ensemble"):
         monkeypatch.setattr(f"{module}.FreshProcess", contextlib.nullcontext)
+
+
+@pytest.fixture
+def unserved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skip the export and its proof, see `leave_out_export`."""
+    leave_out_export(monkeypatch)
 
 
 @pytest.fixture(scope="session")

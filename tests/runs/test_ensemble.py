@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from tests.conftest import COLOURS, write_folder
+from tests.conftest import COLOURS, leave_out_export, write_folder
 from tests.training.test_training import BACKBONE, examples
 from tests.training.test_training import tiny as tiny_model
 from tlkit import Recipe, Stage, ensemble, evaluate_run, finetune, load_model, open_run, predict, scan
@@ -33,16 +33,27 @@ from tlkit.training.learning_rate import Sweep, lr_find
 QUICK = Recipe("quick", stages=(Stage(2, 1e-2),), batch_size=8)
 
 
-@pytest.fixture
-def runs(folder: Path, tiny: dict[str, Any], tmp_path: Path, unserved: None) -> list[Path]:
-    found = []
-    for seed in (0, 1):
-        recipe = replace(QUICK, stages=(Stage(2 + seed, 1e-2),))
-        run = finetune(folder, **tiny, recipe=recipe, out=tmp_path / f"run{seed}")
-        found.append(run.folder)
+@pytest.fixture(scope="module")
+def two_runs(tiny: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two runs on the same data, without export."""
+    base, found = tmp_path_factory.mktemp("members"), []
+    data = write_folder(base / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_export(patch)
+        for seed in (0, 1):
+            recipe = replace(QUICK, stages=(Stage(2 + seed, 1e-2),))
+            run = finetune(data, **tiny, recipe=recipe, out=base / f"run{seed}", report=False)
+            found.append(run.folder)
     return found
 
 
+@pytest.fixture
+def runs(two_runs: list[Path], tmp_path: Path) -> list[Path]:
+    """Copies of the two runs, which a test may change."""
+    return [shutil.copytree(one, tmp_path / one.name) for one in two_runs]
+
+
+@pytest.mark.usefixtures("unserved")
 def test_an_ensemble_is_the_mean_of_its_members_and_a_run_like_any_other(runs: list[Path], tmp_path: Path) -> None:
     run = ensemble(runs, tmp_path / "both")
     model, members = load_model(run), [load_model(one) for one in runs]
@@ -54,6 +65,7 @@ def test_an_ensemble_is_the_mean_of_its_members_and_a_run_like_any_other(runs: l
     assert evaluate_run(run)["n"] == 6 and len(run.plan.ensemble_of) == 2
 
 
+@pytest.mark.usefixtures("unserved")
 def test_an_ensemble_replaces_a_run_when_it_is_finished_and_never_a_member(
     runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,7 +76,7 @@ def test_an_ensemble_replaces_a_run_when_it_is_finished_and_never_a_member(
     with pytest.raises(SpecError, match="one of the runs to be averaged"):
         ensemble(runs, runs[1], force=True)
     with pytest.raises(RunError, match="would count as a class"):
-        ensemble(runs, tmp_path / "data" / "both")
+        ensemble(runs, open_run(runs[0]).plan.job.data / "both")
     (out / "thesis.docx").write_text("years of work")
     with pytest.raises(RunError, match=r"thesis\.docx"):
         ensemble(runs, out, force=True)
@@ -75,9 +87,10 @@ def test_an_ensemble_replaces_a_run_when_it_is_finished_and_never_a_member(
             ensemble(runs, out, force=True)
     assert (out / "plan.json").read_bytes() == before and evaluate_run(out)["n"] == 6
     assert ensemble(runs, out, force=True).folder == out and len(open_run(out).plan.ensemble_of) == 2
-    assert {p.name for p in tmp_path.iterdir()} == {"data", "run0", "run1", "both"}
+    assert {p.name for p in tmp_path.iterdir()} == {"run0", "run1", "both"}
 
 
+@pytest.mark.usefixtures("unserved")
 def test_what_one_member_trained_on_is_no_validation_image(runs: list[Path], tmp_path: Path) -> None:
     split = pd.read_csv(runs[1] / "split.csv")
     first = split.index[split["split"] == "validation"][0]
@@ -91,6 +104,7 @@ def test_what_one_member_trained_on_is_no_validation_image(runs: list[Path], tmp
         ensemble(runs, tmp_path / "none")
 
 
+@pytest.mark.usefixtures("unserved")
 def test_runs_that_do_not_go_together_are_refused(runs: list[Path], tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(runs[0], other)
@@ -103,20 +117,10 @@ def test_runs_that_do_not_go_together_are_refused(runs: list[Path], tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_an_ensemble_is_exported_and_proven(folder: Path, tmp_path: Path) -> None:
-    found = [
-        finetune(
-            folder,
-            backbone="nano",
-            image_size=64,
-            recipe=replace(QUICK, stages=(Stage(n, 1e-2),)),
-            out=tmp_path / str(n),
-        )
-        for n in (1, 2)
-    ]
-    run = ensemble([one.folder for one in found], tmp_path / "both")
+def test_an_ensemble_is_exported_and_proven(runs: list[Path], tmp_path: Path) -> None:
+    run = ensemble(runs, tmp_path / "both")
     assert run.metrics["parity"]["top1_agreement"] == 1.0 and run.metrics["parity"]["within_limit"]
-    assert (predict(run.folder, [folder])["problem"] == "").all()
+    assert (predict(run.folder, [run.plan.job.data])["problem"] == "").all()
 
 
 # -- views ------------------------------------------------------------------------------------------------
