@@ -67,9 +67,8 @@ def test_serving_needs_tensorflow_alone(trained: Path, tmp_path: Path) -> None:
     assert done.stdout.startswith("new.png: green ") and "junk.png: not a JPEG, PNG" in done.stdout
 
 
-@pytest.mark.real
 @pytest.mark.slow
-def test_own_recipe_runs_as_a_script(imagenet: Path, tmp_path: Path) -> None:
+def test_own_recipe_runs_as_a_script(tmp_path: Path) -> None:
     data = write_folder(tmp_path / "data", per_class=6)
     assert "validation accuracy" in example("own_recipe", data, folder=tmp_path).stdout
 
