@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.training.test_training import BACKBONE, examples
 from tests.training.test_training import tiny as tiny_model
 from tlkit import Examples, Head, finetune
 from tlkit.cache import in_memory
+from tlkit.errors import TrainingError
 from tlkit.features.linear import CrossValidation
 from tlkit.features.table import Table, feature_table
 from tlkit.plan.augmentation import Augmentation
@@ -225,8 +227,29 @@ def test_all_blocks_are_given_up_after_a_few_steps_if_they_would_take_too_long(
     """The deadline has room for a few steps, and the pace is measured; nothing is trained to its end for nothing."""
     found = hold(examples(90, 607), 48, epochs=100_000, deadline=Deadline.after(60))
     tuned = [row for row in found.contenders if row["strategy"].startswith("fine-tune")]
-    assert all("minutes, past the time limit" in row["outcome"] and row["accuracy"] is None for row in tuned)
+    assert all("past the time limit" in row["outcome"] and row["accuracy"] is None for row in tuned)
     assert found.model is None and all(row["seconds"] < 30 for row in tuned)
+
+
+@pytest.mark.slow
+def test_where_the_rate_is_too_high_a_quarter_of_it_is_tried(
+    blind_heads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+
+    def train(model: keras.Model, backbone: Any, recipe: Any, *a: Any, **settings: Any) -> Any:
+        rates.append(recipe.stages[-1].learning_rate)
+        if len(rates) == 1:
+            raise TrainingError("The loss became nan.")
+        return really(model, backbone, recipe, *a, **settings)
+
+    really = importlib.import_module("tlkit.strategy.tournament").train
+    monkeypatch.setattr("tlkit.strategy.tournament.train", train)
+    found = hold(examples(90, 614), 48, epochs=8)
+    assert rates == [rates[0], rates[0] / 4] and found.model is not None
+    assert found.recipe.name == "fine-tune all blocks, lower rate"
+    outcomes = {row["strategy"]: row["outcome"] for row in found.contenders}
+    assert outcomes["fine-tune all blocks"] == "dropped: The loss became nan."
 
 
 @pytest.mark.usefixtures("blind_heads")

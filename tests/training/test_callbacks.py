@@ -241,11 +241,19 @@ def test_a_deadline_is_not_blamed_for_what_patience_ended(model: keras.Model) ->
     assert not history.cut_short and history.notes == []
 
 
-@pytest.mark.parametrize(("steps", "expected"), [(10_000, True), (11, False)])
-def test_a_stage_that_would_take_too_long_is_given_up_after_its_first_steps(
-    steps: int, expected: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("steps", "given_up_after"),
+    [
+        (10_000, 2),  # more than twice the time left
+        (2_500, 11),
+        (1_500, None),
+        (11, None),
+    ],
+)
+def test_a_stage_that_would_take_too_long_is_given_up_in_its_first_steps(
+    steps: int, given_up_after: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each step takes half a second, but for the first, which takes a minute and is not counted."""
+    """A thousand seconds are left. Each step takes half a second, but for the first, which is not counted."""
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     stop = StopIfTooLong(Deadline(at=1000.0), steps)
@@ -257,4 +265,5 @@ def test_a_stage_that_would_take_too_long_is_given_up_after_its_first_steps(
         except TooLong as error:
             raised = (step + 1, error.seconds)
             break
-    assert raised == ((11, pytest.approx(0.5 * (10_000 - 11))) if expected else None)
+    expected = given_up_after and (given_up_after, pytest.approx(0.5 * (steps - given_up_after)))
+    assert raised == expected

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from tlkit.finetuning.build import Decided, Trained, build
 from tlkit.finetuning.prepare import Prepared
-from tlkit.models.inference import frozen_call
+from tlkit.models.inference import seconds_per_image
 from tlkit.progress import NO_DEADLINE, Clock, Deadline
 from tlkit.runs.reading import parity_sample
 from tlkit.training.train import train
@@ -48,11 +45,7 @@ def training_deadline(deadline: Deadline, model: keras.Model, dataset: Dataset, 
     """
     if deadline == NO_DEADLINE:
         return deadline
-    call, batch = frozen_call(model, 16), np.zeros((16, *model.input_shape[1:]), "uint8")
-    call(batch)  # the first call traces
-    before = time.monotonic()
-    call(batch)
-    per_image = (time.monotonic() - before) / 16
+    per_image = seconds_per_image(model)
     validation, test = dataset.count("validation"), dataset.count("test")
     # the last epoch's validation, the evaluation of both splits, and the proof
     reserve = 25 + 1.3 * per_image * (validation + validation + test + len(parity_sample(validation)))

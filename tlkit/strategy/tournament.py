@@ -23,11 +23,12 @@ import numpy as np
 
 from tlkit.backbones import Backbone
 from tlkit.data.examples import Examples
+from tlkit.errors import TrainingError
 from tlkit.evaluation.calibration import fit_temperature, temper
 from tlkit.evaluation.predict import predict_probabilities
 from tlkit.features.linear import Solver, choose_strength
 from tlkit.features.table import Table, probe_blocks
-from tlkit.models.inference import inference_batch
+from tlkit.models.inference import inference_batch, seconds_per_image
 from tlkit.plan.augmentation import Augmentation
 from tlkit.plan.recipe import Head, Recipe, Stage
 from tlkit.progress import NO_DEADLINE, Deadline, log
@@ -59,6 +60,7 @@ class Contender:
         loss: Log loss on the images it was asked.
         state: "standing", "not tried", "dropped" or "taken".
         outcome: The state with its reason, for a person to read.
+        diverged: Whether the loss became infinite or no number while it trained.
         model, history: The trained model, if it was trained on all training images.
     """
 
@@ -70,6 +72,7 @@ class Contender:
     seconds: float = 0.0
     state: str = "standing"
     outcome: str = ""
+    diverged: bool = False
     model: keras.Model | None = None
     history: History | None = None
 
@@ -141,13 +144,10 @@ class Tournament:
     def run(self) -> Outcome:
         self.contenders = self._linear()
         leader = self._leader(self.contenders)
-        tuning = self._tuning(leader)
-        self._tune(tuning, leader)
+        tuning = self._tune(leader)
         self.contenders += tuning
-        winner = next((one for one in tuning if one.asked.any() and self._serves_better(one, leader)), leader)
-        for one in tuning:
-            if one is not winner:
-                one.model = None
+        better = [one for one in tuning if one.asked.any() and self._serves_better(one, leader)]
+        winner = min(better, key=self._served_loss, default=leader)
         winner.ends("taken")
         rows, computed = [one.evidence() for one in self.contenders], self.table.images_computed + self.images_computed
         return Outcome(winner.recipe, self._why(winner), rows, winner.model, winner.history, computed)
@@ -211,28 +211,44 @@ class Tournament:
             if (unfreeze == "all" and count) or count > 2
         ]
 
-    def _tune(self, tuning: list[Contender], leader: Contender) -> None:
-        """Train the first that ends within the time limit on the training split, and predict the validation split."""
-        validation = self._validation_rows
-        wrong = int((leader.correct[validation] == 0).sum())
-        why = ""
-        if self.effort == "quick":
-            why = ": the effort asked for is quick"
-        elif validation.sum() < FEWEST_TO_JUDGE:
-            why = f": it needs {FEWEST_TO_JUDGE} or more validation images, and has {validation.sum()}"
-        elif wrong < FEWEST_TO_MEND:
-            why = (
-                f": {leader.name} predicts all but {wrong} of {counted(int(validation.sum()), 'validation image')} "
-                "correctly, too few to show that another is better"
-            )
-        for place, one in enumerate(tuning):
+    def _tune(self, leader: Contender) -> list[Contender]:
+        """Train the first that ends within the time limit on the training split, and predict the validation split.
+
+        One that ends clearly less accurate than the leader, whose head it started from, had too high a learning rate
+        for this network. Then another is trained at a quarter of it.
+        """
+        why, tuning = self._why_not_tuned(leader), self._tuning(leader)
+        trained: Contender | None = None
+        for one in tuning:
             if why:
                 one.ends("not tried", why)
-            elif place and tuning[place - 1].asked.any():
-                one.ends("not tried", f": {tuning[place - 1].name} was trained within the time limit")
+            elif trained is not None:
+                one.ends("not tried", f": {trained.name} was trained within the time limit")
             else:
                 self._tune_one(one)
+                trained = one if one.diverged or one.asked.any() else None
             self._log(one)
+        if trained is not None and (trained.diverged or _clearly_behind(trained, leader)):
+            slower = Contender(f"{trained.name}, lower rate", with_lower_rate(trained.recipe), self._no_answers())
+            self._tune_one(slower)
+            self._log(slower)
+            tuning.append(slower)
+        return tuning
+
+    def _why_not_tuned(self, leader: Contender) -> str:
+        """Why fine-tuning takes no part; empty if it does."""
+        validation = int(self._validation_rows.sum())
+        wrong = int((leader.correct[self._validation_rows] == 0).sum())
+        if self.effort == "quick":
+            return ": the effort asked for is quick"
+        if validation < FEWEST_TO_JUDGE:
+            return f": it needs {FEWEST_TO_JUDGE} or more validation images, and has {validation}"
+        if wrong < FEWEST_TO_MEND:
+            return (
+                f": {leader.name} predicts all but {wrong} of {counted(validation, 'validation image')} correctly, "
+                "too few to show that another is better"
+            )
+        return ""
 
     @property
     def _validation_rows(self) -> np.ndarray:
@@ -245,29 +261,50 @@ class Tournament:
             return
         started = time.monotonic()
         one.recipe = dataclasses.replace(one.recipe, augmentation=self.augmentation())
+        model = self.build(one.recipe.head)
+        one.recipe, least = self._within_the_limit(one.recipe, seconds_per_image(model))
+        if least > self.deadline.left:
+            one.ends("dropped", f": it would take {least / 60:.1f} minutes or more, past the time limit")
+            one.seconds = time.monotonic() - started
+            return
+        self._train(one, model)
+        one.seconds = time.monotonic() - started
+
+    def _train(self, one: Contender, model: keras.Model) -> None:
         training, validation = (
             self.pool.take(rows) for rows in np.split(np.arange(len(self.pool)), [self.table.training])
         )
-        model = self.build(one.recipe.head)
-        history = train(
-            model,
-            self.backbone,
-            one.recipe,
-            training,
-            validation,
-            seed=self.seed,
-            deadline=self.deadline,
-            whole=True,
-        )
+        settings: dict[str, Any] = {"seed": self.seed, "deadline": self.deadline, "whole": True}
+        try:
+            history = train(model, self.backbone, one.recipe, training, validation, **settings)
+        except TrainingError as error:
+            one.diverged = True
+            one.ends("dropped", f": {error}")
+            return
         self.images_computed += history.images_computed
         if history.expected_seconds is not None:
             one.ends("dropped", f": it would take {history.expected_seconds / 60:.1f} minutes, past the time limit")
-        else:
-            found = predict_probabilities(model, validation.pixels, batch_size=inference_batch(one.recipe.batch_size))
-            one.correct[self._validation_rows] = found.argmax(1) == validation.labels
-            one.probabilities, one.loss = found, log_loss(found, validation.labels)
-            one.model, one.history = model, history
-        one.seconds += time.monotonic() - started
+            return
+        found = predict_probabilities(model, validation.pixels, batch_size=inference_batch(one.recipe.batch_size))
+        one.correct[self._validation_rows] = found.argmax(1) == validation.labels
+        one.probabilities, one.loss = found, log_loss(found, validation.labels)
+        one.model, one.history = model, history
+
+    def _within_the_limit(self, recipe: Recipe, per_image: float) -> tuple[Recipe, float]:
+        """Return the recipe with as many cached views as a third of the time left allows, and the seconds it takes.
+
+        The seconds are a lower bound: a training step takes more than two forward passes. If there is no time for a
+        view of every image, frozen blocks see images without augmentation.
+
+        per_image: seconds that a forward pass of one image takes.
+        """
+        stage, images = recipe.stages[-1], self.table.training
+        if stage.unfreeze == "all":
+            return recipe, 2 * per_image * images * stage.epochs
+        views = min(int(self.deadline.left / 3 / max(per_image * images, 1e-9)), recipe.views)
+        if recipe.augmentation.is_identity() or views < 1:
+            return dataclasses.replace(recipe, augmentation=Augmentation()), per_image * images
+        return dataclasses.replace(recipe, views=views), views * per_image * images
 
     # -- the decision -------------------------------------------------------------------------------------
 
@@ -286,8 +323,7 @@ class Tournament:
         Both are compared with their own temperatures, as they would be served. Less accurate by more than one standard
         error of the paired difference counts as clearly.
         """
-        ahead, error = _ahead(tuned, head)
-        return self._served_loss(tuned) < self._served_loss(head) and ahead >= -error
+        return self._served_loss(tuned) < self._served_loss(head) and not _clearly_behind(tuned, head)
 
     def _served_loss(self, one: Contender) -> float:
         """Log loss on the validation images, after the temperature that would be served."""
@@ -340,6 +376,19 @@ def tuning_recipe(
     tune = Stage(count, 7e-4, unfreeze=unfreeze, schedule="cosine", warmup=min(1.0, count / 10))
     solved = [dataclasses.replace(stage, augmented=False) for stage in start.stages]
     return dataclasses.replace(start, name=name, stages=(*solved, tune), batch_size=batch, monitor="last")
+
+
+def with_lower_rate(recipe: Recipe) -> Recipe:
+    """Return a recipe whose last stage has a quarter of the learning rate."""
+    *before, last = recipe.stages
+    slower = dataclasses.replace(last, learning_rate=last.learning_rate / 4)
+    return dataclasses.replace(recipe, name=f"{recipe.name}, lower rate", stages=(*before, slower))
+
+
+def _clearly_behind(first: Contender, second: Contender) -> bool:
+    """Whether the first is less accurate by more than one standard error of the paired difference."""
+    ahead, error = _ahead(first, second)
+    return ahead < -error
 
 
 def _ahead(first: Contender, second: Contender) -> tuple[float, float]:

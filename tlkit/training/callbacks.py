@@ -209,16 +209,17 @@ class TooLong(Exception):
 
 
 class StopIfTooLong(keras.callbacks.Callback):
-    """Raises TooLong after the first steps of a stage, if at their pace it would not end before the deadline.
+    """Raises TooLong in the first steps of a stage, if at their pace it would not end before the deadline.
 
-    The very first steps are not counted, as Keras traces its function in them.
+    The first step is not counted, as Keras traces its function in it. Until enough are counted, only a stage that would
+    take twice the time left is given up.
 
     Args:
         deadline: when the stage must end.
         steps: gradient steps of the whole stage.
     """
 
-    NOT_COUNTED, COUNTED = 3, 8  # steps
+    COUNTED = 10  # steps
 
     def __init__(self, deadline: Deadline, steps: int) -> None:
         super().__init__()
@@ -227,9 +228,11 @@ class StopIfTooLong(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._done += 1
-        if self._done == self.NOT_COUNTED:
+        counted = self._done - 1
+        if not counted:
             self._started = time.monotonic()
-        if self._done == self.NOT_COUNTED + self.COUNTED:
-            seconds = (time.monotonic() - self._started) / self.COUNTED * (self._steps - self._done)
-            if seconds > self._deadline.left:
-                raise TooLong(seconds)
+        if not 0 < counted <= self.COUNTED:
+            return
+        seconds = (time.monotonic() - self._started) / counted * (self._steps - self._done)
+        if seconds > self._deadline.left * (1 if counted == self.COUNTED else 2):
+            raise TooLong(seconds)
