@@ -13,7 +13,6 @@ started again.
 """
 
 import argparse
-import csv
 import functools
 import os
 import time
@@ -24,7 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from rows import append_row
+from rows import append_row, read_rows
 
 import tlkit
 from tlkit.backbones import find_backbone
@@ -73,13 +72,13 @@ def main() -> None:
     parser.add_argument("--report", action="store_true")
     arguments = parser.parse_args()
     if not arguments.report:
-        there = {(row["data"], int(row["image_size"]), int(row["seed"]), row["way"]) for row in read()}
+        there = {(row["data"], int(row["image_size"]), int(row["seed"]), row["way"]) for row in read_rows(FILE)}
         for seed in arguments.seeds:
             for data in arguments.sets:
                 for way in arguments.ways:
                     if (data, arguments.size, seed, way) not in there:
                         append_row(FILE, run(data, arguments.size, seed, way))
-    report(read())
+    report(read_rows(FILE))
 
 
 @functools.cache
@@ -122,13 +121,6 @@ def run(data: str, size: int, seed: int, way: str) -> dict[str, object]:
         "keras": version("keras"),
         "right": np.packbits(correct).tobytes().hex(),
     }
-
-
-def read() -> list[dict[str, str]]:
-    if not FILE.exists():
-        return []
-    with FILE.open(newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 def report(rows: list[dict[str, str]]) -> None:

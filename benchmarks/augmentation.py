@@ -11,7 +11,6 @@ interval of the means) and over the test images (mean over seeds).
 """
 
 import argparse
-import csv
 import dataclasses
 import os
 import time
@@ -20,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from rows import append_row
+from rows import append_row, read_rows
 
 FILE = Path(__file__).with_suffix(".csv")
 WAYS = ("none", "strong", "strong, narrowed")
@@ -34,12 +33,12 @@ def main() -> None:
     parser.add_argument("--report", action="store_true")
     arguments = parser.parse_args()
     if not arguments.report:
-        there = {(row["backbone"], int(row["seed"]), row["way"]) for row in read()}
+        there = {(row["backbone"], int(row["seed"]), row["way"]) for row in read_rows(FILE)}
         for seed in arguments.seeds:
             for way in WAYS:
                 if (arguments.backbone, seed, way) not in there:
                     append_row(FILE, run(arguments.backbone, seed, way))
-    report([row for row in read() if row["backbone"] == arguments.backbone])
+    report([row for row in read_rows(FILE) if row["backbone"] == arguments.backbone])
 
 
 def run(backbone: str, seed: int, way: str) -> dict[str, object]:
@@ -87,13 +86,6 @@ def run(backbone: str, seed: int, way: str) -> dict[str, object]:
         "keras": version("keras"),
         "right": np.packbits(correct).tobytes().hex(),
     }
-
-
-def read() -> list[dict[str, str]]:
-    if not FILE.exists():
-        return []
-    with FILE.open(newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 def report(rows: list[dict[str, str]]) -> None:

@@ -14,7 +14,6 @@ recipes can be compared image by image.
 """
 
 import argparse
-import csv
 import dataclasses
 import functools
 import os
@@ -26,7 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from rows import append_row
+from rows import append_row, read_rows
 
 FILE = Path(__file__).with_suffix(".csv")
 SETS = ("cats_dogs", "clothing", "blood_cells", "chest_xray", "latin_letters")
@@ -46,14 +45,14 @@ def main() -> None:
     parser.add_argument("--report", action="store_true")
     arguments = parser.parse_args()
     if not arguments.report:
-        there = {(row["data"], row["size"], int(row["seed"]), row["way"]) for row in read()}
+        there = {(row["data"], row["size"], int(row["seed"]), row["way"]) for row in read_rows(FILE)}
         for seed in arguments.seeds:
             for data in arguments.sets:
                 for size in arguments.sizes:
                     for way in arguments.ways:
                         if (data, size, seed, way) not in there:
                             append_row(FILE, run(data, size, seed, way))
-    report(read())
+    report(read_rows(FILE))
 
 
 # -- one run ----------------------------------------------------------------------------------------------
@@ -137,13 +136,6 @@ def cell(data: str, size: str, seed: int):  # type: ignore[no-untyped-def]
 
 
 # -- the report -------------------------------------------------------------------------------------------
-
-
-def read() -> list[dict[str, str]]:
-    if not FILE.exists():
-        return []
-    with FILE.open(newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 def report(rows: list[dict[str, str]]) -> None:

@@ -1,4 +1,4 @@
-"""Append rows to CSV tables."""
+"""Append rows to CSV tables, and read them."""
 
 import csv
 from collections.abc import Mapping
@@ -18,3 +18,11 @@ def append_row(file: Path, row: Mapping[str, object]) -> None:
         if new:
             writer.writeheader()
         writer.writerow(row)
+
+
+def read_rows(file: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV as text; none if there is no such file."""
+    if not file.exists():
+        return []
+    with file.open(newline="") as stream:
+        return list(csv.DictReader(stream))

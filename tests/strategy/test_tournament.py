@@ -216,19 +216,40 @@ def test_fine_tuning_that_is_ahead_wins_and_is_trained_already() -> None:
     assert row["n"] == 42 and row["accuracy"] == pytest.approx(right.mean())
     assert found.history.rows[-1]["val_accuracy"] == pytest.approx(right.mean())
     top = next(row for row in found.contenders if row["strategy"] == "fine-tune top blocks")
-    assert "was trained within the time limit" in top["outcome"] and top["accuracy"] is None
+    assert "fits into the time limit" in top["outcome"] and top["accuracy"] is None
 
 
 @pytest.mark.usefixtures("blind_heads")
 @pytest.mark.slow
-def test_all_blocks_are_given_up_after_a_few_steps_if_they_would_take_too_long(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("known_before", [True, False])
+def test_what_would_take_too_long_is_given_up_before_or_in_its_first_steps(
+    known_before: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The deadline has room for a few steps, and the pace is measured; nothing is trained to its end for nothing."""
-    found = hold(examples(90, 607), 48, epochs=100_000, deadline=Deadline.after(60))
+    """A forward pass is timed before anything is traced; where that shows nothing, the pace of the first steps does."""
+    monkeypatch.setattr("tlkit.strategy.tournament.seconds_per_image", lambda model: 1e4 if known_before else 0.0)
+    checked: list[int] = []
+
+    def augmentation() -> Augmentation:
+        checked.append(1)
+        return Augmentation()
+
+    settings = {"epochs": 100_000, "deadline": Deadline.after(60), "augmentation": augmentation}
+    found = hold(examples(90, 607), 48, **settings)
     tuned = [row for row in found.contenders if row["strategy"].startswith("fine-tune")]
     assert all("past the time limit" in row["outcome"] and row["accuracy"] is None for row in tuned)
-    assert found.model is None and all(row["seconds"] < 30 for row in tuned)
+    assert all(("or more" in row["outcome"]) == known_before for row in tuned)
+    assert found.model is None and bool(checked) != known_before, "nothing is checked for what does not begin"
+
+
+@pytest.mark.parametrize(("left", "views"), [(1e6, 4), (600.0, 2), (100.0, None)])
+def test_the_top_blocks_get_as_many_views_as_a_third_of_the_time_allows(left: float, views: int | None) -> None:
+    pool, augmentation = examples(20, 604), Augmentation(brightness=(-0.1, 0.1))
+    tournament = Tournament(
+        build, BACKBONE, table_of(pool, 14), pool, lambda: augmentation, deadline=Deadline.after(left)
+    )
+    found = tournament._augmented(tuning_recipe("r", _start(), 2, 14), forward=99.0)
+    assert found.augmentation == (augmentation if views else Augmentation())
+    assert found.views == (views or 4)
 
 
 @pytest.mark.slow

@@ -223,7 +223,7 @@ class Tournament:
             if why:
                 one.ends("not tried", why)
             elif trained is not None:
-                one.ends("not tried", f": {trained.name} was trained within the time limit")
+                one.ends("not tried", f": {trained.name} fits into the time limit")
             else:
                 self._tune_one(one)
                 trained = one if one.diverged or one.asked.any() else None
@@ -260,13 +260,16 @@ class Tournament:
             one.ends("dropped", ": the time limit was reached")
             return
         started = time.monotonic()
-        one.recipe = dataclasses.replace(one.recipe, augmentation=self.augmentation())
         model = self.build(one.recipe.head)
-        one.recipe, least = self._within_the_limit(one.recipe, seconds_per_image(model))
+        forward = seconds_per_image(model) * self.table.training
+        # A lower bound: a training step takes more than two forward passes, and frozen blocks at least one.
+        stage = one.recipe.stages[-1]
+        least = 2 * forward * stage.epochs if stage.unfreeze == "all" else forward
         if least > self.deadline.left:
             one.ends("dropped", f": it would take {least / 60:.1f} minutes or more, past the time limit")
             one.seconds = time.monotonic() - started
             return
+        one.recipe = self._augmented(one.recipe, forward)
         self._train(one, model)
         one.seconds = time.monotonic() - started
 
@@ -290,21 +293,17 @@ class Tournament:
         one.probabilities, one.loss = found, log_loss(found, validation.labels)
         one.model, one.history = model, history
 
-    def _within_the_limit(self, recipe: Recipe, per_image: float) -> tuple[Recipe, float]:
-        """Return the recipe with as many cached views as a third of the time left allows, and the seconds it takes.
+    def _augmented(self, recipe: Recipe, forward: float) -> Recipe:
+        """Return the recipe with the augmentation, and as many cached views as a third of the time left allows.
 
-        The seconds are a lower bound: a training step takes more than two forward passes. If there is no time for a
-        view of every image, frozen blocks see images without augmentation.
+        If there is no time for a view of every image, frozen blocks see images without augmentation.
 
-        per_image: seconds that a forward pass of one image takes.
+        forward: seconds that a forward pass of all training images takes.
         """
-        stage, images = recipe.stages[-1], self.table.training
-        if stage.unfreeze == "all":
-            return recipe, 2 * per_image * images * stage.epochs
-        views = min(int(self.deadline.left / 3 / max(per_image * images, 1e-9)), recipe.views)
-        if recipe.augmentation.is_identity() or views < 1:
-            return dataclasses.replace(recipe, augmentation=Augmentation()), per_image * images
-        return dataclasses.replace(recipe, views=views), views * per_image * images
+        if recipe.stages[-1].unfreeze == "all":
+            return dataclasses.replace(recipe, augmentation=self.augmentation())
+        views = int(min(self.deadline.left / 3 / max(forward, 1e-9), recipe.views))
+        return dataclasses.replace(recipe, augmentation=self.augmentation(), views=views) if views else recipe
 
     # -- the decision -------------------------------------------------------------------------------------
 

@@ -57,8 +57,8 @@ def train(
         training, validation: decoded images with labels, raw RGB 0-255.
         seed: seed of the order, the views and the augmentation.
         deadline: when training ends. At least one epoch of the first stage is completed.
-        whole: whether a stage that would not end before the deadline is given up after its first steps. The model then
-            has the weights before the stage, and the history's `expected_seconds` is set.
+        whole: whether a stage that would not end before the deadline is given up in its first steps. The model then
+            has the best weights so far, and the history's `expected_seconds` is set.
 
     Returns:
         The history, a row per epoch.
