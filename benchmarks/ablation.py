@@ -23,7 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from rows import append_row, read_rows
+from rows import append_row, bits, read_rows
 
 import tlkit
 from tlkit.backbones import find_backbone
@@ -135,11 +135,11 @@ def report(rows: list[dict[str, str]]) -> None:
             seeds = sorted(set(by_seed) & set(ways.get("base", {}))) or sorted(by_seed)
             chosen = [by_seed[seed] for seed in seeds]
             mean = {name: np.mean([float(row[name]) for row in chosen]) for name in ("test_log_loss", "seconds")}
-            accuracy = 100 * np.mean([bits(row).mean() for row in chosen])
+            accuracy = 100 * np.mean([right(row).mean() for row in chosen])
             beside = ""
             if way != "base" and set(seeds) <= set(ways.get("base", {})):
-                first = np.concatenate([bits(row) for row in chosen])
-                second = np.concatenate([bits(ways["base"][seed]) for seed in seeds])
+                first = np.concatenate([right(row) for row in chosen])
+                second = np.concatenate([right(ways["base"][seed]) for seed in seeds])
                 ahead, error = paired_difference(first, second)
                 beside = f"{100 * ahead:+.1f} ({100 * ahead - 196 * error:+.1f} to {100 * ahead + 196 * error:+.1f})"
             print(
@@ -148,8 +148,8 @@ def report(rows: list[dict[str, str]]) -> None:
             )
 
 
-def bits(row: dict[str, str]) -> np.ndarray:
-    return np.unpackbits(np.frombuffer(bytes.fromhex(row["right"]), "uint8"))[: int(row["n"])].astype(bool)
+def right(row: dict[str, str]) -> np.ndarray:
+    return bits(row["right"], int(row["n"]))
 
 
 if __name__ == "__main__":

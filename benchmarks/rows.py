@@ -1,8 +1,10 @@
-"""Append rows to CSV tables, and read them."""
+"""Append rows to CSV tables, and read them; which answers were right, as text."""
 
 import csv
 from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
 
 
 def append_row(file: Path, row: Mapping[str, object]) -> None:
@@ -26,3 +28,8 @@ def read_rows(file: Path) -> list[dict[str, str]]:
         return []
     with file.open(newline="") as stream:
         return list(csv.DictReader(stream))
+
+
+def bits(right: str, count: int) -> np.ndarray:
+    """Which of the first `count` answers were right, from `numpy.packbits(...).tobytes().hex()`: bool, one for each."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(right), "uint8"))[:count].astype(bool)
