@@ -104,7 +104,7 @@ def tlkit(shared: Path, data: str, size: int, seed: int, way: str) -> dict[str, 
         )
         run = open_run(out)
         with (out / "predictions.csv").open(newline="") as stream:
-            right = {row["path"]: row["label"] == row["predicted"] for row in csv.DictReader(stream)}
+            right = {row["path"]: row["label"] == row["prediction"] for row in csv.DictReader(stream)}
     paths = [row["path"] for row in split_rows(shared, data) if row["split"] == "test"]
     wasted = wasted_seconds(run)
     return {
@@ -117,7 +117,7 @@ def tlkit(shared: Path, data: str, size: int, seed: int, way: str) -> dict[str, 
 
 def wasted_seconds(run: Run) -> float:
     """The seconds that went into fine-tuning that was not used."""
-    rows = next((one.evidence["contenders"] for one in run.plan.decisions if one.what == "recipe"), [])
+    rows = next((one.evidence["contenders"] for one in run.plan.decisions if one.about == "recipe"), [])
     return sum(row["seconds"] for row in rows if "fine-tune" in row["strategy"] and row["outcome"] != "taken")
 
 

@@ -20,6 +20,7 @@ from tlkit.plan.decision import Decision
 from tlkit.plan.job import OPTIONS
 from tlkit.plan.old import renewed
 from tlkit.plan.plan import Plan, PlannedBackbone
+from tlkit.plan.recipe import with_learning_rate
 
 RECIPE = Recipe("mine", stages=(Stage(3, 1e-3, unfreeze=(2,)),), augmentation=Augmentation(rotate=(-5, 5)))
 OF_THE_CALL = {"out", "force", "dry_run"}  # where a run goes, not what it is
@@ -173,3 +174,10 @@ def test_the_plan_of_an_earlier_version_is_read() -> None:
 def test_a_keyword_beside_a_job_is_refused() -> None:
     with pytest.raises(TypeError, match="`seed` was given with a Job"):
         finetune(Job("data"), seed=3)
+
+
+def test_the_rate_asked_for_is_the_last_stages_and_the_others_keep_their_proportion() -> None:
+    recipe = Recipe("two", stages=(Stage(2, 1e-2), Stage(2, 1e-3, unfreeze=1)))
+    assert [stage.learning_rate for stage in with_learning_rate(recipe, 5e-4).stages] == pytest.approx([5e-3, 5e-4])
+    with pytest.raises(SpecError, match="learning_rate"):
+        Job("data", learning_rate=0.0)

@@ -39,7 +39,8 @@ def table_of(pool: Examples, training: int) -> Table:
 
 
 def hold(pool: Examples, training: int, **settings: Any) -> Outcome:
-    return Tournament(build, BACKBONE, table_of(pool, training), pool, **settings).run()
+    given = {name: settings.pop(name) for name in ("epochs", "effort", "learning_rate") if name in settings}
+    return Tournament(build, BACKBONE, table_of(pool, training), pool, Job("data", **given), **settings).run()
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def contenders(*shares: float, n: int = 200) -> list[Contender]:
     found = []
     for place, share in enumerate(shares):
         right = (np.arange(n) < share * n).astype("int8")
-        found.append(Contender(f"c{place}", tuning_recipe("r", _start(), 1, 100), right))
+        found.append(Contender(f"c{place}", tuning_recipe("r", _start(), 1, 100, Job("data")), right))
     return found
 
 
@@ -139,12 +140,12 @@ def _start() -> Any:
     ],
 )
 def test_the_dearer_leads_only_by_more_than_the_standard_error(shares: tuple[float, ...], leader: str) -> None:
-    tournament = Tournament(build, BACKBONE, table_of(examples(20, 604), 14), examples(20, 604))
+    tournament = Tournament(build, BACKBONE, table_of(examples(20, 604), 14), examples(20, 604), Job("data"))
     assert tournament._leader(contenders(*shares)).name == leader
 
 
 def test_where_it_cannot_tell_it_says_so() -> None:
-    tournament = Tournament(build, BACKBONE, table_of(examples(20, 604), 14), examples(20, 604))
+    tournament = Tournament(build, BACKBONE, table_of(examples(20, 604), 14), examples(20, 604), Job("data"))
     tournament.contenders = contenders(0.80, 0.805)
     assert "cannot tell from chance, so the cheaper strategy is taken" in tournament._why(tournament.contenders[0])
     tournament.contenders = contenders(0.70, 0.90)
@@ -153,14 +154,16 @@ def test_where_it_cannot_tell_it_says_so() -> None:
 
 def test_of_trained_models_the_lower_log_loss_serves_better_unless_it_is_clearly_less_accurate() -> None:
     pool = examples(160, 612)
-    tournament = Tournament(build, BACKBONE, table_of(pool, 80), pool)
+    tournament = Tournament(build, BACKBONE, table_of(pool, 80), pool, Job("data"))
     labels, random = pool.labels[80:], np.random.default_rng(0)
 
     def tuned(noise: float, wrong: int = 0) -> Contender:
         """A model that is surer the less noise there is, and that does not know the first `wrong` images."""
         logits = 4 * np.eye(3)[labels] + random.normal(0, noise, (80, 3))
         logits[:wrong] = np.eye(3)[(labels[:wrong] + 1) % 3] / 4
-        one = Contender("c", tuning_recipe("r", _start(), 1, 100), np.full(len(tournament.table.held_out), -1, "int8"))
+        one = Contender(
+            "c", tuning_recipe("r", _start(), 1, 100, Job("data")), np.full(len(tournament.table.held_out), -1, "int8")
+        )
         one.correct[tournament._validation_rows] = logits.argmax(1) == labels
         one.probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
         return one
@@ -245,9 +248,9 @@ def test_what_would_take_too_long_is_given_up_before_or_in_its_first_steps(
 def test_the_top_blocks_get_as_many_views_as_a_third_of_the_time_allows(left: float, views: int | None) -> None:
     pool, augmentation = examples(20, 604), Augmentation(brightness=(-0.1, 0.1))
     tournament = Tournament(
-        build, BACKBONE, table_of(pool, 14), pool, lambda: augmentation, deadline=Deadline.after(left)
+        build, BACKBONE, table_of(pool, 14), pool, Job("data"), lambda: augmentation, deadline=Deadline.after(left)
     )
-    found = tournament._augmented(tuning_recipe("r", _start(), 2, 14), forward=99.0)
+    found = tournament._augmented(tuning_recipe("r", _start(), 2, 14, Job("data")), forward=99.0)
     assert found.augmentation == (augmentation if views else Augmentation())
     assert found.views == (views or 4)
 
@@ -271,6 +274,22 @@ def test_where_the_rate_is_too_high_a_quarter_of_it_is_tried(
     assert found.recipe.name == "fine-tune all blocks, lower rate"
     outcomes = {row["strategy"]: row["outcome"] for row in found.contenders}
     assert outcomes["fine-tune all blocks"] == "dropped: The loss became nan."
+
+
+@pytest.mark.usefixtures("blind_heads")
+@pytest.mark.parametrize("moment", ["train", "seconds_per_image"])
+def test_an_interrupted_tournament_is_decided_with_what_there_is(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*a: Any, **settings: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"tlkit.strategy.tournament.{moment}", stop)
+    found = hold(examples(90, 615), 48)
+    assert found.model is None and len(found.recipe.stages) == 1
+    tuned = [row["outcome"] for row in found.contenders if row["strategy"].startswith("fine-tune")]
+    assert tuned == [
+        "dropped: it was interrupted before its first epoch",
+        "not tried: the tournament was interrupted",
+    ]
 
 
 @pytest.mark.usefixtures("blind_heads")

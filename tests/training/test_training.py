@@ -21,6 +21,7 @@ from tlkit.features.extract import extract_features, prefix_key
 from tlkit.models.blocks import cut
 from tlkit.plan.recipe import SOLVERS
 from tlkit.progress import Deadline
+from tlkit.stats import log_loss
 from tlkit.training.batches import Batches, Targets, augmenting, class_weights
 from tlkit.training.callbacks import FollowEpochs
 from tlkit.training.history import History
@@ -319,6 +320,30 @@ def test_a_passed_deadline_still_gives_one_epoch_and_says_so() -> None:
     history = train(tiny(), BACKBONE, plan, examples(24, 119), examples(9, 120), deadline=Deadline.after(-1))
     assert len(history.rows) == 1
     assert any("time limit" in note for note in history.notes)
+
+
+def test_an_interrupted_training_keeps_its_best_epoch_and_skips_what_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tlkit.training.callbacks import RecordEpochs
+
+    def interrupted_in(epoch: int) -> None:
+        def begin(self: RecordEpochs, number: int, logs: Any = None) -> None:
+            self._started = 0.0
+            if number == epoch:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(RecordEpochs, "on_epoch_begin", begin)
+
+    plan, model = recipe(Stage(5, 1e-2), Stage(5, 1e-3, unfreeze=1)), tiny()
+    training, validation = examples(24, 132), examples(9, 133)
+    interrupted_in(2)
+    history = train(model, BACKBONE, plan, training, validation)
+    assert history.epochs == 2 and history.interrupted and history.best is not None
+    assert "interrupted after epoch 2" in history.notes[0] and "stage 2 of 2 was skipped" in history.notes[1]
+    found = predict_probabilities(model, validation.pixels)
+    assert log_loss(found, validation.labels) == pytest.approx(history.best["val_loss"], abs=1e-5)
+    interrupted_in(0)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(), BACKBONE, plan, training, validation)
 
 
 def test_what_a_time_limit_leaves_is_of_every_class() -> None:

@@ -30,6 +30,7 @@ def demo(out: str) -> None:
 @click.option("--out", metavar="RUN", help="run folder; default runs/DATA-BACKBONE-N")
 @click.option("--seed", type=int, help="default 0")
 @click.option("--epochs", type=click.IntRange(1), metavar="N", help="epochs of every stage")
+@click.option("--learning-rate", type=float, metavar="RATE", help="of the last stage; see `tlkit lr-find`")
 @click.option("--image-size", type=click.IntRange(1), metavar="N", help="pixels; default the backbone's own")
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", help="default the recipe's")
 @click.option("--weights", metavar="NAME|FILE", help="imagenet (default), none, or a file")
@@ -42,7 +43,7 @@ def demo(out: str) -> None:
 @click.option("--max-error", type=float, metavar="SHARE", help='answer "unsure" to keep errors below SHARE')
 @click.option("--max-minutes", type=float, metavar="M", help="time limit of the whole command")
 @click.option("--cache-gb", type=float, hidden=True)  # documented in docs/runs.md
-@click.option("--strict", is_flag=True, help="treat any problem in the data as an error")
+@click.option("--strict", is_flag=True, hidden=True)  # documented in docs/runs.md
 @click.option("--report/--no-report", default=True, hidden=True)  # documented in docs/report.md
 @click.option("--dry-run", is_flag=True, help="print the plan and stop")
 @click.option("--force", is_flag=True, help="replace an earlier run in RUN")

@@ -21,7 +21,7 @@ from tlkit.plan.augmentation import PRESETS, Augmentation
 from tlkit.plan.decision import Decision
 from tlkit.plan.job import AUTO
 from tlkit.plan.plan import Plan, PlannedBackbone
-from tlkit.plan.recipe import Recipe, Unfreeze, with_epochs
+from tlkit.plan.recipe import Recipe, Unfreeze, with_epochs, with_learning_rate
 from tlkit.progress import Clock, Deadline, log
 from tlkit.runs.folder import Run
 from tlkit.safety.check import check_safety
@@ -117,7 +117,7 @@ def draw_up(prepared: Prepared, recipe: Recipe | None, decisions: Sequence[Decis
 
 
 def _asked_or_by_size(prepared: Prepared) -> tuple[Recipe, Decision]:
-    """The recipe that was asked for, else one by the number of images, with the job's epochs and batch size."""
+    """The recipe that was asked for, else one by the number of images, with the job's epochs, learning rate and batch size."""
     job = prepared.job
     if prepared.recipe is not None:
         recipe, decision = prepared.recipe, Decision("recipe", prepared.recipe.name, "it was asked for")
@@ -126,6 +126,8 @@ def _asked_or_by_size(prepared: Prepared) -> tuple[Recipe, Decision]:
         recipe = _limited_to(recipe, prepared.backbone)
     if job.epochs is not None:
         recipe = with_epochs(recipe, job.epochs)
+    if job.learning_rate is not None:
+        recipe = with_learning_rate(recipe, job.learning_rate)
     if job.batch_size is not None:
         recipe = dataclasses.replace(recipe, batch_size=job.batch_size)
     return recipe, decision

@@ -31,6 +31,7 @@ def finetune(
     effort: str = "normal",
     seed: int = 0,
     epochs: int | None = None,
+    learning_rate: float | None = None,
     image_size: int | None = None,
     batch_size: int | None = None,
     weights: str = "imagenet",

@@ -37,6 +37,8 @@ class Job:
             is better. It counts only where tlkit chooses the recipe by a tournament.
         seed: Seed of the split, the head's weights, the order of images and their augmentation.
         epochs: Replaces the epochs of every stage.
+        learning_rate: Replaces the learning rate of the last stage, above 0, such as `tlkit lr-find` suggests. Earlier
+            stages change by the same factor.
         image_size: Pixels of each side. None: the backbone's native size.
         batch_size: Images per step. None: the recipe's.
         weights: "imagenet", "none" or a file.
@@ -72,6 +74,7 @@ class Job:
     effort: str = "normal"
     seed: int = 0
     epochs: int | None = None
+    learning_rate: float | None = None
     image_size: int | None = None
     batch_size: int | None = None
     weights: str = "imagenet"
@@ -99,6 +102,8 @@ class Job:
         for name in ("epochs", "batch_size", "image_size"):
             if getattr(self, name) is not None:
                 _whole(f"`{name}`", getattr(self, name), 1)
+        if self.learning_rate is not None:
+            _between("`learning_rate`", self.learning_rate, 0, None, open_start=True)
         _whole("`seed`", self.seed, 0)
         _between("`validation`", self.validation, 0, 1, open_start=True, open_end=True)
         check_max_error(self.max_error)
@@ -153,7 +158,8 @@ class Job:
         except (KeyError, TypeError) as error:
             raise RunError(f"'{path}' is not the plan.json of a run.") from error
         job = dataclasses.replace(job, backbone=backbone, recipe=recipe, checked=recipe)
-        return dataclasses.replace(job, epochs=None, batch_size=None, augment=None, allow=())  # the recipe has them
+        job = dataclasses.replace(job, augment=None, allow=())  # the recipe has these and the numbers
+        return dataclasses.replace(job, epochs=None, learning_rate=None, batch_size=None)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Job:

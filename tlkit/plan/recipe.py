@@ -264,3 +264,11 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
     return dataclasses.replace(
         recipe, stages=tuple(dataclasses.replace(stage, epochs=epochs) for stage in recipe.stages)
     )
+
+
+def with_learning_rate(recipe: Recipe, rate: float) -> Recipe:
+    """Return a copy of the recipe with this learning rate in its last stage; the others change by the same factor."""
+    factor = rate / recipe.stages[-1].learning_rate
+    stages = [dataclasses.replace(stage, learning_rate=factor * stage.learning_rate) for stage in recipe.stages[:-1]]
+    last = dataclasses.replace(recipe.stages[-1], learning_rate=rate)
+    return dataclasses.replace(recipe, stages=(*stages, last))

@@ -70,8 +70,7 @@ def decide_by_tournament(
         backbone: The backbone of these classifiers.
         pool: The training images, then the validation images.
         training: How many of them are training images.
-        job: Gives the seed, the effort, and epochs and batch size of fine-tuning (None: by the number of images). Its
-            `similar` counts only if no tournament can be held.
+        job: See `Tournament`. Its `similar` counts only if no tournament can be held.
         deadline: The tournament may take half of the time that is left until then. Without a deadline: one minute plus
             1 second per image, 60 minutes at most.
         augmentation: Returns the augmentation of fine-tuning. It is called only if fine-tuning takes part.
@@ -91,19 +90,7 @@ def decide_by_tournament(
         why = f"no tournament was held, because the cache has no room for features (`cache_gb`); {decision.why}"
         return Outcome(recipe, why, []), [replace(decision, why=why)]
     axes = profile(tapped, backbone, table, pool, seed=job.seed)
-    outcome = Tournament(
-        build,
-        backbone,
-        table,
-        pool,
-        augmentation,
-        job.seed,
-        deadline,
-        job.epochs,
-        job.batch_size,
-        axes["similar"],
-        job.effort,
-    ).run()
+    outcome = Tournament(build, backbone, table, pool, job, augmentation, deadline, axes["similar"]).run()
     size = "large" if training >= LARGE else "small"
     kind = {True: "similar", False: "different", None: "not known to be different"}[axes["similar"]]
     evidence = {"contenders": outcome.contenders, "minutes_at_most": round(limit, 2)}

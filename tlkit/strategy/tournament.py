@@ -30,6 +30,7 @@ from tlkit.features.linear import Solver, choose_strength
 from tlkit.features.table import Table, probe_blocks
 from tlkit.models.inference import inference_batch, seconds_per_image
 from tlkit.plan.augmentation import Augmentation
+from tlkit.plan.job import Job
 from tlkit.plan.recipe import Head, Recipe, Stage
 from tlkit.progress import NO_DEADLINE, Deadline, log
 from tlkit.stats import log_loss, paired_difference, wilson_interval
@@ -48,6 +49,7 @@ FEWEST_TO_JUDGE = 40
 FEWEST_TO_MEND = 5
 STEPS = 1200  # gradient steps of fine-tuning, within FEWEST_EPOCHS and MOST_EPOCHS
 FEWEST_EPOCHS, MOST_EPOCHS = 6, 24
+RATE = 7e-4  # of Adam
 
 
 @dataclass
@@ -121,25 +123,22 @@ class Tournament:
         build: Makes a classifier for a head, with fresh pretrained weights.
         table, pool: See `tlkit.features.table.feature_table`.
         augmentation: Returns the augmentation of fine-tuning. It is asked only if fine-tuning takes part.
+        job: Gives the seed and the effort, and epochs, learning rate and batch size of fine-tuning.
         deadline: Fine-tuning that would pass it ends after its first steps.
-        epochs, batch_size: Of fine-tuning, None: by the number of images.
         similar: Whether the images are similar to the backbone's own, see `tlkit.strategy.axes.is_similar`.
-        effort: See `tlkit.Job`.
     """
 
     build: Callable[[Head], keras.Model]
     backbone: Backbone
     table: Table
     pool: Examples
+    job: Job
     augmentation: Callable[[], Augmentation] = Augmentation
-    seed: int = 0
     deadline: Deadline = NO_DEADLINE
-    epochs: int | None = None
-    batch_size: int | None = None
     similar: bool | None = None
-    effort: str = "normal"
     contenders: list[Contender] = field(default_factory=list)
     images_computed: int = 0
+    interrupted: bool = False
 
     def run(self) -> Outcome:
         self.contenders = self._linear()
@@ -184,7 +183,7 @@ class Tournament:
             name,
             stages=(Stage(1, 1e-3, solver="logistic", strength=found.strength),),
             head=Head(taps=taps),
-            batch_size=self.batch_size or 32,
+            batch_size=self.job.batch_size or 32,
         )
         seconds = time.monotonic() - started
         one = Contender(name, recipe, correct, found.probabilities, found.loss, seconds)
@@ -204,7 +203,7 @@ class Tournament:
         return [
             Contender(
                 name,
-                tuning_recipe(name, head_of.recipe, unfreeze, self.table.training, self.epochs, self.batch_size),
+                tuning_recipe(name, head_of.recipe, unfreeze, self.table.training, self.job),
                 self._no_answers(),
             )
             for name, unfreeze in (("fine-tune all blocks", "all"), ("fine-tune top blocks", min(2, count)))
@@ -227,8 +226,9 @@ class Tournament:
             else:
                 self._tune_one(one)
                 trained = one if one.diverged or one.asked.any() else None
+                why = ": the tournament was interrupted" if self.interrupted else ""
             self._log(one)
-        if trained is not None and (trained.diverged or _clearly_behind(trained, leader)):
+        if trained is not None and not why and (trained.diverged or _clearly_behind(trained, leader)):
             slower = Contender(f"{trained.name}, lower rate", with_lower_rate(trained.recipe), self._no_answers())
             self._tune_one(slower)
             self._log(slower)
@@ -239,7 +239,7 @@ class Tournament:
         """Why fine-tuning takes no part; empty if it does."""
         validation = int(self._validation_rows.sum())
         wrong = int((leader.correct[self._validation_rows] == 0).sum())
-        if self.effort == "quick":
+        if self.job.effort == "quick":
             return ": the effort asked for is quick"
         if validation < FEWEST_TO_JUDGE:
             return f": it needs {FEWEST_TO_JUDGE} or more validation images, and has {validation}"
@@ -256,6 +256,15 @@ class Tournament:
         return self.table.held_out >= self.table.training
 
     def _tune_one(self, one: Contender) -> None:
+        """Train one contender. Ctrl-C drops it, or ends its training after an epoch, and the tournament is decided."""
+        try:
+            self._tune_within_time(one)
+        except KeyboardInterrupt:
+            self.interrupted = True
+            log.info("interrupted: the best model so far is delivered; interrupt again to give it up")
+            one.ends("dropped", ": it was interrupted before its first epoch")
+
+    def _tune_within_time(self, one: Contender) -> None:
         if self.deadline.over:
             one.ends("dropped", ": the time limit was reached")
             return
@@ -277,7 +286,7 @@ class Tournament:
         training, validation = (
             self.pool.take(rows) for rows in np.split(np.arange(len(self.pool)), [self.table.training])
         )
-        settings: dict[str, Any] = {"seed": self.seed, "deadline": self.deadline, "whole": True}
+        settings: dict[str, Any] = {"seed": self.job.seed, "deadline": self.deadline, "whole": True}
         try:
             history = train(model, self.backbone, one.recipe, training, validation, **settings)
         except TrainingError as error:
@@ -285,6 +294,9 @@ class Tournament:
             one.ends("dropped", f": {error}")
             return
         self.images_computed += history.images_computed
+        self.interrupted |= history.interrupted
+        if history.interrupted and history.rows[-1]["stage"] < len(one.recipe.stages):
+            raise KeyboardInterrupt
         if history.expected_seconds is not None:
             one.ends("dropped", f": it would take {history.expected_seconds / 60:.1f} minutes, past the time limit")
             return
@@ -361,18 +373,16 @@ class Tournament:
         log.info(f"  {one.name:<24} {score}, {one.seconds:.1f} s" + (f"; {one.outcome}" if one.outcome else ""))
 
 
-def tuning_recipe(
-    name: str, start: Recipe, unfreeze: int | str, images: int, epochs: int | None = None, batch_size: int | None = None
-) -> Recipe:
+def tuning_recipe(name: str, start: Recipe, unfreeze: int | str, images: int, job: Job) -> Recipe:
     """A recipe that fits the head of `start`, then trains the blocks.
 
-    unfreeze: how many blocks, or "all". epochs, batch_size: default by the number of training images, so that a small
-    set gets enough steps.
+    unfreeze: how many blocks, or "all". job: its epochs, learning rate and batch size, where they are given; else they
+    follow from the number of training images, so that a small set gets enough steps.
     """
-    batch = batch_size or (16 if images < 1000 else 32)
+    batch = job.batch_size or (16 if images < 1000 else 32)
     steps = max(1, math.ceil(images / batch))
-    count = epochs or min(max(math.ceil(STEPS / steps), FEWEST_EPOCHS), MOST_EPOCHS)
-    tune = Stage(count, 7e-4, unfreeze=unfreeze, schedule="cosine", warmup=min(1.0, count / 10))
+    count = job.epochs or min(max(math.ceil(STEPS / steps), FEWEST_EPOCHS), MOST_EPOCHS)
+    tune = Stage(count, job.learning_rate or RATE, unfreeze=unfreeze, schedule="cosine", warmup=min(1.0, count / 10))
     solved = [dataclasses.replace(stage, augmented=False) for stage in start.stages]
     return dataclasses.replace(start, name=name, stages=(*solved, tune), batch_size=batch, monitor="last")
 

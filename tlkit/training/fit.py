@@ -49,10 +49,11 @@ def fit_stage(
         deadline: when the stage ends. One epoch is always completed, unless an earlier stage had one.
 
     Returns:
-        `history`, with a row per epoch.
+        `history`, with a row per epoch. After Ctrl-C it is `interrupted`, if an epoch was completed.
 
     Raises:
         TrainingError: the loss is not finite. The model then has the best weights so far.
+        KeyboardInterrupt: Ctrl-C before the first epoch of the whole training was completed.
     """
     if inputs.prefix is None:
         log.info("  no layer is frozen, so no features are cached")
@@ -72,7 +73,7 @@ def fit_stage(
         _compile(model, plan, suffix, steps=len(batches))
         keeper, initial = KeepBest(plan.recipe.monitor, history.best), suffix.get_weights()
         _fit(suffix, plan, (batches, validation), keeper, history, deadline)
-        if stage.interpolate < 1:
+        if stage.interpolate < 1 and not history.interrupted:
             _interpolate(suffix, plan, initial, validation, keeper, history)
     return history
 
@@ -171,6 +172,14 @@ def _fit(
     except TrainingError:
         keeper.restore()
         raise
+    except KeyboardInterrupt:
+        if not history.epochs:
+            raise
+        history.interrupted = True
+        history.cut(
+            f"stage {plan.number} was interrupted after epoch {history.epochs}. The best model so far is kept and "
+            "delivered; interrupt again to give it up"
+        )
     keeper.restore()
 
 

@@ -20,7 +20,8 @@ class History:
         solved head), seconds, at_seconds (since training began, including the time of the frozen layers), best (whether
         it is the best so far).
     notes: one sentence each.
-    cut_short: whether a time limit cut anything short; a note says what.
+    cut_short: whether a time limit, or Ctrl-C, cut anything short; a note says what.
+    interrupted: whether that was Ctrl-C.
     expected_seconds: how long a stage would have taken that was given up after its first steps, see `train`.
     images_computed: number of images that ran through frozen layers; the others came from the cache.
     earlier: the rows of earlier stages, in the history of one stage. They are counted, but stored in another history.
@@ -29,6 +30,7 @@ class History:
     rows: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     cut_short: bool = False
+    interrupted: bool = False
     expected_seconds: float | None = None
     images_computed: int = 0
     earlier: tuple[dict[str, Any], ...] = field(default=(), repr=False)
@@ -52,6 +54,7 @@ class History:
         self.rows += later.rows
         self.notes += later.notes
         self.cut_short |= later.cut_short
+        self.interrupted |= later.interrupted
         self.expected_seconds = self.expected_seconds or later.expected_seconds
         self.images_computed += later.images_computed
 
@@ -61,7 +64,7 @@ class History:
         log.info(sentence)
 
     def cut(self, sentence: str) -> None:
-        """Add a note on what a time limit cut short."""
+        """Add a note on what was cut short."""
         self.cut_short = True
         self.note(sentence)
 

@@ -61,9 +61,11 @@ def train(
             has the best weights so far, and the history's `expected_seconds` is set.
 
     Returns:
-        The history, a row per epoch.
+        The history, a row per epoch. Ctrl-C ends training with the best weights so far, and the history is
+        `interrupted`.
 
     Raises:
+        KeyboardInterrupt: Ctrl-C before the first epoch was completed.
         SpecError: a stage unfreezes more blocks than there are.
         TrainingError: the loss is not finite.
     """
@@ -73,8 +75,9 @@ def train(
     training, validation = _shuffled(training, seed), _shuffled(validation, seed)
     history, clock = History(), Stopwatch()
     for number in range(1, len(recipe.stages) + 1):
-        if history.rows and deadline.over:
-            history.cut(f"stage {number} of {len(recipe.stages)} was skipped: the time limit was reached")
+        if history.rows and (deadline.over or history.interrupted):
+            why = "the training was interrupted" if history.interrupted else "the time limit was reached"
+            history.cut(f"stage {number} of {len(recipe.stages)} was skipped: {why}")
             continue
         plan = StagePlan(recipe, number, backbone, seed, clock, whole)
         history.append(_train_stage(model, plan, training, validation, history, deadline))
