@@ -117,7 +117,7 @@ def draw_up(prepared: Prepared, recipe: Recipe | None, decisions: Sequence[Decis
 
 
 def _asked_or_by_size(prepared: Prepared) -> tuple[Recipe, Decision]:
-    """The recipe that was asked for, else one by the number of images, with the job's epochs, learning rate and batch size."""
+    """The recipe that was asked for, else one by the number of images, with what the job says of its training."""
     job = prepared.job
     if prepared.recipe is not None:
         recipe, decision = prepared.recipe, Decision("recipe", prepared.recipe.name, "it was asked for")
