@@ -25,7 +25,8 @@ from tlkit.progress import Deadline
 from tlkit.stats import paired_difference
 from tlkit.strategy.axes import activation_distance, profile
 from tlkit.strategy.recipes import decide_by_tournament
-from tlkit.strategy.tournament import Contender, Outcome, Tournament, tuning_recipe
+from tlkit.strategy.tournament import Contender, Outcome, Tournament
+from tlkit.strategy.tuning import tuning_recipe
 
 
 def build(head: Head) -> keras.Model:
@@ -120,14 +121,8 @@ def contenders(*shares: float, n: int = 200) -> list[Contender]:
     found = []
     for place, share in enumerate(shares):
         right = (np.arange(n) < share * n).astype("int8")
-        found.append(Contender(f"c{place}", tuning_recipe("r", _start(), 1, 100, Job("data")), right))
+        found.append(Contender(f"c{place}", tuning_recipe("r", 1, 100, Job("data")), right))
     return found
-
-
-def _start() -> Any:
-    from tlkit import Recipe, Stage
-
-    return Recipe("start", stages=(Stage(1, 1e-3, solver="logistic"),))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +157,7 @@ def test_of_trained_models_the_lower_log_loss_serves_better_unless_it_is_clearly
         logits = 4 * np.eye(3)[labels] + random.normal(0, noise, (80, 3))
         logits[:wrong] = np.eye(3)[(labels[:wrong] + 1) % 3] / 4
         one = Contender(
-            "c", tuning_recipe("r", _start(), 1, 100, Job("data")), np.full(len(tournament.table.held_out), -1, "int8")
+            "c", tuning_recipe("r", 1, 100, Job("data")), np.full(len(tournament.table.held_out), -1, "int8")
         )
         one.correct[tournament._validation_rows] = logits.argmax(1) == labels
         one.probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
@@ -250,7 +245,7 @@ def test_the_top_blocks_get_as_many_views_as_a_third_of_the_time_allows(left: fl
     tournament = Tournament(
         build, BACKBONE, table_of(pool, 14), pool, Job("data"), lambda: augmentation, deadline=Deadline.after(left)
     )
-    found = tournament._augmented(tuning_recipe("r", _start(), 2, 14, Job("data")), forward=99.0)
+    found = tournament._augmented(tuning_recipe("r", 2, 14, Job("data")), forward=99.0)
     assert found.augmentation == (augmentation if views else Augmentation())
     assert found.views == (views or 4)
 
@@ -342,4 +337,4 @@ def test_a_run_takes_over_what_the_tournament_trained(
     run = finetune(write_folder(tmp_path / "data", per_class=16), **tiny, out=tmp_path / "run", epochs=2)
     assert run.plan.recipe.name.startswith("fine-tune") and run.metrics["validation"]["accuracy"] > 0.5
     history = (run.folder / "history.csv").read_text().splitlines()
-    assert len(history) == 1 + 1 + 2
+    assert len(history) == 1 + 3 + 2

@@ -4,8 +4,8 @@ Linear strategies fit a head on the features of every block, which are computed 
 images; test images are not used. A head on more features leads only if it is ahead by more than the standard error of
 the paired difference on the same images (the one-standard-error rule, Breiman et al. 1984).
 
-Fine-tuning starts from the leading head and trains every block, with augmentation that keeps the classes. It takes part
-if the validation images could show that it is better. If it would not end within the time limit, which shows after its
+Fine-tuning trains every block, with augmentation that keeps the classes, see `tlkit.strategy.tuning`. It takes part if
+the validation images could show that it is better. If it would not end within the time limit, which shows after its
 first steps, only the top blocks train. Cost counts until it is spent: between models that are trained, the better
 estimate wins, and the winner is trained already. Imports Keras and NumPy, and scikit-learn through `linear`.
 """
@@ -34,6 +34,7 @@ from tlkit.plan.job import Job
 from tlkit.plan.recipe import Head, Recipe, Stage
 from tlkit.progress import NO_DEADLINE, Deadline, log
 from tlkit.stats import log_loss, paired_difference, wilson_interval
+from tlkit.strategy.tuning import tuning_recipe, with_lower_rate
 from tlkit.training.history import History
 from tlkit.training.train import train
 from tlkit.words import counted
@@ -47,9 +48,6 @@ FEWEST_TO_JUDGE = 40
 # Validation images that the leading head gets wrong, at least: a model that mends fewer and breaks none could not be
 # told from it by a sign test (5 of 5 by chance: 1 in 32).
 FEWEST_TO_MEND = 5
-STEPS = 1200  # gradient steps of fine-tuning, within FEWEST_EPOCHS and MOST_EPOCHS
-FEWEST_EPOCHS, MOST_EPOCHS = 6, 24
-RATE = 7e-4  # of Adam
 
 
 @dataclass
@@ -192,20 +190,11 @@ class Tournament:
 
     # -- fine-tuning --------------------------------------------------------------------------------------
 
-    def _tuning(self, leader: Contender) -> list[Contender]:
-        """Fine-tuning of all blocks, then of the top blocks, which is cheaper.
-
-        All start from the leader's fitted head, or from the first contender's if the leader does not read the last
-        block.
-        """
-        head_of = leader if leader.recipe.head.taps in ((), "all") else self.contenders[0]
+    def _tuning(self) -> list[Contender]:
+        """Fine-tuning of all blocks, then of the top blocks, which is cheaper."""
         count = self.backbone.blocks_to_unfreeze
         return [
-            Contender(
-                name,
-                tuning_recipe(name, head_of.recipe, unfreeze, self.table.training, self.job),
-                self._no_answers(),
-            )
+            Contender(name, tuning_recipe(name, unfreeze, self.table.training, self.job), self._no_answers())
             for name, unfreeze in (("fine-tune all blocks", "all"), ("fine-tune top blocks", min(2, count)))
             if (unfreeze == "all" and count) or count > 2
         ]
@@ -213,10 +202,10 @@ class Tournament:
     def _tune(self, leader: Contender) -> list[Contender]:
         """Train the first that ends within the time limit on the training split, and predict the validation split.
 
-        One that ends clearly less accurate than the leader, whose head it started from, had too high a learning rate
-        for this network. Then another is trained at a quarter of it.
+        One that ends clearly less accurate than the leader, a head on features that were not trained, had too high a
+        learning rate for this network. Then another is trained at a quarter of it.
         """
-        why, tuning = self._why_not_tuned(leader), self._tuning(leader)
+        why, tuning = self._why_not_tuned(leader), self._tuning()
         trained: Contender | None = None
         for one in tuning:
             if why:
@@ -371,27 +360,6 @@ class Tournament:
         row = one.evidence()
         score = "not measured" if row["accuracy"] is None else f"accuracy {row['accuracy']:.1%} (n = {row['n']:,})"
         log.info(f"  {one.name:<24} {score}, {one.seconds:.1f} s" + (f"; {one.outcome}" if one.outcome else ""))
-
-
-def tuning_recipe(name: str, start: Recipe, unfreeze: int | str, images: int, job: Job) -> Recipe:
-    """A recipe that fits the head of `start`, then trains the blocks.
-
-    unfreeze: how many blocks, or "all". job: its epochs, learning rate and batch size, where they are given; else they
-    follow from the number of training images, so that a small set gets enough steps.
-    """
-    batch = job.batch_size or (16 if images < 1000 else 32)
-    steps = max(1, math.ceil(images / batch))
-    count = job.epochs or min(max(math.ceil(STEPS / steps), FEWEST_EPOCHS), MOST_EPOCHS)
-    tune = Stage(count, job.learning_rate or RATE, unfreeze=unfreeze, schedule="cosine", warmup=min(1.0, count / 10))
-    solved = [dataclasses.replace(stage, augmented=False) for stage in start.stages]
-    return dataclasses.replace(start, name=name, stages=(*solved, tune), batch_size=batch, monitor="last")
-
-
-def with_lower_rate(recipe: Recipe) -> Recipe:
-    """Return a recipe whose last stage has a quarter of the learning rate."""
-    *before, last = recipe.stages
-    slower = dataclasses.replace(last, learning_rate=last.learning_rate / 4)
-    return dataclasses.replace(recipe, name=f"{recipe.name}, lower rate", stages=(*before, slower))
 
 
 def _clearly_behind(first: Contender, second: Contender) -> bool:

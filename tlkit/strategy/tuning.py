@@ -1,0 +1,45 @@
+"""The recipes by which the default run fine-tunes a network: how many steps, at which rate, from which head.
+
+The numbers come from `benchmarks/ablation.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from tlkit.plan.job import Job
+from tlkit.plan.recipe import Recipe, Stage, Unfreeze
+
+STEPS = 1200  # gradient steps, within FEWEST_EPOCHS and MOST_EPOCHS
+FEWEST_EPOCHS, MOST_EPOCHS = 6, 24
+SMALL = 1000  # training images below which a batch has SMALL_BATCH images
+SMALL_BATCH, LARGE_BATCH = 16, 32
+RATE = 7e-4  # of Adam, with frozen BatchNormalization
+HEAD = Stage(3, 1e-3, augmented=False)
+
+
+def tuning_recipe(name: str, unfreeze: Unfreeze, images: int, job: Job) -> Recipe:
+    """A recipe that trains a head for a few epochs, then the head and the blocks.
+
+    The head stays far from fitted. A head that fits the training images leaves next to no loss, and Adam, which divides
+    by the size of the gradients, makes full steps of what noise is left: the features are lost before training begins
+    to improve them. Measured on handwritten letters: 95.4 % of 130 test images from a head of three epochs, 86.2 % from
+    a solved one.
+
+    unfreeze: how many blocks, or "all". images: for training. job: its epochs, learning rate and batch size, where they
+    are given; else they follow from the number of images, so that a small set gets enough steps.
+    """
+    batch = job.batch_size or (SMALL_BATCH if images < SMALL else LARGE_BATCH)
+    steps = max(1, math.ceil(images / batch))
+    epochs = job.epochs or min(max(math.ceil(STEPS / steps), FEWEST_EPOCHS), MOST_EPOCHS)
+    rate = job.learning_rate or RATE
+    tune = Stage(epochs, rate, unfreeze=unfreeze, schedule="cosine", warmup=min(1.0, epochs / 10))
+    return Recipe(name, stages=(HEAD, tune), batch_size=batch, monitor="last")
+
+
+def with_lower_rate(recipe: Recipe) -> Recipe:
+    """Return a recipe whose last stage has a quarter of the learning rate."""
+    *before, last = recipe.stages
+    slower = dataclasses.replace(last, learning_rate=last.learning_rate / 4)
+    return dataclasses.replace(recipe, name=f"{recipe.name}, lower rate", stages=(*before, slower))
