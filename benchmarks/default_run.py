@@ -118,7 +118,7 @@ def tlkit(shared: Path, data: str, size: int, seed: int, way: str) -> dict[str, 
 def wasted_seconds(run: Run) -> float:
     """The seconds that went into fine-tuning that was not used."""
     rows = next((one.evidence["contenders"] for one in run.plan.decisions if one.about == "recipe"), [])
-    return sum(row["seconds"] for row in rows if "fine-tune" in row["strategy"] and row["outcome"] != "taken")
+    return sum(row["seconds"] for row in rows if row["fine_tuned"] and not row["taken"])
 
 
 def split_rows(shared: Path, data: str) -> list[dict[str, str]]:

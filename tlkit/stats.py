@@ -63,3 +63,16 @@ def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, flo
     difference = first.astype(float) - second.astype(float)
     n = len(difference)
     return float(difference.mean()), float(difference.std(ddof=1) / n**0.5) if n > 1 else 1.0
+
+
+def chance_log_loss(labels: np.ndarray) -> float:
+    """Return the log loss of always predicting the classes' shares, in nats: the entropy of the labels.
+
+    labels: int, shape (n,), n 1 or more.
+
+    >>> round(chance_log_loss(np.array([0, 1, 0, 1])), 4)
+    0.6931
+    """
+    shares = np.bincount(labels) / len(labels)
+    shares = shares[shares > 0]
+    return float(-(shares * np.log(shares)).sum())

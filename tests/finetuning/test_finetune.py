@@ -120,7 +120,8 @@ def test_without_a_recipe_a_tournament_will_decide_unless_similarity_was_said(
     folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None, said: list[str]
 ) -> None:
     finetune(folder, **tiny, out=tmp_path / "run", dry_run=True)
-    assert any("auto: a tournament decides" in line for line in said)
+    assert any("a tournament decides when the run begins" in line for line in said)
+    assert any("no fine-tuning: it needs 40 or more validation images, and has 6" in line for line in said)
     assert not (tmp_path / "run").exists()
     finetune(folder, **tiny, out=tmp_path / "run", dry_run=True, similar=False)
     assert "small_different" in said[-2]

@@ -24,7 +24,7 @@ from tlkit.plan.job import Job
 from tlkit.progress import Deadline
 from tlkit.stats import paired_difference
 from tlkit.strategy.axes import activation_distance, profile
-from tlkit.strategy.recipes import decide_by_tournament
+from tlkit.strategy.recipes import decide_by_tournament, foresee_tournament
 from tlkit.strategy.tournament import Contender, Outcome, Tournament
 from tlkit.strategy.tuning import tuning_recipe
 
@@ -269,6 +269,49 @@ def test_where_the_rate_is_too_high_a_quarter_of_it_is_tried(
     assert found.recipe.name == "fine-tune all blocks, lower rate"
     outcomes = {row["strategy"]: row["outcome"] for row in found.contenders}
     assert outcomes["fine-tune all blocks"] == "dropped: The loss became nan."
+
+
+@pytest.mark.slow
+def test_a_rate_at_which_nothing_is_learned_is_lowered_until_something_is(
+    blind_heads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tlkit.strategy.tuning.RATE", 30.0)
+    found = hold(examples(90, 616), 48, epochs=4)
+    tuned = [row for row in found.contenders if row["strategy"].startswith("fine-tune all")]
+    assert len(tuned) >= 2 and "learning_rate (30 now)" in tuned[0]["outcome"]
+    assert any("learned nothing" in row["outcome"] for row in tuned) and len(tuned) <= 4
+
+
+@pytest.mark.slow
+def test_the_best_effort_trains_variations_and_takes_the_best_of_them(blind_heads: None) -> None:
+    pool = examples(90, 617)
+    found = hold(pool, 48, epochs=2, effort="best")
+    tuned = [row for row in found.contenders if row["strategy"].startswith("fine-tune all")]
+    assert len(tuned) == 4 and all(row["n"] == 42 for row in tuned)
+    assert found.model is not None and found.history is not None
+    taken = next(row for row in tuned if row["outcome"] == "taken")
+    validation = pool.take(np.arange(48, 90))
+    right = found.model.predict(validation.pixels.gather(slice(None)), verbose=0).argmax(1) == validation.labels
+    assert taken["accuracy"] == pytest.approx(right.mean()) and taken["strategy"] == found.recipe.name
+
+
+@pytest.mark.parametrize(
+    ("job", "validation", "expected"),
+    [
+        (Job("data"), 78, "24 epochs of 312 images: about 1.6 hours; left out if"),  # 24 x 312 x 5 x 0.15 s
+        (Job("data", epochs=2), 78, "2 epochs of 312 images: about 8 minutes"),
+        (Job("data", effort="best", epochs=2), 78, "three variations of it: about 47 minutes more"),
+        (Job("data", effort="quick"), 78, "no fine-tuning: the effort asked for is quick"),
+        (Job("data"), 39, "no fine-tuning: it needs 40 or more validation images, and has 39"),
+    ],
+)
+def test_what_each_strategy_would_cost_is_said_before(
+    job: Job, validation: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tlkit.strategy.recipes.seconds_per_image", lambda model: 0.15)
+    said = foresee_tournament(build, 312, validation, job).evidence["sentences"]
+    assert any(expected in sentence for sentence in said)
+    assert validation == 39 or "about 60 seconds" in said[1]
 
 
 @pytest.mark.usefixtures("blind_heads")

@@ -11,6 +11,7 @@ import pytest
 from tlkit.cache import in_memory
 from tlkit.errors import TrainingError
 from tlkit.progress import NO_DEADLINE, Deadline
+from tlkit.stats import chance_log_loss
 from tlkit.training import callbacks
 from tlkit.training.batches import Batches, Targets
 from tlkit.training.callbacks import (
@@ -19,6 +20,7 @@ from tlkit.training.callbacks import (
     LogEpochs,
     RecordEpochs,
     StopAtDeadline,
+    StopIfNothingLearned,
     StopIfTooLong,
     StopOnNaN,
     StopWithoutImprovement,
@@ -239,6 +241,29 @@ def test_a_deadline_is_not_blamed_for_what_patience_ended(model: keras.Model) ->
     model.stop_training = True  # as `StopWithoutImprovement`, which comes before it, does
     stop.on_epoch_end(0, scores())
     assert not history.cut_short and history.notes == []
+
+
+@pytest.mark.parametrize(
+    ("losses", "given_up_after"),
+    [
+        ([1.2, 1.2], 2),
+        ([1.2, 1.0, 1.2], 3),
+        ([1.2, 1.0, 0.5], None),  # the first epoch warms up
+    ],
+)
+def test_a_network_that_answers_by_chance_is_given_up(
+    losses: list[float], given_up_after: int | None, model: keras.Model
+) -> None:
+    stop = StopIfNothingLearned(chance_log_loss(np.array([0, 1, 2])), 2, 7e-4)  # 1.0986
+    raised = None
+    for epoch, loss in enumerate(losses):
+        try:
+            stop.on_epoch_end(5 + epoch, {"loss": loss})
+        except TrainingError as error:
+            assert "learned nothing" in str(error) and "0.0007" in str(error) and "1.099" in str(error)
+            raised = epoch + 1
+            break
+    assert raised == given_up_after
 
 
 @pytest.mark.parametrize(

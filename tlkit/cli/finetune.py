@@ -26,7 +26,7 @@ def demo(out: str) -> None:
 @click.option("--backbone", metavar="NAME", help="name, file, a,b,c or auto; see `tlkit backbones`")
 @click.option("--recipe", metavar="NAME|PATH", help="default auto; see `tlkit recipes`")
 @click.option("--similar/--different", default=None, help="whether DATA's images are like ImageNet's")
-@click.option("--effort", metavar="HOW", help="normal (default), or quick: no fine-tuning")
+@click.option("--effort", metavar="HOW", help="quick: no fine-tuning; normal (default); best")
 @click.option("--out", metavar="RUN", help="run folder; default runs/DATA-BACKBONE-N")
 @click.option("--seed", type=int, help="default 0")
 @click.option("--epochs", type=click.IntRange(1), metavar="N", help="epochs of every stage")

@@ -19,14 +19,13 @@ from tlkit.finetuning.build import Decided, Trained, build
 from tlkit.finetuning.prepare import Prepared
 from tlkit.plan.augmentation import PRESETS, Augmentation
 from tlkit.plan.decision import Decision
-from tlkit.plan.job import AUTO
 from tlkit.plan.plan import Plan, PlannedBackbone
 from tlkit.plan.recipe import Recipe, Unfreeze, with_epochs, with_learning_rate
-from tlkit.progress import Clock, Deadline, log
+from tlkit.progress import NO_DEADLINE, Clock, Deadline, log
 from tlkit.runs.folder import Run
 from tlkit.safety.check import check_safety
 from tlkit.safety.verdict import sentence
-from tlkit.strategy.recipes import choose_recipe, decide_by_tournament
+from tlkit.strategy.recipes import choose_recipe, decide_by_tournament, foresee_tournament
 
 CHECK_SECONDS = 60  # time limit of the class-safety check in a run without a time limit
 VERSIONS = ("tensorflow", "keras", "numpy", "albumentations", "pandas")
@@ -65,11 +64,13 @@ def decide(prepared: Prepared, run: Run, clock: Clock | None = None) -> Decided:
     return Decided(plan, trained, computed)
 
 
-def foresee(prepared: Prepared) -> Plan:
-    """The plan of a dry run: as far as it is known before anything is measured."""
+def foresee(prepared: Prepared, deadline: Deadline = NO_DEADLINE) -> Plan:
+    """The plan of a dry run: as far as it is known before anything but a forward pass is timed."""
     recipe, decision = _asked_or_by_size(prepared)
     if prepared.job.by_tournament:
-        decision = Decision("recipe", AUTO, "a tournament decides when the run begins")
+        builder = functools.partial(build, prepared, precision=_precision("auto"))
+        training, validation = (prepared.dataset.count(split) for split in ("train", "validation"))
+        decision = foresee_tournament(builder, training, validation, prepared.job, deadline)
     if prepared.augmentation is not None:
         recipe = dataclasses.replace(recipe, augmentation=prepared.augmentation)
     return draw_up(prepared, recipe, [decision], decided=False)

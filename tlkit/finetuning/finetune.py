@@ -92,7 +92,7 @@ def carry_out(job: Job, out: str | Path | None = None, *, force: bool = False, d
     check_out(folder, force, resolved.job.data)
     prepared = prepare(resolved, clock)
     if dry_run:
-        _log_plan(foresee(prepared), prepared.backbone)
+        _log_plan(foresee(prepared, clock.deadline), prepared.backbone)
         return Run(folder)
     run = start_run(folder, force)
     if run.folder != folder:

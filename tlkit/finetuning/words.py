@@ -7,7 +7,7 @@ from typing import Any
 from tlkit.backbones import Backbone
 from tlkit.plan.plan import Plan
 from tlkit.runs.folder import Run
-from tlkit.words import counted
+from tlkit.words import counted, roughly
 
 
 def plan_lines(plan: Plan, backbone: Backbone) -> list[str]:
@@ -61,10 +61,21 @@ def result_lines(run: Run) -> list[str]:
         )
     )
     lines += [f"{'note':<11} {note}" for note in metrics["notes"]]
+    lines += [f"{'more':<11} {sentence}" for sentence in _more(run.plan)]
     lines.append(f"{'took':<11} {metrics['seconds']['total']:.0f} s")
     lines.append(f"{'run':<11} {run.folder}")
     lines.append(f"{'next':<11} tlkit predict {run.folder} FILE...")
     return lines
+
+
+def _more(plan: Plan) -> list[str]:
+    """What more effort would do, after a fine-tuning of the effort "normal" that was taken."""
+    decision = plan.decision("recipe")
+    rows = decision.evidence.get("contenders", []) if decision else []
+    seconds = sum(row["seconds"] for row in rows if row.get("fine_tuned") and row.get("taken"))
+    if not seconds or plan.job.effort != "normal":
+        return []
+    return [f"the effort `best` also trains three variations of this network: {roughly(6 * seconds)}"]
 
 
 def refusal_sentence(refusal: dict[str, Any]) -> str:

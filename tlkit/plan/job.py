@@ -17,7 +17,7 @@ from tlkit.plan.recipe import Recipe, recipe_from_dict
 
 FITS = ("squash", "crop", "pad")  # ways to make an image square
 PARTS = ("train", "validation", "test")
-EFFORTS = ("quick", "normal")  # how much training the default recipe may take
+EFFORTS = ("quick", "normal", "best")  # how much training the default recipe may take
 AUTO = "auto"
 
 
@@ -34,7 +34,8 @@ class Job:
             images. None: chosen by the number of images and `similar` if `similar` is given, else "auto".
         similar: Whether the images are like ImageNet's. None: unknown.
         effort: "quick" solves linear heads only. "normal" fine-tunes too, where the validation images can show that it
-            is better. It counts only where tlkit chooses the recipe by a tournament.
+            is better. "best" also trains longer, at a lower rate and with moving BatchNormalization, in about seven
+            times the time. It counts only where tlkit chooses the recipe by a tournament.
         seed: Seed of the split, the head's weights, the order of images and their augmentation.
         epochs: Replaces the epochs of every stage.
         learning_rate: Replaces the learning rate of the last stage, above 0, such as `tlkit lr-find` suggests. Earlier

@@ -7,14 +7,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tlkit.features.table import feature_table
+from tlkit.models.inference import seconds_per_image
 from tlkit.plan.augmentation import Augmentation
 from tlkit.plan.decision import Decision
+from tlkit.plan.job import AUTO
 from tlkit.plan.recipe import Head, Recipe
 from tlkit.progress import NO_DEADLINE, Deadline, log
 from tlkit.recipes import RECIPES
 from tlkit.strategy.axes import profile
-from tlkit.strategy.tournament import Outcome, Tournament
-from tlkit.words import counted
+from tlkit.strategy.tournament import FEWEST_TO_JUDGE, FEWEST_TO_MEND, Outcome, Tournament
+from tlkit.strategy.tuning import expected_seconds, tuning_recipe
+from tlkit.words import counted, roughly
 
 if TYPE_CHECKING:
     import keras
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
 LARGE = 1000  # training images from which a set counts as large
 MINUTES, SECONDS_PER_IMAGE, MOST_MINUTES = 1.0, 1.0, 60.0  # time limit of a tournament: a base, more per image, a cap
+PATIENCE = 8  # times this limit, with the effort "best"
 
 
 def choose_recipe(training_images: int, similar: bool | None = None) -> tuple[Recipe, Decision]:
@@ -72,15 +76,13 @@ def decide_by_tournament(
         training: How many of them are training images.
         job: See `Tournament`. Its `similar` counts only if no tournament can be held.
         deadline: The tournament may take half of the time that is left until then. Without a deadline: one minute plus
-            1 second per image, 60 minutes at most.
+            1 second per image, 60 minutes at most; with the effort "best" 8 times that.
         augmentation: Returns the augmentation of fine-tuning. It is called only if fine-tuning takes part.
 
     Returns:
         The winner, and the decisions with their evidence for the plan.
     """
-    limit = min(MINUTES + SECONDS_PER_IMAGE * len(pool) / 60, MOST_MINUTES)
-    if deadline != NO_DEADLINE:
-        limit = max(deadline.left, 0.0) / 2 / 60
+    limit = minutes_at_most(len(pool), job, deadline)
     deadline = Deadline.after(60 * limit)
     log.info(f"deciding  by a tournament of strategies on held-out images, {limit:.1f} minutes at most")
     tapped = build(Head(taps="all"))
@@ -98,3 +100,42 @@ def decide_by_tournament(
         Decision("measured", f"{size}, {kind}", "; ".join(axes["sentences"]), axes),
         Decision("recipe", outcome.recipe.name, outcome.why, evidence),
     ]
+
+
+def minutes_at_most(images: int, job: Job, deadline: Deadline) -> float:
+    """The time limit of a tournament in minutes. images: of the training and validation splits."""
+    if deadline != NO_DEADLINE:
+        return max(deadline.left, 0.0) / 2 / 60
+    return min(MINUTES + SECONDS_PER_IMAGE * images / 60, MOST_MINUTES) * (PATIENCE if job.effort == "best" else 1)
+
+
+def foresee_tournament(
+    build: Callable[[Head], keras.Model], training: int, validation: int, job: Job, deadline: Deadline = NO_DEADLINE
+) -> Decision:
+    """Say before a tournament which strategies would take part, and what each would cost.
+
+    The costs are estimates from a timed forward pass. training, validation: numbers of images. The other arguments: see
+    `decide_by_tournament`.
+    """
+    each = seconds_per_image(build(Head()))
+    images, limit = training + validation, minutes_at_most(training + validation, job, deadline)
+    sentences = [f"linear heads on the features of {counted(images, 'image')}: {roughly(each * images)}"]
+    if job.effort == "quick":
+        sentences.append("no fine-tuning: the effort asked for is quick")
+    elif validation < FEWEST_TO_JUDGE:
+        sentences.append(f"no fine-tuning: it needs {FEWEST_TO_JUDGE} or more validation images, and has {validation}")
+    else:
+        recipe = tuning_recipe("fine-tune all blocks", "all", training, job)
+        seconds = expected_seconds(recipe, each * training)
+        epochs = counted(recipe.stages[-1].epochs, "epoch")
+        sentences.append(
+            f"fine-tuning of all blocks, {epochs} of {counted(training, 'image')}: {roughly(seconds)}; left out if the "
+            f"leading head gets fewer than {FEWEST_TO_MEND} of {counted(validation, 'validation image')} wrong"
+        )
+        if job.effort == "best":
+            sentences.append(f"three variations of it: {roughly(6 * seconds)} more")
+        sentences.append(
+            f"if all blocks would take longer than the limit of {limit:.1f} minutes: the top two, or a linear head"
+        )
+    why = "a tournament decides when the run begins: " + "; ".join(sentences)
+    return Decision("recipe", AUTO, why, {"sentences": ["a tournament decides when the run begins", *sentences]})

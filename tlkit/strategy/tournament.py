@@ -34,10 +34,10 @@ from tlkit.plan.job import Job
 from tlkit.plan.recipe import Head, Recipe, Stage
 from tlkit.progress import NO_DEADLINE, Deadline, log
 from tlkit.stats import log_loss, paired_difference, wilson_interval
-from tlkit.strategy.tuning import tuning_recipe, with_lower_rate
+from tlkit.strategy.tuning import expected_seconds, patient_recipes, tuning_recipe, with_lower_rate
 from tlkit.training.history import History
 from tlkit.training.train import train
-from tlkit.words import counted
+from tlkit.words import counted, roughly
 
 if TYPE_CHECKING:
     import keras
@@ -48,6 +48,7 @@ FEWEST_TO_JUDGE = 40
 # Validation images that the leading head gets wrong, at least: a model that mends fewer and breaks none could not be
 # told from it by a sign test (5 of 5 by chance: 1 in 32).
 FEWEST_TO_MEND = 5
+MOST_TRIED = 5  # fine-tunings
 
 
 @dataclass
@@ -88,11 +89,13 @@ class Contender:
         n, correct = int(self.asked.sum()), int((self.correct > 0).sum())
         return {
             "strategy": self.name,
+            "fine_tuned": self.recipe.stages[-1].unfreeze != 0,
             "accuracy": correct / n if n else None,
             "accuracy_95": list(wilson_interval(correct, n)) if n else None,
             "n": n,
             "log_loss": None if math.isnan(self.loss) else round(self.loss, 4),
             "seconds": round(self.seconds, 1),
+            "taken": self.state == "taken",
             "outcome": self.outcome,
         }
 
@@ -217,12 +220,23 @@ class Tournament:
                 trained = one if one.diverged or one.asked.any() else None
                 why = ": the tournament was interrupted" if self.interrupted else ""
             self._log(one)
-        if trained is not None and not why and (trained.diverged or _clearly_behind(trained, leader)):
-            slower = Contender(f"{trained.name}, lower rate", with_lower_rate(trained.recipe), self._no_answers())
-            self._tune_one(slower)
-            self._log(slower)
-            tuning.append(slower)
+        further = self._further(trained, leader) if trained is not None else []
+        while further and not self.interrupted:
+            recipe = further.pop(0)
+            one = Contender(recipe.name, recipe, self._no_answers())
+            self._tune_one(one)
+            self._log(one)
+            tuning.append(one)
+            if one.diverged and len(tuning) < MOST_TRIED:
+                further.append(with_lower_rate(recipe))
         return tuning
+
+    def _further(self, trained: Contender, leader: Contender) -> list[Recipe]:
+        """What is trained after the first fine-tuning: a lower rate, or with the effort "best", patient variations."""
+        if trained.diverged or _clearly_behind(trained, leader):
+            return [with_lower_rate(trained.recipe)]
+        whole = trained.recipe.stages[-1].unfreeze == "all"
+        return patient_recipes(trained.recipe) if whole and self.job.effort == "best" else []
 
     def _why_not_tuned(self, leader: Contender) -> str:
         """Why fine-tuning takes no part; empty if it does."""
@@ -267,6 +281,8 @@ class Tournament:
             one.ends("dropped", f": it would take {least / 60:.1f} minutes or more, past the time limit")
             one.seconds = time.monotonic() - started
             return
+        if stage.unfreeze == "all":
+            log.info(f"{one.name}: {counted(stage.epochs, 'epoch')}, {roughly(expected_seconds(one.recipe, forward))}")
         one.recipe = self._augmented(one.recipe, forward)
         self._train(one, model)
         one.seconds = time.monotonic() - started

@@ -17,6 +17,8 @@ SMALL = 1000  # training images below which a batch has SMALL_BATCH images
 SMALL_BATCH, LARGE_BATCH = 16, 32
 RATE = 7e-4  # of Adam, with frozen BatchNormalization
 HEAD = Stage(3, 1e-3, augmented=False)
+# What a training step of all blocks takes, in forward passes of frozen layers. Only for a forecast.
+STEP_COST = 5
 
 
 def tuning_recipe(name: str, unfreeze: Unfreeze, images: int, job: Job) -> Recipe:
@@ -43,3 +45,26 @@ def with_lower_rate(recipe: Recipe) -> Recipe:
     *before, last = recipe.stages
     slower = dataclasses.replace(last, learning_rate=last.learning_rate / 4)
     return dataclasses.replace(recipe, name=f"{recipe.name}, lower rate", stages=(*before, slower))
+
+
+def patient_recipes(recipe: Recipe) -> list[Recipe]:
+    """The variations of a recipe that the effort "best" trains too: longer, at a lower rate, BatchNormalization moving.
+
+    Each is one network to serve, and a recipe that can be repeated.
+    """
+    *before, last = recipe.stages
+    longer = dataclasses.replace(last, epochs=2 * last.epochs)
+    variations = {
+        "twice the epochs": longer,
+        "twice the epochs, a third of the rate": dataclasses.replace(longer, learning_rate=last.learning_rate / 3),
+        "moving BatchNormalization": dataclasses.replace(last, batch_norm="moving"),
+    }
+    return [
+        dataclasses.replace(recipe, name=f"{recipe.name}, {name}", stages=(*before, stage))
+        for name, stage in variations.items()
+    ]
+
+
+def expected_seconds(recipe: Recipe, forward: float) -> float:
+    """A forecast of the seconds that training all blocks takes. forward: seconds of a forward pass of all images."""
+    return STEP_COST * forward * recipe.stages[-1].epochs

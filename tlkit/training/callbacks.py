@@ -173,6 +173,33 @@ class StopWithoutImprovement(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
+class StopIfNothingLearned(keras.callbacks.Callback):
+    """Raises TrainingError if an epoch's training loss is no better than chance, from the second epoch of a stage on.
+
+    At too high a learning rate a network can collapse to one answer for every image, with a finite loss.
+
+    Args:
+        chance: the log loss of always predicting the classes' shares.
+        stage: the stage's number, for the message.
+        learning_rate: the stage's learning rate, for the message.
+    """
+
+    def __init__(self, chance: float, stage: int, learning_rate: float) -> None:
+        super().__init__()
+        self._chance, self._stage, self._learning_rate = chance, stage, learning_rate
+        self._epochs = 0
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._epochs += 1
+        loss = (logs or {}).get("loss", 0.0)
+        if self._epochs >= 2 and loss >= self._chance:
+            raise TrainingError(
+                f"Stage {self._stage} has learned nothing: after {self._epochs} epochs the training loss is "
+                f"{loss:.3f}, and always predicting the classes' shares gives {self._chance:.3f}. Lower its "
+                f"learning_rate ({self._learning_rate:g} now)."
+            )
+
+
 class StopAtDeadline(keras.callbacks.Callback):
     """Ends the stage at the deadline, even within an epoch, but not within the first epoch of the whole training.
 

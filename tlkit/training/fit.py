@@ -15,6 +15,7 @@ import numpy as np
 from tlkit.errors import TrainingError
 from tlkit.models.batch_norm import batch_norms, fit_momentum, recalibrate
 from tlkit.progress import Deadline, bars_shown, log
+from tlkit.stats import chance_log_loss
 from tlkit.training.batches import Batches, Targets, augmenting, class_weights
 from tlkit.training.callbacks import (
     FollowEpochs,
@@ -22,6 +23,7 @@ from tlkit.training.callbacks import (
     LogEpochs,
     RecordEpochs,
     StopAtDeadline,
+    StopIfNothingLearned,
     StopIfTooLong,
     StopOnNaN,
     StopWithoutImprovement,
@@ -72,7 +74,7 @@ def fit_stage(
             fit_momentum(batch_norms(model, plan.backbone, stage.unfreeze), stage.epochs * len(batches))
         _compile(model, plan, suffix, steps=len(batches))
         keeper, initial = KeepBest(plan.recipe.monitor, history.best), suffix.get_weights()
-        _fit(suffix, plan, (batches, validation), keeper, history, deadline)
+        _fit(suffix, plan, (batches, validation), keeper, history, deadline, chance_log_loss(source.labels))
         if stage.interpolate < 1 and not history.interrupted:
             _interpolate(suffix, plan, initial, validation, keeper, history)
     return history
@@ -132,8 +134,12 @@ def _fit(
     keeper: KeepBest,
     history: History,
     deadline: Deadline,
+    chance: float,
 ) -> None:
-    """Fit, then restore the best weights. batches: of the training and of the validation images."""
+    """Fit, then restore the best weights.
+
+    batches: of the training and of the validation images. chance: the log loss of a classifier that learned nothing.
+    """
     training, validation = batches
     stage, first_epoch = plan.stage, history.epochs
     bar = bars_shown() and stage.unfreeze != 0  # the epochs of a head are too short for a progress bar
@@ -150,6 +156,8 @@ def _fit(
         callbacks.append(StopWithoutImprovement(plan.recipe.monitor, stage.patience))
     if plan.whole:
         callbacks.append(StopIfTooLong(deadline, stage.epochs * len(training)))
+        if stage.unfreeze != 0:
+            callbacks.append(StopIfNothingLearned(chance, plan.number, stage.learning_rate))
     callbacks.append(StopAtDeadline(deadline, history, plan.number))
     if stage.schedule == "plateau":
         callbacks.append(keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.2, patience=2))
