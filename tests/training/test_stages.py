@@ -14,8 +14,10 @@ from tests.training.test_training import BACKBONE, examples, recipe, tiny, weigh
 from tlkit import Head, Stage, cut, evaluate_run, finetune, set_trainable
 from tlkit.cache import in_memory
 from tlkit.errors import SpecError
+from tlkit.evaluation.predict import predict_probabilities
 from tlkit.models.batch_norm import batch_norms, fit_momentum
 from tlkit.plan.recipe import recipe_from_dict, to_dict
+from tlkit.stats import log_loss
 from tlkit.training.batches import Batches, Targets
 from tlkit.training.train import train, unfrozen
 
@@ -152,6 +154,18 @@ def test_half_the_way_is_half_the_way() -> None:
     train(start, BACKBONE, recipe(SOLVED), examples(16, 510), examples(6, 511))
     for path, value in weights_by_path(start).items():
         np.testing.assert_allclose(half[path], (value + whole[path]) / 2, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_position_that_is_chosen_is_the_one_with_the_lowest_validation_loss() -> None:
+    """The rate is so high that the end is far worse than the start."""
+    validation, model = examples(9, 515), tiny(seed=2)
+    stages = (SOLVED, Stage(1, 0.5, unfreeze=2, interpolate="chosen"))
+    history = train(model, BACKBONE, recipe(*stages, monitor="last"), examples(16, 514), validation)
+    solved, end, chosen = (row["val_loss"] for row in history.rows)
+    assert end > solved + 0.5 and chosen <= solved + 1e-4
+    found = predict_probabilities(model, validation.pixels)
+    assert log_loss(found, validation.labels) == pytest.approx(chosen, abs=1e-4)
 
 
 @pytest.mark.slow

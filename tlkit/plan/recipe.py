@@ -105,7 +105,7 @@ class Stage:
         ones that are validated and kept.
     interpolate: position between the weights at the start of the stage (0) and at its end (1), above 0 to 1. 0.5 is the
         midpoint, which often generalises better to images from other sources (WiSE-FT, Wortsman et al. 2022,
-        arXiv:2109.01903).
+        arXiv:2109.01903). "chosen" takes the position with the lowest validation log loss, of 8 from 0 to 1.
     solver: "gradient" trains by gradient descent. "logistic" and "svm" solve a linear head on cached features (see
         `tlkit.features.linear`); epochs and learning rate are then not used, unless the cache has no room for the
         features.
@@ -130,7 +130,7 @@ class Stage:
     mixup: float = 0.0
     cutmix: float = 0.0
     ema: float = 0.0
-    interpolate: float = 1.0
+    interpolate: float | str = 1.0
     solver: str = "gradient"
     augmented: bool = True
     strength: float | None = None
@@ -152,7 +152,10 @@ class Stage:
         for name in ("mixup", "cutmix"):
             _between(f"Stage.{name}", getattr(self, name), 0, None)
         _between("Stage.ema", self.ema, 0, 1, open_end=True)
-        _between("Stage.interpolate", self.interpolate, 0, 1, open_start=True)
+        if isinstance(self.interpolate, str):
+            _one_of("Stage.interpolate", self.interpolate, ("chosen",))
+        else:
+            _between("Stage.interpolate", self.interpolate, 0, 1, open_start=True)
         if self.cutmix and self.unfreeze == 0:
             raise SpecError(
                 "Stage.cutmix copies a rectangle of one image into another, but a head alone reads pooled features. "

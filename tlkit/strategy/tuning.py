@@ -36,7 +36,8 @@ def tuning_recipe(name: str, unfreeze: Unfreeze, images: int, job: Job) -> Recip
     steps = max(1, math.ceil(images / batch))
     epochs = job.epochs or min(max(math.ceil(STEPS / steps), FEWEST_EPOCHS), MOST_EPOCHS)
     rate = job.learning_rate or RATE
-    tune = Stage(epochs, rate, unfreeze=unfreeze, schedule="cosine", warmup=min(1.0, epochs / 10))
+    warmup = min(1.0, epochs / 10)
+    tune = Stage(epochs, rate, unfreeze=unfreeze, schedule="cosine", warmup=warmup, interpolate="chosen")
     return Recipe(name, stages=(HEAD, tune), batch_size=batch, monitor="last")
 
 

@@ -35,6 +35,7 @@ from tlkit.training.optimizers import make_optimizer, rate_factors
 from tlkit.words import counted
 
 RECALIBRATION_BATCHES = 32
+POSITIONS = (0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # tried between initial and final weights
 STEPS_AT_ONCE = 16  # steps_per_execution for a head: its steps are shorter than the overhead of a call from Python
 
 
@@ -75,7 +76,7 @@ def fit_stage(
         _compile(model, plan, suffix, steps=len(batches))
         keeper, initial = KeepBest(plan.recipe.monitor, history.best), suffix.get_weights()
         _fit(suffix, plan, (batches, validation), keeper, history, deadline, chance_log_loss(source.labels))
-        if stage.interpolate < 1 and not history.interrupted:
+        if stage.interpolate != 1 and not history.interrupted:
             _interpolate(suffix, plan, initial, validation, keeper, history)
     return history
 
@@ -199,19 +200,29 @@ def _interpolate(
     keeper: KeepBest,
     history: History,
 ) -> None:
-    """Interpolate between the initial and the final weights. The result is kept if it is the best so far."""
+    """Interpolate between the initial and the final weights. The result is kept if it is the best so far.
+
+    If the position is to be chosen, the result is the position with the lowest validation log loss.
+    """
     started, final = time.monotonic(), suffix.get_weights()
-    share = plan.stage.interpolate
+
+    def scores_at(share: float) -> dict[str, float]:
+        suffix.set_weights([start + share * (end - start) for start, end in zip(initial, final, strict=True)])
+        found = suffix.evaluate(validation, return_dict=True, verbose=0)
+        return {"loss": math.nan, "accuracy": math.nan, "val_loss": found["loss"], "val_accuracy": found["accuracy"]}
+
+    chosen = plan.stage.interpolate == "chosen"
+    tried = {share: scores_at(share) for share in (POSITIONS if chosen else (float(plan.stage.interpolate),))}
+    share = min(tried, key=lambda one: tried[one]["val_loss"])
     suffix.set_weights([start + share * (end - start) for start, end in zip(initial, final, strict=True)])
-    found = suffix.evaluate(validation, return_dict=True, verbose=0)
-    scores = {"loss": math.nan, "accuracy": math.nan, "val_loss": found["loss"], "val_accuracy": found["accuracy"]}
-    best = keeper.consider(scores)
+    best = keeper.consider(tried[share])
     if not best:
         keeper.restore()
     seconds = time.monotonic() - started
-    row = history.add(plan.number, scores, best=best, seconds=seconds, at_seconds=plan.clock.seconds)
+    row = history.add(plan.number, tried[share], best=best, seconds=seconds, at_seconds=plan.clock.seconds)
+    how = f"{share:g}, the best position" if chosen else f"{share:g}"
     log.info(
-        f"  weights interpolated by {share:g}: val_loss {row['val_loss']:.4f}, "
+        f"  weights interpolated by {how}: val_loss {row['val_loss']:.4f}, "
         f"val_accuracy {row['val_accuracy']:.4f}, "
         + ("kept" if best else "no improvement, so the weights before are kept")
     )
