@@ -230,6 +230,7 @@ def test_inspect_with_a_backbone_measures_the_axes(folder: Path) -> None:
     assert axes["images"] == 24 and len(axes["blocks"]) == 5
 
 
+@pytest.mark.slow
 def test_the_rate_rises_and_the_weights_are_as_before() -> None:
     model, data = tiny_model(seed=4), examples(24, 701)
     before = model.get_weights()

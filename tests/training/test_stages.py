@@ -73,6 +73,7 @@ def test_surgery_moves_the_named_blocks_and_no_other(unfreeze: tuple[int, ...]) 
     assert moved == {"predictions", *(f"conv_{filters[block - 1]}" for block in unfreeze)}
 
 
+@pytest.mark.slow
 def test_what_lies_below_the_lowest_named_block_is_computed_once() -> None:
     model = tiny(seed=2)
     prefix, _ = cut(model, BACKBONE, (3,))
@@ -101,6 +102,7 @@ def test_only_the_unfrozen_blocks_are_recalibrated() -> None:
     assert len(batch_norms(tiny(), BACKBONE, "all")) == 4 and not batch_norms(tiny(), BACKBONE, 0)
 
 
+@pytest.mark.slow
 def test_moving_statistics_arrive_within_a_short_training() -> None:
     """At Keras' MobileNets' own momentum of 0.999 they would have gone 3 % of the way in 30 steps."""
     model, pool = tiny(), examples(24, 41)
