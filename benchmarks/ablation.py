@@ -3,9 +3,9 @@
     TLKIT_SHARED=folder python benchmarks/ablation.py [--sets NAME ...] [--seeds N ...] [--ways NAME ...] [--size N]
     python benchmarks/ablation.py --report
 
-MobileNetV2 0.35 with all images of each set, at 128 pixels unless "--size" says otherwise. Every way starts from the
-same solved head and trains every block; the ways differ from "base" in one part each, see `WAYS`. The last epoch is
-kept, and validation images decide nothing, so the validation and test accuracies are of the same weights.
+MobileNetV2 0.35 with all images of each set, at 128 pixels unless "--size" says otherwise. A way trains the head for
+three epochs, or solves it, then trains every block; the ways differ from "base" in one part or two, see `WAYS`. The
+last epoch is kept, and validation images decide nothing, so the validation and test accuracies are of the same weights.
 Augmentation is the standard preset, narrowed to what is safe for the set. Weights come from Keras' cache (KERAS_HOME).
 
 Appends a row per finished training to benchmarks/ablation.csv and skips those that are there, so it can be stopped and
@@ -35,14 +35,20 @@ from tlkit.stats import log_loss, paired_difference
 FILE = Path(__file__).with_suffix(".csv")
 SETS = ("clothing", "chest_xray", "latin_letters", "cats_dogs", "blood_cells")
 BACKBONE = "mobilenetv2_0.35"
+HEAD = tlkit.Stage(3, 1e-3, augmented=False)
 SOLVED = tlkit.Stage(1, 1e-3, solver="logistic", augmented=False)
 TUNED = tlkit.Stage(12, 7e-4, unfreeze="all", schedule="cosine", warmup=1)
-BASE = tlkit.Recipe("base", stages=(SOLVED, TUNED), augmentation=PRESETS["standard"], batch_size=32, monitor="last")
+BASE = tlkit.Recipe("base", stages=(HEAD, TUNED), augmentation=PRESETS["standard"], batch_size=32, monitor="last")
 
 
-def varied(**settings: object) -> tlkit.Recipe:
-    """The base, with these settings of the stage that trains every block."""
-    return replace(BASE, stages=(SOLVED, replace(TUNED, **settings)))
+def varied(*, batch_size: int = 32, head: tuple[tlkit.Stage, ...] = (HEAD,), **settings: object) -> tlkit.Recipe:
+    """The base, with these stages before the one that trains every block, and these settings of that one."""
+    return replace(BASE, stages=(*head, replace(TUNED, **settings)), batch_size=batch_size)
+
+
+def small(**settings: object) -> tlkit.Recipe:
+    """As `varied`, with the 24 epochs and batches of 16 that suit a small set."""
+    return varied(**{"epochs": 24, "batch_size": 16, **settings})
 
 
 WAYS: dict[str, tlkit.Recipe] = {
@@ -53,13 +59,27 @@ WAYS: dict[str, tlkit.Recipe] = {
     "layer decay 0.8": varied(layer_decay=0.8),
     "rate 2e-4": varied(learning_rate=2e-4),
     "rate 2e-3": varied(learning_rate=2e-3),
-    "batch 16": replace(BASE, batch_size=16),
+    "batch 16": varied(batch_size=16),
     "6 epochs": varied(epochs=6),
     "24 epochs": varied(epochs=24),
     "averaged": varied(ema=0.98),
     "top 2 blocks": varied(unfreeze=2),
-    "before": replace(varied(learning_rate=5e-4, layer_decay=0.8, epochs=6), augmentation=PRESETS["none"]),
-    "expert": varied(batch_norm="moving", epochs=30),
+    "expert": varied(batch_norm="moving", epochs=30, head=(replace(HEAD, augmented=True),)),
+    "small": small(),
+    "small, 10 epochs of the head": small(head=(replace(HEAD, epochs=10),)),
+    "small, augmented head": small(head=(replace(HEAD, augmented=True),)),
+    "small, augmented head, moving": small(head=(replace(HEAD, augmented=True),), batch_norm="moving"),
+    "small, no head first": small(head=()),
+    "solved": varied(head=(SOLVED,)),
+    "solved, moving": varied(head=(SOLVED,), batch_norm="moving"),
+    "solved, not augmented": replace(varied(head=(SOLVED,)), augmentation=PRESETS["none"]),
+    "solved, rate 2e-4": varied(head=(SOLVED,), learning_rate=2e-4),
+    "solved, rate 2e-3": varied(head=(SOLVED,), learning_rate=2e-3),
+    "solved, small, moving": small(head=(SOLVED,), batch_norm="moving"),
+    "solved, small, rate 3e-4": small(head=(SOLVED,), learning_rate=3e-4),
+    "solved, small, warmup 4": small(head=(SOLVED,), warmup=4),
+    "solved with C = 0.01, small": small(head=(replace(SOLVED, strength=0.01),)),
+    "solved with C = 0.01, small, moving": small(head=(replace(SOLVED, strength=0.01),), batch_norm="moving"),
 }
 
 

@@ -26,8 +26,9 @@ def tuning_recipe(name: str, unfreeze: Unfreeze, images: int, job: Job) -> Recip
 
     The head stays far from fitted. A head that fits the training images leaves next to no loss, and Adam, which divides
     by the size of the gradients, makes full steps of what noise is left: the features are lost before training begins
-    to improve them. Measured on handwritten letters: 95.4 % of 130 test images from a head of three epochs, 86.2 % from
-    a solved one.
+    to improve them. Measured on handwritten letters, 130 test images: 95.4 and 96.2 % (two seeds) from a head of three
+    epochs; 63 to 94 % from solved ones, depending on rate, warmup and BatchNormalization. On larger sets it matters
+    less: chest X-rays 97.0 against 96.2 %, clothing 87.9 % both (`benchmarks/ablation.csv`).
 
     unfreeze: how many blocks, or "all". images: for training. job: its epochs, learning rate and batch size, where they
     are given; else they follow from the number of images, so that a small set gets enough steps.
