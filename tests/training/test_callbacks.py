@@ -184,6 +184,18 @@ def test_between_the_lines_of_epochs_lie_seconds(said: list[str]) -> None:
     assert said == ["  1 epoch in 1.0 s; no improvement, so the earlier weights are kept"]
 
 
+def test_within_a_long_epoch_it_is_said_how_far_it_is(monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    log = LogEpochs(History())
+    log.set_params({"steps": 2000})
+    log.on_train_begin()
+    for batch in range(25):  # of a second each
+        now[0] += 1.0
+        log.on_train_batch_end(batch)
+    assert said == ["  epoch 1, step 10 of 2,000", "  epoch 1, step 20 of 2,000"]
+
+
 @pytest.mark.parametrize(
     ("monitor", "epochs", "expected"),
     [

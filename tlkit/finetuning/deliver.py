@@ -50,12 +50,14 @@ def deliver(
     """
     clock, dataset = clock or Clock(), prepared.dataset
     refusal = judged.scores["refusal"]
+    log.info("exporting the SavedModel")
     with clock.timed("export"):
         unsure_below = refusal["threshold"] if refusal else 0.0
         export(judged.model, plan.classes, run.saved_model, fit=plan.job.fit, unsure_below=unsure_below)
     inputs = ReportInputs(run, judged.model, dataset) if plan.job.report else None
     with ThreadPoolExecutor(1) as beside:  # the slow part of the report runs while another process proves
         analysing = beside.submit(analyse, inputs) if inputs else None
+        log.info("proving   in a fresh process that it predicts what the model predicts")
         with clock.timed("prove"):
             parity = _prove(run, judged, dataset, fresh)
     metrics = {
@@ -71,6 +73,7 @@ def deliver(
     for line in result_lines(run):
         log.info(line)
     if inputs is not None and analysing is not None:
+        log.info(f"{'writing':<11} the report")
         log.info(f"{'report':<11} {write_report(dataclasses.replace(inputs, run=run), analysing.result())}")
     return run
 

@@ -24,8 +24,9 @@ from tlkit.models.files import save_model
 from tlkit.models.inference import inference_batch
 from tlkit.plan.plan import Plan
 from tlkit.plan.recipe import Recipe
-from tlkit.progress import Clock
+from tlkit.progress import Clock, log
 from tlkit.runs.folder import Run
+from tlkit.words import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,6 +63,8 @@ def judge(plan: Plan, trained: Trained, prepared: Prepared, run: Run, clock: Clo
     run.write_table("history.csv", pd.DataFrame(trained.history.rows))
     model = _as_saved(trained.model, prepared.backbone, plan)
     save_model(model, run.model_file)
+    count = sum(prepared.dataset.count(split) for split in ("validation", "test"))
+    log.info(f"evaluating on {counted(count, 'image')}")
     with clock.timed("evaluate"):
         raw, computed = _predict_splits(model, prepared.backbone, plan.recipe, prepared.dataset)
         scores, probabilities = _calibrate_and_score(run, model, prepared.dataset.images, raw, plan.job.max_error)

@@ -18,7 +18,8 @@ from tlkit.words import counted
 if TYPE_CHECKING:
     from tlkit.training.batches import Batches
 
-SECONDS_BETWEEN_LINES = 2.0
+SECONDS_BETWEEN_LINES = 2.0  # from epoch to epoch
+SECONDS_WITHIN_EPOCH = 10.0
 
 
 class FollowEpochs(keras.callbacks.Callback):
@@ -116,7 +117,7 @@ class RecordEpochs(keras.callbacks.Callback):
 
 
 class LogEpochs(keras.callbacks.Callback):
-    """Logs the latest epoch every two seconds, and a summary when the stage ends.
+    """Logs the latest epoch every two seconds, how far a long one is every ten, and a summary when the stage ends.
 
     Args:
         history: the history of this stage. `RecordEpochs` must come before this callback in the list.
@@ -129,6 +130,11 @@ class LogEpochs(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._logged = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self._lines and time.monotonic() - self._logged >= SECONDS_WITHIN_EPOCH:
+            self._logged = time.monotonic()
+            log.info(f"  epoch {self._history.epochs + 1}, step {batch + 1:,} of {self.params['steps']:,}")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if self._lines and time.monotonic() - self._logged >= SECONDS_BETWEEN_LINES:
