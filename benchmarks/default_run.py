@@ -103,13 +103,13 @@ def tlkit(shared: Path, data: str, size: int, seed: int, way: str) -> dict[str, 
             env={**os.environ, "TLKIT_CACHE": str(Path(scratch) / "cache")},
         )
         run = open_run(out)
+        recipe, total, wasted = run.plan.recipe.name, run.metrics["seconds"]["total"], wasted_seconds(run)
         with (out / "predictions.csv").open(newline="") as stream:
             right = {row["path"]: row["label"] == row["prediction"] for row in csv.DictReader(stream)}
     paths = [row["path"] for row in split_rows(shared, data) if row["split"] == "test"]
-    wasted = wasted_seconds(run)
     return {
-        "recipe": run.plan.recipe.name,
-        "wasted": round(wasted / run.metrics["seconds"]["total"], 3),
+        "recipe": recipe,
+        "wasted": round(wasted / total, 3),
         "wasted_seconds": round(wasted, 1),
         "correct": np.array([right[path] for path in paths]),
     }

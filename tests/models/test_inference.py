@@ -11,8 +11,9 @@ import pytest
 from tests.tiny import tiny_file
 from tlkit import build_classifier, cut, find_backbone
 from tlkit.devices import while_memory_lasts
+from tlkit.features.extract import all_cached, all_rows, extract_features
 from tlkit.models import inference as module
-from tlkit.models.inference import frozen_call, inference_batch
+from tlkit.models.inference import bfloat16_pays, frozen_call, inference_batch, multiplications
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype="uint8")
 
@@ -71,3 +72,46 @@ def test_on_a_gpu_more_images_run_at_once_until_memory_ends(monkeypatch: pytest.
     assert inference_batch(32) == 32
     with pytest.raises(MemoryError):
         while_memory_lasts(lambda batch: (_ for _ in ()).throw(MemoryError), 4)
+
+
+def test_multiplications_are_those_of_the_kernels_at_every_place() -> None:
+    inputs = keras.Input((8, 8, 3))
+    convolved = keras.layers.Conv2D(4, 3, padding="same", use_bias=False)(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(5)(keras.layers.GlobalAveragePooling2D()(convolved)))
+    assert multiplications(model) == 8 * 8 * (3 * 3 * 3 * 4) + 4 * 5
+
+
+def test_bfloat16_is_for_heavy_networks_in_float32_on_processors_that_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_classifier(tiny_file(), 3, image_size=32)
+    monkeypatch.setattr(module, "_processor_has_bfloat16", lambda: True)
+    assert not bfloat16_pays(model)
+    monkeypatch.setattr(module, "HEAVY", multiplications(model))
+    assert bfloat16_pays(model)
+    assert not bfloat16_pays(build_classifier(tiny_file(), 3, image_size=32, precision="mixed_bfloat16"))
+    monkeypatch.setattr(module, "_processor_has_bfloat16", lambda: False)
+    assert not bfloat16_pays(model)
+
+
+def test_bfloat16_changes_the_answers_a_little_and_those_after_it_not_at_all() -> None:
+    model = build_classifier("mobilenet_0.25", 3, image_size=64, weights="none", seed=3)
+    features = keras.Model(model.input, model.layers[-2].output)
+    images = np.random.default_rng(1).integers(0, 256, (8, 64, 64, 3), dtype="uint8")
+    exact, rounded = frozen_call(features, 8), frozen_call(features, 8, bfloat16=True)
+    (before,), (fast,), (after,) = exact(images), rounded(images), exact(images)
+    assert np.array_equal(before, after) and fast.dtype == np.float32
+    assert np.abs(fast - before).max() <= 0.05 * np.abs(before).max()
+
+
+def test_features_in_bfloat16_have_a_cache_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.training.test_training import BACKBONE, examples
+    from tests.training.test_training import tiny as tiny_model
+
+    monkeypatch.setattr("tlkit.features.extract.bfloat16_pays", lambda prefix: True)
+    (prefix, _), pool = cut(tiny_model(seed=9), BACKBONE, 0), examples(10, 900)
+    assert prefix is not None
+    fast = extract_features(prefix, pool, fast=True)
+    assert fast is not None and fast.computed == 10 and all_cached(prefix, pool, fast=True)
+    assert not all_cached(prefix, pool)
+    exact = extract_features(prefix, pool)
+    assert exact is not None and exact.computed == 10
+    assert np.allclose(all_rows(fast), all_rows(exact), rtol=0.05, atol=0.05)

@@ -28,7 +28,7 @@ from tlkit.evaluation.predict import predict_probabilities
 from tlkit.features.extract import all_cached, all_rows, extract_features
 from tlkit.models.blocks import cut
 from tlkit.models.classifier import build_classifier
-from tlkit.models.inference import inference_batch
+from tlkit.models.inference import bfloat16_pays, inference_batch
 from tlkit.words import counted
 
 JUDGE = "nano"  # the backbone whose features judge the labels by default
@@ -134,14 +134,23 @@ def check_data(
     features, judge = compared, JUDGE
     if chosen.name != JUDGE or prefix is not None:
         prefix = prefix or _network(chosen, size)
-        if compute or all_cached(prefix, examples):
-            features, judge = _features(prefix, examples), chosen.name
+        fast = _learned_from(dataset) & bfloat16_pays(prefix)
+        parts = [(np.flatnonzero(fast == one), one) for one in (True, False) if (fast == one).any()]
+        if compute or all(all_cached(prefix, examples.take(rows), fast=one) for rows, one in parts):
+            found = [_features(prefix, examples.take(rows), fast=one) for rows, one in parts]
+            order = np.argsort(np.concatenate([rows for rows, _ in parts]))
+            features, judge = np.concatenate(found)[order], chosen.name
     return examine(dataset.images, features, compared, examples.pixels, judge, seed, started)
 
 
-def _features(prefix: keras.Model, examples: Examples) -> np.ndarray:
+def _learned_from(dataset: Dataset) -> np.ndarray:
+    """Which images a run may have features of in bfloat16: all but those it evaluates on. bool, shape (n,)."""
+    return ~np.asarray(dataset.images.table["split"].isin(("validation", "test")))
+
+
+def _features(prefix: keras.Model, examples: Examples, *, fast: bool = False) -> np.ndarray:
     batch = inference_batch(32)
-    found = extract_features(prefix, examples, batch_size=batch)
+    found = extract_features(prefix, examples, batch_size=batch, fast=fast)
     if found is None:  # there is no room in the cache
         return predict_probabilities(prefix, examples.pixels, batch_size=batch)
     return all_rows(found)

@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import numpy as np
 from tlkit.cache import Store, describe
 from tlkit.data.augment import augment
 from tlkit.data.examples import Examples, RowSource
-from tlkit.models.inference import frozen_call
+from tlkit.models.inference import bfloat16_pays, frozen_call
 from tlkit.plan.augmentation import Augmentation
 from tlkit.progress import NO_DEADLINE, Deadline, bar
 
@@ -70,9 +70,9 @@ def _without_names(settings: Any) -> Any:
     return [_without_names(one) for one in settings] if isinstance(settings, list | tuple) else settings
 
 
-def all_cached(prefix: keras.Model, examples: Examples) -> bool:
+def all_cached(prefix: keras.Model, examples: Examples, *, fast: bool = False) -> bool:
     """Return whether `extract_features`, without augmentation, would find every output in the cache."""
-    _, folders = _outputs_and_folders(prefix, examples)
+    _, folders = _outputs_and_folders(prefix, examples, fast and bfloat16_pays(prefix))
     return all(bool(Store(folder).known(list(examples.keys)).all()) for folder in folders)
 
 
@@ -85,6 +85,7 @@ def extract_features(
     seed: int = 0,
     batch_size: int = 32,
     deadline: Deadline = NO_DEADLINE,
+    fast: bool = False,
 ) -> Features | None:
     """Return the prefix's outputs for every example and view. Those that are not cached are computed and cached.
 
@@ -97,16 +98,20 @@ def extract_features(
         seed: seed of the augmentation.
         batch_size: images per forward pass.
         deadline: when to stop and return what has been computed.
+        fast: whether bfloat16 may be used where it pays, see `tlkit.models.inference.bfloat16_pays`. Such outputs have
+            a cache of their own.
 
     Returns:
         The outputs; None if they would exceed the caches' limit. The caller then runs the prefix batch by batch.
     """
     if augmentation is None or augmentation.is_identity():
         augmentation, views = None, 1
-    outputs, folders = _outputs_and_folders(prefix, examples)
+    bfloat16 = fast and bfloat16_pays(prefix)
+    outputs, folders = _outputs_and_folders(prefix, examples, bfloat16)
     stores = [Store(folder) for folder in folders]
     keys = [_view_keys(examples.keys, augmentation, view, seed) for view in range(views)]
     missing = _missing(prefix, stores, keys, augmentation, seed)
+    missing = replace(missing, bfloat16=bfloat16)
     if missing.pairs and not examples.cache.has_room_for(missing.size):
         return None
     for output in missing.outputs:
@@ -120,10 +125,13 @@ def extract_features(
     return Features([list(view) for view in rows], count, done)
 
 
-def _outputs_and_folders(prefix: keras.Model, examples: Examples) -> tuple[list[keras.Model], list[Path]]:
+def _outputs_and_folders(
+    prefix: keras.Model, examples: Examples, bfloat16: bool
+) -> tuple[list[keras.Model], list[Path]]:
     """Return a model for each of the prefix's outputs, and the cache folder of each."""
+    made_by = f"{examples.made_by}-bfloat16" if bfloat16 else examples.made_by
     outputs = [prefix] if len(prefix.outputs) == 1 else [keras.Model(prefix.input, one) for one in prefix.outputs]
-    return outputs, [examples.cache.at("features", f"{prefix_key(one)}-{examples.made_by}") for one in outputs]
+    return outputs, [examples.cache.at("features", f"{prefix_key(one)}-{made_by}") for one in outputs]
 
 
 def _stored_as(dtype: str) -> str:
@@ -156,6 +164,7 @@ class _Missing:
     keys: by view, then example.
     outputs: the prefix's outputs that are missing for at least one of the pairs.
     augmentation: None for unchanged images. seed: of the augmentation.
+    bfloat16: whether to compute in bfloat16.
     """
 
     pairs: list[tuple[int, int]]
@@ -163,6 +172,7 @@ class _Missing:
     outputs: list[_Output]
     augmentation: Augmentation | None
     seed: int
+    bfloat16: bool = False
 
     @property
     def size(self) -> int:
@@ -193,7 +203,7 @@ def _compute(prefix: keras.Model, examples: Examples, missing: _Missing, batch_s
     """Run the prefix on the missing pairs and cache its outputs. Returns the number of pairs done."""
     if len(missing.outputs) < len(prefix.outputs):
         prefix = keras.Model(prefix.input, [prefix.outputs[one.index] for one in missing.outputs])
-    call = frozen_call(prefix, batch_size)
+    call = frozen_call(prefix, batch_size, bfloat16=missing.bfloat16)
     numbers, pairs = examples.numbers(), missing.pairs
     writers = [one.store.writer(len(pairs), one.shape, one.dtype) for one in missing.outputs]
     done = 0

@@ -13,7 +13,7 @@ from tlkit.features.extract import extract_features, per_output
 from tlkit.features.folds import ALWAYS_TRAINING, solving_folds
 from tlkit.features.linear import CrossValidation, Solver, choose_strength
 from tlkit.models.blocks import cut, tap_numbers
-from tlkit.models.inference import inference_batch
+from tlkit.models.inference import bfloat16_pays, inference_batch
 
 if TYPE_CHECKING:
     import keras
@@ -81,13 +81,20 @@ def feature_table(
     """
     prefix, _ = cut(tapped, backbone, 0)
     assert prefix is not None
-    features = extract_features(prefix, pool, batch_size=inference_batch(batch_size))
-    if features is None:
-        return None
     splits = [pool.take(indices) for indices in np.split(np.arange(len(pool)), [training])]
+    parts = [(splits[0], True), (splits[1], False)] if bfloat16_pays(prefix) else [(pool, False)]
+    found = [
+        extract_features(prefix, examples, batch_size=inference_batch(batch_size), fast=fast)
+        for examples, fast in parts
+        if len(examples)
+    ]
+    whole = [one for one in found if one is not None]
+    if len(whole) < len(found):
+        return None
+    tensors = [np.concatenate(rows) for rows in zip(*[per_output(one) for one in whole], strict=True)]
     folds, how = solving_folds(*[(one.labels, one.groups) for one in splits], seed=seed)
-    blocks = _by_block(tapped, per_output(features))
-    return Table(blocks, pool.labels, folds, how, training, tapped.output_shape[-1], features.computed)
+    computed = sum(one.computed for one in whole)
+    return Table(_by_block(tapped, tensors), pool.labels, folds, how, training, tapped.output_shape[-1], computed)
 
 
 def _by_block(tapped: keras.Model, tensors: list[np.ndarray]) -> list[np.ndarray]:

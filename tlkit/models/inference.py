@@ -2,23 +2,35 @@
 
 On TensorFlow the weights become constants of a separate graph, so that its optimiser can fuse each convolution with the
 BatchNormalization and activation after it. On other backends, and for networks too large for this, Keras'
-`predict_on_batch` is used.
+`predict_on_batch` is used. Processors with instructions for bfloat16 run the convolutions of heavy networks several
+times as fast in it; this is used for what is only learned from, and never for what is reported or served.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
 GPU_FACTOR = 8
+# Multiplications an image from which bfloat16 is used. Measured on two cores with AMX, batches of 16 at 224 pixels:
+# VGG16 (15 billion) 26.8 images/s instead of 4.9, ResNet50 (4 billion) 70.9 instead of 19.9, MobileNetV2 (0.3 billion)
+# 83.5 instead of 84.0. Its features differ from those of float32 by up to 0.4 % of the largest.
+HEAVY = 1e9
+BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}  # in /proc/cpuinfo
 MOST_BYTES = 300 * 2**20  # limit for weights as constants: they are copied, and a graph holds 2 GiB at most
 
 
-def frozen_call(model: keras.Model, batch_size: int) -> Callable[[np.ndarray | list[np.ndarray]], list[np.ndarray]]:
+def frozen_call(
+    model: keras.Model, batch_size: int, *, bfloat16: bool = False
+) -> Callable[[np.ndarray | list[np.ndarray]], list[np.ndarray]]:
     """Return the model as a function from one batch (an array for each input) to a list of arrays, one for each output.
 
     The weights are copied now: later changes have no effect. A batch smaller than batch_size is padded, so that the
@@ -31,11 +43,54 @@ def frozen_call(model: keras.Model, batch_size: int) -> Callable[[np.ndarray | l
         count = len(arrays[0])
         if count < batch_size:
             arrays = [np.concatenate([a, np.zeros((batch_size - count, *a.shape[1:]), a.dtype)]) for a in arrays]
-        outputs: Any = run(arrays if len(arrays) > 1 else arrays[0])
+        with _bfloat16_allowed() if bfloat16 else contextlib.nullcontext():
+            outputs: Any = run(arrays if len(arrays) > 1 else arrays[0])
         outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
         return [np.asarray(values)[:count] for values in outputs]
 
     return call
+
+
+def bfloat16_pays(model: keras.Model) -> bool:
+    """Whether frozen layers run much faster in bfloat16: a heavy network in float32 on a processor made for it."""
+    return (
+        _fits_as_constants(model)
+        and model.dtype_policy.name == "float32"
+        and _processor_has_bfloat16()
+        and inference_batch(1) == 1  # no GPU
+        and multiplications(model) >= HEAVY
+    )
+
+
+def multiplications(model: keras.Model) -> float:
+    """Count the multiplications that the convolutions and dense layers of a model take for one image."""
+    total = 0.0
+    for layer in model.layers:
+        kernels = [one for one in layer.weights if len(one.shape) > 1]
+        shape = layer.output.shape[1:-1] if kernels and hasattr(layer.output, "shape") else ()
+        total += math.prod(side or 1 for side in shape) * sum(math.prod(one.shape) for one in kernels)
+    return total
+
+
+@functools.cache
+def _processor_has_bfloat16() -> bool:
+    with contextlib.suppress(OSError):
+        return bool(BFLOAT16_FLAGS & set(Path("/proc/cpuinfo").read_text().split()))
+    return False
+
+
+@contextlib.contextmanager
+def _bfloat16_allowed() -> Iterator[None]:
+    """Let TensorFlow compute in bfloat16 what it runs in this block. Its graphs are optimised anew for it."""
+    import tensorflow as tf
+
+    option = "auto_mixed_precision_onednn_bfloat16"
+    before = tf.config.optimizer.get_experimental_options().get(option, False)
+    tf.config.optimizer.set_experimental_options({option: True})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({option: before})
 
 
 def seconds_per_image(model: keras.Model, batch_size: int = 16) -> float:

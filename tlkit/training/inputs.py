@@ -144,6 +144,7 @@ def _source(
         seed=plan.seed,
         batch_size=plan.recipe.batch_size,
         deadline=deadline,
+        fast=plan.recipe.precision == "auto" and augmentation is not None,
     )
     if found is None:
         history.note(
