@@ -107,7 +107,7 @@ def test_features_in_bfloat16_have_a_cache_of_their_own(monkeypatch: pytest.Monk
     from tests.training.test_training import tiny as tiny_model
 
     monkeypatch.setattr("tlkit.features.extract.bfloat16_pays", lambda prefix: True)
-    (prefix, _), pool = cut(tiny_model(seed=9), BACKBONE, 0), examples(10, 900)
+    (prefix, _), pool = cut(tiny_model(seed=51), BACKBONE, 0), examples(10, 5100)
     assert prefix is not None
     fast = extract_features(prefix, pool, fast=True)
     assert fast is not None and fast.computed == 10 and all_cached(prefix, pool, fast=True)
