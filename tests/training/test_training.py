@@ -334,7 +334,7 @@ def test_an_interrupted_training_keeps_its_best_epoch_and_skips_what_follows(mon
         monkeypatch.setattr(RecordEpochs, "on_epoch_begin", begin)
 
     plan, model = recipe(Stage(5, 1e-2), Stage(5, 1e-3, unfreeze=1)), tiny()
-    training, validation = examples(24, 132), examples(9, 133)
+    training, validation = examples(24, 5132), examples(9, 5133)
     interrupted_in(2)
     history = train(model, BACKBONE, plan, training, validation)
     assert history.epochs == 2 and history.interrupted and history.best is not None
