@@ -5,31 +5,87 @@ Knows neither Keras nor images.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 
 ECE_BINS = 15
+AT_CHANCE = 0.05  # a difference with a higher p-value is not told from chance
 
 
-def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean log loss (natural logarithm), with probabilities clipped below at 1e-7.
+def log_losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return each row's log loss (natural logarithm), with probabilities clipped below at 1e-7: float, shape (n,).
 
     scikit-learn's clips float32 at 1.2e-7, and warns when float32 rows, converted to float64, do not sum to exactly 1.
     """
-    of_label = probabilities[np.arange(len(labels)), labels]
-    return float(-np.log(np.maximum(of_label, 1e-7)).mean())
+    return -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-7))
 
 
-def wilson_interval(correct: int, n: int) -> tuple[float, float]:
-    """Return the 95 % interval of a proportion by Wilson's score method (1927); (0, 1) for n = 0.
+def log_loss(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Return the mean of `log_losses`. weights: of the rows, shape (n,); see `balancing_weights`."""
+    return float(np.average(log_losses(probabilities, labels), weights=weights))
+
+
+def balancing_weights(labels: np.ndarray) -> np.ndarray:
+    """Return a weight for each row that gives every class that occurs the same total: float, shape (n,), mean 1.
+
+    >>> balancing_weights(np.array([0, 0, 0, 1])).round(3).tolist()
+    [0.667, 0.667, 0.667, 2.0]
+    """
+    _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    return len(labels) / (len(counts) * counts[index])
+
+
+def wilson_interval(correct: float, n: float, level: float = 0.95) -> tuple[float, float]:
+    """Return the interval of a proportion by Wilson's score method (1927); (0, 1) for n = 0.
+
+    correct, n: whole numbers, or the effective ones of `proportion_interval`. level: the confidence, 0 to 1.
 
     >>> [round(x, 3) for x in wilson_interval(93, 100)]
     [0.863, 0.966]
     """
     if n == 0:
         return 0.0, 1.0
-    interval = binomtest(correct, n).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
+    share, z = correct / n, float(norm.ppf((1 + level) / 2))
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def proportion_interval(correct: np.ndarray, groups: np.ndarray | None = None) -> tuple[float, float]:
+    """Return the 95 % interval of an accuracy, for images that may come in groups, such as those of one patient.
+
+    It is Wilson's interval at `effective_images`, so it is not empty where all predictions are correct.
+
+    >>> [round(x, 3) for x in proportion_interval(np.arange(100) < 93)]
+    [0.863, 0.966]
+    """
+    effective = effective_images(correct, groups)
+    return wilson_interval(float(np.mean(correct)) * effective if len(correct) else 0.0, effective)
+
+
+def effective_images(correct: np.ndarray, groups: np.ndarray | None = None) -> float:
+    """Return how many independent images would tell an accuracy as precisely: at most n.
+
+    Images of one group are alike, so they say less than as many independent ones. The variance is that of a cluster
+    bootstrap of the accuracy, in its limit of infinitely many resamplings (Rao and Scott 1992).
+
+    Args:
+        correct: bool, shape (n,).
+        groups: shape (n,); images with equal values belong together. None: all images are independent.
+    """
+    n = len(correct)
+    if groups is None or n == 0:
+        return float(n)
+    share = float(np.mean(correct))
+    _, index, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    count = len(sizes)
+    if count < 2 or share in (0.0, 1.0):  # the residuals say nothing: as if all images of a group were the same
+        return min(float(n), n**2 / float((sizes.astype(float) ** 2).sum()))
+    residuals = np.bincount(index, weights=np.asarray(correct, float) - share, minlength=count)
+    variance = count / (count - 1) * float((residuals**2).sum()) / n**2
+    return min(float(n), share * (1 - share) / max(variance, 1e-12))
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = ECE_BINS) -> float:
@@ -53,6 +109,34 @@ def reliability_bins(
     index = np.minimum((confidence * bins).astype(int), bins - 1)
     masks = [index == b for b in sorted(set(index.tolist()))]
     return [(float(confidence[mask].mean()), float(correct[mask].mean()), int(mask.sum())) for mask in masks]
+
+
+def paired_p_value(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the two-sided p-value of the exact McNemar test: whether two classifiers are equally accurate.
+
+    It counts the images that exactly one of the two predicts correctly; if both are equally accurate, either is as
+    likely to be that one (McNemar 1947; a binomial test). 1 if there is no such image.
+
+    first, second: whether each prediction is correct, bool, shape (n,).
+
+    >>> paired_p_value(np.array([1, 1, 1, 0], bool), np.array([1, 0, 0, 0], bool))
+    0.5
+    """
+    gained, lost = int((first & ~second).sum()), int((~first & second).sum())
+    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct p-values for their number by Holm's method (1979), in their order.
+
+    >>> holm([0.01, 0.04, 0.5])
+    [0.03, 0.08, 0.5]
+    """
+    corrected, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(np.argsort(p_values, kind="stable")):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[int(index)] = highest
+    return corrected
 
 
 def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:

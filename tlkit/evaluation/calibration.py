@@ -12,14 +12,14 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from tlkit.errors import SpecError
-from tlkit.stats import calibration_gap
+from tlkit.stats import balancing_weights, calibration_gap
 
 TEMPERATURES = (0.25, 5.0)
 SHRINK = 150  # ln T is multiplied by n / (n + SHRINK), so that few images cannot move it far
 RESAMPLED = 200  # bootstrap resamplings for an interval
 
 
-def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
+def fit_temperature(probabilities: np.ndarray, labels: np.ndarray, balanced: bool = False) -> float:
     """Fit the temperature with the lowest log loss (Guo et al. 2017, arXiv:1706.04599).
 
     ln T is shrunk towards 0 by the factor n / (n + 150). Without it, temperatures from 80 to 90 images made the log
@@ -28,17 +28,18 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
     Args:
         probabilities: float, shape (n, classes).
         labels: int, shape (n,).
+        balanced: Whether every class counts equally, for probabilities after `without_prior`.
 
     Returns:
         The temperature, 0.25 to 5. Above 1: the model was overconfident. 1 if there are no images.
     """
     if not len(labels):
         return 1.0
-    logits = _logits(probabilities)
+    logits, weights = _logits(probabilities), balancing_weights(labels) if balanced else None
 
     def loss(log_temperature: float) -> float:
         logs = log_softmax(logits / np.exp(log_temperature), axis=1)
-        return float(-logs[np.arange(len(labels)), labels].mean())
+        return float(np.average(-logs[np.arange(len(labels)), labels], weights=weights))
 
     low, high = np.log(TEMPERATURES)
     found = minimize_scalar(loss, bounds=(low, high), method="bounded").x
@@ -63,14 +64,44 @@ def bake(model: keras.Model, temperature: float) -> None:
 
     Raises SpecError if the model does not end in a dense softmax layer, as those of `tlkit.build_classifier` do.
     """
+    for weight in _last_dense(model).weights:
+        weight.assign(weight / temperature)
+
+
+def without_prior(probabilities: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Convert probabilities to those of a world in which all classes are equally common: float32, the same shape.
+
+    A classifier that learned from 99 % cats answers "cat" unless the image is clear. Divided by the classes' shares
+    (Saerens, Latinne and Decaestecker 2002), its probabilities ask only what the image shows. On logits this is the
+    adjustment of Menon et al. 2021 (arXiv:2007.07314).
+
+    probabilities: float, shape (n, classes). shares: of each class among the training images, shape (classes,). A class
+    without training images keeps its probability.
+
+    >>> without_prior(np.array([[0.9, 0.1]]), np.array([0.9, 0.1])).tolist()
+    [[0.5, 0.5]]
+    """
+    return softmax(_logits(probabilities) - _log_shares(shares), axis=-1).astype("float32")
+
+
+def bake_without_prior(model: keras.Model, shares: np.ndarray) -> None:
+    """Let a classifier's last layer predict as `without_prior` does. In place. Raises SpecError as `bake` does."""
+    last = _last_dense(model)
+    last.bias.assign(last.bias - _log_shares(shares).astype("float32"))
+
+
+def _log_shares(shares: np.ndarray) -> np.ndarray:
+    return np.log(np.where(shares > 0, shares, 1.0))
+
+
+def _last_dense(model: keras.Model) -> keras.layers.Dense:
     last = model.layers[-1]
     if not isinstance(last, keras.layers.Dense) or last.activation is not keras.activations.softmax:
         raise SpecError(
             f"The model ends in {type(last).__name__} '{last.name}'. "
             "Expected a dense softmax layer to hold a temperature."
         )
-    for weight in last.weights:
-        weight.assign(weight / temperature)
+    return last
 
 
 def calibration_error_of(confidence: np.ndarray, correct: np.ndarray, seed: int = 0) -> tuple[float, float, float]:

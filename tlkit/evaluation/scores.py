@@ -7,25 +7,30 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tlkit.stats import expected_calibration_error, wilson_interval
+from tlkit.stats import expected_calibration_error, log_loss, proportion_interval
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def evaluate(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
+def evaluate(
+    probabilities: np.ndarray, labels: np.ndarray, class_names: Sequence[str], groups: np.ndarray | None = None
+) -> dict[str, Any]:
     """Score a classifier's predictions.
 
     Args:
         probabilities: Shape (n, classes), rows sum to 1.
         labels: int, shape (n,).
         class_names: In class order.
+        groups: Shape (n,). Images with equal values, such as those of one patient, are not independent, and the
+            interval is wider.
 
     Returns:
-        JSON values: n, accuracy, accuracy_95 (Wilson 1927), macro_f1 (mean over the classes that occur), top_k
-        (accuracy among the k most probable, k = 2, 3, 5), log_loss (natural, probabilities clipped at 1e-7), ece (15
-        equal bins of the top probability; Naeini et al. 2015), per_class (precision, recall, f1, support) and
-        confusion_matrix (rows: true, columns: predicted).
+        JSON values: n, accuracy, accuracy_95 (see `tlkit.stats.proportion_interval`), balanced_accuracy (mean recall of
+        the classes that occur), macro_f1 (mean over the classes that occur), roc_auc (see `roc_auc`), top_k (accuracy
+        among the k most probable, k = 2, 3, 5), log_loss (natural, probabilities clipped at 1e-7), ece (15 equal bins
+        of the top probability; Naeini et al. 2015), per_class (precision, recall, f1, support) and confusion_matrix
+        (rows: true, columns: predicted).
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
@@ -36,14 +41,15 @@ def evaluate(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequenc
         labels, predicted, labels=range(k), zero_division=0.0
     )
     ranked = np.argsort(-probabilities, axis=1, kind="stable")
-    picked = np.clip(probabilities[np.arange(n), labels], 1e-7, 1.0)
     return {
         "n": n,
         "accuracy": float(correct.mean()),
-        "accuracy_95": list(wilson_interval(int(correct.sum()), n)),
+        "accuracy_95": list(proportion_interval(correct, groups)),
+        "balanced_accuracy": float(recall[support > 0].mean()),
         "macro_f1": float(f1[support > 0].mean()),
+        "roc_auc": roc_auc(probabilities, labels),
         "top_k": {str(top): float((ranked[:, :top] == labels[:, None]).any(1).mean()) for top in (2, 3, 5) if top < k},
-        "log_loss": float(-np.log(picked).mean()),
+        "log_loss": log_loss(probabilities, labels),
         "ece": expected_calibration_error(probabilities, labels),
         "per_class": {
             name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(s)}
@@ -52,6 +58,23 @@ def evaluate(probabilities: np.ndarray, labels: np.ndarray, class_names: Sequenc
         "confusion_matrix": confusion_matrix(labels, predicted, labels=range(k)).tolist(),
         "classes": list(class_names),
     }
+
+
+def roc_auc(probabilities: np.ndarray, labels: np.ndarray) -> float | None:
+    """The area under the ROC curve, of each class against the others, averaged over the classes that occur.
+
+    It does not change where the threshold is moved, nor, for two classes, with their shares (Fawcett 2006). 0.5 is
+    chance, and 1 that every image of a class is more probable of it than every other image. None if all labels are
+    equal.
+
+    probabilities: shape (n, classes). labels: int, shape (n,).
+    """
+    from sklearn.metrics import roc_auc_score
+
+    occurring = np.unique(labels)
+    if len(occurring) < 2:
+        return None
+    return float(np.mean([roc_auc_score(labels == one, probabilities[:, one]) for one in occurring]))
 
 
 def prediction_table(

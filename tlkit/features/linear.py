@@ -10,7 +10,7 @@ import functools
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -49,12 +49,14 @@ class CrossValidation:
     probabilities: of the held-out rows, in their order, each predicted by a head that was not trained on it: float32,
         shape (held out, classes).
     loss: the log loss of these probabilities. losses: the log loss for each C that was tried.
+    tried: the probabilities for each C that was tried.
     """
 
     strength: float
     probabilities: np.ndarray
     loss: float
     losses: dict[float, float]
+    tried: dict[float, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ def choose_strength(
     estimators = {number: _estimator(solver) for number in numbers}
     best: CrossValidation | None = None
     losses: dict[float, float] = {}
+    tried: dict[float, np.ndarray] = {}
     for strength in sorted(strengths):
         logits = np.zeros((len(labels), classes), "float32")
         for number in numbers:
@@ -149,9 +152,9 @@ def choose_strength(
         if solver.kind != "logistic":
             margins = margins * _best_factor(margins, true)
         probabilities = softmax(margins, axis=-1)
-        losses[strength] = log_loss(probabilities, true)
+        losses[strength], tried[strength] = log_loss(probabilities, true), probabilities
         if best is None or losses[strength] < best.loss:
-            best = CrossValidation(strength, probabilities, losses[strength], losses)
+            best = CrossValidation(strength, probabilities, losses[strength], losses, tried)
         elif list(losses).index(strength) - list(losses).index(best.strength) >= PATIENCE:
             break
     assert best is not None

@@ -70,7 +70,7 @@ def foresee(prepared: Prepared, deadline: Deadline = NO_DEADLINE) -> Plan:
     if prepared.job.by_tournament:
         builder = functools.partial(build, prepared, precision=_precision("auto"))
         training, validation = (prepared.dataset.count(split) for split in ("train", "validation"))
-        decision = foresee_tournament(builder, training, validation, prepared.job, deadline)
+        decision = foresee_tournament(builder, prepared.backbone, training, validation, prepared.job, deadline)
     if prepared.augmentation is not None:
         recipe = dataclasses.replace(recipe, augmentation=prepared.augmentation)
     return draw_up(prepared, recipe, [decision], decided=False)
@@ -131,6 +131,9 @@ def _asked_or_by_size(prepared: Prepared) -> tuple[Recipe, Decision]:
         recipe = with_learning_rate(recipe, job.learning_rate)
     if job.batch_size is not None:
         recipe = dataclasses.replace(recipe, batch_size=job.batch_size)
+    if job.balance is not None:
+        weights, prior = job.balance == "weights", job.balance == "prior"
+        recipe = dataclasses.replace(recipe, class_weights=weights, prior_shift=prior)
     return recipe, decision
 
 

@@ -29,6 +29,8 @@ def finetune(
     recipe: Recipe | str | None = None,
     similar: bool | None = None,
     effort: str = "normal",
+    metric: str | None = None,
+    balance: str | None = None,
     seed: int = 0,
     epochs: int | None = None,
     learning_rate: float | None = None,
@@ -98,10 +100,10 @@ def carry_out(job: Job, out: str | Path | None = None, *, force: bool = False, d
     if run.folder != folder:
         log.info(f"replaces  {folder}, which is kept until the new run, in {run.folder}, is finished\n")
     prepared.write(run)
-    decided = decide(prepared, run, clock)
-    _log_plan(decided.plan, prepared.backbone)
-    trained = fit(decided, prepared, clock)
-    with FreshProcess() as fresh:
+    with FreshProcess() as fresh:  # it imports TensorFlow while this one decides and trains
+        decided = decide(prepared, run, clock)
+        _log_plan(decided.plan, prepared.backbone)
+        trained = fit(decided, prepared, clock)
         judged = judge(decided.plan, trained, prepared, run, clock)
         return deliver(decided.plan, judged, prepared, run, into=folder, fresh=fresh, clock=clock)
 

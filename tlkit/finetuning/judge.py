@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 import pandas as pd
 
 from tlkit.backbones import Backbone
 from tlkit.data.images import ImageSet
 from tlkit.devices import while_memory_lasts
-from tlkit.evaluation.calibration import bake, fit_temperature, temper
+from tlkit.evaluation.calibration import bake, bake_without_prior, fit_temperature, temper
+from tlkit.evaluation.estimate import Estimate, estimate_from
 from tlkit.evaluation.predict import predict_from_cache
 from tlkit.evaluation.refusal import refusal_threshold
 from tlkit.evaluation.scores import evaluate, prediction_table
@@ -29,8 +31,6 @@ from tlkit.runs.folder import Run
 from tlkit.words import counted
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from tlkit.data.dataset import Dataset
 
 
@@ -66,11 +66,19 @@ def judge(plan: Plan, trained: Trained, prepared: Prepared, run: Run, clock: Clo
     count = sum(prepared.dataset.count(split) for split in ("validation", "test"))
     log.info(f"evaluating on {counted(count, 'image')}")
     with clock.timed("evaluate"):
+        if plan.recipe.prior_shift:
+            bake_without_prior(model, _class_shares(prepared.dataset))
         raw, computed = _predict_splits(model, prepared.backbone, plan.recipe, prepared.dataset)
-        scores, probabilities = _calibrate_and_score(run, model, prepared.dataset.images, raw, plan.job.max_error)
+        scores, probabilities = _calibrate_and_score(run, model, prepared.dataset.images, raw, plan)
         save_model(model, run.model_file)
     notes = tuple(trained.history.notes)
     return Judged(model, scores, probabilities, trained.images_computed + computed, notes)
+
+
+def _class_shares(dataset: Dataset) -> np.ndarray:
+    """The share of each class among the training images: float, shape (classes,)."""
+    labels = dataset.images.part("train").labels()
+    return np.bincount(labels, minlength=len(dataset.class_names)) / len(labels)
 
 
 def _as_saved(model: keras.Model, backbone: Backbone, plan: Plan) -> keras.Model:
@@ -101,22 +109,25 @@ def _predict_splits(
 
 
 def _calibrate_and_score(
-    run: Run, model: keras.Model, images: ImageSet, raw: dict[str, np.ndarray], max_error: float | None
+    run: Run, model: keras.Model, images: ImageSet, raw: dict[str, np.ndarray], plan: Plan
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Bake a temperature into the model, and write the predictions.
 
     raw: probabilities by split, before calibration. Returns the scores for metrics.json, and the calibrated
     probabilities by split.
     """
+    assert plan.recipe is not None
     labels = {split: images.part(split).labels() for split in raw}
-    temperature = fit_temperature(raw["validation"], labels["validation"])
+    balanced = plan.recipe.prior_shift
+    temperature = fit_temperature(raw["validation"], labels["validation"], balanced=balanced)
     bake(model, temperature)
     probabilities = {split: temper(found, temperature) for split, found in raw.items()}
     before, scores, tables = {}, {}, []
     for split, found in probabilities.items():
+        groups = images.part(split).groups()
         uncalibrated = evaluate(raw[split], labels[split], images.class_names)
         before[split] = {name: uncalibrated[name] for name in ("log_loss", "ece")}
-        scores[split] = evaluate(found, labels[split], images.class_names)
+        scores[split] = evaluate(found, labels[split], images.class_names, groups)
         listed = images.part(split).table
         table = prediction_table(list(listed["path"]), found, images.class_names)
         table.insert(1, "split", split)
@@ -124,6 +135,7 @@ def _calibrate_and_score(
         tables.append(table)
     run.write_table("predictions.csv", pd.concat(tables, ignore_index=True))
     refusal = None
+    max_error = plan.job.max_error
     if max_error is not None:
         chosen = refusal_threshold(probabilities["validation"], labels["validation"], max_error)
         measured = {split: chosen.measured(probabilities[split], labels[split]) for split in raw}
@@ -133,6 +145,7 @@ def _calibrate_and_score(
             "test": measured.get("test"),
         }
     numbers = {
+        "estimate": _estimate(plan, images, probabilities),
         "validation": scores["validation"],
         "test": scores.get("test"),
         "calibration": {
@@ -143,3 +156,40 @@ def _calibrate_and_score(
         "refusal": refusal,
     }
     return numbers, probabilities
+
+
+def _estimate(plan: Plan, images: ImageSet, probabilities: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The accuracy on new images: of test images, else cross-fitted by the tournament, else of validation images."""
+    decision = plan.decision("recipe")
+    cross_fitted = decision.evidence.get("cross_fitted") if decision else None
+    if cross_fitted and "test" not in probabilities:
+        return Estimate(**cross_fitted).to_dict(images.class_names)
+    split = "test" if "test" in probabilities else "validation"
+    part = images.part(split)
+    labels = part.labels()
+    return estimate_from(
+        probabilities[split].argmax(1) == labels,
+        labels,
+        "the test images, which nothing was chosen on" if split == "test" else "the validation images",
+        groups=part.groups(),
+        also_chose=() if split == "test" else _also_chose(plan),
+    ).to_dict(images.class_names)
+
+
+def _also_chose(plan: Plan) -> list[str]:
+    """What the validation images were used to choose, in words."""
+    assert plan.recipe is not None
+    decisions = {decision.about: decision.evidence for decision in plan.decisions}
+    stages = plan.recipe.stages
+    chose = []
+    if "compared" in decisions.get("backbone", {}):
+        chose.append("the backbone")
+    if decisions.get("recipe", {}).get("contenders"):
+        chose.append("the recipe")
+    if any(stage.solver != "gradient" and stage.strength is None for stage in stages):
+        chose.append("the head's penalty")
+    if plan.recipe.monitor != "last" and any(stage.solver == "gradient" for stage in stages):
+        chose.append("the epoch that was kept")
+    if any(stage.interpolate == "chosen" for stage in stages):
+        chose.append("the weights between the first and the last epoch")
+    return chose

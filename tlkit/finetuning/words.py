@@ -7,6 +7,7 @@ from typing import Any
 from tlkit.backbones import Backbone
 from tlkit.plan.plan import Plan
 from tlkit.runs.folder import Run
+from tlkit.strategy.tuning import BEST_COST
 from tlkit.words import counted, roughly
 
 
@@ -32,6 +33,8 @@ def plan_lines(plan: Plan, backbone: Backbone) -> list[str]:
 def result_lines(run: Run) -> list[str]:
     """The result, for a person to read, and what to do next."""
     metrics, lines = run.metrics, [""]
+    if "estimate" in metrics:
+        lines.append(f"{'estimate':<11} {metrics['estimate']['sentence']}")
     for split in ("validation", "test"):
         score = metrics[split]
         if score:
@@ -75,7 +78,7 @@ def _more(plan: Plan) -> list[str]:
     seconds = sum(row["seconds"] for row in rows if row.get("fine_tuned") and row.get("taken"))
     if not seconds or plan.job.effort != "normal":
         return []
-    return [f"the effort `best` also trains three variations of this network: {roughly(6 * seconds)}"]
+    return [f"the effort `best` also trains three variations of this network: {roughly(BEST_COST * seconds)}"]
 
 
 def refusal_sentence(refusal: dict[str, Any]) -> str:

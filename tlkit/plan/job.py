@@ -17,6 +17,8 @@ from tlkit.plan.recipe import Recipe, recipe_from_dict
 
 FITS = ("squash", "crop", "pad")  # ways to make an image square
 PARTS = ("train", "validation", "test")
+METRICS = ("log_loss", "accuracy", "balanced_accuracy", "macro_f1", "auc")  # what a recipe is chosen by
+BALANCES = ("none", "weights", "prior")
 EFFORTS = ("quick", "normal", "best")  # how much training the default recipe may take
 AUTO = "auto"
 
@@ -36,6 +38,13 @@ class Job:
         effort: "quick" solves linear heads only. "normal" fine-tunes too, where the validation images can show that it
             is better. "best" also trains longer, at a lower rate and with moving BatchNormalization, in about seven
             times the time. It counts only where tlkit chooses the recipe by a tournament.
+        metric: What the tournament chooses by, on held-out images: "log_loss", "accuracy", "balanced_accuracy",
+            "macro_f1" or "auc". None: log loss; if the largest class has more than three times as many images as the
+            smallest, the mean of each class's log loss. It counts only where a tournament chooses the recipe.
+        balance: What is done about classes of different sizes: "none"; "weights" weights the images in training;
+            "prior" lets the trained model predict as if all classes were equally common. None: "prior" if the largest
+            class has more than three times as many images as the smallest and held-out images show that it is better,
+            else "none", in a tournament; otherwise as the recipe says.
         seed: Seed of the split, the head's weights, the order of images and their augmentation.
         epochs: Replaces the epochs of every stage.
         learning_rate: Replaces the learning rate of the last stage, above 0, such as `tlkit lr-find` suggests. Earlier
@@ -62,7 +71,7 @@ class Job:
 
     Raises:
         SpecError: A number is out of its range.
-        NameUnknown: `fit` or `effort` is unknown, or a field in `allow` is.
+        NameUnknown: `fit`, `effort`, `metric` or `balance` is unknown, or a field in `allow` is.
 
     >>> Job("birds", seed=3).fit
     'squash'
@@ -73,6 +82,8 @@ class Job:
     recipe: Recipe | str | None = None
     similar: bool | None = None
     effort: str = "normal"
+    metric: str | None = None
+    balance: str | None = None
     seed: int = 0
     epochs: int | None = None
     learning_rate: float | None = None
@@ -100,6 +111,10 @@ class Job:
             raise unknown("fit", self.fit, FITS)
         if self.effort not in EFFORTS:
             raise unknown("effort", self.effort, EFFORTS)
+        if self.metric is not None and self.metric not in METRICS:
+            raise unknown("metric", self.metric, METRICS)
+        if self.balance is not None and self.balance not in BALANCES:
+            raise unknown("balance", self.balance, BALANCES)
         for name in ("epochs", "batch_size", "image_size"):
             if getattr(self, name) is not None:
                 _whole(f"`{name}`", getattr(self, name), 1)
@@ -160,7 +175,7 @@ class Job:
             raise RunError(f"'{path}' is not the plan.json of a run.") from error
         job = dataclasses.replace(job, backbone=backbone, recipe=recipe, checked=recipe)
         job = dataclasses.replace(job, augment=None, allow=())  # the recipe has these and the numbers
-        return dataclasses.replace(job, epochs=None, learning_rate=None, batch_size=None)
+        return dataclasses.replace(job, epochs=None, learning_rate=None, batch_size=None, balance=None)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Job:

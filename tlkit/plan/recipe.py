@@ -197,6 +197,9 @@ class Recipe:
         frozen (see `tlkit.train`); ignored without augmentation. More views are closer to a new augmentation in every
         epoch, and each costs one forward pass per image.
     class_weights: whether each class is weighted by n / (classes * n_class), for imbalanced data.
+    prior_shift: whether the trained model predicts as if all classes were equally common (see
+        `tlkit.evaluation.calibration.without_prior`), for imbalanced data. It has no effect in `tlkit.train`, only in
+        `tlkit.finetune`.
     precision: "auto" = mixed_float16 on a GPU and float32 on a CPU; or a Keras dtype policy.
     monitor: the validation metric that decides which weights are best, "val_loss" or "val_accuracy"; the other breaks
         ties. "last" keeps the last epoch's weights whatever the metrics are: for schedules that end at a learning rate
@@ -214,6 +217,7 @@ class Recipe:
     batch_size: int = 32
     views: int = 4
     class_weights: bool = False
+    prior_shift: bool = False
     precision: str = "auto"
     monitor: str = "val_loss"
     why: str = ""

@@ -13,7 +13,7 @@ from tlkit.progress import log
 from tlkit.reporting.findings import Record
 from tlkit.reporting.page import fill_file
 from tlkit.runs.folder import Run
-from tlkit.stats import paired_difference, wilson_interval
+from tlkit.stats import AT_CHANCE, holm, paired_difference, paired_p_value, wilson_interval
 from tlkit.tables import Column, table_text
 from tlkit.words import counted
 
@@ -86,17 +86,22 @@ def _common(records: Sequence[Record]) -> tuple[str, list[pd.DataFrame], set[str
 def rank(names: Sequence[str], predictions: Sequence[pd.DataFrame], common: set[str]) -> list[dict[str, Any]]:
     """Rank runs by accuracy on common images: the best first.
 
-    Returns a dict for each run: index (in `names`), run, accuracy with low and high (95 % interval), behind (the paired
-    difference to the best with its 95 % interval, in words) and surely_behind (whether that interval is below 0).
+    The best of many is best partly by chance. So the intervals hold for all runs at once, with 95 % confidence
+    (Bonferroni). A run is surely behind if an exact paired test says so after Holm's correction for their number.
+
+    Returns a dict for each run: index (in `names`), run, accuracy with low and high, behind (the paired difference to
+    the best with its 95 % interval and the corrected p-value, in words) and surely_behind.
     """
     correct = []
     for table in predictions:
         shared = table[table["path"].isin(common)].sort_values("path")
         correct.append((shared["prediction"] == shared["label"]).to_numpy())
     order = sorted(range(len(names)), key=lambda i: -correct[i].mean())
+    behind = order[1:]
+    corrected = dict(zip(behind, holm([paired_p_value(correct[i], correct[order[0]]) for i in behind]), strict=True))
     rows = []
     for i in order:
-        low, high = wilson_interval(int(correct[i].sum()), len(common))
+        low, high = wilson_interval(int(correct[i].sum()), len(common), level=1 - 0.05 / len(names))
         lost, error = paired_difference(correct[i], correct[order[0]])
         best = i == order[0]
         rows.append(
@@ -106,8 +111,10 @@ def rank(names: Sequence[str], predictions: Sequence[pd.DataFrame], common: set[
                 "accuracy": float(correct[i].mean()),
                 "low": low,
                 "high": high,
-                "behind": "the best" if best else f"{100 * lost:+.1f} ± {196 * error:.1f} points",
-                "surely_behind": not best and lost + 1.96 * error < 0,
+                "behind": "the best"
+                if best
+                else f"{100 * lost:+.1f} ± {196 * error:.1f} points, p = {corrected[i]:.2g}",
+                "surely_behind": not best and lost < 0 and corrected[i] < AT_CHANCE,
             }
         )
     return rows

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # The keys of metrics.json, of a run and of an ensemble, with their values where nothing was measured.
 METRICS: dict[str, Any] = {
+    "estimate": None,  # of the accuracy on new images, see `tlkit.evaluation.estimate.Estimate.to_dict`
     "validation": None,  # the numbers of `tlkit.evaluate`
     "test": None,
     "calibration": None,  # the temperature, how many images it was fitted on, and the scores before it

@@ -24,7 +24,7 @@ from tlkit.features.table import PROBED, Table, feature_table, probe_blocks
 from tlkit.models.classifier import build_classifier
 from tlkit.models.inference import frozen_call
 from tlkit.plan.recipe import Head
-from tlkit.stats import paired_difference, wilson_interval
+from tlkit.stats import AT_CHANCE, paired_difference, paired_p_value, wilson_interval
 from tlkit.words import counted
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def profile(tapped: keras.Model, backbone: Backbone, table: Table, pool: Example
     chance = float(counts.max() / counts.sum())
     last, best = probes[-1], max(probes, key=lambda one: one.accuracy)
     ahead, error = paired_difference(best.right, last.right)
+    p_value = min(1.0, paired_p_value(best.right, last.right) * max(len(probes) - 1, 1))  # the best of several blocks
     curve = learning_curve(table, last.validated.strength, seed)
     found = {
         "n": n,
@@ -77,6 +78,7 @@ def profile(tapped: keras.Model, backbone: Backbone, table: Table, pool: Example
         "best_block": best.block,
         "best_ahead_of_last": ahead,
         "best_ahead_of_last_error": error,
+        "best_ahead_of_last_p": p_value,
         "above_chance": (last.accuracy - chance) / max(1 - chance, 1e-9),
         "learning_curve": curve,
         "activation_distance": activation_distance(tapped, pool),
@@ -94,16 +96,19 @@ DISTANT = 0.1
 def is_similar(found: dict[str, Any]) -> bool | None:
     """Whether the images are similar to those the backbone was trained on. None if that is not known.
 
-    Different: an earlier block is more accurate than the last by more than one standard error of the difference, or the
-    activation distance is `DISTANT` or more. Similar: neither, and the distance was measured.
+    Different: an earlier block is more accurate than the last (exact McNemar test at 5 %, Bonferroni-corrected for the
+    number of blocks), or the activation distance is `DISTANT` or more. Similar: neither, and the distance was measured.
 
     found: from `profile`.
     """
-    earlier = found["best_block"] != found["blocks"][-1]["block"]
-    if earlier and found["best_ahead_of_last"] > found["best_ahead_of_last_error"]:
+    if _earlier_is_better(found):
         return False
     distance = found["activation_distance"]
     return None if distance is None else bool(distance < DISTANT)
+
+
+def _earlier_is_better(found: Mapping[str, Any]) -> bool:
+    return found["best_ahead_of_last"] > 0 and found["best_ahead_of_last_p"] < AT_CHANCE
 
 
 def sentences(found: dict[str, Any]) -> list[str]:
@@ -127,14 +132,14 @@ def sentences(found: dict[str, Any]) -> list[str]:
     else:
         lines.append(f"{growth}: no more than chance would")
     best, ahead, error = found["best_block"], found["best_ahead_of_last"], found["best_ahead_of_last_error"]
-    if best != last["block"] and ahead > error:
+    if _earlier_is_better(found):
         lines.append(
             f"block {best} of {last['block']} is {100 * ahead:.1f} points more accurate than the last block "
             f"(95 % interval ±{196 * error:.1f}, n = {n:,}): the last block is specific to the backbone's own classes"
         )
     else:
         lines.append(
-            f"no earlier block is more accurate than the last, block {last['block']}, by more than one standard error "
+            f"no earlier block is more accurate than the last, block {last['block']}, by more than chance explains "
             f"(n = {n:,})"
         )
     distance = found["activation_distance"]

@@ -16,7 +16,7 @@ from tlkit.models.classifier import build_classifier
 from tlkit.models.inference import frozen_call
 from tlkit.plan.decision import Decision
 from tlkit.progress import log
-from tlkit.stats import paired_difference, wilson_interval
+from tlkit.stats import AT_CHANCE, paired_difference, paired_p_value, wilson_interval
 from tlkit.words import counted
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def compare_backbones(
 ) -> tuple[Backbone, Decision]:
     """Compare backbones by linear probes on their last block, on held-out images.
 
-    A slower backbone wins only if it is ahead by more than one standard error of the paired difference.
+    A slower backbone wins only if it is more accurate than chance explains (exact McNemar test at 5 %,
+    Bonferroni-corrected for the number of slower backbones).
 
     Args:
         networks: The backbones to compare.
@@ -88,8 +89,7 @@ def compare_backbones(
     rows.sort(key=lambda row: row["milliseconds_per_image"])
     leader = rows[0]
     for row in rows[1:]:
-        ahead, error = paired_difference(correct[row["backbone"]], correct[leader["backbone"]])
-        if ahead > error:
+        if _surely_ahead(correct[row["backbone"]], correct[leader["backbone"]], challengers=len(rows) - 1):
             leader = row
     best = max(rows, key=lambda row: row["accuracy"])
     why = (
@@ -104,3 +104,8 @@ def compare_backbones(
         )
     chosen = next(network for network in networks if network.name == leader["backbone"])
     return chosen, Decision("backbone", chosen.name, why, {"compared": rows})
+
+
+def _surely_ahead(first: np.ndarray, second: np.ndarray, challengers: int) -> bool:
+    """Whether the first is more accurate, by an exact test that is corrected for the number of challengers."""
+    return bool(first.mean() > second.mean()) and paired_p_value(first, second) * challengers < AT_CHANCE

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from tlkit.evaluation.criterion import is_imbalanced
 from tlkit.features.table import feature_table
 from tlkit.models.inference import seconds_per_image
 from tlkit.plan.augmentation import Augmentation
@@ -16,7 +19,7 @@ from tlkit.progress import NO_DEADLINE, Deadline, log
 from tlkit.recipes import RECIPES
 from tlkit.strategy.axes import profile
 from tlkit.strategy.tournament import FEWEST_TO_JUDGE, FEWEST_TO_MEND, Outcome, Tournament
-from tlkit.strategy.tuning import expected_seconds, tuning_recipe
+from tlkit.strategy.tuning import BEST_COST, expected_seconds, tuning_recipe, upper_blocks
 from tlkit.words import counted, roughly
 
 if TYPE_CHECKING:
@@ -96,10 +99,33 @@ def decide_by_tournament(
     size = "large" if training >= LARGE else "small"
     kind = {True: "similar", False: "different", None: "not known to be different"}[axes["similar"]]
     evidence = {"contenders": outcome.contenders, "minutes_at_most": round(limit, 2)}
-    return outcome, [
+    if outcome.estimate is not None:
+        evidence["cross_fitted"] = asdict(outcome.estimate)
+    decisions = [
         Decision("measured", f"{size}, {kind}", "; ".join(axes["sentences"]), axes),
         Decision("recipe", outcome.recipe.name, outcome.why, evidence),
     ]
+    return outcome, [*decisions, *_about_balance(outcome.recipe, job, table.labels)]
+
+
+def _about_balance(recipe: Recipe, job: Job, labels: np.ndarray) -> list[Decision]:
+    """What was done about classes of different sizes; nothing if they do not differ much and nothing was asked for."""
+    counts = np.bincount(labels)
+    counts = counts[counts > 0]
+    chosen = "prior" if recipe.prior_shift else "weights" if recipe.class_weights else "none"
+    if job.balance is not None:
+        return [Decision("balance", chosen, "it was asked for")]
+    if not is_imbalanced(labels):
+        return []
+    sizes = f"the largest class has {counts.max():,} images and the smallest {counts.min():,}"
+    criterion = "" if job.metric else ", so each class counts equally in the choice of the recipe"
+    why = (
+        "the model predicts as if all classes were equally common, which held-out images show to be better"
+        if recipe.prior_shift
+        else "predicting as if all classes were equally common was not better on held-out images"
+    )
+    evidence = {"largest": int(counts.max()), "smallest": int(counts.min())}
+    return [Decision("balance", chosen, f"{sizes}{criterion}; {why}", evidence)]
 
 
 def minutes_at_most(images: int, job: Job, deadline: Deadline) -> float:
@@ -110,7 +136,12 @@ def minutes_at_most(images: int, job: Job, deadline: Deadline) -> float:
 
 
 def foresee_tournament(
-    build: Callable[[Head], keras.Model], training: int, validation: int, job: Job, deadline: Deadline = NO_DEADLINE
+    build: Callable[[Head], keras.Model],
+    backbone: Backbone,
+    training: int,
+    validation: int,
+    job: Job,
+    deadline: Deadline = NO_DEADLINE,
 ) -> Decision:
     """Say before a tournament which strategies would take part, and what each would cost.
 
@@ -125,17 +156,17 @@ def foresee_tournament(
     elif validation < FEWEST_TO_JUDGE:
         sentences.append(f"no fine-tuning: it needs {FEWEST_TO_JUDGE} or more validation images, and has {validation}")
     else:
-        recipe = tuning_recipe("fine-tune all blocks", "all", training, job)
+        recipe = tuning_recipe("fine-tune", upper_blocks(backbone.blocks_to_unfreeze), training, job)
         seconds = expected_seconds(recipe, each * training)
         epochs = counted(recipe.stages[-1].epochs, "epoch")
         sentences.append(
-            f"fine-tuning of all blocks, {epochs} of {counted(training, 'image')}: {roughly(seconds)}; left out if the "
-            f"leading head gets fewer than {FEWEST_TO_MEND} of {counted(validation, 'validation image')} wrong"
+            f"fine-tuning of the upper blocks, {epochs} of {counted(training, 'image')}: {roughly(seconds)}; left out "
+            f"if the leading head gets fewer than {FEWEST_TO_MEND} of {counted(validation, 'validation image')} wrong"
         )
         if job.effort == "best":
-            sentences.append(f"three variations of it: {roughly(6 * seconds)} more")
+            sentences.append(f"three variations of it: {roughly(BEST_COST * seconds)} more")
         sentences.append(
-            f"if all blocks would take longer than the limit of {limit:.1f} minutes: the top two, or a linear head"
+            f"if that would take longer than the limit of {limit:.1f} minutes: the top two, or a linear head"
         )
     why = "a tournament decides when the run begins: " + "; ".join(sentences)
     return Decision("recipe", AUTO, why, {"sentences": ["a tournament decides when the run begins", *sentences]})

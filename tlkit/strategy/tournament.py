@@ -1,18 +1,23 @@
 """Finds the best strategy for a data set: linear heads on cached features, and fine-tuning where it can pay.
 
 Linear strategies fit a head on the features of every block, which are computed once. They are compared on held-out
-images; test images are not used. A head on more features leads only if it is ahead by more than the standard error of
-the paired difference on the same images (the one-standard-error rule, Breiman et al. 1984).
+images; test images are not used. Another head than the first leads only if its log loss is lower by more than the
+standard error of the paired difference on the same images.
 
-Fine-tuning trains every block, with augmentation that keeps the classes, see `tlkit.strategy.tuning`. It takes part if
-the validation images could show that it is better. If it would not end within the time limit, which shows after its
-first steps, only the top blocks train. Cost counts until it is spent: between models that are trained, the better
-estimate wins, and the winner is trained already. Imports Keras and NumPy, and scikit-learn through `linear`.
+If classes differ much in size, each counts equally in the log loss, and a model may predict as if all classes were
+equally common, see `tlkit.evaluation.calibration.without_prior`.
+
+Fine-tuning trains the upper two thirds of the blocks, with augmentation that keeps the classes, see
+`tlkit.strategy.tuning`. It takes part if the validation images could show that it is better. If it would not end within
+the time limit, which shows after its first steps, only the top blocks train. Cost counts until it is spent: between
+models that are trained, the better estimate wins, and the winner is trained already. Imports Keras and NumPy, and
+scikit-learn through `linear`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -24,7 +29,9 @@ import numpy as np
 from tlkit.backbones import Backbone
 from tlkit.data.examples import Examples
 from tlkit.errors import TrainingError
-from tlkit.evaluation.calibration import fit_temperature, temper
+from tlkit.evaluation.calibration import without_prior
+from tlkit.evaluation.criterion import Criterion, is_imbalanced
+from tlkit.evaluation.estimate import Estimate, estimate_from, selection_optimism
 from tlkit.evaluation.predict import predict_probabilities
 from tlkit.features.linear import Solver, choose_strength
 from tlkit.features.table import Table, probe_blocks
@@ -33,8 +40,23 @@ from tlkit.plan.augmentation import Augmentation
 from tlkit.plan.job import Job
 from tlkit.plan.recipe import Head, Recipe, Stage
 from tlkit.progress import NO_DEADLINE, Deadline, log
-from tlkit.stats import log_loss, paired_difference, wilson_interval
-from tlkit.strategy.tuning import expected_seconds, patient_recipes, tuning_recipe, with_lower_rate
+from tlkit.stats import (
+    AT_CHANCE,
+    balancing_weights,
+    log_loss,
+    log_losses,
+    paired_difference,
+    paired_p_value,
+    wilson_interval,
+)
+from tlkit.strategy.tuning import (
+    TOP,
+    expected_seconds,
+    patient_recipes,
+    tuning_recipe,
+    upper_blocks,
+    with_lower_rate,
+)
 from tlkit.training.history import History
 from tlkit.training.train import train
 from tlkit.words import counted, roughly
@@ -49,6 +71,8 @@ FEWEST_TO_JUDGE = 40
 # told from it by a sign test (5 of 5 by chance: 1 in 32).
 FEWEST_TO_MEND = 5
 MOST_TRIED = 5  # fine-tunings
+# Standard errors by which another head must be ahead. One image that differs alone gives exactly 1, whatever n is.
+CLEARLY = 1.05
 
 
 @dataclass
@@ -58,7 +82,9 @@ class Contender:
     Attributes:
         correct: int8, one for each held-out image: 1 if its prediction is correct, 0 if not, -1 if it was not asked.
         probabilities: float, shape (asked, classes), for the held-out images it was asked, in their order.
-        loss: Log loss on the images it was asked.
+        shares: The classes' shares that its predictions are freed from, see `without_prior`; None keeps them.
+        loss: Log loss of `probabilities`.
+        tried: Of a linear head: probabilities of all held-out images for each C that was tried.
         state: "standing", "not tried", "dropped" or "taken".
         outcome: The state with its reason, for a person to read.
         diverged: Whether the loss became infinite or no number while it trained.
@@ -69,6 +95,8 @@ class Contender:
     recipe: Recipe
     correct: np.ndarray
     probabilities: np.ndarray | None = None
+    shares: np.ndarray | None = None
+    tried: dict[float, np.ndarray] = field(default_factory=dict)
     loss: float = math.nan
     seconds: float = 0.0
     state: str = "standing"
@@ -94,6 +122,7 @@ class Contender:
             "accuracy_95": list(wilson_interval(correct, n)) if n else None,
             "n": n,
             "log_loss": None if math.isnan(self.loss) else round(self.loss, 4),
+            "prior_shift": self.recipe.prior_shift,
             "seconds": round(self.seconds, 1),
             "taken": self.state == "taken",
             "outcome": self.outcome,
@@ -105,7 +134,8 @@ class Outcome:
     """The recipe that won, why, and a row for every contender.
 
     model, history: the winner's, if it is trained on all training images already. images_computed: how many images ran
-    through frozen layers.
+    through frozen layers. estimate: of the winner's accuracy on new images, corrected for having chosen among linear
+    heads; None if it was fine-tuned.
     """
 
     recipe: Recipe
@@ -114,6 +144,7 @@ class Outcome:
     model: keras.Model | None = None
     history: History | None = None
     images_computed: int = 0
+    estimate: Estimate | None = None
 
 
 @dataclass
@@ -124,7 +155,8 @@ class Tournament:
         build: Makes a classifier for a head, with fresh pretrained weights.
         table, pool: See `tlkit.features.table.feature_table`.
         augmentation: Returns the augmentation of fine-tuning. It is asked only if fine-tuning takes part.
-        job: Gives the seed and the effort, and epochs, learning rate and batch size of fine-tuning.
+        job: Gives the seed, the effort, the metric and the balance, and epochs, learning rate and batch size of
+            fine-tuning.
         deadline: Fine-tuning that would pass it ends after its first steps.
         similar: Whether the images are similar to the backbone's own, see `tlkit.strategy.axes.is_similar`.
     """
@@ -147,13 +179,73 @@ class Tournament:
         tuning = self._tune(leader)
         self.contenders += tuning
         better = [one for one in tuning if one.asked.any() and self._serves_better(one, leader)]
-        winner = min(better, key=self._served_loss, default=leader)
+        winner = min(better, key=self._validation_loss, default=leader)
         winner.ends("taken")
         rows, computed = [one.evidence() for one in self.contenders], self.table.images_computed + self.images_computed
-        return Outcome(winner.recipe, self._why(winner), rows, winner.model, winner.history, computed)
+        estimate = self._estimate(winner) if winner.model is None else None
+        return Outcome(winner.recipe, self._why(winner), rows, winner.model, winner.history, computed, estimate)
+
+    def _estimate(self, winner: Contender) -> Estimate:
+        """The accuracy of a linear head, each image predicted by a head that was not trained on it.
+
+        It is corrected for having chosen it among the linear strategies and values of C on the same images.
+        """
+        table = self.table
+        labels, groups = table.labels[table.held_out], self.pool.groups
+        groups = None if groups is None else groups[table.held_out]
+        weights = balancing_weights(labels) if self.criterion.balanced else np.ones(len(labels))
+        losses, correct = [], []
+        for one in self.contenders:
+            for found in one.tried.values():
+                served = found if one.shares is None else without_prior(found, one.shares)
+                losses.append(log_losses(served, labels) * weights)
+                correct.append(served.argmax(1) == labels)
+        optimism = selection_optimism(np.array(losses), np.array(correct), groups, seed=self.job.seed)
+        how = f"each predicted by a head that was not trained on it, {table.how}, corrected for the choice of the head"
+        return estimate_from(winner.correct > 0, labels, how, groups=groups, optimism=optimism)
 
     def _no_answers(self) -> np.ndarray:
         return np.full(len(self.table.held_out), -1, "int8")
+
+    @functools.cached_property
+    def criterion(self) -> Criterion:
+        """What the contenders are compared by."""
+        by_default = self.job.metric is None
+        balanced = by_default and self.job.balance != "none" and is_imbalanced(self.table.labels)
+        return Criterion("log_loss" if self.job.metric is None else self.job.metric, balanced)
+
+    @functools.cached_property
+    def _ways(self) -> list[np.ndarray | None]:
+        """The shares of the classes that predictions may be freed from. None: they are kept."""
+        table = self.table
+        shares = np.bincount(table.labels[: table.training], minlength=table.classes) / table.training
+        if self.job.balance == "prior":
+            return [shares]
+        return [None, shares] if self.job.balance is None and is_imbalanced(table.labels) else [None]
+
+    def _judged(self, one: Contender, found: np.ndarray, asked: np.ndarray) -> None:
+        """Set what a contender predicted, and choose whether it is freed from the classes' shares.
+
+        It is, if it is then better by the criterion. But it is not if it is then clearly less accurate, unless it was
+        no more accurate than always predicting the commonest class.
+
+        asked: which of the held-out images, bool.
+        """
+        labels = self.table.labels[self.table.held_out[asked]]
+        one.probabilities, one.loss = found, log_loss(found, labels)
+        correct = [self.criterion.served(found, labels, shares).argmax(1) == labels for shares in self._ways]
+        chosen = min(
+            range(len(correct)),
+            key=lambda way: self.criterion.loss(self.criterion.served(found, labels, self._ways[way]), labels),
+        )
+        commonest = labels == np.bincount(labels).argmax()
+        useful = correct[0].mean() > commonest.mean() and paired_p_value(correct[0], commonest) < AT_CHANCE
+        if chosen and useful and paired_p_value(correct[0], correct[chosen]) < AT_CHANCE:
+            chosen = 0 if correct[0].mean() > correct[chosen].mean() else chosen
+        one.shares = self._ways[chosen]
+        one.recipe = dataclasses.replace(one.recipe, prior_shift=one.shares is not None)
+        one.correct = self._no_answers()
+        one.correct[asked] = correct[chosen]
 
     # -- linear heads -------------------------------------------------------------------------------------
 
@@ -161,7 +253,7 @@ class Tournament:
         """Heads on the last block, on all blocks, and on the best other block. The first leads if no other is ahead.
 
         If the images are different from the backbone's own, all blocks come first: the last block is specific to the
-        backbone's classes. With few images, this order often decides.
+        backbone's classes.
         """
         table, blocks = self.table, self.table.blocks
         probes = probe_blocks(table)
@@ -177,29 +269,34 @@ class Tournament:
     def _fit_linear(self, taps: tuple[int, ...] | str, rows: list[np.ndarray], name: str) -> Contender:
         started = time.monotonic()
         table = self.table
-        solver = Solver(sizes=tuple(one.shape[1] for one in rows))
+        weights = self.job.balance == "weights"
+        solver = Solver(balanced=weights, sizes=tuple(one.shape[1] for one in rows))
         found = choose_strength(np.concatenate(rows, axis=1), table.labels, table.folds, table.classes, solver=solver)
-        correct = (found.probabilities.argmax(1) == table.labels[table.held_out]).astype("int8")
         recipe = Recipe(
             name,
             stages=(Stage(1, 1e-3, solver="logistic", strength=found.strength),),
             head=Head(taps=taps),
             batch_size=self.job.batch_size or 32,
+            class_weights=weights,
         )
-        seconds = time.monotonic() - started
-        one = Contender(name, recipe, correct, found.probabilities, found.loss, seconds)
+        one = Contender(name, recipe, self._no_answers(), tried=found.tried)
+        self._judged(one, found.probabilities, np.ones(len(table.held_out), bool))
+        one.seconds = time.monotonic() - started
         self._log(one)
         return one
 
     # -- fine-tuning --------------------------------------------------------------------------------------
 
     def _tuning(self) -> list[Contender]:
-        """Fine-tuning of all blocks, then of the top blocks, which is cheaper."""
-        count = self.backbone.blocks_to_unfreeze
+        """Fine-tuning of the upper blocks, then of the top ones only, which is cheaper."""
+        count, weights = self.backbone.blocks_to_unfreeze, self.job.balance == "weights"
+        recipes = [
+            tuning_recipe(name, unfreeze, self.table.training, self.job)
+            for name, unfreeze in (("fine-tune upper blocks", upper_blocks(count)), ("fine-tune top blocks", TOP))
+            if (unfreeze != TOP and count) or count - count // 3 > TOP
+        ]
         return [
-            Contender(name, tuning_recipe(name, unfreeze, self.table.training, self.job), self._no_answers())
-            for name, unfreeze in (("fine-tune all blocks", "all"), ("fine-tune top blocks", min(2, count)))
-            if (unfreeze == "all" and count) or count > 2
+            Contender(one.name, dataclasses.replace(one, class_weights=weights), self._no_answers()) for one in recipes
         ]
 
     def _tune(self, leader: Contender) -> list[Contender]:
@@ -235,8 +332,8 @@ class Tournament:
         """What is trained after the first fine-tuning: a lower rate, or with the effort "best", patient variations."""
         if trained.diverged or _clearly_behind(trained, leader):
             return [with_lower_rate(trained.recipe)]
-        whole = trained.recipe.stages[-1].unfreeze == "all"
-        return patient_recipes(trained.recipe) if whole and self.job.effort == "best" else []
+        upper = trained.recipe.stages[-1].unfreeze == upper_blocks(self.backbone.blocks_to_unfreeze)
+        return patient_recipes(trained.recipe) if upper and self.job.effort == "best" else []
 
     def _why_not_tuned(self, leader: Contender) -> str:
         """Why fine-tuning takes no part; empty if it does."""
@@ -274,15 +371,14 @@ class Tournament:
         started = time.monotonic()
         model = self.build(one.recipe.head)
         forward = seconds_per_image(model) * self.table.training
-        # A lower bound: a training step takes more than two forward passes, and frozen blocks at least one.
+        # A lower bound: a training step of all blocks takes more than two forward passes, and frozen blocks one.
         stage = one.recipe.stages[-1]
         least = 2 * forward * stage.epochs if stage.unfreeze == "all" else forward
         if least > self.deadline.left:
             one.ends("dropped", f": it would take {least / 60:.1f} minutes or more, past the time limit")
             one.seconds = time.monotonic() - started
             return
-        if stage.unfreeze == "all":
-            log.info(f"{one.name}: {counted(stage.epochs, 'epoch')}, {roughly(expected_seconds(one.recipe, forward))}")
+        log.info(f"{one.name}: {counted(stage.epochs, 'epoch')}, {roughly(expected_seconds(one.recipe, forward))}")
         one.recipe = self._augmented(one.recipe, forward)
         self._train(one, model)
         one.seconds = time.monotonic() - started
@@ -306,8 +402,7 @@ class Tournament:
             one.ends("dropped", f": it would take {history.expected_seconds / 60:.1f} minutes, past the time limit")
             return
         found = predict_probabilities(model, validation.pixels, batch_size=inference_batch(one.recipe.batch_size))
-        one.correct[self._validation_rows] = found.argmax(1) == validation.labels
-        one.probabilities, one.loss = found, log_loss(found, validation.labels)
+        self._judged(one, found, self._validation_rows)
         one.model, one.history = model, history
 
     def _augmented(self, recipe: Recipe, forward: float) -> Recipe:
@@ -325,52 +420,71 @@ class Tournament:
     # -- the decision -------------------------------------------------------------------------------------
 
     def _leader(self, contenders: list[Contender]) -> Contender:
-        """Start with the cheapest. A more expensive one takes over if it is ahead by more than one standard error."""
-        leader = contenders[0]
+        """The best by the criterion on all held-out images.
+
+        By log loss, the first leads unless another is ahead by more than the standard error of the paired difference:
+        with few images, their order often decides.
+        """
+        everything = np.ones(len(self.table.held_out), bool)
+        if self.criterion.metric != "log_loss":
+            return min(contenders, key=lambda one: self._loss(one, everything))
+        labels, leader = self.table.labels[self.table.held_out], contenders[0]
         for one in contenders[1:]:
-            ahead, error = _ahead(one, leader)
-            if ahead > error:
+            better = self._losses(leader, labels) - self._losses(one, labels)
+            if better.mean() > CLEARLY * better.std(ddof=1) / len(better) ** 0.5:
                 leader = one
         return leader
 
+    def _losses(self, one: Contender, labels: np.ndarray) -> np.ndarray:
+        """The log loss of each held-out image as the contender would be served, weighted as the criterion does."""
+        assert one.probabilities is not None
+        losses = log_losses(self.criterion.served(one.probabilities, labels, one.shares), labels)
+        return losses * balancing_weights(labels) if self.criterion.balanced else losses
+
     def _serves_better(self, tuned: Contender, head: Contender) -> bool:
-        """Whether a fine-tuned model has the lower log loss on the validation images, and is not clearly less accurate.
+        """Whether a fine-tuned model is better by the criterion on validation images, and not clearly less accurate.
 
         Both are compared with their own temperatures, as they would be served. Less accurate by more than one standard
-        error of the paired difference counts as clearly.
+        error of the paired difference counts as clearly. If classes differ much in size, accuracy does not count.
         """
-        return self._served_loss(tuned) < self._served_loss(head) and not _clearly_behind(tuned, head)
+        behind = self.criterion == Criterion() and _clearly_behind(tuned, head)
+        return self._validation_loss(tuned) < self._validation_loss(head) and not behind
 
-    def _served_loss(self, one: Contender) -> float:
-        """Log loss on the validation images, after the temperature that would be served."""
+    def _validation_loss(self, one: Contender) -> tuple[float, float]:
+        return self._loss(one, self._validation_rows)
+
+    def _loss(self, one: Contender, rows: np.ndarray) -> tuple[float, float]:
+        """The criterion's loss on held-out images, as the contender would be served. rows: which of them, bool."""
         assert one.probabilities is not None
-        rows = self._validation_rows
         found, labels = one.probabilities[rows[one.asked]], self.table.labels[self.table.held_out[rows]]
-        return log_loss(temper(found, fit_temperature(found, labels)), labels)
+        return self.criterion.loss(self.criterion.served(found, labels, one.shares), labels)
 
     def _why(self, winner: Contender) -> str:
-        compared = [one for one in self.contenders if one.asked.any() and one.state != "dropped"]
-        best = max(compared, key=lambda one: _ahead(one, winner)[0])
+        """The reason in words, with the rival that is the most accurate of the others."""
         n = int(winner.asked.sum())
         accuracy = (winner.correct > 0).sum() / n
         how = self.table.how if winner.model is None else "the validation images"
         score = f"predicts {accuracy:.1%} of {counted(n, 'held-out image')} correctly ({how})"
-        if best is not winner and _ahead(best, winner)[0] > 0:
-            ahead, error = _ahead(best, winner)
-            reason = "so the cheaper strategy is taken"
-            if best.history is not None or winner.history is not None:
-                losses = f"{self._served_loss(winner):.3f} against {self._served_loss(best):.3f}"
-                reason = f"and the log loss on the validation images is lower ({losses})"
-            return (
-                f"{score}; {best.name} is {100 * ahead:.1f} points more accurate "
-                f"({_interval(error, best, winner)}), which these images cannot tell from chance, {reason}"
-            )
-        others = [one for one in compared if one is not winner]
+        others = [one for one in self.contenders if one is not winner and one.asked.any() and one.state != "dropped"]
         if not others:
             return score
-        rival = min(others, key=lambda one: _ahead(winner, one)[0])
-        ahead, error = _ahead(winner, rival)
-        return f"{score}; next is {rival.name}, {100 * ahead:.1f} points behind ({_interval(error, winner, rival)})"
+        rival = max(others, key=lambda one: _ahead(one, winner)[0])
+        ahead, error = _ahead(rival, winner)
+        both = rival.asked & winner.asked
+        p = paired_p_value(rival.correct[both] > 0, winner.correct[both] > 0)
+        beside = f"95 % interval ±{196 * error:.1f}, n = {int(both.sum()):,}; exact paired test: p = {p:.2g}, " + (
+            "more than chance" if p < AT_CHANCE else "which these images cannot tell from chance"
+        )
+        if ahead <= 0:
+            return f"{score}; next is {rival.name}, {-100 * ahead:.1f} points behind ({beside})"
+        tuned = rival.model is not None or winner.model is not None
+        rows = self._validation_rows if tuned else np.ones(len(self.table.held_out), bool)
+        (own, _), (other, _) = self._loss(winner, rows), self._loss(rival, rows)
+        kind = str(self.criterion) if self.criterion.metric == "log_loss" else f"1 - {self.criterion}"
+        return (
+            f"{score}; {rival.name} is {100 * ahead:.1f} points more accurate ({beside}), but the {kind} is lower: "
+            f"{own:.3f} against {other:.3f}"
+        )
 
     def _log(self, one: Contender) -> None:
         row = one.evidence()
@@ -379,9 +493,9 @@ class Tournament:
 
 
 def _clearly_behind(first: Contender, second: Contender) -> bool:
-    """Whether the first is less accurate by more than one standard error of the paired difference."""
+    """Whether the first is less accurate by more than the standard error of the paired difference."""
     ahead, error = _ahead(first, second)
-    return ahead < -error
+    return ahead < -CLEARLY * error
 
 
 def _ahead(first: Contender, second: Contender) -> tuple[float, float]:
@@ -391,8 +505,3 @@ def _ahead(first: Contender, second: Contender) -> tuple[float, float]:
     """
     both = first.asked & second.asked
     return paired_difference(first.correct[both] > 0, second.correct[both] > 0) if both.any() else (0.0, 1.0)
-
-
-def _interval(error: float, first: Contender, second: Contender) -> str:
-    """A standard error of `_ahead`, for a person to read."""
-    return f"95 % interval ±{196 * error:.1f} points, n = {int((first.asked & second.asked).sum()):,}"
