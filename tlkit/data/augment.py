@@ -52,7 +52,7 @@ def augment(image: np.ndarray, augmentation: Augmentation, seed: tuple[int, ...]
 
 
 def augmentation_version() -> str:
-    """What the result of `augment` depends on beside its arguments: the versions of this file, albumentations and cv2."""
+    """What `augment` depends on beside its arguments: the versions of this file, albumentations and cv2."""
     A, cv2 = _libraries()
     return f"v{AUGMENTATION_VERSION}-{A.__version__}-{cv2.__version__}"
 
