@@ -65,12 +65,8 @@ def test_a_row_of_an_earlier_version_says_on_what_it_was_proved(run: Path) -> No
     assert list(exports_of(run)["split"]) == ["validation", "validation and train"]
 
 
-def test_a_limit_on_the_error_is_told_kept_and_reaches_later_exports(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    files = _files(run)[:1]
-    assert predict(run, files)["sure"].tolist() == [None], "no threshold was set"
-    monkeypatch.setattr("tlkit.runs.export._prove_served", lambda *a: None)  # it takes seconds
+def test_a_limit_on_the_error_is_told_and_kept(run: Path) -> None:
+    export_run(run, target="litert")
     arguments = ["export", str(run), "--format", "keras", "--max-error", "0.05"]
     done = CliRunner().invoke(main, arguments, catch_exceptions=False)
     refusal = open_run(run).metrics["refusal"]
@@ -78,13 +74,25 @@ def test_a_limit_on_the_error_is_told_kept_and_reaches_later_exports(
     assert refusal["validation"]["coverage"] == 1.0 and refusal["validation"]["error"] == 0.0
     line = next(one for one in done.output.splitlines() if one.startswith("unsure"))
     assert "too few for 95 % confidence" in line and "100.0% of 9 images answered, 0.0% of these wrong" in line
-    assert 'the earlier export savedmodel still answers "unsure" to nothing: write it again' in done.output
+    for earlier in ("savedmodel", "litert"):
+        assert f'the earlier export {earlier} still answers "unsure" to nothing: write it again' in done.output
     description = json.loads((run / "keras" / "tlkit.json").read_text())
     assert description["refusal"] == refusal and description["unsure_below"] == refusal["threshold"]
-    assert other_thresholds(run) == {"savedmodel": 0.0}
-    export_run(run)
-    assert other_thresholds(run) == {}, "the run's own threshold is the default of later exports"
-    assert predict(run, files)["sure"].tolist() == predict(run / "keras", files)["sure"].tolist() == [True]
+    assert other_thresholds(run) == {"savedmodel": 0.0, "litert": 0.0}
+    export_run(run, target="litert")
+    assert other_thresholds(run) == {"savedmodel": 0.0}, "the run's own threshold is the default of later exports"
+
+
+@pytest.mark.slow
+def test_without_a_threshold_nothing_is_called_sure(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tlkit.runs.export._prove_served", lambda *a: None)  # it takes seconds
+    files = [*_files(run)[:1], tmp_path / "junk.png"]
+    files[1].write_bytes(b"junk")
+    assert predict(run, files)["sure"].tolist() == [None, None]
+    done = CliRunner().invoke(main, ["predict", str(run), str(files[0])], catch_exceptions=False)
+    assert "unsure" not in done.output
+    export_run(run, max_error=0.05)
+    assert predict(run, files)["sure"].tolist() == [True, None] and other_thresholds(run) == {}
 
 
 def _files(run: Path) -> list[Path]:

@@ -124,6 +124,9 @@ def test_resampling_repeats_with_its_seed_and_draws_the_same_images_for_every_ca
 def test_the_share_of_skill_that_is_kept_lies_within_its_interval() -> None:
     middle, low, high = kept_skill(KNOWN, first_of_each(5))
     assert middle == 0.5 and 0.2 < low < middle < high < 0.8
+    before, after = resampled_skill(KNOWN, KNOWN.untouched.predicted, first_of_each(5))
+    kept = after / before
+    assert abs((kept < low).mean() - 0.05) < 0.03 and abs((kept > high).mean() - 0.05) < 0.03, "a 90 % interval"
 
 
 @pytest.mark.parametrize(
