@@ -9,6 +9,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 ECE_BINS = 15
+FEWEST_TO_TELL = 30  # images a temperature was fitted on, from which its effect is worth telling
 
 
 def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:

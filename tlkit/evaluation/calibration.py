@@ -16,7 +16,6 @@ from tlkit.stats import calibration_gap
 
 TEMPERATURES = (0.25, 5.0)
 SHRINK = 150  # ln T is multiplied by n / (n + SHRINK), so that few images cannot move it far
-FEWEST_TO_TELL = 30  # images a temperature was fitted on, from which its effect is worth telling
 RESAMPLED = 200  # bootstrap resamplings for an interval
 
 
@@ -98,5 +97,5 @@ def calibration_error_of(confidence: np.ndarray, correct: np.ndarray, seed: int 
     found = [calibration_gap(confidence[rows], correct[rows]) for rows in drawn]
     calibrated = [calibration_gap(confidence, random.random(n) < confidence) for _ in range(RESAMPLED)]
     bottom, top = np.quantile(found, [0.025, 0.975])
-    low = 0.0 if error <= np.quantile(calibrated, 0.95) else min(max(0.0, 2 * error - top), error)
-    return error, float(low), float(error + max(error, np.mean(found)) - bottom)
+    low = 0.0 if error <= np.quantile(calibrated, 0.95) else min(max(0.0, 2 * error - float(top)), error)
+    return error, float(low), float(error + max(error, float(np.mean(found))) - bottom)

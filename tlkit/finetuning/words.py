@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from tlkit.backbones import Backbone
-from tlkit.evaluation.calibration import FEWEST_TO_TELL
 from tlkit.plan.plan import Plan
 from tlkit.runs.folder import Run
+from tlkit.stats import FEWEST_TO_TELL
 from tlkit.words import counted, roughly
 
 

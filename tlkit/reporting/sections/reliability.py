@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from tlkit.evaluation.calibration import FEWEST_TO_TELL
 from tlkit.evaluation.refusal import coverage_and_risk
 from tlkit.reporting import charts
 from tlkit.reporting.findings import Findings, Refusal
 from tlkit.reporting.page import Section, fill
+from tlkit.stats import FEWEST_TO_TELL
 from tlkit.words import counted
 
 USUAL_ERROR = 0.05  # the error for which a threshold is proposed, if the run has none
