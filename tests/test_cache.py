@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import json
 import os
 import shutil
 import time
@@ -9,7 +11,7 @@ import numpy as np
 import platformdirs
 import pytest
 
-from tlkit.cache import Cache, Store, cache_folder, describe, in_memory
+from tlkit.cache import Cache, Store, cache_folder, checksums, describe, in_memory
 from tlkit.errors import NameUnknown, RunError
 from tlkit.files import temporary_beside, write_atomically
 
@@ -39,14 +41,140 @@ def test_rows_written_before_an_exception_are_kept(tmp_path: Path) -> None:
     assert store.known(["a"]).all() and store.rows(["a"]).gather([0]).tolist() == [[1.0, 1.0]]
 
 
-def test_leftovers_and_damaged_shards_are_ignored(tmp_path: Path) -> None:
+def test_leftovers_and_damaged_shards_are_ignored_and_named(tmp_path: Path, said: list[str]) -> None:
     fill(tmp_path, ["a"], 1)
     (tmp_path / ".123.partial").write_bytes(b"half")
-    (tmp_path / "lost.json").write_text('["b"]')
-    (tmp_path / "cut.json").write_text('["c"]')
+    whole = '{"keys": ["b"], "checksums": ["1"], "row": ["|u1", 2, 3]}'
+    (tmp_path / "lost.json").write_text(whole)
+    (tmp_path / "cut.json").write_text(whole.replace('"b"', '"c"'))
     (tmp_path / "cut.npy").write_bytes(b"\x93NUMPY")
     (tmp_path / "bad.json").write_text("[")
-    assert Store(tmp_path).known(["a", "b", "c"]).tolist() == [True, False, False]
+    for name, keys, dtype in (("few", ["d", "e"], "uint8"), ("other", ["f"], "int8")):
+        np.save(tmp_path / f"{name}.npy", np.zeros((1, 2, 3), dtype))
+        (tmp_path / f"{name}.json").write_text(
+            json.dumps({"keys": keys, "checksums": ["0"] * len(keys), "row": ["|u1", 2, 3]})
+        )
+    assert Store(tmp_path).known(list("abcdef")).tolist() == [True, False, False, False, False, False]
+    Store(tmp_path)
+    assert sorted(line.split("'")[1].rpartition("/")[2] for line in said) == [
+        "bad.npy",
+        "cut.npy",
+        "few.npy",
+        "other.npy",
+    ]
+
+
+def test_a_shard_without_checksums_is_not_read(tmp_path: Path) -> None:
+    np.save(tmp_path / "early.npy", np.zeros((1, 2, 3), "uint8"))
+    (tmp_path / "early.json").write_text('["a"]')
+    assert not Store(tmp_path).known(["a"]).any()
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (5, 1), (8,), (7, 11, 3), (64, 64, 3)])
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float32", "int64"])
+def test_every_flipped_bit_changes_a_checksum(dtype: str, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(6650)
+    rows = rng.integers(0, 100, (4, *shape)).astype(dtype)
+    before = checksums(rows)
+    assert len(set(before.tolist())) > 1 or not shape
+    row = rows[2:3].view("uint8").reshape(-1) if shape else rows.view("uint8")[2 * rows.itemsize : 3 * rows.itemsize]
+    for byte in range(0, row.size, max(1, row.size // 50)):
+        for bit in range(8):
+            row[byte] ^= 1 << bit
+            assert (checksums(rows) != before).tolist() == [False, False, True, False]
+            row[byte] ^= 1 << bit
+    assert (checksums(rows) == before).all()
+
+
+def damage(folder: Path, row: int) -> None:
+    (file,) = folder.glob("*.npy")
+    rows = np.load(file, mmap_mode="r+")
+    rows[row, 0, 0] ^= 64
+    rows.flush()
+    os.utime(file)
+
+
+def test_a_damaged_row_is_asked_for_again_once(tmp_path: Path, said: list[str]) -> None:
+    fill(tmp_path, ["a", "b", "c"], 1)
+    damage(tmp_path, 1)
+    store, asked = Store(tmp_path), []
+
+    def again(indices: np.ndarray) -> np.ndarray:
+        asked.append(indices.tolist())
+        return np.full((len(indices), 2, 3), 1, "uint8")
+
+    rows = store.rows(["c", "b", "a", "b"], again)
+    for _ in range(2):
+        assert (rows.take([0, 1, 2, 3]).gather([3, 0, 1]) == 1).all() and len(said) == 1
+    assert asked == [[3, 1]] and "1 row of" in said[0] and "row 1 " in said[0]
+    assert (store.rows(["b"]).gather([0]) == 1).all() and (Store(tmp_path).rows(["b"]).gather([0]) == 1).all()
+
+
+def test_a_damaged_row_that_cannot_be_computed_again_is_an_error(tmp_path: Path) -> None:
+    fill(tmp_path, ["a", "b", "c"], 1)
+    damage(tmp_path, 1)
+    rows = Store(tmp_path).rows(["a", "b", "c"])
+    assert (rows.gather([0, 2]) == 1).all()
+    with pytest.raises(RunError, match=r"1 row of the cache file '.*' is damaged, row 1 .*Clear the cache"):
+        rows.gather([0, 1])
+
+
+def test_sound_rows_are_compared_once_in_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, ["a", "b", "c"], 1)
+    Store(tmp_path).rows(["a", "b"]).gather(slice(None))
+    compared = []
+    monkeypatch.setattr("tlkit.cache.checksums", lambda rows: compared.append(len(rows)) or checksums(rows))
+    Store(tmp_path).rows(["a", "b"]).gather(slice(None))
+    assert compared == []
+    Store(tmp_path).rows(["a", "b", "c"]).gather([2])
+    assert compared == [1]
+
+
+def test_what_a_killed_writer_left_goes_after_an_hour(two_caches: Path) -> None:
+    entry = two_caches / "features" / "abc"
+    old, new, theirs = entry / f".{'0' * 32}.partial", entry / f".{'1' * 32}.partial", entry / ".notes.partial"
+    for file, hours in ((old, 2), (new, 0.5), (theirs, 9)):
+        file.write_bytes(b"half")
+        os.utime(file, (time.time() - 3600 * hours,) * 2)
+    Cache().has_room_for(1)
+    assert not old.exists() and new.exists() and theirs.exists()
+
+
+def test_an_entry_that_is_being_written_is_not_cleared_to_make_room(
+    two_caches: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tlkit.cache.BEAT_SECONDS", -1)
+    entry = two_caches / "features" / "abc"
+    with Store(entry).writer(2, (1000, 1000), "uint8") as writer:
+        for path in (entry, *entry.iterdir()):
+            os.utime(path, (time.time() - 3 * 3600,) * 2)  # opened three hours ago
+        writer.add(["b"], np.zeros((1, 1000, 1000), "uint8"))
+        Cache(limit_gb=0.0035).has_room_for(500_000)
+    assert Store(entry).known(["a", "b"]).all()
+
+
+def test_a_cache_cleared_under_its_writer_is_an_error_that_says_so(two_caches: Path) -> None:
+    entry = two_caches / "features" / "abc"
+    with (
+        pytest.raises(RunError, match=r"features/abc' was cleared while"),
+        Store(entry).writer(1, (2,), "f4") as writer,
+    ):
+        writer.add(["b"], np.zeros((1, 2)))
+        Cache().clear("all")
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot reserve space")
+def test_a_full_disk_is_an_error_at_once_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(number: int) -> None:
+        monkeypatch.setattr(os, "posix_fallocate", lambda *a: (_ for _ in ()).throw(OSError(number, "no")))
+
+    fails(errno.ENOSPC)
+    with pytest.raises(OSError):
+        Store(tmp_path).writer(1, (2, 3), "uint8")
+    assert not list(tmp_path.iterdir())
+    fails(errno.EOPNOTSUPP)
+    fill(tmp_path, ["a"], 1)
+    assert Store(tmp_path).known(["a"]).all()
 
 
 def test_in_memory_rows_gather_like_cached_ones() -> None:

@@ -1,8 +1,12 @@
 """Arrays cached on disk by content: what was computed from an image is found again by the image's hash.
 
-A store is a folder of shards, each a `.npy` file and a `.json` list of the keys of its rows. Shards are written under a
-temporary name, renamed, and never changed. So readers need no locks, a killed writer leaves nothing that is read, and a
-new image in a folder adds one row. This module knows nothing of images or networks.
+A store is a folder of shards, each a `.npy` file and a `.json` file with the key and the checksum of each row. Shards
+are written under a temporary name, renamed, and their rows never change. So readers need no locks, a killed writer
+leaves nothing that is read, and a new image in a folder adds one row. This module knows nothing of images or networks.
+
+A row is compared with its checksum when a process reads it for the first time, while it is still in the processor's
+cache. A row that differs is named in the log, struck off its shard's index, and asked for again from who knows how to
+compute it.
 
 A `Cache` is a folder of entries KIND/NAME, each with one store or several, and has a size limit. `has_room_for` clears
 the entries unused for longest when a new one would exceed the limit. Memory-mapped arrays that another run still reads
@@ -12,6 +16,8 @@ remain readable to it. An entry that contains a file that tlkit did not write is
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import json
 import os
 import re
@@ -19,8 +25,8 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -29,9 +35,14 @@ import platformdirs
 
 from tlkit.errors import RunError, unknown
 from tlkit.files import contents, remove, write_atomically
+from tlkit.progress import log
+from tlkit.words import counted
 
 SHARE_OF_FREE_DISK = 0.2
-IN_USE_SECONDS = 3600  # entries opened within the last hour are never cleared to make room
+IN_USE_SECONDS = 3600  # entries opened or written within the last hour are never cleared to make room
+BEAT_SECONDS = 60  # how often a writer marks its entry as in use
+UNSEEN, SOUND, DAMAGED = np.arange(3, dtype="uint8")
+VERIFIED_AT_ONCE = 2**18  # bytes that are copied and then verified, so that they are still in the processor's cache
 KINDS = ("pixels", "features", "safety")
 ABOUT = "about.txt"
 CLEARED = ".cleared-"
@@ -145,6 +156,8 @@ class Cache:
             free = shutil.disk_usage(folder).free
         except OSError:
             return False
+        for one in self.entries():
+            clear_left(one.folder)
         entries = self.entries()
         taken = sum(one.bytes for one in entries)
         limit = SHARE_OF_FREE_DISK * (free + taken) if self.limit_gb is None else self.limit_gb * 1e9
@@ -181,47 +194,187 @@ def describe(folder: Path, about: str) -> None:
         write_atomically(folder / ABOUT, about + "\n")
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Rows of memory-mapped shards in a chosen order; `gather` copies some of them into memory.
+def checksums(rows: np.ndarray) -> np.ndarray:
+    """Return a checksum of each row: the sum of its bytes as 64-bit words, modulo 2^64.
+
+    Any changed word changes it, so every flipped byte is found, and other damage with probability 1 - 2^-64. It does
+    not see words that change places within a row. It takes about a tenth of the time of zlib's CRC-32.
 
     Args:
-        shards: arrays of equal row shape and dtype.
-        where: int64, shape (n, 2): the shard and the row within it, of each row.
+        rows: shape (n, ...), any dtype.
+
+    Returns:
+        uint64, shape (n,).
+    """
+    flat = np.ascontiguousarray(rows).reshape(len(rows), -1).view("uint8")
+    whole = flat.shape[1] // 8 * 8
+    words = flat[:, :whole]
+    if not words.flags.c_contiguous or words.ctypes.data % 8:
+        words = words.copy()
+    found = words.view("uint64").sum(axis=1, dtype="uint64")
+    if whole < flat.shape[1]:
+        rest = np.zeros((len(rows), 8), "uint8")
+        rest[:, : flat.shape[1] - whole] = flat[:, whole:]
+        found += rest.view("uint64")[:, 0]
+    return found
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A memory-mapped file of rows, with what they should be.
+
+    index: the `.json` file. keys: of the rows; None for one that is not to be read.
+    rows: shape (n, ...). sums: the checksums, uint64, shape (n,).
+    states: uint8, shape (n,): UNSEEN, or SOUND or DAMAGED once compared with the checksum. Shared by all readers of the
+        process.
     """
 
-    shards: tuple[np.ndarray, ...]
+    index: Path
+    keys: list[str | None]
+    rows: np.ndarray
+    sums: np.ndarray
+    states: np.ndarray
+
+    def damaged(self, places: np.ndarray, copied: np.ndarray) -> np.ndarray:
+        """Compare copies of the rows at `places` with their checksums. Returns which differ: bool, shape (n,)."""
+        if (self.states[places] == SOUND).all():
+            return np.zeros(len(places), bool)
+        sound = checksums(copied) == self.sums[places]
+        self.states[places[sound]] = SOUND
+        return ~sound
+
+    def strike(self, places: np.ndarray) -> None:
+        """Take rows off the index on disk, so that no other process reads them."""
+        self.states[places] = DAMAGED
+        for place in places:
+            self.keys[place] = None
+        with contextlib.suppress(OSError):  # a cache that cannot be written
+            write_atomically(self.index, _index(self.keys, self.sums, self.rows))
+
+
+_STATES: dict[tuple[str, int, int], np.ndarray] = {}  # by a shard's file, size and time of its last change
+_UNREADABLE: set[Path] = set()  # indexes that were named in the log
+
+
+def _index(keys: Sequence[str | None], sums: np.ndarray, rows: np.ndarray) -> str:
+    kind = [np.dtype(rows.dtype).str, *rows.shape[1:]]
+    return json.dumps({"keys": list(keys), "checksums": [f"{one:x}" for one in sums[: len(keys)]], "row": kind})
+
+
+def _open_shard(index: Path) -> Shard | None:
+    """Open a shard. None if its array is gone, if it is damaged, or if it has no checksums, as early versions wrote."""
+    file = index.with_suffix(".npy")
+    try:
+        listed = json.loads(index.read_text())
+        if isinstance(listed, list):
+            return None
+        rows = np.load(file, mmap_mode="r", allow_pickle=False)
+        sums = np.array([int(one, 16) for one in listed["checksums"]], "uint64")
+        if not len(listed["keys"]) == len(sums) <= len(rows) or listed["row"] != [rows.dtype.str, *rows.shape[1:]]:
+            raise ValueError("the index and the array do not match")
+        status = file.stat()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
+        if index not in _UNREADABLE:
+            log.warning(f"The cache file '{file}' or its index is damaged ({error}): what it held is computed again.")
+        _UNREADABLE.add(index)
+        return None
+    known = (str(file), status.st_size, status.st_mtime_ns)
+    states = _STATES.setdefault(known, np.full(len(sums), UNSEEN))
+    keys = [None if state == DAMAGED else key for key, state in zip(listed["keys"], states, strict=True)]
+    return Shard(index, keys, rows.view(np.ndarray), sums, states)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of shards, or of an array in memory, in a chosen order; `gather` copies some of them into memory.
+
+    Args:
+        shards: of equal row shape and dtype. An array is not verified.
+        where: int64, shape (n, 3): the shard and the row within it, of each row, and what `mend` calls the row.
+        mend: computes rows anew, from what it calls them: shape (k,) to (k, *row_shape). None: a damaged row is a
+            RunError.
+    """
+
+    shards: tuple[Shard | np.ndarray, ...]
     where: np.ndarray
+    mend: Callable[[np.ndarray], np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.where)
 
     @property
+    def _first(self) -> np.ndarray:
+        first = self.shards[0]
+        return first.rows if isinstance(first, Shard) else first
+
+    @property
     def row_shape(self) -> tuple[int, ...]:
-        return self.shards[0].shape[1:]
+        return self._first.shape[1:]
 
     @property
     def dtype(self) -> np.dtype:
-        return self.shards[0].dtype
+        return self._first.dtype
 
     def gather(self, indices: np.ndarray | Sequence[int] | slice) -> np.ndarray:
-        """Return the rows at `indices` as one array, shape (len(indices), *row_shape)."""
+        """Return the rows at `indices` as one array, shape (len(indices), *row_shape). Damaged ones are mended."""
         where = self.where[indices]
         result = np.empty((len(where), *self.row_shape), self.dtype)
-        for shard in np.unique(where[:, 0]):
-            selected = where[:, 0] == shard
-            result[selected] = self.shards[shard][where[selected, 1]]
+        for number in np.unique(where[:, 0]):
+            shard, wanted = self.shards[number], np.flatnonzero(where[:, 0] == number)
+            if not isinstance(shard, Shard):
+                result[wanted] = shard[where[wanted, 1]]
+                continue
+            damaged = _copy(shard, where[:, 1], wanted, result)
+            if len(damaged):
+                result[damaged] = self._mended(shard, where[damaged])
         return result
+
+    def _mended(self, shard: Shard, where: np.ndarray) -> np.ndarray:
+        """Compute rows of a shard that differ from their checksums anew. where: as in the class, of these rows."""
+        places = np.unique(where[:, 1])
+        are = "is" if len(places) == 1 else "are"
+        damage = f"{counted(len(places), 'row')} of the cache file '{shard.index.with_suffix('.npy')}' {are} damaged"
+        damage += ", such as" if len(places) > 1 else ","
+        damage += f" row {places[0]} (its checksum is not the one it was written with)"
+        if self.mend is None:
+            raise RunError(f"{damage}. Clear the cache, and run again.")
+        if any(shard.keys[place] is not None for place in places):
+            log.warning(f"{damage}: computed again.")
+            shard.strike(places)
+        return self.mend(where[:, 2])
 
     def take(self, indices: np.ndarray | Sequence[int]) -> Rows:
         """Return a view of some rows; nothing is copied."""
-        return Rows(self.shards, self.where[indices])
+        return replace(self, where=self.where[indices])
+
+
+def _copy(shard: Shard, places: np.ndarray, wanted: np.ndarray, result: np.ndarray) -> np.ndarray:
+    """Copy rows of a shard into `result`, and return the indices of those that are damaged.
+
+    places: the row within the shard, for each row of `result`. wanted: indices of those that come from this shard.
+    """
+    at_once = max(1, VERIFIED_AT_ONCE // max(1, shard.rows[:1].nbytes))
+    direct = len(wanted) == len(result)
+    damaged = []
+    for start in range(0, len(wanted), at_once):
+        some = wanted[start : start + at_once]
+        rows = places[some]
+        if direct:
+            copied = result[start : start + at_once]
+            np.take(shard.rows, rows, axis=0, out=copied, mode="clip")  # other modes copy twice
+        else:
+            copied = shard.rows[rows]
+            result[some] = copied
+        damaged.append(some[shard.damaged(rows, copied)])
+    return np.concatenate(damaged) if damaged else np.empty(0, int)
 
 
 def in_memory(array: np.ndarray) -> Rows:
     """Wrap an array that is already in memory as `Rows`."""
-    where = np.stack([np.zeros(len(array), "int64"), np.arange(len(array))], axis=1)
-    return Rows((array,), where)
+    places = np.arange(len(array))
+    return Rows((array,), np.stack([np.zeros_like(places), places, places], axis=1))
 
 
 class Store:
@@ -229,7 +382,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._shards: list[np.ndarray] = []
+        self._shards: list[Shard] = []
         self._at: dict[str, tuple[int, int]] = {}
         self._read: set[str] = set()
         with contextlib.suppress(OSError):
@@ -239,31 +392,66 @@ class Store:
     def refresh(self) -> None:
         """Read the indexes of shards written since the last call."""
         for index in sorted(self.folder.glob("*.json")):
-            if index.name in self._read:
+            if index.name in self._read or index.name.startswith("."):
                 continue
-            try:
-                keys = json.loads(index.read_text())
-                array = np.load(index.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError):
-                continue  # an index without its array, or damaged files: ignored
+            shard = _open_shard(index)
+            if shard is None:
+                continue
             self._read.add(index.name)
-            self._shards.append(array)
-            for row, key in enumerate(keys):
-                if key is not None:
-                    self._at.setdefault(key, (len(self._shards) - 1, row))
+            self._shards.append(shard)
+            for row, key in enumerate(shard.keys):
+                if key is not None and not (key in self._at and self._is_sound(key)):
+                    self._at[key] = (len(self._shards) - 1, row)
+
+    def _is_sound(self, key: str) -> bool:
+        """Whether no damage was found in a key's row."""
+        shard, row = self._at[key]
+        return bool(self._shards[shard].states[row] != DAMAGED)
 
     def known(self, keys: Sequence[str]) -> np.ndarray:
         """Which keys are stored: bool, shape (n,)."""
         return np.array([key in self._at for key in keys], dtype=bool)
 
-    def rows(self, keys: Sequence[str]) -> Rows:
-        """Return the rows of `keys`, all of which must be stored. Raises KeyError for one that is not."""
-        where = np.array([self._at[key] for key in keys], dtype="int64").reshape(-1, 2)
-        return Rows(tuple(self._shards), where)
+    def rows(self, keys: Sequence[str], again: Callable[[np.ndarray], np.ndarray] | None = None) -> Rows:
+        """Return the rows of `keys`, all of which must be stored. Raises KeyError for one that is not.
+
+        again: computes rows that turn out to be damaged, from their indices in `keys`: int64, shape (k,), to an array
+            of shape (k, *row_shape). They are then stored anew. None: damaged rows are a RunError.
+        """
+        at = np.array([self._at[key] for key in keys], dtype="int64").reshape(-1, 2)
+        mend = None if again is None else functools.partial(self._mend, keys, again)
+        return Rows(tuple(self._shards), np.column_stack([at, np.arange(len(at))]), mend)
+
+    def _mend(self, keys: Sequence[str], again: Callable[[np.ndarray], np.ndarray], indices: np.ndarray) -> np.ndarray:
+        """Compute damaged rows again, unless that was done before, and store them. indices: in `keys`."""
+        damaged = np.array([not self._is_sound(keys[i]) for i in indices])
+        sound = [keys[i] for i in indices[~damaged]]  # mended before, for other rows of the same images
+        rows = self.rows(sound).gather(slice(None)) if sound else None
+        if rows is not None and not damaged.any():
+            return rows
+        fresh = again(indices[damaged])
+        with contextlib.suppress(OSError), self.writer(len(fresh), fresh.shape[1:], fresh.dtype.str) as writer:
+            writer.add([keys[i] for i in indices[damaged]], fresh)
+        result = np.empty((len(indices), *fresh.shape[1:]), fresh.dtype)
+        result[damaged] = fresh
+        if rows is not None:
+            result[~damaged] = rows
+        return result
 
     def writer(self, count: int, row_shape: Sequence[int], dtype: str) -> Writer:
-        """Return a context that adds up to `count` rows; readers see them when it ends."""
+        """Return a context that adds up to `count` rows; readers see them when it ends.
+
+        Raises OSError, at once, if the disk has no room for them or the folder cannot be written.
+        """
         return Writer(self, count, row_shape, dtype)
+
+
+def clear_left(folder: Path) -> None:
+    """Remove what killed writers left in an entry: partial shards that nobody has marked for an hour."""
+    for file in folder.glob(".*.partial"):
+        with contextlib.suppress(OSError):
+            if _OWN.fullmatch(file.name) and time.time() - file.stat().st_mtime > IN_USE_SECONDS:
+                file.unlink()
 
 
 class Writer:
@@ -273,20 +461,32 @@ class Writer:
         self._store = store
         self._name = uuid.uuid4().hex
         self._keys: list[str | None] = []
+        self._sums = np.zeros(count, "uint64")
         store.folder.mkdir(parents=True, exist_ok=True)
+        clear_left(store.folder)
         self._temporary = store.folder / f".{self._name}.partial"
-        self._array = np.lib.format.open_memmap(
-            self._temporary, mode="w+", dtype=np.dtype(dtype), shape=(count, *row_shape)
-        )
-        if hasattr(os, "posix_fallocate"):  # so that a full disk is an OSError now, not a crash at a later write
-            with self._temporary.open("r+b") as stream:
-                os.posix_fallocate(stream.fileno(), 0, self._temporary.stat().st_size)
+        try:
+            self._array = np.lib.format.open_memmap(
+                self._temporary, mode="w+", dtype=np.dtype(dtype), shape=(count, *row_shape)
+            )
+            _reserve(self._temporary)
+        except OSError:
+            self._temporary.unlink(missing_ok=True)
+            raise
+        self._marked = time.monotonic()
 
     def add(self, keys: Sequence[str], rows: np.ndarray) -> None:
         """Append rows, shape (len(keys), *row_shape)."""
         start = len(self._keys)
-        self._array[start : start + len(keys)] = rows
+        stored = np.asarray(rows).astype(self._array.dtype, copy=False)
+        self._array[start : start + len(keys)] = stored
+        self._sums[start : start + len(keys)] = checksums(stored)
         self._keys.extend(keys)
+        if time.monotonic() - self._marked > BEAT_SECONDS:
+            self._marked = time.monotonic()
+            for path in (self._temporary, self._store.folder):
+                with contextlib.suppress(OSError):
+                    os.utime(path)
 
     def __enter__(self) -> Writer:
         return self
@@ -295,11 +495,29 @@ class Writer:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._array.flush()
+        index = _index(self._keys, self._sums, self._array)
         del self._array
         if not self._keys:
-            self._temporary.unlink()
+            self._temporary.unlink(missing_ok=True)
             return
-        index = self._store.folder / f"{self._name}.json"
-        self._temporary.rename(index.with_suffix(".npy"))
-        write_atomically(index, json.dumps(self._keys))
+        file = self._store.folder / f"{self._name}.json"
+        try:
+            self._temporary.rename(file.with_suffix(".npy"))
+            write_atomically(file, index)
+        except FileNotFoundError:
+            raise RunError(
+                f"The cache '{self._store.folder}' was cleared while this run was writing to it. Run it again."
+            ) from None
         self._store.refresh()
+
+
+def _reserve(file: Path) -> None:
+    """Take a file's space now, so that a full disk is an OSError here and not a crash at a later write."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with file.open("r+b") as stream:
+        try:
+            os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):  # the file system cannot reserve
+                raise

@@ -12,6 +12,7 @@ from scipy.stats import binomtest, norm
 
 ECE_BINS = 15
 AT_CHANCE = 0.05  # a difference with a higher p-value is not told from chance
+FEWEST_TO_TELL = 30  # images a temperature was fitted on, from which its effect is worth telling
 
 
 def log_losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:

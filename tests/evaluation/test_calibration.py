@@ -115,6 +115,24 @@ def test_the_interval_of_the_calibration_error_holds_its_value() -> None:
     assert value == pytest.approx(expected_calibration_error(probabilities, labels))
 
 
+@pytest.mark.parametrize("too_high", [0.0, 0.03])
+def test_the_interval_of_the_calibration_error_holds_estimate_and_truth(too_high: float) -> None:
+    """A model that is right, and one that is overconfident by 3 points: 40 draws of 150 images."""
+    rng, held = np.random.default_rng(6691), 0
+    for _ in range(40):
+        confidence = rng.uniform(0.6, 1, 150)
+        value, low, high = calibration_error_of(confidence, rng.random(150) < confidence - too_high)
+        assert low <= value <= high
+        held += low <= too_high <= high
+    assert held >= 36
+
+
+def test_a_calibration_error_beyond_chance_has_an_interval_above_0() -> None:
+    confidence = np.full(400, 0.95)
+    value, low, high = calibration_error_of(confidence, np.arange(400) % 4 > 0)
+    assert 0.1 < low < value < high < 0.3
+
+
 def test_the_last_point_of_coverage_and_risk_is_the_plain_error() -> None:
     probabilities, labels = honest(500)
     right = probabilities.argmax(1) == labels

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tlkit.safety.details import auc_interval
+from tlkit.safety.details import auc_interval, why
 from tlkit.safety.hints import exchanged
 from tlkit.safety.measure import evenly, in_frame
 from tlkit.safety.rules import (
@@ -124,6 +126,9 @@ def test_resampling_repeats_with_its_seed_and_draws_the_same_images_for_every_ca
 def test_the_share_of_skill_that_is_kept_lies_within_its_interval() -> None:
     middle, low, high = kept_skill(KNOWN, first_of_each(5))
     assert middle == 0.5 and 0.2 < low < middle < high < 0.8
+    before, after = resampled_skill(KNOWN, KNOWN.untouched.predicted, first_of_each(5))
+    kept = after / before
+    assert abs((kept < low).mean() - 0.05) < 0.03 and abs((kept > high).mean() - 0.05) < 0.03, "a 90 % interval"
 
 
 @pytest.mark.parametrize(
@@ -284,3 +289,10 @@ def test_a_sample_takes_everything_if_it_may_and_else_classes_as_even_as_they_ar
     assert evenly(labels, 125, random).tolist() == list(range(125))
     chosen = evenly(labels, 45, random)
     assert np.bincount(labels[chosen]).tolist() == [20, 20, 5] and (np.diff(chosen) > 0).all()
+
+
+def test_a_reason_names_the_level_of_its_interval() -> None:
+    ruling = SimpleNamespace(pairs=(), kept=(0.5, 0.4, 0.6), kind="layout", far=0.0)
+    sample: Any = SimpleNamespace(judged=range(40))
+    finding: Any = SimpleNamespace(ruling=ruling, in_frame=None)
+    assert "keeps 50% of its accuracy above chance (90 % interval 40% to 60%, n = 40)" in why(sample, finding)

@@ -23,7 +23,7 @@ from tlkit.plan.augmentation import Augmentation
 from tlkit.plan.job import Job
 from tlkit.progress import Deadline
 from tlkit.stats import paired_difference
-from tlkit.strategy.axes import activation_distance, profile
+from tlkit.strategy.axes import activation_distance, profile, sentences
 from tlkit.strategy.recipes import decide_by_tournament, foresee_tournament
 from tlkit.strategy.tournament import Contender, Outcome, Tournament
 from tlkit.strategy.tuning import tuning_recipe
@@ -79,6 +79,18 @@ def test_a_profile_says_how_much_there_is_and_how_good_each_block_is() -> None:
     assert [point["training_images"] for point in axes["learning_curve"]] == [6, 12, 24]
     assert json.loads(json.dumps(axes)) == axes
     assert len(axes["sentences"]) == 5 and "30 images" in axes["sentences"][0]
+
+
+def test_a_cause_is_stated_only_where_the_interval_bears_it() -> None:
+    pool = examples(30, 6601)
+    axes = profile(build(Head(taps="all")), BACKBONE, table_of(pool, 24), pool)
+    found = {**axes, "best_block": axes["blocks"][0]["block"], "best_ahead_of_last": 0.026}
+    sure, unsure = (
+        next(one for one in sentences({**found, "best_ahead_of_last_error": error}) if one.startswith("block"))
+        for error in (0.01, 0.015)
+    )
+    assert sure.endswith("specific to the backbone's own classes")
+    assert "specific" not in unsure and "may be chance" in unsure
 
 
 def test_doubled_files_and_rare_classes_lower_the_effective_number() -> None:

@@ -80,7 +80,8 @@ def predict(model: str, files: Sequence[str], csv_file: str | None, top: int) ->
             for name in names
             if name in row
         ]
-        click.echo(f"{row['path']}  {'' if row['sure'] else 'unsure: '}{'  '.join(answers)}")
+        unsure = row["sure"] is not None and not row["sure"]
+        click.echo(f"{row['path']}  {'unsure: ' if unsure else ''}{'  '.join(answers)}")
 
 
 @main.command()
@@ -101,28 +102,48 @@ def export(run: str, to: str | None, max_error: float | None, target: str, force
 
     check_max_error(max_error)
     with _tensorflow_quietly():
-        from tlkit.runs.export import export_run, exports_of
-        from tlkit.tables import Column, shown_table
+        from tlkit.finetuning.words import refusal_sentence
+        from tlkit.runs.export import export_run, exports_of, other_thresholds
+        from tlkit.runs.folder import open_run
     folder, proof = export_run(run, to, target=target, max_error=max_error, force=force)
     click.echo(f"written to {folder}")
+    refusal = open_run(run).metrics["refusal"]
+    if refusal:
+        click.echo(f"unsure {refusal_sentence(refusal)}")
+    for name, threshold in other_thresholds(run).items():
+        kept = f"below {threshold:.3f}" if threshold else "to nothing"
+        click.echo(f'the earlier export {name} still answers "unsure" {kept}: write it again')
     if proof is None:
         click.echo("parity not measured: the run's images are not where they were")
         return
+    interval = ""
+    if "agreement_95" in proof and proof["top1_agreement"] < 1:
+        interval = " (95 % interval {:.1%} to {:.1%})".format(*proof["agreement_95"])
     click.echo(
-        f"same class as the trained model on {proof['top1_agreement']:.0%} of {counted(proof['n'], 'file')}, "
-        f"largest difference {proof['max_difference']:.1e}"
+        f"same class as the trained model on {proof['top1_agreement']:.1%} of "
+        f"{counted(proof['n'], 'validation image')}{interval}, largest difference {proof['max_difference']:.1e}"
     )
     if "accuracy" in proof:
-        click.echo(f"accuracy {proof['accuracy_before']:.1%} to {proof['accuracy']:.1%}")
+        click.echo(f"accuracy on them {proof['accuracy_before']:.1%} to {proof['accuracy']:.1%}")
+    _show_exports(exports_of(run))
+
+
+def _show_exports(table: Any) -> None:
+    """Print the exports of a run. table: of `tlkit.runs.export.exports_of`."""
+    from tlkit.tables import Column, shown_table
+
     rows = []
-    for one in exports_of(run).itertuples():
-        size = (
-            "" if one.bytes != one.bytes else f"{one.bytes / 1e6:.1f} MB"
-        )  # unknown for an export of an early version
+    for one in table.itertuples():
+        # unknown for an export of an early version
+        size = "" if one.bytes != one.bytes else f"{one.bytes / 1e6:.1f} MB"
         speed = "" if one.milliseconds_an_image != one.milliseconds_an_image else f"{one.milliseconds_an_image:.1f} ms"
-        rows.append((one.format, f"{one.top1_agreement:.1%}", f"{one.max_difference:.1e}", size, speed))
-    numbers = [Column(name, right=True) for name in ("agrees", "difference", "size", "an image")]
-    click.echo(shown_table([Column("format"), *numbers], rows))
+        timed = "files, decoding included" if one.format == "savedmodel" else "decoded pixels"
+        images = f"{one.n:,} {one.split}"
+        rows.append((one.format, f"{one.top1_agreement:.1%}", images, f"{one.max_difference:.1e}", size, speed, timed))
+    right = [Column(name, right=True) for name in ("difference", "size", "an image")]
+    click.echo(
+        shown_table([Column("format"), Column("agrees", right=True), Column("of"), *right, Column("from")], rows)
+    )
 
 
 @main.command("serve")

@@ -23,6 +23,9 @@ from tlkit.plan.augmentation import Augmentation
 IMAGENET_COLOUR_VARIANCES = np.array([0.2175, 0.0188, 0.0045])
 IMAGENET_COLOUR_AXES = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
 
+# Increase it when `augment` draws or computes another version from the same seed, so that old caches are not found.
+AUGMENTATION_VERSION = 1
+
 _VALUES = np.arange(256)[:, None]
 _thread_local = threading.local()
 
@@ -46,6 +49,12 @@ def augment(image: np.ndarray, augmentation: Augmentation, seed: tuple[int, ...]
     pipeline = _pipeline(augmentation)
     pipeline.set_random_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
     return pipeline(image=np.ascontiguousarray(image))["image"]
+
+
+def augmentation_version() -> str:
+    """What `augment` depends on beside its arguments: the versions of this file, albumentations and cv2."""
+    A, cv2 = _libraries()
+    return f"v{AUGMENTATION_VERSION}-{A.__version__}-{cv2.__version__}"
 
 
 def augment_and_tell(

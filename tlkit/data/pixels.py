@@ -13,13 +13,15 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tlkit.cache import Cache, Rows, Store, describe
+from tlkit.cache import Cache, Rows, Store, Writer, describe
 from tlkit.data.decode import decode_and_resize, header_fault, kind_of_fault
 from tlkit.data.headers import image_format, looks_truncated, what_else
 from tlkit.data.images import ImageSet, problem
+from tlkit.progress import log
 from tlkit.words import counted
 
-# Increase it when `decode` changes a pixel, so that old caches are not found.
+# Increase it when `decode` changes a pixel, so that old caches are not found. TensorFlow, which decodes and resizes, is
+# in the key by its own version.
 DECODER_VERSION = 2
 
 
@@ -45,13 +47,12 @@ class Pixels:
     @property
     def key(self) -> str:
         """How files became pixels. Everything computed from the pixels is cached under this key."""
-        return f"{self.size}-{self.fit}-v{DECODER_VERSION}"
+        return f"{self.size}-{self.fit}-v{DECODER_VERSION}-tf{tf.__version__}"
 
     def of(self, images: ImageSet) -> Rows | StreamedRows:
-        """uint8 rows, shape (n, size, size, 3), RGB, in the order of `images`."""
-        if self.store is None:
-            return StreamedRows(tuple(images.files()), self.size, self.fit)
-        return self.store.rows(images.keys())
+        """uint8 rows, shape (n, size, size, 3), RGB, in the order of `images`. Damaged ones are decoded again."""
+        files = StreamedRows(tuple(images.files()), self.size, self.fit)
+        return files if self.store is None else self.store.rows(images.keys(), files.gather)
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,13 @@ def decode(images: ImageSet, size: int, fit: str, cache: Cache) -> tuple[Pixels,
     known = store.known(images.keys())
     files = images.files()
     todo = _first_of_each(images.keys(), known)
-    cached = not todo or cache.has_room_for(len(todo) * size * size * 3)
+    writer = _writer(store, cache, len(todo), size) if todo else None
+    cached = not todo or writer is not None
     good: set[str] = set(np.array(images.keys(), dtype=object)[known])
     keys = images.keys()
-    if cached and len(todo):
+    if writer is not None:
         describe(store.folder, f"decoded images, {size} x {size} pixels, {fit}")
-        with store.writer(len(todo), (size, size, 3), "uint8") as writer:
+        with writer:
             for rows, pixels in _decoded([files[i] for i in todo], size, fit):
                 writer.add([keys[todo[row]] for row in rows], pixels)
                 good.update(keys[todo[row]] for row in rows)
@@ -113,6 +115,17 @@ def decode(images: ImageSet, size: int, fit: str, cache: Cache) -> tuple[Pixels,
         if key not in good
     ]
     return Pixels(size, fit, store if cached else None, len(todo)), findings
+
+
+def _writer(store: Store, cache: Cache, count: int, size: int) -> Writer | None:
+    """Open a writer for `count` images. None if the cache or the disk has no room for them."""
+    if not cache.has_room_for(count * size * size * 3):
+        return None
+    try:
+        return store.writer(count, (size, size, 3), "uint8")
+    except OSError as error:
+        log.warning(f"{counted(count, 'image')} cannot be cached ({error.strerror or error}): decoded at each use.")
+        return None
 
 
 def _first_of_each(keys: Sequence[str], known: np.ndarray) -> list[int]:

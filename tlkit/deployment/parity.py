@@ -16,6 +16,7 @@ import numpy as np
 from tlkit.deployment.formats import FORMATS, open_target
 from tlkit.deployment.saved_model import UNSURE
 from tlkit.errors import ParityError
+from tlkit.stats import wilson_interval
 from tlkit.words import counted
 
 PARITY_LIMIT = 1e-5
@@ -178,14 +179,15 @@ def prove_target(
 
     Args:
         folder: The export.
-        pixels: uint8, shape (n, size, size, 3).
+        pixels: uint8, shape (n, size, size, 3). Not those that gave a converter the ranges of activations: integers
+            agree better on them than on others.
         probabilities: The Keras model's, shape (n, classes).
         labels: int, shape (n,).
         force: Accept 8-bit integers that agree with the model on less than 95 %.
 
     Returns:
-        JSON values: n, top1_agreement, max_difference, accuracy (the export's), accuracy_before (the model's), bytes,
-        milliseconds_an_image, limit and within_limit.
+        JSON values: n, top1_agreement, agreement_95 (its Wilson interval), max_difference, accuracy (the export's),
+        accuracy_before (the model's), bytes, milliseconds_an_image, limit and within_limit.
 
     Raises:
         ParityError: 8-bit integers agree on less than 95 %, without `force`. Other formats: one class differs, or a
@@ -196,11 +198,13 @@ def prove_target(
     started = time.perf_counter()
     found = np.concatenate([answer(pixels[at : at + 16]) for at in range(0, len(pixels), 16)])
     seconds = time.perf_counter() - started
-    agreement = float((found.argmax(1) == probabilities.argmax(1)).mean())
+    agrees = found.argmax(1) == probabilities.argmax(1)
+    agreement = float(agrees.mean())
     difference = float(np.abs(found - probabilities).max())
     proof = {
         "n": len(pixels),
         "top1_agreement": agreement,
+        "agreement_95": list(wilson_interval(int(agrees.sum()), len(agrees))),
         "max_difference": difference,
         "accuracy": float((found.argmax(1) == labels).mean()),
         "accuracy_before": float((probabilities.argmax(1) == labels).mean()),

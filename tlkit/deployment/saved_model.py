@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
@@ -33,6 +33,7 @@ def export(
     *,
     fit: str = "squash",
     unsure_below: float = 0.0,
+    refusal: dict[str, Any] | None = None,
 ) -> Path:
     """Write a classifier as a SavedModel that takes encoded images.
 
@@ -42,7 +43,8 @@ def export(
         folder: Replaced if it holds an earlier export and nothing else. Written under another name first.
         fit: How an image becomes square, as in training.
         unsure_below: Where the highest probability is lower, the class is "unsure" (see
-            `tlkit.evaluation.refusal.refusal_threshold`). 0 = never.
+            `tlkit.evaluation.refusal.refusal_threshold`). 0 = never; then `sure` is true wherever `ok` is.
+        refusal: What is known of that threshold, as in metrics.json of a run, for the export's description.
 
     Returns:
         The folder. Its SavedModel has these signatures:
@@ -81,6 +83,7 @@ def export(
             "image_size": size,
             "fit": fit,
             "unsure_below": unsure_below,
+            "refusal": refusal,
             "input": "image_bytes: encoded JPEG, PNG, GIF, BMP or WebP files, string (n,)",
         }
         write_description(temporary, description)

@@ -7,6 +7,7 @@ reuse them.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -19,12 +20,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from tlkit.cache import Store, describe
-from tlkit.data.augment import augment
+from tlkit.cache import Store, Writer, describe
+from tlkit.data.augment import augment, augmentation_version
 from tlkit.data.examples import Examples, RowSource
+from tlkit.errors import RunError
 from tlkit.models.inference import bfloat16_pays, frozen_call
 from tlkit.plan.augmentation import Augmentation
-from tlkit.progress import NO_DEADLINE, Deadline, bar
+from tlkit.progress import NO_DEADLINE, Deadline, bar, log
+from tlkit.words import counted
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,8 @@ def extract_features(
             a cache of their own.
 
     Returns:
-        The outputs; None if they would exceed the caches' limit. The caller then runs the prefix batch by batch.
+        The outputs; None if they would exceed the caches' limit or the disk. The caller then runs the prefix batch by
+        batch. Rows that turn out to be damaged on disk are computed again from the pixels, when they are read.
     """
     if augmentation is None or augmentation.is_identity():
         augmentation, views = None, 1
@@ -117,12 +121,19 @@ def extract_features(
     for output in missing.outputs:
         last = outputs[output.index].layers[-1].name
         describe(folders[output.index], f"outputs of frozen layers up to {last}, {output.shape}, {examples.made_by}")
-    done = _compute(prefix, examples, missing, batch_size, deadline) if missing.pairs else 0
+    writers = _writers(missing)
+    if writers is None:
+        return None
+    done = _compute(prefix, examples, missing, writers, batch_size, deadline) if missing.pairs else 0
     count = len(examples)
     if done < len(missing.pairs):
         count = min(i for _, i in missing.pairs[done:])
-    rows = [[store.rows(view_keys[:count]) for store in stores] for view_keys in keys]
-    return Features([list(view) for view in rows], count, done)
+    again = _Again(prefix, examples, missing, folders, batch_size)
+    rows: list[list[RowSource]] = [
+        [store.rows(view_keys[:count], functools.partial(again.rows, view, i)) for i, store in enumerate(stores)]
+        for view, view_keys in enumerate(keys)
+    ]
+    return Features(rows, count, done)
 
 
 def _outputs_and_folders(
@@ -142,7 +153,8 @@ def _stored_as(dtype: str) -> str:
 def _view_keys(keys: Sequence[str], augmentation: Augmentation | None, view: int, seed: int) -> list[str]:
     if augmentation is None:
         return list(keys)
-    settings = hashlib.sha256(json.dumps(asdict(augmentation), sort_keys=True).encode()).hexdigest()[:12]
+    made_by = json.dumps([asdict(augmentation), augmentation_version()], sort_keys=True)
+    settings = hashlib.sha256(made_by.encode()).hexdigest()[:12]
     return [f"{key}-{settings}-{seed}-{view}" for key in keys]
 
 
@@ -185,7 +197,11 @@ def _missing(
 ) -> _Missing:
     known = [np.stack([store.known(view_keys) for store in stores]) for view_keys in keys]
     views, count = range(len(keys)), len(keys[0])
-    pairs = {keys[view][i]: (view, i) for i in range(count) for view in views if not known[view][:, i].all()}
+    pairs: dict[str, tuple[int, int]] = {}
+    for i in range(count):
+        for view in views:
+            if not known[view][:, i].all():
+                pairs.setdefault(keys[view][i], (view, i))  # of equal images the first, so that pairs stay in order
     outputs = [
         _Output(
             index,
@@ -199,27 +215,41 @@ def _missing(
     return _Missing(list(pairs.values()), keys, outputs, augmentation, seed)
 
 
-def _compute(prefix: keras.Model, examples: Examples, missing: _Missing, batch_size: int, deadline: Deadline) -> int:
+def _writers(missing: _Missing) -> list[Writer] | None:
+    """Open a writer for each missing output. None if the disk has no room for them."""
+    writers: list[Writer] = []
+    try:
+        for one in missing.outputs:
+            writers.append(one.store.writer(len(missing.pairs), one.shape, one.dtype))
+    except OSError as error:
+        for writer in writers:
+            writer.__exit__(None, None, None)
+        log.warning(
+            f"The outputs of frozen layers for {counted(len(missing.pairs), 'image')} cannot be cached "
+            f"({error.strerror or error}): computed at each use."
+        )
+        return None
+    return writers
+
+
+def _compute(
+    prefix: keras.Model,
+    examples: Examples,
+    missing: _Missing,
+    writers: list[Writer],
+    batch_size: int,
+    deadline: Deadline,
+) -> int:
     """Run the prefix on the missing pairs and cache its outputs. Returns the number of pairs done."""
     if len(missing.outputs) < len(prefix.outputs):
         prefix = keras.Model(prefix.input, [prefix.outputs[one.index] for one in missing.outputs])
     call = frozen_call(prefix, batch_size, bfloat16=missing.bfloat16)
-    numbers, pairs = examples.numbers(), missing.pairs
-    writers = [one.store.writer(len(pairs), one.shape, one.dtype) for one in missing.outputs]
-    done = 0
+    pairs, done = missing.pairs, 0
+    prepare = functools.partial(_pixels, examples, missing, examples.numbers())
     with ThreadPoolExecutor() as pool, bar(len(pairs), "image") as update:
-
-        def prepare(chunk: list[tuple[int, int]]) -> np.ndarray:
-            images = examples.pixels.gather(np.array([i for _, i in chunk]))
-            if missing.augmentation is None:
-                return images
-            seeds = [(missing.seed, view, numbers[i]) for view, i in chunk]
-            versions = zip(images, seeds, strict=True)
-            return np.stack([augment(image, missing.augmentation, one) for image, one in versions])
-
         chunks = [pairs[start : start + batch_size] for start in range(0, len(pairs), batch_size)]
-        waiting = pool.submit(prepare, chunks[0])
         try:
+            waiting = pool.submit(prepare, chunks[0])
             for number, chunk in enumerate(chunks):
                 images = waiting.result()
                 if number + 1 < len(chunks):
@@ -235,3 +265,36 @@ def _compute(prefix: keras.Model, examples: Examples, missing: _Missing, batch_s
             for writer in writers:
                 writer.__exit__(None, None, None)
     return done
+
+
+def _pixels(examples: Examples, missing: _Missing, numbers: list[int], chunk: list[tuple[int, int]]) -> np.ndarray:
+    """The pixels of pairs (view, index), augmented if asked. numbers: by which the augmentation is seeded."""
+    images = examples.pixels.gather(np.array([i for _, i in chunk]))
+    if missing.augmentation is None:
+        return images
+    seeds = [(missing.seed, view, numbers[i]) for view, i in chunk]
+    versions = zip(images, seeds, strict=True)
+    return np.stack([augment(image, missing.augmentation, one) for image, one in versions])
+
+
+@dataclass(frozen=True)
+class _Again:
+    """Computes single rows of a prefix's outputs again, because they are damaged in the cache. Fields as above."""
+
+    prefix: keras.Model
+    examples: Examples
+    missing: _Missing
+    folders: list[Path]
+    batch_size: int
+
+    def rows(self, view: int, output: int, indices: np.ndarray) -> np.ndarray:
+        """The rows of some examples, in one view and of one output. Raises RunError if the prefix was trained since."""
+        outputs, folders = _outputs_and_folders(self.prefix, self.examples, self.missing.bfloat16)
+        if folders[output] != self.folders[output]:
+            raise RunError(f"The cache '{self.folders[output]}' is damaged. Clear it, and run again.")
+        call = frozen_call(outputs[output], self.batch_size, bfloat16=self.missing.bfloat16)
+        pairs, numbers = [(view, int(i)) for i in indices], self.examples.numbers()
+        chunks = [pairs[start : start + self.batch_size] for start in range(0, len(pairs), self.batch_size)]
+        found = [call(_pixels(self.examples, self.missing, numbers, chunk))[0] for chunk in chunks]
+        dtype = _stored_as(keras.backend.standardize_dtype(self.prefix.outputs[output].dtype))
+        return np.concatenate(found).astype(dtype, copy=False)

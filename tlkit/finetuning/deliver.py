@@ -53,7 +53,8 @@ def deliver(
     log.info("exporting the SavedModel")
     with clock.timed("export"):
         unsure_below = refusal["threshold"] if refusal else 0.0
-        export(judged.model, plan.classes, run.saved_model, fit=plan.job.fit, unsure_below=unsure_below)
+        settings: dict[str, Any] = {"fit": plan.job.fit, "unsure_below": unsure_below, "refusal": refusal}
+        export(judged.model, plan.classes, run.saved_model, **settings)
     inputs = ReportInputs(run, judged.model, dataset) if plan.job.report else None
     with ThreadPoolExecutor(1) as beside:  # the slow part of the report runs while another process proves
         analysing = beside.submit(analyse, inputs) if inputs else None

@@ -7,6 +7,7 @@ from typing import Any
 from tlkit.backbones import Backbone
 from tlkit.plan.plan import Plan
 from tlkit.runs.folder import Run
+from tlkit.stats import FEWEST_TO_TELL
 from tlkit.strategy.tuning import BEST_COST
 from tlkit.words import counted, roughly
 
@@ -45,11 +46,15 @@ def result_lines(run: Run) -> list[str]:
             )
     calibration, best = metrics["calibration"], "test" if metrics["test"] else "validation"
     before, after = calibration["before"][best], metrics[best]
-    lines.append(
-        f"{'calibrated':<11} temperature {calibration['temperature']:.2f}, fitted on "
-        f"{counted(calibration['fitted_on'], 'validation image')}: {best} calibration error {before['ece']:.3f} to "
-        f"{after['ece']:.3f}, log loss {before['log_loss']:.3f} to {after['log_loss']:.3f}"
-    )
+    fitted = f"temperature {calibration['temperature']:.2f}, fitted on "
+    fitted += counted(calibration["fitted_on"], "validation image")
+    effect = f"{best} calibration error {before['ece']:.3f} to {after['ece']:.3f}, "
+    effect += f"log loss {before['log_loss']:.3f} to {after['log_loss']:.3f}"
+    if calibration["fitted_on"] < FEWEST_TO_TELL:
+        effect = "too few to tell whether it makes the probabilities better"
+    elif after["log_loss"] > before["log_loss"]:
+        effect += ": worse on these images"
+    lines.append(f"{'calibrated':<11} {fitted}: {effect}")
     if metrics["refusal"]:
         lines.append(f"{'unsure':<11} {refusal_sentence(metrics['refusal'])}")
     parity = metrics["parity"]

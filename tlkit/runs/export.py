@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from tlkit.deployment.formats import FORMATS, check_target, write_target
+from tlkit.deployment.formats import FORMATS, TARGETS, check_target, write_target
 from tlkit.deployment.parity import prove_parity, prove_target
 from tlkit.deployment.saved_model import export
 from tlkit.errors import DataError
 from tlkit.evaluation.predict import own_probabilities, predict_probabilities
 from tlkit.evaluation.refusal import refusal_threshold
-from tlkit.folders import EXPORTED
+from tlkit.folders import DESCRIPTION, EXPORTED, own_manifest
 from tlkit.plan.job import check_max_error
 from tlkit.runs.folder import Run, open_run
 from tlkit.runs.reading import BATCH, PARITY_FILES, _some_pixels, decoded, load_model, own_part, parity_sample
@@ -32,7 +34,10 @@ def export_run(
     max_error: float | None = None,
     force: bool = False,
 ) -> tuple[Path, dict[str, Any] | None]:
-    """Write a run's model for deployment, and prove the export on the run's validation files.
+    """Write a run's model for deployment, and prove the export on the run's validation images.
+
+    8-bit integers are proved on validation images alone. The training images that give the converter the ranges of
+    activations take no part, because integers agree better on these than on others.
 
     Args:
         run: A finished run.
@@ -40,8 +45,10 @@ def export_run(
         target: "savedmodel" takes encoded files. "litert", "litert-int8", "onnx" and "keras" take pixels (see
             `tlkit.deployment.formats`).
         max_error: Limit on the share of wrong predictions. Those that are not confident enough for it are served as
-            "unsure" (see `tlkit.evaluation.refusal.refusal_threshold`). Default: the run's own.
-        force: Keep 8-bit integers that agree with the model on less than 95 % of the images.
+            "unsure" (see `tlkit.evaluation.refusal.refusal_threshold`). The threshold is found on the validation part
+            of predictions.csv and is from then on the run's own, in `metrics["refusal"]` of the run. It is the default
+            of later exports; `other_thresholds` names the earlier ones. Default: the run's own.
+        force: Keep 8-bit integers that agree with the model on less than 95 % of the validation images.
 
     Returns:
         The folder and the proof. The proof is None if the run's images are no longer there.
@@ -51,30 +58,37 @@ def export_run(
         ExportError: The target's packages are not installed, or the model cannot be converted.
         SpecError: `max_error` is outside 0 to 1.
         ParityError: The export disagrees with the model.
-        DataError: The run's images are needed (for a new `max_error` or 8-bit integers) and gone.
+        DataError: The run's images are needed (for 8-bit integers) and gone.
     """
     run = run if isinstance(run, Run) else open_run(run)
     check_max_error(max_error)
     check_target(target)
     plan, model, fit = run.plan, load_model(run), run.plan.job.fit
-    unsure_below = _unsure_below(run, model, max_error)
+    refusal = run.metrics.get("refusal") if max_error is None else _refusal(run, max_error)
     default = run.saved_model if target == "savedmodel" else run.folder / target
     folder = Path(to) if to is not None else default
+    settings: dict[str, Any] = {"fit": fit, "unsure_below": refusal["threshold"] if refusal else 0.0}
+    settings["refusal"] = refusal
     if target == "savedmodel":
-        export(model, plan.classes, folder, fit=fit, unsure_below=unsure_below)
-        return folder, _recorded(run, target, folder, _prove_served(run, model, folder))
-    training = _some_pixels(run, "train", REPRESENTATIVE_IMAGES) if FORMATS[target].by_images else None
-    representative = None if training is None else training[0]
-    write_target(model, plan.classes, folder, target, fit=fit, unsure_below=unsure_below, representative=representative)
-    return folder, _recorded(run, target, folder, _prove_pixels(run, model, folder, training, force))
+        export(model, plan.classes, folder, **settings)
+        proof = _prove_served(run, model, folder)
+    else:
+        ranges = _some_pixels(run, "train", REPRESENTATIVE_IMAGES)[0] if FORMATS[target].by_images else None
+        write_target(model, plan.classes, folder, target, **settings, representative=ranges)
+        proof = _prove_pixels(run, model, folder, force)
+    if max_error is not None:
+        run.write_json("metrics.json", {**run.metrics, "refusal": refusal})
+    return folder, _recorded(run, target, folder, proof)
 
 
 REPRESENTATIVE_IMAGES = 200
 _EXPORT_COLUMNS = (
     "format",
+    "split",
     "n",
     "top1_agreement",
     "max_difference",
+    "accuracy_before",
     "accuracy",
     "bytes",
     "milliseconds_an_image",
@@ -87,7 +101,7 @@ def _recorded(run: Run, target: str, folder: Path, proof: dict[str, Any] | None)
     if proof is not None:
         table = exports_of(run)
         table = table[table["format"] != target]
-        row = {**proof, "format": target, "folder": str(folder)}
+        row = {**proof, "format": target, "split": "validation", "folder": str(folder)}
         rows = [*table.to_dict("records"), {name: row.get(name) for name in _EXPORT_COLUMNS}]
         run.write_table(EXPORTED, _export_table(rows))
     return proof
@@ -96,14 +110,19 @@ def _recorded(run: Run, target: str, folder: Path, proof: dict[str, Any] | None)
 def exports_of(run: Run | str | Path) -> pd.DataFrame:
     """List a run's exports, one row for each format.
 
-    Columns: format, n, top1_agreement, max_difference, accuracy (only of formats that take pixels), bytes,
-    milliseconds_an_image and folder.
+    Columns: format, split (whose images it was proved on), n, top1_agreement, max_difference, accuracy_before (the
+    model's) and accuracy (both only of formats that take pixels), bytes, milliseconds_an_image and folder. A SavedModel
+    is timed with reading and decoding files, in batches of 16; other formats from pixels, in batches of 16 except
+    LiteRT, which takes one at a time.
     """
     run = run if isinstance(run, Run) else open_run(run)
     if (run.folder / EXPORTED).is_file():
-        return pd.read_csv(run.folder / EXPORTED)
+        table = pd.read_csv(run.folder / EXPORTED)
+        if "split" not in table:  # before, 8-bit integers were also proved on images that the converter had used
+            table["split"] = np.where(table["format"] == "litert-int8", "validation and train", "validation")
+        return table.reindex(columns=list(_EXPORT_COLUMNS))
     parity = run.metrics.get("parity")
-    own = {**parity, "format": "savedmodel", "folder": str(run.saved_model)} if parity else {}
+    own = {**parity, "format": "savedmodel", "split": "validation", "folder": str(run.saved_model)} if parity else {}
     return _export_table([{name: own.get(name) for name in _EXPORT_COLUMNS}] if own else [])
 
 
@@ -111,12 +130,36 @@ def _export_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(_EXPORT_COLUMNS))
 
 
-def _unsure_below(run: Run, model: keras.Model, max_error: float | None) -> float:
-    """The run's own threshold, or one for a new limit on the error."""
-    if max_error is None:
-        return (run.metrics.get("refusal") or {}).get("threshold", 0.0)
-    pixels, labels = _some_pixels(run, "validation", None)
-    return refusal_threshold(_predicted(model, pixels), labels, max_error).threshold
+def _refusal(run: Run, max_error: float) -> dict[str, Any]:
+    """Find the threshold for a limit on the error from predictions.csv, as `tlkit.finetune` does. See `METRICS`."""
+    table, classes = run.read_table("predictions.csv"), run.plan.classes
+    found = {split: _answers(table[table["split"] == split], classes) for split in ("validation", "test")}
+    chosen = refusal_threshold(*found["validation"], max_error)
+    measured = {split: chosen.measured(*answers) if len(answers[1]) else None for split, answers in found.items()}
+    return {**dataclasses.asdict(chosen), **measured}
+
+
+def _answers(table: pd.DataFrame, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Labels, and probabilities of which only the highest are known and the others are 0: shape (n, classes)."""
+    number = {name: index for index, name in enumerate(classes)}
+    probabilities = np.zeros((len(table), len(classes)))
+    probabilities[np.arange(len(table)), table["prediction"].map(number).to_numpy(int)] = table["probability"]
+    return probabilities, table["label"].map(number).to_numpy(int)
+
+
+def other_thresholds(run: Run | str | Path) -> dict[str, float]:
+    """Name the exports in a run's folder whose threshold is not the run's own, and give theirs; 0 for none.
+
+    An export keeps the threshold with which it was written. Write it again to give it the run's own.
+    """
+    run = run if isinstance(run, Run) else open_run(run)
+    own = (run.metrics.get("refusal") or {}).get("threshold", 0.0)
+    found = {}
+    for target in TARGETS:
+        description = own_manifest(run.saved_model if target == "savedmodel" else run.folder / target, DESCRIPTION)
+        if description is not None and abs(description.get("unsure_below", 0.0) - own) > 1e-9:
+            found[target] = float(description.get("unsure_below", 0.0))
+    return found
 
 
 def _predicted(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
@@ -139,17 +182,10 @@ def _prove_served(run: Run, model: keras.Model, folder: Path) -> dict[str, Any] 
     return prove_parity(folder, dataset.images.files(), probabilities, plan.classes, ask_again=own)
 
 
-def _prove_pixels(
-    run: Run, model: keras.Model, folder: Path, training: tuple[np.ndarray, np.ndarray] | None, force: bool
-) -> dict[str, Any] | None:
-    """Prove an export that takes pixels on validation images, and on the training images that the converter used.
-
-    None if the run's images are gone.
-    """
+def _prove_pixels(run: Run, model: keras.Model, folder: Path, force: bool) -> dict[str, Any] | None:
+    """Prove an export that takes pixels on validation images. None if the run's images are gone."""
     try:
         pixels, labels = _some_pixels(run, "validation", PARITY_FILES)
     except DataError:
         return None
-    if training is not None:
-        pixels, labels = (np.concatenate(both) for both in zip((pixels, labels), training, strict=True))
     return prove_target(folder, pixels, _predicted(model, pixels), labels, force=force)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from tlkit.data.pixels import why_not
 from tlkit.errors import DataError, nearest
-from tlkit.runs.reading import BATCH, open_exported
+from tlkit.runs.reading import BATCH, open_exported, unsure_below
 
 MAX_FILE_BYTES = 512 * 1024 * 1024
 
@@ -26,8 +26,9 @@ def predict(model: str | Path, files: Sequence[str | Path], *, top: int = 3) -> 
         top: How many classes to give, 1 or more.
 
     Returns:
-        One row per file: path, prediction, probability, top2, top2_probability, ..., sure, problem. A file that cannot
-        be read has its reason under problem and no prediction.
+        One row per file: path, prediction, probability, top2, top2_probability, ..., sure, problem. `sure` is None
+        where the model has no threshold below which it is unsure. A file that cannot be read has its reason under
+        problem and no prediction.
 
     Raises:
         DataError: There are no such files, or `top` is below 1.
@@ -38,7 +39,7 @@ def predict(model: str | Path, files: Sequence[str | Path], *, top: int = 3) -> 
     found = _expand(files)
     if not found:
         raise DataError(f"No files in {', '.join(repr(str(f)) for f in files)}. Expected image files.")
-    names, answer = open_exported(model)
+    (names, answer), has_threshold = open_exported(model), unsure_below(model) != 0
     rows: list[dict[str, Any]] = []
     for start in range(0, len(found), BATCH):
         chunk = found[start : start + BATCH]
@@ -50,10 +51,10 @@ def predict(model: str | Path, files: Sequence[str | Path], *, top: int = 3) -> 
                 column = "prediction" if rank == 1 else f"top{rank}"
                 row[column] = names[best] if ok else None
                 row["probability" if rank == 1 else f"{column}_probability"] = float(values[best]) if ok else None
-            row["sure"] = bool(sure) if ok else None
+            row["sure"] = bool(sure) if ok and has_threshold else None
             row["problem"] = "" if ok else one if isinstance(one, str) else ": ".join(why_not(one))
             rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).astype({"sure": object})
 
 
 def _expand(files: Sequence[str | Path]) -> list[Path]:

@@ -14,7 +14,7 @@ from tlkit.data.dataset import decode_images
 from tlkit.data.images import PROBLEM_COLUMNS, TABLE_COLUMNS, ImageSet
 from tlkit.deployment.exported import Opened, _opened_target
 from tlkit.errors import DataError, RunError, WeightsError
-from tlkit.folders import DESCRIPTION
+from tlkit.folders import DESCRIPTION, own_manifest
 from tlkit.models.files import open_model
 from tlkit.runs.folder import Run, open_run
 
@@ -111,6 +111,18 @@ def open_exported(model: str | Path) -> tuple[list[str], Opened]:
         return tuple(reply[name].numpy() for name in ("ok", "sure" if "sure" in reply else "ok", "probabilities"))
 
     return names, answer
+
+
+def unsure_below(model: str | Path) -> float | None:
+    """The threshold of a run or an export: the probability below which it is unsure; 0 if it never is.
+
+    None if that is not known: an export without a description, which tlkit did not write.
+    """
+    folder = Path(model)
+    if not (folder / DESCRIPTION).is_file():
+        folder = served_folder(model)
+    description = own_manifest(folder, DESCRIPTION)
+    return None if description is None else float(description.get("unsure_below", 0.0))
 
 
 def served_folder(model: str | Path) -> Path:

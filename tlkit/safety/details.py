@@ -26,9 +26,10 @@ def why(sample: Sample, finding: Finding) -> str:
         count = int((next(iter(sample.probes.values())).truth == a).sum())
         low, high = wilson_interval(round(share * count), count)
         more = f", and {counted(len(ruling.pairs) - 1, 'more pair')}" if len(ruling.pairs) > 1 else ""
-        return f"{became} ({low:.0%} to {high:.0%}, n = {count}){more}"
+        return f"{became} (95 % interval {low:.0%} to {high:.0%}, n = {count}){more}"
     share, low, high = ruling.kept
-    kept = f"the {ruling.kind} probe keeps {share:.0%} of its accuracy above chance ({low:.0%} to {high:.0%}, n = {n})"
+    interval = f"90 % interval {low:.0%} to {high:.0%}, n = {n}"
+    kept = f"the {ruling.kind} probe keeps {share:.0%} of its accuracy above chance ({interval})"
     if finding.in_frame is not None and finding.in_frame < 0.5:
         return f"the object leaves the image: {finding.in_frame:.0%} of the saliency stays in the frame, and {kept}"
     outliers = f", and {ruling.far:.0%} of the images are far from every class" if ruling.far >= 0.005 else ""

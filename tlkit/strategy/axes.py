@@ -133,9 +133,11 @@ def sentences(found: dict[str, Any]) -> list[str]:
         lines.append(f"{growth}: no more than chance would")
     best, ahead, error = found["best_block"], found["best_ahead_of_last"], found["best_ahead_of_last_error"]
     if _earlier_is_better(found):
+        why = "the last block is specific to the backbone's own classes"
         lines.append(
             f"block {best} of {last['block']} is {100 * ahead:.1f} points more accurate than the last block "
-            f"(95 % interval ±{196 * error:.1f}, n = {n:,}): the last block is specific to the backbone's own classes"
+            f"(95 % interval ±{196 * error:.1f}, n = {n:,})"
+            + (f": {why}" if ahead > 1.96 * error else ", which may be chance: the interval includes 0")
         )
     else:
         lines.append(

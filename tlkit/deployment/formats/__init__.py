@@ -51,6 +51,7 @@ def write_target(
     *,
     fit: str = "squash",
     unsure_below: float = 0.0,
+    refusal: dict[str, Any] | None = None,
     representative: np.ndarray | None = None,
 ) -> Path:
     """Write a classifier into a folder of its own, in a format other than SavedModel.
@@ -62,6 +63,7 @@ def write_target(
         target: One of `FORMATS`.
         fit: How an image becomes square, as in training.
         unsure_below: Where the highest probability is lower, the class is "unsure". 0 = never.
+        refusal: What is known of that threshold, as in metrics.json of a run, for the export's description.
         representative: Training images for "litert-int8", uint8, shape (n, size, size, 3), which give the ranges of
             activations (post-training quantisation, Jacob et al. 2018, arXiv:1712.05877). Input and output stay
             float32.
@@ -84,6 +86,7 @@ def write_target(
         "image_size": size,
         "fit": fit,
         "unsure_below": unsure_below,
+        "refusal": refusal,
         "format": target,
         "file": FORMATS[target].file,
         "input": INPUT,

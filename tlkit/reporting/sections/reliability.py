@@ -8,6 +8,7 @@ from tlkit.evaluation.refusal import coverage_and_risk
 from tlkit.reporting import charts
 from tlkit.reporting.findings import Findings, Refusal
 from tlkit.reporting.page import Section, fill
+from tlkit.stats import FEWEST_TO_TELL
 from tlkit.words import counted
 
 USUAL_ERROR = 0.05  # the error for which a threshold is proposed, if the run has none
@@ -47,10 +48,14 @@ def _temperature(findings: Findings) -> list[str]:
     images = counted(found.fitted_on, "validation image")
     if f"{found.value:.2f}" == "1.00":
         return [f"The temperature fitted on {images} is 1.00: the probabilities were left as they are."]
+    divided = f"The exported model divides its logits by a temperature of {found.value:.2f}, fitted on {images}"
+    if found.fitted_on < FEWEST_TO_TELL:
+        return [f"{divided}: too few to tell whether that makes its probabilities better."]
+    worse = ": on these images they became worse" if score.log_loss > found.log_loss_before else ""
     return [
-        f"The exported model divides its logits by a temperature of {found.value:.2f}, fitted on {images}. With it "
-        f"the calibration error of the {findings.split} images went from {found.calibration_error_before:.3f} to "
-        f"{score.calibration_error:.3f}, and the log loss from {found.log_loss_before:.3f} to {score.log_loss:.3f}."
+        f"{divided}. With it the calibration error of the {findings.split} images went from "
+        f"{found.calibration_error_before:.3f} to {score.calibration_error:.3f}, and the log loss from "
+        f"{found.log_loss_before:.3f} to {score.log_loss:.3f}{worse}."
     ]
 
 
