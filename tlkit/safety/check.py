@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from tlkit.backbones import find_backbone
+from tlkit.backbones.weights import weights_sha256
 from tlkit.cache import Cache, describe
 from tlkit.data.dataset import decode_images
 from tlkit.data.images import ImageSet
@@ -72,6 +73,7 @@ def check_safety(
     deadline: Deadline = NO_DEADLINE,
     thorough: bool = True,
     cache: Cache | None = None,
+    fit: str = "squash",
 ) -> Safety:
     """Check which fields of an augmentation are safe for a data set. Test images are not used.
 
@@ -83,6 +85,7 @@ def check_safety(
         seed: of the sample, the folds and the random values of the augmentation.
         allow, deadline, thorough: as in `run_check`.
         cache: where decoded images and results are kept, so that the same check is not repeated; default `Cache()`.
+        fit: how an image becomes a square, as in the run that will train: "squash", "crop" or "pad".
 
     Returns: a verdict on every field that is on, and the augmentation narrowed to what is safe.
 
@@ -94,12 +97,13 @@ def check_safety(
     allow = check_fields(allow)
     asked = FULL if augmentation is None else augmentation
     images, cache = _reference(images, seed), cache or Cache()
-    settings = [network.name, "imagenet", allow, seed, thorough, dataclasses.asdict(asked), VERSION]
+    weights = weights_sha256(network, "imagenet")
+    settings = [network.name, weights, fit, allow, seed, thorough, dataclasses.asdict(asked), VERSION]
     data = [images.labels().tolist(), images.keys(), images.groups().tolist()]
     file = _cache_file(cache, json.dumps([*settings, *data]))
     if file.is_file():
         return _cached(file)
-    sample = prepare_sample(images, backbone=backbone, seed=seed, cache=cache)
+    sample = prepare_sample(images, backbone=backbone, seed=seed, cache=cache, fit=fit)
     safety = run_check(sample, asked, allow=allow, deadline=deadline, thorough=thorough)
     text = json.dumps(safety.to_dict())
     if not deadline.over and cache.has_room_for(len(text)):
@@ -124,10 +128,12 @@ def _cached(file: Path) -> Safety:
     return safety
 
 
-def prepare_sample(images: ImageSet, *, backbone: str = "nano", seed: int = 0, cache: Cache | None = None) -> Sample:
+def prepare_sample(
+    images: ImageSet, *, backbone: str = "nano", seed: int = 0, cache: Cache | None = None, fit: str = "squash"
+) -> Sample:
     """Decode a sample of the images at the backbone's size and fit the probes, for `run_check` and `search`."""
     network = find_backbone(backbone)
-    dataset = decode_images(_reference(images, seed), network.size, cache=cache)
+    dataset = decode_images(_reference(images, seed), network.size, fit, cache)
     extractor = FeatureExtractor(build_classifier(network, 2), network)
     return take_sample(dataset.examples(), dataset.class_names, extractor, seed)
 
