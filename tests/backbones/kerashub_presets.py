@@ -1,4 +1,4 @@
-"""Small presets of KerasHub's image backbones with random weights, and the features that KerasHub computes with them."""
+"""Small presets of KerasHub's image backbones with random weights, and the features that KerasHub finds with them."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def weights_sha256(backbone: Backbone, weights: str) -> str | None:
 
 
 def sha256_of(source: Path) -> str:
-    """Return the SHA-256 of a file, or of a folder: of the names and hashes of its files. Reads unchanged files once."""
+    """Return the SHA-256 of a file, or of a folder: of its files' names and hashes. Reads unchanged files once."""
     if source.is_file():
         found = source.stat()
         return _remembered(str(source.absolute()), found.st_size, found.st_mtime_ns)

@@ -161,14 +161,12 @@ def _narrow(augmentation: Augmentation, prepared: Prepared, clock: Clock) -> tup
     log.info("checking  whether the augmentation keeps the classes of these images")
     with clock.timed("check"):
         safety = check_safety(
-            dataset.images,
+            dataset,
             augmentation,
             allow=job.allow,
             seed=job.seed,
             deadline=Deadline.after(seconds),
             thorough=False,
-            cache=dataset.cache,
-            fit=dataset.pixels.fit,
         )
     fields = safety.augmentation.fields()
     decision = Decision("augmentation", ", ".join(fields) or "none", sentence(safety), safety.to_dict())

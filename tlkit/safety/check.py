@@ -26,7 +26,7 @@ import numpy as np
 from tlkit.backbones import find_backbone
 from tlkit.backbones.weights import weights_sha256
 from tlkit.cache import Cache, describe
-from tlkit.data.dataset import decode_images
+from tlkit.data.dataset import Dataset, decode_images
 from tlkit.data.images import ImageSet
 from tlkit.files import write_atomically
 from tlkit.models.classifier import build_classifier
@@ -64,7 +64,7 @@ Hints = Sequence[tuple[str, tuple[str, ...]]]  # see `tlkit.safety.hints.name_hi
 
 
 def check_safety(
-    images: ImageSet,
+    images: ImageSet | Dataset,
     augmentation: Augmentation | None = None,
     *,
     backbone: str = "nano",
@@ -73,19 +73,18 @@ def check_safety(
     deadline: Deadline = NO_DEADLINE,
     thorough: bool = True,
     cache: Cache | None = None,
-    fit: str = "squash",
 ) -> Safety:
     """Check which fields of an augmentation are safe for a data set. Test images are not used.
 
     Args:
-        images: from `tlkit.scan`, split or not.
+        images: from `tlkit.scan`, split or not, which are squashed to squares; or a data set from
+            `tlkit.decode_images`, whose own way to make squares is taken.
         augmentation: the augmentation to check; default every field at its full documented range.
         backbone: the backbone whose features the probes use, at its own image size, pretrained on ImageNet or with the
             weights in its own file.
         seed: of the sample, the folds and the random values of the augmentation.
         allow, deadline, thorough: as in `run_check`.
         cache: where decoded images and results are kept, so that the same check is not repeated; default `Cache()`.
-        fit: how an image becomes a square, as in the run that will train: "squash", "crop" or "pad".
 
     Returns: a verdict on every field that is on, and the augmentation narrowed to what is safe.
 
@@ -96,6 +95,9 @@ def check_safety(
     network = find_backbone(backbone)
     allow = check_fields(allow)
     asked = FULL if augmentation is None else augmentation
+    fit = "squash"
+    if isinstance(images, Dataset):
+        cache, fit, images = cache or images.cache, images.pixels.fit, images.images
     images, cache = _reference(images, seed), cache or Cache()
     weights = weights_sha256(network, "imagenet")
     settings = [network.name, weights, fit, allow, seed, thorough, dataclasses.asdict(asked), VERSION]
