@@ -40,7 +40,7 @@ from tlkit import (
     predict,
     scan,
 )
-from tlkit.backbones import BACKBONES, cached_file
+from tlkit.backbones import BACKBONES
 from tlkit.cli.main import main
 from tlkit.errors import DataError, NameUnknown, ParityError, RunError, SpecError, WeightsError
 from tlkit.finetuning.demo import demo
@@ -575,8 +575,5 @@ def test_the_plan_says_which_weights_and_plain_keras_training_leaves_batch_norm_
     assert before and all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
     assert not np.array_equal(model.get_layer("conv_8").kernel, kernel), "the other layers do train"
 
-    second = finetune(folder, from_run=first.folder, recipe=recipe, seed=6203, out=tmp_path / "second", dry_run=True)
-    assert second.backbone.sha256 == hashlib.sha256(first.model_file.read_bytes()).hexdigest()
-    table = finetune(folder, backbone="nano", recipe=recipe, out=tmp_path / "third", dry_run=True)
-    shipped = cached_file(BACKBONES["nano"])
-    assert shipped is not None and table.backbone.sha256 == hashlib.sha256(shipped.read_bytes()).hexdigest()
+    second = finetune(folder, from_run=first.folder, recipe=recipe, seed=6203, out=tmp_path / "second", report=False)
+    assert second.plan.backbone.sha256 == hashlib.sha256(first.model_file.read_bytes()).hexdigest()

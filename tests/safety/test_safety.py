@@ -306,6 +306,7 @@ def test_asking_again_takes_it_from_the_cache(arrow_folder: Path, monkeypatch: p
         check_safety(images, asked, allow=["rotat"])
 
 
+@pytest.mark.slow
 def test_other_weights_and_another_fit_are_checked_anew(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
