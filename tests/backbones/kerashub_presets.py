@@ -149,7 +149,9 @@ def features_of_kerashub(folder: Path, images: np.ndarray) -> np.ndarray:
     import keras_hub
 
     network = keras_hub.models.Backbone.from_preset(str(folder))
-    found = network.predict(keras_hub.layers.ImageConverter.from_preset(str(folder))(images), verbose=0)
+    scaled = keras_hub.layers.ImageConverter.from_preset(str(folder))(images)
+    named = dict.fromkeys(network.input, scaled) if isinstance(network.input, dict) else scaled
+    found = network.predict(named, verbose=0)
     if isinstance(found, dict):
         found = min(found.values(), key=lambda one: (one.shape[1] * one.shape[2], -one.shape[3]))
     return found[:, 0] if found.ndim == 3 else found.mean((1, 2))
