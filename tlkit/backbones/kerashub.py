@@ -251,8 +251,8 @@ def _flat_model(name: str, size: int, *, load_weights: bool) -> Any:
         return layer(*arguments, **named) if found is None else found
 
     base = keras.models.clone_model(
-        keras.Model(network.input, network.output),
-        input_tensors=dict.fromkeys(network.input, inputs) if isinstance(network.input, dict) else inputs,
+        keras.Model(keras.tree.flatten(network.input)[0], network.output),
+        input_tensors=inputs,
         clone_function=lambda layer: layer,  # the layers themselves, with their weights
         call_function=call,
     )
