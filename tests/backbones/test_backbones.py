@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,11 @@ import pytest
 from click.testing import CliRunner
 
 from tests.conftest import SHARED
+from tests.tiny import tiny_file
 from tlkit.backbones import BACKBONES, Backbone, cached_file, find_backbone, find_weights, named_backbones
 from tlkit.backbones.applications import Application
 from tlkit.backbones.normalise import NormalisedNetwork
+from tlkit.backbones.weights import weights_sha256
 from tlkit.cli.main import main
 from tlkit.errors import NameUnknown, WeightsError
 from tlkit.models.blocks import blocks, cut, set_trainable
@@ -332,3 +336,25 @@ def test_what_a_plan_calls_a_backbones_source_is_a_record_that_nothing_asks() ->
         str(file.relative_to(root)) for file in root.rglob("*.py") if ".origin" in file.read_text(encoding="utf-8")
     }
     assert readers == {"finetuning/decide.py"}
+
+
+def test_a_network_without_parameters_under_its_end_is_refused(tmp_path: Path) -> None:
+    inputs = keras.Input((32, 32, 3))
+    scaled = keras.layers.Rescaling(1 / 255, name="scaled")(inputs)
+    vector = keras.layers.GlobalAveragePooling2D()(scaled)
+    keras.Model(inputs, keras.layers.Dense(4)(keras.layers.Dense(4)(vector))).save(tmp_path / "colour.keras")
+    with pytest.raises(WeightsError, match=r"up to 'scaled', .* have 0 parameters"):
+        find_backbone(str(tmp_path / "colour.keras"))
+
+
+def test_the_hash_of_weights_is_that_of_their_file(tmp_path: Path) -> None:
+    nano = BACKBONES["nano"]
+    assert nano.weights is not None and weights_sha256(nano, "imagenet") == nano.weights.digest
+    assert weights_sha256(nano, "none") is None
+    file = tmp_path / "mine.weights.h5"
+    for content in (b"one", b"another"):
+        file.write_bytes(content)
+        assert weights_sha256(nano, str(file)) == hashlib.sha256(content).hexdigest()
+    own = tmp_path / "own.keras"
+    shutil.copyfile(tiny_file(), own)
+    assert weights_sha256(find_backbone(str(own)), "imagenet") == hashlib.sha256(own.read_bytes()).hexdigest()

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 
+from tests.backbones.kerashub_presets import features_of_kerashub, write_preset
 from tests.backbones.test_hub import random_images
 from tlkit import Recipe, Stage, finetune, load_model
 from tlkit.backbones import check_backbone_name, find_backbone
@@ -64,6 +65,35 @@ def test_features_are_kerashubs_own(resnet: Path, vit: Path) -> None:
         features = keras.Model(model.input, model.get_layer("head_features").output).predict(images, verbose=0)
         assert expected.std() > 0.01
         np.testing.assert_allclose(features, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "count"),
+    [
+        ("ResNet", 3),
+        ("VGG", 2),
+        pytest.param("DINOV2", 4, marks=pytest.mark.slow),
+        pytest.param("DINOV3", 1, marks=pytest.mark.slow),  # its position embeddings reach every block
+        pytest.param("HGNetV2", 2, marks=pytest.mark.slow),
+    ],
+)
+def test_a_familys_features_are_kerashubs_own(family: str, count: int, tmp_path: Path) -> None:
+    """The other families: benchmarks/kerashub.py."""
+    check_features(family, tmp_path / "preset", count)
+
+
+def check_features(family: str, folder: Path, count: int | None = None) -> tuple[int, float]:
+    """Compare the features of a small preset with KerasHub's. Returns its blocks and the largest difference."""
+    images = np.random.default_rng(6202).integers(0, 256, (4, 32, 32, 3)).astype("float32")
+    expected = features_of_kerashub(write_preset(folder, family), images)
+    backbone = find_backbone(f"kerashub:{folder}")
+    model = build_classifier(backbone, 3, image_size=32)
+    features = keras.Model(model.input, model.get_layer("head_features").output).predict(images, verbose=0)
+    assert expected.std() > 0.01 and backbone.parameters > 1000
+    assert count in (None, backbone.blocks)
+    assert all(any(layer.weights for layer in part.layers) for part in blocks(model, backbone))
+    np.testing.assert_allclose(features, expected, atol=1e-5)
+    return backbone.blocks, float(np.abs(features - expected).max())
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
@@ -23,6 +24,7 @@ from tlkit.recipes import RECIPES
 
 from tests.broken import write_broken
 from tests.conftest import COLOURS, draw, write_folder
+from tests.tiny import tiny_file
 from tlkit import (
     Augmentation,
     Head,
@@ -551,3 +553,27 @@ def test_the_main_job_on_real_data(
     run = finetune(data, backbone="mobilenetv2", recipe=recipe, out=tmp_path / "run")
     assert run.metrics["test"]["accuracy"] >= floor
     assert run.metrics["parity"]["max_difference"] < 1e-5 and run.metrics["parity"]["top1_agreement"] == 1.0
+
+
+@pytest.mark.slow
+def test_the_plan_says_which_weights_and_plain_keras_training_leaves_batch_norm_alone(
+    folder: Path, tmp_path: Path, unserved: None
+) -> None:
+    own = shutil.copyfile(tiny_file(), tmp_path / "own.keras")
+    recipe = Recipe("one", stages=(Stage(1, 1e-3, unfreeze="all"),), batch_size=12)
+    first = finetune(folder, backbone=str(own), recipe=recipe, seed=6203, out=tmp_path / "first", report=False)
+    assert first.plan.backbone.sha256 == hashlib.sha256(own.read_bytes()).hexdigest()
+
+    model = keras.saving.load_model(first.model_file)
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    before = [weight.numpy().copy() for layer in norms for weight in layer.weights]
+    kernel = model.get_layer("conv_8").kernel.numpy().copy()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    pixels = np.random.default_rng(6204).integers(0, 256, (8, 32, 32, 3)).astype("float32")
+    model.fit(pixels, np.arange(8) % model.output_shape[-1], verbose=0)
+    after = [weight.numpy() for layer in norms for weight in layer.weights]
+    assert before and all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+    assert not np.array_equal(model.get_layer("conv_8").kernel, kernel), "the other layers do train"
+
+    second = finetune(folder, from_run=first.folder, recipe=recipe, seed=6203, out=tmp_path / "second", report=False)
+    assert second.plan.backbone.sha256 == hashlib.sha256(first.model_file.read_bytes()).hexdigest()

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image, ImageDraw
 
-from tlkit import Augmentation, build_classifier, check_safety, finetune, scan
+from tests.tiny import tiny_file
+from tlkit import Augmentation, build_classifier, check_safety, decode_images, finetune, scan
 from tlkit.backbones import find_backbone
+from tlkit.cache import Cache
 from tlkit.cli.main import main
 from tlkit.data.examples import Examples
+from tlkit.data.images import ImageSet
 from tlkit.errors import NameUnknown
 from tlkit.features.folds import stratified_folds
 from tlkit.plan.augmentation import AUGMENTATION_LIMITS, PRESETS, held_to, scaled, size_of
@@ -25,6 +30,7 @@ from tlkit.safety.evidence import FeatureExtractor, ProbeSet
 from tlkit.safety.hints import name_hints
 from tlkit.safety.measure import Sample, take_sample
 from tlkit.safety.search import held_out_losses, search
+from tlkit.safety.verdict import Safety
 
 ARROWS = ("left", "right", "ring")
 
@@ -298,6 +304,33 @@ def test_asking_again_takes_it_from_the_cache(arrow_folder: Path, monkeypatch: p
         check_safety(images, Augmentation(rotate=(-90, 90)))
     with pytest.raises(NameUnknown, match="Did you mean 'rotate'"):
         check_safety(images, asked, allow=["rotat"])
+
+
+@pytest.mark.slow
+def test_other_weights_and_another_fit_are_checked_anew(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits: list[str] = []
+
+    def sample(images: ImageSet, **settings: Any) -> None:
+        fits.append(settings["fit"])
+
+    result = Safety(Augmentation(), Augmentation(), (), {}, 0, (), 0.0)
+    monkeypatch.setattr("tlkit.safety.check.prepare_sample", sample)
+    monkeypatch.setattr("tlkit.safety.check.run_check", lambda *given, **settings: result)
+    file, images, cache = tmp_path / "mine.keras", scan(folder), Cache(root=tmp_path / "cache")
+    shutil.copyfile(tiny_file(), file)
+    for _ in range(2):
+        check_safety(images, backbone=str(file), cache=cache)
+    assert fits == ["squash"]
+    network = keras.saving.load_model(file)
+    network.get_layer("conv_8").kernel.assign_add(keras.ops.ones_like(network.get_layer("conv_8").kernel))
+    network.save(file)
+    check_safety(images, backbone=str(file), cache=cache)
+    assert fits == ["squash", "squash"], "the file has changed"
+    for _ in range(2):
+        check_safety(decode_images(images, 32, "crop", cache), backbone=str(file), cache=cache)
+    assert fits[2:] == ["crop"], "the run crops"
 
 
 @pytest.mark.usefixtures("unserved")

@@ -147,6 +147,19 @@ def test_the_key_is_of_what_is_computed_not_of_names() -> None:
     assert prefix_key(cut(tiny(), BACKBONE, 2)[0]) != keys[0]
 
 
+def test_the_key_is_of_connections_and_constants_too() -> None:
+    def network(*, swapped: bool = False, constant: float = 2.0) -> keras.Model:
+        """Two equal Dense layers without weights that differ, of whose outputs one is rectified."""
+        inputs = keras.Input((3,))
+        one, other = (keras.layers.Dense(3, kernel_initializer="ones", name=name)(inputs) for name in "ab")
+        plain, rectified = (other, one) if swapped else (one, other)
+        joined = keras.layers.Subtract()([plain, keras.layers.ReLU()(rectified)])
+        return keras.Model(inputs, joined * constant + one)
+
+    keys = [prefix_key(network()), prefix_key(network(swapped=True)), prefix_key(network(constant=3.0))]
+    assert len(set(keys)) == 3 and prefix_key(network()) == keys[0]
+
+
 def test_views_differ_and_are_kept_by_seed() -> None:
     data, model = examples(6, seed=102), tiny(seed=3)
     prefix, _ = cut(model, BACKBONE, 3)

@@ -90,15 +90,33 @@ def _load(file: str) -> Any:
     return model
 
 
-def boundaries_of(model: Any) -> tuple[tuple[str, ...], Any, Any]:
+def boundaries_of(model: Any, *, has_top: bool = True) -> tuple[tuple[str, ...], Any, Any]:
     """Find where a model's blocks end: ("after LAYER", ...), the last backbone layer, and its output.
+
+    has_top: whether the model may end in a head, which is then cut off. Without a top, the model's own output is the
+        backbone's.
 
     Candidates are layers whose output is the only path to the layers above. The last candidate at each resolution ends
     a block, and the backbone ends at the last candidate that is a feature map. A transformer's layers on tokens are
     divided into four blocks of about equal length; it ends at the vector pooled from the tokens. Other models without
     feature maps are one block, which ends below the last dense layer.
+
+    Raises WeightsError if no layer of the backbone has parameters: its features would be little more than pixels.
     """
     nodes = graph_nodes(model)
+    boundaries, layer, tensor = _ends(model, nodes, has_top)
+    if not parameters_below(model, layer):
+        raise WeightsError(
+            f"The layers up to '{layer.name}', where the features would be taken, have 0 parameters, so there is no "
+            f"pretrained network in them. The whole model has {model.count_params():,}. "
+            "Expected a network with its parameters below its head."
+        )
+    return boundaries, layer, tensor
+
+
+def _ends(model: Any, nodes: dict[Any, Any], has_top: bool) -> tuple[tuple[str, ...], Any, Any]:
+    """Return the boundaries, the last layer and its output, see `boundaries_of`."""
+    output = model.outputs[0]
     candidates = []
     for layer in (op for op in nodes if hasattr(op, "trainable_weights") and op is not model.layers[0]):
         below = ancestors_of(nodes[layer].output_tensors, nodes)
@@ -106,8 +124,10 @@ def boundaries_of(model: Any) -> tuple[tuple[str, ...], Any, Any]:
         if len(nodes[layer].output_tensors) == 1 and (not crossing or _only(crossing, nodes[layer].output_tensors[0])):
             candidates.append((layer, nodes[layer].output_tensors[0]))
     maps = [(layer, tensor) for layer, tensor in candidates if len(tensor.shape) == 4]
+    if not has_top and len(output.shape) == 4 and (not maps or maps[-1][1] is not output):
+        maps.append((output._keras_history.operation, output))  # one of several outputs of its layer
     tokens = [(layer, tensor) for layer, tensor in candidates if len(tensor.shape) == 3 and layer.weights]
-    if len(tokens) > len(maps) and len(model.outputs[0].shape) == 2:
+    if len(output.shape) == 2 and (len(tokens) > len(maps) or not has_top):
         ends = [tokens[quarter * len(tokens) // 4 - 1] for quarter in (1, 2, 3)] if len(tokens) >= 4 else []
         return tuple(f"after {layer.name}" for layer, _ in ends), *candidates[-1]
     if not maps:
@@ -120,7 +140,10 @@ def boundaries_of(model: Any) -> tuple[tuple[str, ...], Any, Any]:
         for end, before in zip(ends, [None, *ends], strict=False)
         if _adds_weights(nodes, end[1], before and before[1])
     ]
-    return tuple(f"after {layer.name}" for layer, _ in ends), maps[-1][0], maps[-1][1]
+    layer, tensor = maps[-1]
+    if ends and not _adds_weights(nodes, tensor, ends[-1][1]):
+        ends = ends[:-1]
+    return tuple(f"after {end.name}" for end, _ in ends), layer, tensor
 
 
 def _only(tensors: tuple[Any, ...], tensor: Any) -> bool:

@@ -50,7 +50,7 @@ def _backbone(name: str, modification_times: tuple[int, ...]) -> Backbone:
     size = fixed or (int(height) if height and height == width else _SIZE)
     model = _flat_model(name, size, load_weights=False)
     _check_serialization(name, model)
-    boundaries, end, _ = boundaries_of(model)
+    boundaries, end = _blocks_of(name, model)
     return Backbone(
         name=name,
         builder=partial(_graph, name),
@@ -132,8 +132,19 @@ def _graph(name: str, size: int) -> tuple[Any, Any]:
     if fixed and size != fixed:
         raise SpecError(f"'{name}' takes {fixed} x {fixed} pixels only. Leave `image_size` out, or give {fixed}.")
     model = _flat_model(name, size, load_weights=True)
-    _, _, features = boundaries_of(model)
-    return model.input, features
+    return model.input, model.output
+
+
+def _blocks_of(name: str, model: Any) -> tuple[tuple[str, ...], Any]:
+    """Return the boundaries of the flat model's blocks, and its last layer.
+
+    Raises WeightsError if the features do not come from the preset's parameters.
+    """
+    try:
+        boundaries, end, _ = boundaries_of(model, has_top=False)
+    except WeightsError as error:
+        raise WeightsError(f"The KerasHub preset '{name.removeprefix(PREFIX)}' cannot be used. {error}") from None
+    return boundaries, end
 
 
 def check_preset(name: str) -> None:
@@ -217,9 +228,9 @@ def _reason(error: Exception) -> str:
 
 
 def _flat_model(name: str, size: int, *, load_weights: bool) -> Any:
-    """Return the backbone, after its own pixel scaling, as one flat model of this size.
+    """Return the backbone, after its own pixel scaling, as one flat model of this size, which ends at its features.
 
-    A ViT's encoder is expanded into its blocks.
+    The encoders of ViT and DINOv2 are expanded into their blocks.
     """
     import keras
 
@@ -233,25 +244,59 @@ def _flat_model(name: str, size: int, *, load_weights: bool) -> Any:
     def call(layer: Any, *arguments: Any, **named: Any) -> Any:
         """Call a layer, with the scaled image as its input instead of the raw one.
 
-        A ViT's encoder is called block by block, so that each block is a layer of the model.
+        An encoder whose blocks need nothing but tokens is called block by block, so that each is a layer of the model.
         """
         arguments, named = keras.tree.map_structure(lambda x: scaled if x is inputs else x, (arguments, named))
-        blocks = getattr(layer, "encoder_layers", None)
-        if blocks is None or not hasattr(layer, "layer_norm") or not hasattr(layer, "dropout"):
-            return layer(*arguments, **named)
-        x = layer.dropout(arguments[0])
-        for block in blocks:
-            x = block(x)
-        return layer.layer_norm(x)
+        found = _block_by_block(layer, arguments)
+        return layer(*arguments, **named) if found is None else found
 
     base = keras.models.clone_model(
-        keras.Model(network.input, network.output),
-        input_tensors=dict.fromkeys(network.input, inputs) if isinstance(network.input, dict) else inputs,
+        keras.Model(keras.tree.flatten(network.input)[0], network.output),
+        input_tensors=inputs,
         clone_function=lambda layer: layer,  # the layers themselves, with their weights
         call_function=call,
     )
-    features = base.output
+    features = _only_output(name, network, base.output)
     return keras.Model(inputs, _pool_tokens(network, features) if len(features.shape) == 3 else features)
+
+
+def _block_by_block(layer: Any, arguments: Any) -> Any:
+    """Call the blocks of an encoder of ViT or DINOv2 one after another. Returns None, and calls none, for other layers.
+
+    DINOv3's blocks also need position embeddings, which are not of an image, so its encoder stays one layer.
+    """
+    kind = type(layer).__name__
+    if kind == "DINOV2Encoder" and len(arguments) == 1:
+        x, stages = arguments[0], {}
+        for index, block in enumerate(layer.layers, start=1):
+            stages[f"stage{index}"] = x = block(x)
+        return x, stages
+    blocks = getattr(layer, "encoder_layers", None)
+    if blocks is None or not hasattr(layer, "layer_norm") or not hasattr(layer, "dropout"):
+        return None
+    x = layer.dropout(arguments[0])
+    for block in blocks:
+        x = block(x)
+    return layer.layer_norm(x)
+
+
+def _only_output(name: str, network: Any, outputs: Any) -> Any:
+    """Return the tokens or the map that a network ends in; of several maps, such as HGNetV2's, the coarsest.
+
+    Raises WeightsError if it ends in something else.
+    """
+    import keras
+
+    found = keras.tree.flatten(outputs)
+    if len(found) > 1 and all(len(one.shape) == 4 for one in found):
+        found = [min(found, key=lambda one: (one.shape[1] * one.shape[2], -one.shape[3]))]
+    if len(found) != 1 or len(found[0].shape) not in (2, 3, 4):
+        raise WeightsError(
+            f"The KerasHub preset '{name.removeprefix(PREFIX)}' is a {type(network).__name__}, which returns "
+            f"{', '.join(str(one.shape) for one in found)}. "
+            "Expected a backbone that returns one feature map, maps at several resolutions, tokens or a vector."
+        )
+    return found[0]
 
 
 def _pool_tokens(network: Any, tokens: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,38 @@ def models_folder() -> Path:
     """Return the folder in which Keras stores downloaded weights."""
     home = os.environ.get("KERAS_HOME")
     return (Path(home) if home else Path.home() / ".keras") / "models"
+
+
+def weights_sha256(backbone: Backbone, weights: str) -> str | None:
+    """Return the SHA-256 of the files that a backbone's weights are read from.
+
+    weights: "imagenet", "none", or a file. A backbone that brings its weights has the hash of its own file or folder.
+    Returns None for random weights, for a file that is not on this machine, and for a KerasHub preset that is known by
+    its name only, since KerasHub keeps its files.
+    """
+    if backbone.brings_weights:
+        source = Path(backbone.name.removeprefix("kerashub:"))
+        if backbone.sha256 is not None:
+            return backbone.sha256
+        return sha256_of(source) if source.exists() else None
+    file = None if weights == "none" else cached_file(backbone) if weights == "imagenet" else Path(weights)
+    return sha256_of(file) if file is not None and file.is_file() else None
+
+
+def sha256_of(source: Path) -> str:
+    """Return the SHA-256 of a file, or of a folder: of its files' names and hashes. Reads unchanged files once."""
+    if source.is_file():
+        found = source.stat()
+        return _remembered(str(source.absolute()), found.st_size, found.st_mtime_ns)
+    whole = hashlib.sha256()
+    for file in sorted(one for one in source.rglob("*") if one.is_file()):
+        whole.update(f"{file.relative_to(source).as_posix()} {sha256_of(file)}\n".encode())
+    return whole.hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _remembered(file: str, size: int, modified: int) -> str:
+    return _digest(Path(file), "sha256")
 
 
 def load_backbone_weights(backbone: Backbone, model: keras.Model, file: Path) -> None:

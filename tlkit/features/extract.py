@@ -20,6 +20,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tlkit.backbones.graph import graph_nodes
 from tlkit.cache import Store, Writer, describe
 from tlkit.data.augment import augment, augmentation_version
 from tlkit.data.examples import Examples, RowSource
@@ -56,13 +57,26 @@ def all_rows(features: Features) -> np.ndarray:
 
 
 def prefix_key(prefix: keras.Model) -> str:
-    """Compute a hash of a prefix: its layers' settings and weights, but not its layers' names."""
+    """Compute a hash of a prefix: its operations' settings, connections and weights, but not their names."""
     digest = hashlib.sha256()
-    for layer in prefix.layers:
-        settings = _without_names(layer.get_config())
-        digest.update(f"{type(layer).__name__} {json.dumps(settings, sort_keys=True, default=str)}\n".encode())
-    for weight in prefix.get_weights():
-        digest.update(np.ascontiguousarray(weight).tobytes())
+    nodes = graph_nodes(prefix)
+    positions = {operation: index for index, operation in enumerate(nodes)}
+
+    def place(value: Any) -> Any:
+        """Replace a tensor of the graph by the position of the operation that made it, and a constant by its bytes."""
+        if isinstance(value, keras.KerasTensor):
+            history = value._keras_history
+            return f"output {history.tensor_index} of {positions[history.operation]}"
+        return hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest() if hasattr(value, "shape") else value
+
+    for operation, node in nodes.items():
+        settings = _without_names(operation.get_config())
+        call = keras.tree.map_structure(place, [node.arguments.args, node.arguments.kwargs])
+        line = json.dumps([type(operation).__name__, settings, call], sort_keys=True, default=str)
+        digest.update(f"{line}\n".encode())
+        for weight in getattr(operation, "weights", ()):
+            digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).tobytes())
+    digest.update(json.dumps([place(tensor) for tensor in prefix.outputs]).encode())
     return digest.hexdigest()[:24]
 
 

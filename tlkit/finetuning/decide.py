@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tlkit.backbones import Backbone
+from tlkit.backbones.weights import sha256_of, weights_sha256
 from tlkit.data.images import summary
 from tlkit.devices import _device, _precision
 from tlkit.finetuning.build import Decided, Trained, build
@@ -22,7 +23,7 @@ from tlkit.plan.decision import Decision
 from tlkit.plan.plan import Plan, PlannedBackbone
 from tlkit.plan.recipe import Recipe, Unfreeze, with_epochs, with_learning_rate
 from tlkit.progress import NO_DEADLINE, Clock, Deadline, log
-from tlkit.runs.folder import Run
+from tlkit.runs.folder import Run, open_run
 from tlkit.safety.check import check_safety
 from tlkit.safety.verdict import sentence
 from tlkit.strategy.recipes import choose_recipe, decide_by_tournament, foresee_tournament
@@ -103,7 +104,9 @@ def draw_up(prepared: Prepared, recipe: Recipe | None, decisions: Sequence[Decis
             backbone.boundaries,
             backbone.parameters,
             backbone.origin,
-            backbone.sha256,
+            weights_sha256(backbone, job.weights)
+            if job.from_run is None
+            else sha256_of(open_run(job.from_run).model_file),
             backbone.licence_line(job.weights),
         ),
         image_size=dataset.pixels.size,
@@ -161,13 +164,12 @@ def _narrow(augmentation: Augmentation, prepared: Prepared, clock: Clock) -> tup
     log.info("checking  whether the augmentation keeps the classes of these images")
     with clock.timed("check"):
         safety = check_safety(
-            dataset.images,
+            dataset,
             augmentation,
             allow=job.allow,
             seed=job.seed,
             deadline=Deadline.after(seconds),
             thorough=False,
-            cache=dataset.cache,
         )
     fields = safety.augmentation.fields()
     decision = Decision("augmentation", ", ".join(fields) or "none", sentence(safety), safety.to_dict())

@@ -21,6 +21,7 @@ from tlkit.evaluation.refusal import refusal_threshold
 from tlkit.evaluation.scores import evaluate, prediction_table
 from tlkit.finetuning.build import Trained
 from tlkit.finetuning.prepare import Prepared
+from tlkit.models.batch_norm import batch_norms
 from tlkit.models.classifier import as_float32
 from tlkit.models.files import save_model
 from tlkit.models.inference import inference_batch
@@ -82,11 +83,19 @@ def _class_shares(dataset: Dataset) -> np.ndarray:
 
 
 def _as_saved(model: keras.Model, backbone: Backbone, plan: Plan) -> keras.Model:
+    """Return the model as it is saved: in float32, and trainable except for its BatchNormalization layers.
+
+    Those keep their statistics when the saved model is trained with plain Keras on small batches, unless the last stage
+    trained them. `tlkit.set_trainable` decides anew.
+    """
     assert plan.recipe is not None
     if plan.precision != "float32":
         model = as_float32(model, backbone, plan.recipe.head)
     for layer in model.layers:
         layer.trainable = True  # the saved model does not keep which layers a stage froze
+    if plan.recipe.stages[-1].batch_norm != "moving":
+        for layer in batch_norms(model, backbone, 0 if backbone.frozen_because else "all"):
+            layer.trainable = False
     return keras.Model(model.input, model.output, name=model.name)  # without the optimizer and loss of the last stage
 
 

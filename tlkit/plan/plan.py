@@ -15,7 +15,12 @@ from tlkit.plan.recipe import Recipe, recipe_from_dict
 
 @dataclass(frozen=True)
 class PlannedBackbone:
-    """The backbone of a plan. The fields are as in `tlkit.Backbone`; sha256 is None unless it is a SavedModel."""
+    """The backbone of a plan. The fields are as in `tlkit.Backbone`, except for sha256.
+
+    sha256: the hash of the weights that the run starts from: of the weights file, of the earlier run's model.keras, or
+        of all files of a SavedModel or a preset. None for random weights, for a preset known by its name only, and in
+        a run of an earlier version.
+    """
 
     name: str
     boundaries: tuple[str, ...]

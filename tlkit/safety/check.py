@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 
 from tlkit.backbones import find_backbone
+from tlkit.backbones.weights import weights_sha256
 from tlkit.cache import Cache, describe
-from tlkit.data.dataset import decode_images
+from tlkit.data.dataset import Dataset, decode_images
 from tlkit.data.images import ImageSet
 from tlkit.files import write_atomically
 from tlkit.models.classifier import build_classifier
@@ -63,7 +64,7 @@ Hints = Sequence[tuple[str, tuple[str, ...]]]  # see `tlkit.safety.hints.name_hi
 
 
 def check_safety(
-    images: ImageSet,
+    images: ImageSet | Dataset,
     augmentation: Augmentation | None = None,
     *,
     backbone: str = "nano",
@@ -76,7 +77,8 @@ def check_safety(
     """Check which fields of an augmentation are safe for a data set. Test images are not used.
 
     Args:
-        images: from `tlkit.scan`, split or not.
+        images: from `tlkit.scan`, split or not, which are squashed to squares; or a data set from
+            `tlkit.decode_images`, whose own way to make squares is taken.
         augmentation: the augmentation to check; default every field at its full documented range.
         backbone: the backbone whose features the probes use, at its own image size, pretrained on ImageNet or with the
             weights in its own file.
@@ -93,13 +95,17 @@ def check_safety(
     network = find_backbone(backbone)
     allow = check_fields(allow)
     asked = FULL if augmentation is None else augmentation
+    fit = "squash"
+    if isinstance(images, Dataset):
+        cache, fit, images = cache or images.cache, images.pixels.fit, images.images
     images, cache = _reference(images, seed), cache or Cache()
-    settings = [network.name, "imagenet", allow, seed, thorough, dataclasses.asdict(asked), VERSION]
+    weights = weights_sha256(network, "imagenet")
+    settings = [network.name, weights, fit, allow, seed, thorough, dataclasses.asdict(asked), VERSION]
     data = [images.labels().tolist(), images.keys(), images.groups().tolist()]
     file = _cache_file(cache, json.dumps([*settings, *data]))
     if file.is_file():
         return _cached(file)
-    sample = prepare_sample(images, backbone=backbone, seed=seed, cache=cache)
+    sample = prepare_sample(images, backbone=backbone, seed=seed, cache=cache, fit=fit)
     safety = run_check(sample, asked, allow=allow, deadline=deadline, thorough=thorough)
     text = json.dumps(safety.to_dict())
     if not deadline.over and cache.has_room_for(len(text)):
@@ -124,10 +130,12 @@ def _cached(file: Path) -> Safety:
     return safety
 
 
-def prepare_sample(images: ImageSet, *, backbone: str = "nano", seed: int = 0, cache: Cache | None = None) -> Sample:
+def prepare_sample(
+    images: ImageSet, *, backbone: str = "nano", seed: int = 0, cache: Cache | None = None, fit: str = "squash"
+) -> Sample:
     """Decode a sample of the images at the backbone's size and fit the probes, for `run_check` and `search`."""
     network = find_backbone(backbone)
-    dataset = decode_images(_reference(images, seed), network.size, cache=cache)
+    dataset = decode_images(_reference(images, seed), network.size, fit, cache)
     extractor = FeatureExtractor(build_classifier(network, 2), network)
     return take_sample(dataset.examples(), dataset.class_names, extractor, seed)
 
