@@ -157,9 +157,11 @@ def _print_checkup(images: Any, problems: Any, backbone: str, size: int, folder:
     click.echo("")
     for line in found.sentences():
         click.echo(f"- {line}")
-    probable = found.label_errors[found.label_errors["probable"]]
-    for row in probable.head(5).itertuples():
-        click.echo(f"  label?     {row.path}: labelled {row.label} ({row.probability:.1%}), perhaps {row.suggested}")
+    for kind, name in (("probable", "wrong?"), ("surprising", "surprising")):
+        for row in found.label_errors[found.label_errors[kind]].head(5).itertuples():
+            click.echo(
+                f"  {name:<10} {row.path}: labelled {row.label} ({row.probability:.1%}), perhaps {row.suggested}"
+            )
     for row in found.duplicates.head(5).itertuples():
         click.echo(f"  {row.kind:<10} {row.path} = {row.other}" + (" (across splits)" if row.leak else ""))
     for row in found.outliers.head(5).itertuples():
@@ -173,8 +175,8 @@ def _print_checkup(images: Any, problems: Any, backbone: str, size: int, folder:
         tables |= {"problems": problems, "classes": found.classes}
         files = {name: Path(folder) / f"{name}.csv" for name in tables}
         for name, file in files.items():
-            header = ",".join(tables[name].columns)
-            if file.is_file() and header != file.read_text(encoding="utf-8", errors="replace").partition("\n")[0]:
+            header = file.read_text(encoding="utf-8", errors="replace").partition("\n")[0] if file.is_file() else ""
+            if header and not set(header.split(",")) <= set(tables[name].columns):  # an earlier version had fewer
                 raise RunError(f"'{file}' was not written by `tlkit inspect`. Nothing was written. Give another --out.")
         for name, file in files.items():
             write_atomically(file, tables[name].to_csv(index=False))
