@@ -38,11 +38,19 @@ def inspect(
 
     size = image_size or (find_backbone(backbone).size if backbone else 224)
     with _tensorflow_quietly():
+        from tlkit.data.split import too_few_classes
         from tlkit.doctor.checkup import inspect as inspect_data
+        from tlkit.errors import DataError
+        from tlkit.files import write_atomically
         from tlkit.strategy.axes import measure_axes
         from tlkit.tables import Column, shown_table
     images = inspect_data(data, group_by=group_by, strict=strict, size=size)
     table, problems = images.table, images.problems
+    if len(images.class_names) < 2:
+        _print_problems(problems)
+        if csv_file:
+            write_atomically(Path(csv_file), problems.to_csv(index=False))
+        raise DataError(too_few_classes(images))
     classes = counted(len(images.class_names), "class", "classes")
     click.echo(f"{data}: {counted(len(table), 'usable image')} in {classes}")
     splits = [split for split in ("train", "validation", "test") if (table["split"] == split).any()]
@@ -58,8 +66,6 @@ def inspect(
         click.echo(f"shorter side {shorter.min()} to {shorter.max()} px (median {int(shorter.median())}); {formats}")
     _print_problems(problems)
     if csv_file:
-        from tlkit.files import write_atomically
-
         write_atomically(Path(csv_file), problems.to_csv(index=False))
     if not fast and len(table):
         _print_checkup(images, problems, backbone or "nano", size, folder)

@@ -1,8 +1,8 @@
 """Labels that are probably wrong, found by a linear probe that was not trained on the image.
 
-A confident probe that disagrees with a label proves little: hard images are among the disagreements of every probe. What
+A confident probe that disagrees with a label proves little: every probe disagrees with the labels of hard images. What
 tells wrong labels from hard images is how disagreement falls with confidence. Hard images become rare as the probe
-becomes sure; labels that are wrong at random do not. `estimate_noise` fits both to the person's own data.
+becomes sure; labels that are wrong at random do not. `estimate_noise` fits both to the data themselves.
 
 Imports scikit-learn through `features.linear`.
 """
@@ -140,8 +140,8 @@ def estimate_noise(probabilities: np.ndarray, labels: np.ndarray) -> NoiseEstima
 
     _, weights = weigh(TEMPERATURES)
     likely = np.flatnonzero(logsumexp(weights, axis=1) > weights.max() - 10)
-    ends = TEMPERATURES[[max(likely[0] - 1, 0), min(likely[-1] + 1, len(TEMPERATURES) - 1)]]
-    temperatures = np.geomspace(*ends, 25)  # a finer grid where the weight is
+    first, last = max(likely[0] - 1, 0), min(likely[-1] + 1, len(TEMPERATURES) - 1)
+    temperatures = np.geomspace(TEMPERATURES[first], TEMPERATURES[last], 25)  # a finer grid where the weight is
     own, weights = weigh(temperatures)
     evidence = float(logsumexp(weights) - np.log(weights.size))
     weights = np.exp(weights - logsumexp(weights))

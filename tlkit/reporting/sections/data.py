@@ -1,4 +1,4 @@
-"""The data in a report: labels that are probably wrong or surprising, duplicates, outliers, class sizes and problem files."""
+"""The data in a report: wrong and surprising labels, duplicates, outliers, class sizes and problem files."""
 
 from __future__ import annotations
 

@@ -78,8 +78,8 @@ def _about_data(findings: Findings) -> list[str]:
     among = f" among the {checkup.n:,} that were examined" if checkup is not None and sampled else ""
     if leaks:
         steps.append(
-            f"{counted(leaks, 'duplicate pair')} of images{among} {'lies' if leaks == 1 else 'lie'} in the {split} split and "
-            "in another one, so the accuracy above is too high. Keep the images of a pair in one split "
+            f"{counted(leaks, 'duplicate pair')} of images{among} {'lies' if leaks == 1 else 'lie'} in the {split} "
+            "split and in another one, so the accuracy above is too high. Keep the images of a pair in one split "
             "(see duplicates.csv; a group column does it)."
         )
     groups = int((findings.record.problems()["problem"] == "group-across-parts").sum())
