@@ -23,7 +23,7 @@ from tlkit.plan.augmentation import Augmentation
 from tlkit.plan.job import Job
 from tlkit.progress import Deadline
 from tlkit.stats import paired_difference
-from tlkit.strategy.axes import activation_distance, profile
+from tlkit.strategy.axes import activation_distance, learning_curve, profile, still_climbing
 from tlkit.strategy.recipes import decide_by_tournament, foresee_tournament
 from tlkit.strategy.tournament import Contender, Outcome, Tournament
 from tlkit.strategy.tuning import tuning_recipe
@@ -79,6 +79,42 @@ def test_a_profile_says_how_much_there_is_and_how_good_each_block_is() -> None:
     assert [point["training_images"] for point in axes["learning_curve"]] == [6, 12, 24]
     assert json.loads(json.dumps(axes)) == axes
     assert len(axes["sentences"]) == 5 and "30 images" in axes["sentences"][0]
+
+
+def points(n: int, spread: float, features: int, seed: int) -> Table:
+    """Two classes in noise; the last 400 rows are held out."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(n + 400) % 2
+    rows = random.normal(size=(n + 400, features)).astype("float32")
+    rows[:, 0] += spread * (2 * labels - 1)
+    folds = np.where(np.arange(n + 400) < n, -1, 0)
+    return Table([rows], labels, folds, "chosen on 400 validation images", n, 2)
+
+
+def test_the_learning_curve_reaches_all_training_images_or_says_that_it_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table = points(6000, 1.0, 6, 6460)
+    curve = learning_curve(table, 1.0)
+    assert [(one["training_images"], one["of"]) for one in curve] == [(1500, 6000), (3000, 6000), (6000, 6000)]
+    monkeypatch.setattr("tlkit.strategy.axes.CURVE_IMAGES", 400)
+    short = learning_curve(points(6000, 1.0, 300, 6461), 0.01)
+    assert short[-1]["training_images"] == 400 and short[-1]["of"] == 6000
+    assert short[-1]["gain"] > 1.96 * short[-1]["gain_error"]
+    assert not still_climbing({"learning_curve": short})
+    assert still_climbing({"learning_curve": [{**short[-1], "of": 400}]})
+
+
+def test_a_curve_of_an_earlier_version_that_stopped_at_4000_claims_nothing() -> None:
+    last = {"training_images": 4000, "gain": 0.1, "gain_error": 0.01}
+    assert not still_climbing({"learning_curve": [last]})
+    assert still_climbing({"learning_curve": [{**last, "training_images": 3000}]})
+
+
+def test_each_size_of_the_learning_curve_has_a_penalty_of_its_own() -> None:
+    """With that of all images, few images in many dimensions would look worse than they are."""
+    curve = learning_curve(points(800, 0.3, 500, 6462), 1.0)
+    assert min(one["strength"] for one in curve) < 1.0
 
 
 def test_doubled_files_and_rare_classes_lower_the_effective_number() -> None:
