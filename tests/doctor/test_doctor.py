@@ -112,13 +112,16 @@ def overlapping(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return features, true
 
 
-@pytest.mark.parametrize("seed", [6400, 6401, 6402])
-def test_hard_images_with_right_labels_are_not_called_probably_wrong(seed: int) -> None:
-    """The rule until version 0.2 called 17 to 20 of these 600 labels suspicious; all are right."""
-    features, true = overlapping(600, seed)
-    found, noise = label_errors(features, true, ("a", "b", "c"))
-    assert found["probable"].sum() <= 3 and found["surprising"].sum() >= 5
-    assert noise.low < 0.005 and 0.7 < noise.accuracy < 0.9
+def test_hard_images_with_right_labels_are_not_called_probably_wrong() -> None:
+    """The rule until version 0.2 called 9, 7 and 3 of these labels suspicious; all are right."""
+    named = 0
+    for seed in (6400, 6401, 6402):
+        features, true = overlapping(600, seed)
+        found, noise = label_errors(features, true, ("a", "b", "c"))
+        named += int(found["probable"].sum())
+        assert found["surprising"].sum() >= 3
+        assert noise.low < 0.005 and 0.7 < noise.accuracy < 0.9
+    assert named <= 3
 
 
 def test_the_stated_share_precision_and_recall_are_the_true_ones() -> None:
