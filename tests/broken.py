@@ -86,6 +86,7 @@ def used_with_a_note(seed: int) -> Iterator[tuple[str, bytes, str]]:
     yield "deep.png", encode(deep, "PNG"), "16-bit"
     yield "glass.png", encode(glass, "PNG"), "transparent"
     yield "turned.jpg", encode(image, "JPEG", exif=exif), "exif-rotated"
+    yield "speck.png", encode(image.resize((8, 9)), "PNG"), "tiny"
     yield "moving.gif", encode(frames[0], "GIF", save_all=True, append_images=frames[1:]), "animated"
 
 

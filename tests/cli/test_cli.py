@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import subprocess
 import sys
 import time
@@ -104,7 +105,9 @@ def test_inspect_writes_over_its_own_tables_and_no_others(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = pd.DataFrame({"path": ["a.png"], "label": ["a"]})
-    found = SimpleNamespace(label_errors=table.assign(probable=False), duplicates=table[:0], outliers=table[:0])
+    found = SimpleNamespace(
+        label_errors=table.assign(probable=False, surprising=False), duplicates=table[:0], outliers=table[:0]
+    )
     found.classes, found.sentences = table, list
     monkeypatch.setattr("tlkit.doctor.checkup.check_up", lambda *a, **k: found)
     words = ["inspect", str(folder), "--image-size", "32", "--out", str(tmp_path)]
@@ -116,6 +119,22 @@ def test_inspect_writes_over_its_own_tables_and_no_others(
     for _ in range(2):
         assert CliRunner().invoke(main, words).exit_code == 0
     assert len(list(tmp_path.glob("*.csv"))) == 5
+
+
+def test_inspect_of_a_folder_around_the_data_says_where_they_may_be(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "around" / "images")
+    done = CliRunner().invoke(main, ["inspect", str(tmp_path / "around"), "--image-size", "32"])
+    assert done.exit_code == 1 and "1 usable class in" in done.stderr
+    assert f"Did you mean '{tmp_path / 'around' / 'images'}'?" in done.stderr and "nan" not in done.output
+
+
+def test_inspect_names_images_of_a_few_pixels(tmp_path: Path) -> None:
+    for number in range(12):
+        side = (1, 4, 8, 40)[number % 4]
+        (tmp_path / "ab"[number // 6]).mkdir(exist_ok=True)
+        draw(COLOURS["red"], 6450 + number).resize((side, side)).save(tmp_path / "ab"[number // 6] / f"{number}.png")
+    done = CliRunner().invoke(main, ["inspect", str(tmp_path), "--fast", "--image-size", "32"])
+    assert done.exit_code == 0 and "9 tiny (used)" in done.output and "1 x 1 pixels" in done.output
 
 
 def test_inspect_counts_classes_and_problems(folder: Path, tmp_path: Path) -> None:

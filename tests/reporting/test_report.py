@@ -16,6 +16,7 @@ import pytest
 
 from tlkit import Recipe, RunError, SpecError, Stage, finetune, open_run, report
 from tlkit.doctor.checkup import Checkup
+from tlkit.doctor.labels import LabelNoise
 from tlkit.folders import FILES
 from tlkit.reporting import report as report_module
 from tlkit.reporting.charts import Axis, lines, reliability
@@ -252,7 +253,7 @@ def test_the_next_step_names_leaks_before_all_else(run_folder: Path) -> None:
     nothing = pd.DataFrame({"probable": np.zeros(0, bool)})
     pairs = pd.DataFrame({"split": ["train"], "other_split": ["validation"], "leak": [True], "kind": ["near"]})
     pairs = pairs.assign(path="a.png", other="b.png", label="a", other_label="a")
-    found = Checkup(nothing, pairs, nothing, pd.DataFrame(), 48, "nano", 0.9, True, 1.0)
+    found = Checkup(nothing, pairs, nothing, pd.DataFrame(), 48, "nano", LabelNoise(0.9), True, 1.0)
     steps = next_steps(collect(inputs, Analysis(found)))
     assert steps[0].startswith("1 duplicate pair of images lies in the validation split")
     assert "tlkit predict" in steps[-1]

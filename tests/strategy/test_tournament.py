@@ -23,7 +23,7 @@ from tlkit.plan.augmentation import Augmentation
 from tlkit.plan.job import Job
 from tlkit.progress import Deadline
 from tlkit.stats import paired_difference
-from tlkit.strategy.axes import activation_distance, profile, sentences
+from tlkit.strategy.axes import activation_distance, learning_curve, profile, sentences, still_climbing
 from tlkit.strategy.recipes import decide_by_tournament, foresee_tournament
 from tlkit.strategy.tournament import Contender, Outcome, Tournament
 from tlkit.strategy.tuning import tuning_recipe
@@ -86,11 +86,49 @@ def test_a_cause_is_stated_only_where_the_interval_bears_it() -> None:
     axes = profile(build(Head(taps="all")), BACKBONE, table_of(pool, 24), pool)
     found = {**axes, "best_block": axes["blocks"][0]["block"], "best_ahead_of_last": 0.026}
     sure, unsure = (
-        next(one for one in sentences({**found, "best_ahead_of_last_error": error}) if one.startswith("block"))
-        for error in (0.01, 0.015)
+        next(
+            one for one in sentences({**found, "best_ahead_of_last_p": p}) if "earlier block" in one or "block 1" in one
+        )
+        for p in (0.01, 0.06)
     )
     assert sure.endswith("specific to the backbone's own classes")
-    assert "specific" not in unsure and "may be chance" in unsure
+    assert "specific" not in unsure and unsure.startswith("no earlier block")
+
+
+def points(n: int, spread: float, features: int, seed: int) -> Table:
+    """Two classes in noise; the last 400 rows are held out."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(n + 400) % 2
+    rows = random.normal(size=(n + 400, features)).astype("float32")
+    rows[:, 0] += spread * (2 * labels - 1)
+    folds = np.where(np.arange(n + 400) < n, -1, 0)
+    return Table([rows], labels, folds, "chosen on 400 validation images", n, 2)
+
+
+def test_the_learning_curve_reaches_all_training_images_or_says_that_it_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table = points(6000, 1.0, 6, 6460)
+    curve = learning_curve(table, 1.0)
+    assert [(one["training_images"], one["of"]) for one in curve] == [(1500, 6000), (3000, 6000), (6000, 6000)]
+    monkeypatch.setattr("tlkit.strategy.axes.CURVE_IMAGES", 400)
+    short = learning_curve(points(6000, 1.0, 300, 6461), 0.01)
+    assert short[-1]["training_images"] == 400 and short[-1]["of"] == 6000
+    assert short[-1]["gain"] > 1.96 * short[-1]["gain_error"]
+    assert not still_climbing({"learning_curve": short})
+    assert still_climbing({"learning_curve": [{**short[-1], "of": 400}]})
+
+
+def test_a_curve_of_an_earlier_version_that_stopped_at_4000_claims_nothing() -> None:
+    last = {"training_images": 4000, "gain": 0.1, "gain_error": 0.01}
+    assert not still_climbing({"learning_curve": [last]})
+    assert still_climbing({"learning_curve": [{**last, "training_images": 3000}]})
+
+
+def test_each_size_of_the_learning_curve_has_a_penalty_of_its_own() -> None:
+    """With that of all images, few images in many dimensions would look worse than they are."""
+    curve = learning_curve(points(800, 0.3, 500, 6462), 1.0)
+    assert min(one["strength"] for one in curve) < 1.0
 
 
 def test_doubled_files_and_rare_classes_lower_the_effective_number() -> None:

@@ -38,11 +38,19 @@ def inspect(
 
     size = image_size or (find_backbone(backbone).size if backbone else 224)
     with _tensorflow_quietly():
+        from tlkit.data.split import too_few_classes
         from tlkit.doctor.checkup import inspect as inspect_data
+        from tlkit.errors import DataError
+        from tlkit.files import write_atomically
         from tlkit.strategy.axes import measure_axes
         from tlkit.tables import Column, shown_table
     images = inspect_data(data, group_by=group_by, strict=strict, size=size)
     table, problems = images.table, images.problems
+    if len(images.class_names) < 2:
+        _print_problems(problems)
+        if csv_file:
+            write_atomically(Path(csv_file), problems.to_csv(index=False))
+        raise DataError(too_few_classes(images))
     classes = counted(len(images.class_names), "class", "classes")
     click.echo(f"{data}: {counted(len(table), 'usable image')} in {classes}")
     splits = [split for split in ("train", "validation", "test") if (table["split"] == split).any()]
@@ -58,8 +66,6 @@ def inspect(
         click.echo(f"shorter side {shorter.min()} to {shorter.max()} px (median {int(shorter.median())}); {formats}")
     _print_problems(problems)
     if csv_file:
-        from tlkit.files import write_atomically
-
         write_atomically(Path(csv_file), problems.to_csv(index=False))
     if not fast and len(table):
         _print_checkup(images, problems, backbone or "nano", size, folder)
@@ -157,9 +163,11 @@ def _print_checkup(images: Any, problems: Any, backbone: str, size: int, folder:
     click.echo("")
     for line in found.sentences():
         click.echo(f"- {line}")
-    probable = found.label_errors[found.label_errors["probable"]]
-    for row in probable.head(5).itertuples():
-        click.echo(f"  label?     {row.path}: labelled {row.label} ({row.probability:.1%}), perhaps {row.suggested}")
+    for kind, name in (("probable", "wrong?"), ("surprising", "surprising")):
+        for row in found.label_errors[found.label_errors[kind]].head(5).itertuples():
+            click.echo(
+                f"  {name:<10} {row.path}: labelled {row.label} ({row.probability:.1%}), perhaps {row.suggested}"
+            )
     for row in found.duplicates.head(5).itertuples():
         click.echo(f"  {row.kind:<10} {row.path} = {row.other}" + (" (across splits)" if row.leak else ""))
     for row in found.outliers.head(5).itertuples():
@@ -173,8 +181,8 @@ def _print_checkup(images: Any, problems: Any, backbone: str, size: int, folder:
         tables |= {"problems": problems, "classes": found.classes}
         files = {name: Path(folder) / f"{name}.csv" for name in tables}
         for name, file in files.items():
-            header = ",".join(tables[name].columns)
-            if file.is_file() and header != file.read_text(encoding="utf-8", errors="replace").partition("\n")[0]:
+            header = file.read_text(encoding="utf-8", errors="replace").partition("\n")[0] if file.is_file() else ""
+            if header and not set(header.split(",")) <= set(tables[name].columns):  # an earlier version had fewer
                 raise RunError(f"'{file}' was not written by `tlkit inspect`. Nothing was written. Give another --out.")
         for name, file in files.items():
             write_atomically(file, tables[name].to_csv(index=False))

@@ -66,6 +66,7 @@ class _LeftOut(Exception):
         self.kind, self.detail = kind, detail
 
 
+TINY = 16  # pixels of the shorter side below which an image is named
 Notes = list[tuple[str, str]]  # (kind, detail) of each change that the image needs
 
 
@@ -124,6 +125,8 @@ def _size_and_notes(file: Path, kind: str, head: bytes) -> tuple[int, int, Notes
     if width * height > limit:
         detail = f"{width} x {height} pixels; at most {limit // 1_000_000} megapixels are decoded"
         raise _LeftOut("too-large", detail)
+    if min(width, height) < TINY:
+        notes = [*notes, ("tiny", f"{width} x {height} pixels, too few to show much; enlarged")]
     return width, height, notes
 
 

@@ -38,6 +38,7 @@ PROBLEMS: dict[str, tuple[str, str]] = {
     "transparent": ("problem", "used"),
     "animated": ("problem", "used"),
     "orientation-ignored": ("problem", "used"),
+    "tiny": ("problem", "used"),
     "group-across-parts": ("problem", "used"),
     "empty-file": ("problem", "left out"),
     "not-an-image": ("problem", "left out"),

@@ -42,15 +42,20 @@ def split(images: ImageSet, *, validation: float = 0.2, seed: int = 0, strict: b
     if "validation" not in given:
         images = _draw_validation(images, validation, seed)
     if len(images.class_names) < 2:
-        raise DataError(
-            f"{counted(len(images.class_names), 'usable class', 'usable classes')} in '{images.root}' "
-            f"({', '.join(images.class_names) or 'none'}). "
-            f"Expected at least two classes with two images each. Problems: {summary(images) or 'none'}."
-            + _hint_elsewhere(images)
-        )
+        raise DataError(too_few_classes(images))
     if strict:
         raise_if_strict(images)
     return images
+
+
+def too_few_classes(images: ImageSet) -> str:
+    """What to say of a set with fewer than two classes, and where the data may be instead."""
+    return (
+        f"{counted(len(images.class_names), 'usable class', 'usable classes')} in '{images.root}' "
+        f"({', '.join(images.class_names) or 'none'}). "
+        f"Expected at least two classes with two images each. Problems: {summary(images) or 'none'}."
+        + _hint_elsewhere(images)
+    )
 
 
 def _check_given(images: ImageSet) -> ImageSet:

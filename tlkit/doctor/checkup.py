@@ -1,4 +1,4 @@
-"""Is the data the problem? Finds probable label errors, near duplicates, leakage, outliers and imbalance.
+"""Is the data the problem? Finds labels that are probably wrong, near duplicates, leakage, outliers and imbalance.
 
 Works on cached features. Nothing is deleted and nothing is proven: every finding has a score, most suspicious first,
 and is for a person to check. Imports Keras, NumPy, pandas, Pillow and, through `linear`, scikit-learn.
@@ -6,9 +6,10 @@ and is for a person to check. Imports Keras, NumPy, pandas, Pillow and, through 
 
 from __future__ import annotations
 
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from tlkit.data.dataset import Dataset, decode_images
 from tlkit.data.examples import Examples, RowSource
 from tlkit.data.images import ImageSet, raise_if_strict
 from tlkit.data.scan import scan
-from tlkit.doctor.duplicates import _pair_table, near_duplicates
-from tlkit.doctor.labels import label_errors
+from tlkit.doctor.duplicates import _leaks_first, _pair_table, equal_files, near_duplicates
+from tlkit.doctor.labels import FEWEST, LabelNoise, label_errors
 from tlkit.doctor.neighbours import outliers
 from tlkit.evaluation.predict import predict_probabilities
 from tlkit.features.extract import all_cached, all_rows, extract_features
@@ -41,16 +42,19 @@ class Checkup:
     """The findings for an image set. Tables have one row per finding, worst first, with paths as in the set's table.
 
     label_errors: path, label, split, suggested, probability (of the given label, out of fold), suggested_probability,
-        probable (bool).
+        probable (bool: the label is probably wrong), wrong (the probability of that), surprising (bool: not probable,
+        but another class is ten times as probable).
     duplicates: path, other, label, other_label, split, other_split, kind ("exact" or "near"), distance (0 = equal),
         leak (bool).
     outliers: path, label, split, distance (to its neighbours, 1 = the median over all images).
     classes: label, images, share.
-    n: the number of images.
+    n: the number of images that were examined.
     judge: the backbone whose features judged the labels.
-    accuracy: the out-of-fold accuracy of its linear probe, 0 to 1.
+    noise: what the labels are like, as far as a linear probe on its features can tell.
     several_parts: whether the images are in more than one split.
     seconds: the time taken.
+    drawn_from: the number of images from which the n were drawn at random; None if all were examined. Equal files are
+        found among all of them.
     """
 
     label_errors: pd.DataFrame
@@ -59,22 +63,17 @@ class Checkup:
     classes: pd.DataFrame
     n: int
     judge: str
-    accuracy: float
+    noise: LabelNoise
     several_parts: bool
     seconds: float
+    drawn_from: int | None = None
 
     def sentences(self) -> list[str]:
         """The findings as sentences. Only what was found is named; if nothing was, one sentence says so."""
-        probable = int(self.label_errors["probable"].sum())
         pairs, leaks = len(self.duplicates), int(self.duplicates["leak"].sum())
         exact = int((self.duplicates["kind"] == "exact").sum())
-        lines = []
-        if probable:
-            lines.append(
-                f"{probable:,} of {counted(self.n, 'label')} {'is' if probable == 1 else 'are'} suspicious: a linear "
-                f"probe on the features of {self.judge} predicts another class (its cross-validated accuracy is "
-                f"{self.accuracy:.1%})"
-            )
+        about_labels = self._about_labels()
+        lines = [*about_labels]
         if pairs:
             identical = "" if not exact else ", identical" if exact == pairs else f", {exact:,} of them identical"
             lines.append(f"{counted(pairs, 'pair')} of duplicates{identical}")
@@ -85,21 +84,61 @@ class Checkup:
             )
         if len(self.outliers):
             lines.append(f"{counted(len(self.outliers), 'outlier')}, unlike all other images")
-        if not lines:
-            lines.append("no suspicious labels, duplicates or outliers")
+        if len(lines) == len(about_labels):
+            among = "" if self.drawn_from is None else f" among the {counted(self.n, 'image')} that were examined"
+            lines.append(f"no duplicates or outliers were found{among}")
+        lines += self._about_sample()
         largest, smallest = self.classes["images"].max(), self.classes["images"].min()
         if largest > IMBALANCED * smallest:
             most, fewest = self.classes["label"].iloc[0], self.classes["label"].iloc[-1]
             lines.append(f"imbalance: {counted(largest, 'image')} of '{most}', {smallest:,} of '{fewest}'")
         return lines
 
+    def _about_labels(self) -> list[str]:
+        """How many labels are wrong or surprising, and how sure that is."""
+        noise = self.noise
+        if not noise.judged:
+            few = f"fewer than two classes have {FEWEST} images or more"
+            return [f"the labels were not judged, because {few}"]
+        probable, surprising = int(self.label_errors["probable"].sum()), int(self.label_errors["surprising"].sum())
+        probe = f"a linear probe on the features of {self.judge}, which predicts {noise.accuracy:.1%} as labelled"
+        share = (
+            f"an estimated {noise.share:.1%} of the labels are wrong (95 % interval {noise.low:.1%} to "
+            f"{noise.high:.1%}), if they are wrong at random; of such labels, about {noise.recall:.0%} would be named"
+        )
+        if probable:
+            found = f"{probable:,} of {counted(self.n, 'label')} {'is' if probable == 1 else 'are'} probably wrong"
+            lines = [f"{found}: of those named, about {noise.precision:.0%} are, by {probe}", share]
+        else:
+            lines = [f"no label is probably wrong, by {probe}", share]
+        if surprising:
+            lines.append(
+                f"{counted(surprising, 'other label')} surprised the probe, which is sure of another class; most of "
+                "these are hard images with the right label"
+            )
+        return lines
+
+    def _about_sample(self) -> list[str]:
+        if self.drawn_from is None:
+            return []
+        pairs = (self.n / self.drawn_from) ** 2
+        return [
+            f"near duplicates were looked for among {self.n:,} of {counted(self.drawn_from, 'image')}, drawn at "
+            f"random, which hold {pairs:.1%} of all pairs, so there may be others; identical files among all"
+        ]
+
     def to_dict(self) -> dict[str, Any]:
         """The numbers, as JSON values."""
         return {
             "n": self.n,
             "judge": self.judge,
-            "accuracy": self.accuracy,
+            "accuracy": _number(self.noise.accuracy),
             "label_errors": int(self.label_errors["probable"].sum()),
+            "label_errors_precision": _number(self.noise.precision),
+            "surprising_labels": int(self.label_errors["surprising"].sum()),
+            "wrong_labels": _number(self.noise.share),
+            "wrong_labels_95": [_number(self.noise.low), _number(self.noise.high)],
+            "drawn_from": self.drawn_from,
             "duplicates": len(self.duplicates),
             "leaks": int(self.duplicates["leak"].sum()),
             "outliers": len(self.outliers),
@@ -108,12 +147,17 @@ class Checkup:
         }
 
 
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 4)
+
+
 def check_data(
     dataset: Dataset,
     *,
     backbone: Backbone | str = JUDGE,
     prefix: keras.Model | None = None,
     compute: bool = True,
+    most: int | None = None,
     seed: int = 0,
 ) -> Checkup:
     """Find label errors, duplicates, leakage, outliers and imbalance.
@@ -125,9 +169,13 @@ def check_data(
         backbone: the backbone, pretrained on ImageNet, whose features judge the labels.
         prefix: such a network up to its features, if it is already built (see `tlkit.cut`).
         compute: compute features that are not in the cache. If False and some are missing, `nano` judges the labels.
-        seed: of the folds.
+        most: examine at most so many images, drawn at random; default all. Identical files are found among all.
+        seed: of the folds, and of the images that are drawn.
     """
-    started = time.monotonic()
+    started, whole = time.monotonic(), dataset.images
+    if most is not None and len(dataset) > most:
+        drawn = np.sort(np.random.default_rng(seed).permutation(len(dataset))[:most])
+        dataset = dataset.take(drawn.tolist())
     examples, size = dataset.examples(), dataset.pixels.size
     chosen = find_backbone(backbone) if isinstance(backbone, str) else backbone
     compared = _features(_comparing_network(size), examples)
@@ -137,10 +185,25 @@ def check_data(
         fast = _learned_from(dataset) & bfloat16_pays(prefix)
         parts = [(np.flatnonzero(fast == one), one) for one in (True, False) if (fast == one).any()]
         if compute or all(all_cached(prefix, examples.take(rows), fast=one) for rows, one in parts):
-            found = [_features(prefix, examples.take(rows), fast=one) for rows, one in parts]
+            parted = [_features(prefix, examples.take(rows), fast=one) for rows, one in parts]
             order = np.argsort(np.concatenate([rows for rows, _ in parts]))
-            features, judge = np.concatenate(found)[order], chosen.name
-    return examine(dataset.images, features, compared, examples.pixels, judge, seed, started)
+            features, judge = np.concatenate(parted)[order], chosen.name
+    found = examine(dataset.images, features, compared, examples.pixels, judge, seed, started)
+    return found if len(whole) == len(dataset.images) else _of_a_sample(found, whole)
+
+
+def _of_a_sample(found: Checkup, whole: ImageSet) -> Checkup:
+    """The findings in a sample of a set, with the identical files and the class sizes of all of the set."""
+    exact = np.array(equal_files(whole.keys()), "int64").reshape(-1, 2)
+    near = found.duplicates[found.duplicates["kind"] == "near"]
+    pairs = [one for one in (_pair_table(whole.table, exact, np.zeros(len(exact))), near) if len(one)]
+    return replace(
+        found,
+        duplicates=_leaks_first(pd.concat(pairs)) if pairs else found.duplicates,
+        classes=_class_sizes(whole.table),
+        several_parts=whole.table["split"].nunique() > 1,
+        drawn_from=len(whole),
+    )
 
 
 def _learned_from(dataset: Dataset) -> np.ndarray:
@@ -207,24 +270,27 @@ def examine(
     with ThreadPoolExecutor(1) as pool:  # fitting heads keeps only one core busy
         judged = pool.submit(label_errors, features, labels, images.class_names, images.groups(), seed)
         pairs, distances = near_duplicates(pixels, compared, images.keys())
-        errors, accuracy = judged.result()
+        errors, noise = judged.result()
     errors = _described(errors, table).sort_values("probability", kind="stable")
     far = outliers(compared)
-    counts = table["label"].value_counts()
-    classes = pd.DataFrame(
-        {"label": counts.index, "images": counts.to_numpy(), "share": (counts / len(table)).round(4)}
-    )
     return Checkup(
         errors.reset_index(drop=True),
         _pair_table(table, pairs, distances),
         _described(far, table).sort_values("distance", ascending=False, kind="stable").reset_index(drop=True),
-        classes.reset_index(drop=True),
+        _class_sizes(table),
         len(table),
         judge,
-        accuracy,
+        noise,
         table["split"].nunique() > 1,
         time.monotonic() - started,
     )
+
+
+def _class_sizes(table: pd.DataFrame) -> pd.DataFrame:
+    """The table `Checkup.classes`, the largest first."""
+    counts = table["label"].value_counts()
+    sizes = {"label": counts.index, "images": counts.to_numpy(), "share": (counts / len(table)).round(4)}
+    return pd.DataFrame(sizes).reset_index(drop=True)
 
 
 def _described(found: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:

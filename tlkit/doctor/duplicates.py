@@ -41,13 +41,19 @@ def near_duplicates(
 
     Returns: pairs of indices, int, shape (pairs, 2), and their distances, float, shape (pairs,), 0 = equal.
     """
-    first: dict[str, int] = {}
-    equal = [(first[key], i) for i, key in enumerate(keys) if first.setdefault(key, i) != i]
-    single = np.array(sorted(first.values()))
+    equal = equal_files(keys)
+    copies = {copy for _, copy in equal}
+    single = np.array([i for i in range(len(keys)) if i not in copies])
     thumbs = _thumbnails(pixels, single)
     found, distances = _similar(thumbs, _standardised_rows(features[single]))
     pairs = [*equal, *(tuple(pair) for pair in single[found].tolist())]
     return np.array(pairs, "int64").reshape(-1, 2), np.concatenate([np.zeros(len(equal)), distances])
+
+
+def equal_files(keys: list[str] | tuple[str, ...]) -> list[tuple[int, int]]:
+    """The first image of each content hash with each later one of the same: pairs of indices."""
+    first: dict[str, int] = {}
+    return [(first[key], i) for i, key in enumerate(keys) if first.setdefault(key, i) != i]
 
 
 def _thumbnails(pixels: RowSource, indices: np.ndarray) -> np.ndarray:
@@ -223,4 +229,8 @@ def _pair_table(table: pd.DataFrame, pairs: np.ndarray, distances: np.ndarray) -
             "leak": one["split"] != other["split"],
         }
     )
+    return _leaks_first(frame)
+
+
+def _leaks_first(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values(["leak", "distance"], ascending=[False, True], kind="stable").reset_index(drop=True)

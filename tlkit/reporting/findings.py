@@ -493,11 +493,8 @@ def collect(inputs: ReportInputs, analysis: Analysis, *, robust: bool = False) -
 def _checkup(model: keras.Model, dataset: Dataset, record: Record) -> Checkup:
     """Check the data. The run's own pretrained backbone judges the labels if its features are cached, else `nano`."""
     (backbone,) = named_backbones(record.label_judge)
-    if len(dataset) > CHECKED:
-        order = np.random.default_rng(record.seed).permutation(len(dataset))[:CHECKED]
-        dataset = dataset.take(np.sort(order).tolist())
     prefix = _pretrained_prefix(model, backbone, record)
-    return check_data(dataset, backbone=backbone, prefix=prefix, compute=False, seed=record.seed)
+    return check_data(dataset, backbone=backbone, prefix=prefix, compute=False, most=CHECKED, seed=record.seed)
 
 
 def _pretrained_prefix(model: keras.Model, backbone: Backbone, record: Record) -> keras.Model | None:

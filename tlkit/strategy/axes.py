@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -24,7 +25,7 @@ from tlkit.features.table import PROBED, Table, feature_table, probe_blocks
 from tlkit.models.classifier import build_classifier
 from tlkit.models.inference import frozen_call
 from tlkit.plan.recipe import Head
-from tlkit.stats import AT_CHANCE, paired_difference, paired_p_value, wilson_interval
+from tlkit.stats import AT_CHANCE, log_loss, paired_difference, paired_p_value, wilson_interval
 from tlkit.words import counted
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 
 CURVE = (0.25, 0.5, 1.0)  # shares of the training images for the learning curve
+CURVE_IMAGES = 20_000  # training images at most for it
+FACTORS = (0.01, 0.1, 1.0)  # on the C of all images
+RIDGE = Solver("ridge")
 ACTIVATION_IMAGES = 256
 
 
@@ -127,17 +131,17 @@ def sentences(found: dict[str, Any]) -> list[str]:
         f"going from {curve[-2]['training_images']:,} to {curve[-1]['training_images']:,} training images changed "
         f"accuracy by {100 * gain:+.1f} points (95 % interval ±{196 * error:.1f}, n = {n:,})"
     )
-    if still_climbing(found):
+    if not _whole(curve[-1]):
+        lines.append(f"{growth}; how it goes on up to {curve[-1].get('of', found['images']):,} was not measured")
+    elif still_climbing(found):
         lines.append(f"{growth}: it is still rising, so more images would help")
     else:
         lines.append(f"{growth}: no more than chance would")
     best, ahead, error = found["best_block"], found["best_ahead_of_last"], found["best_ahead_of_last_error"]
     if _earlier_is_better(found):
-        why = "the last block is specific to the backbone's own classes"
         lines.append(
             f"block {best} of {last['block']} is {100 * ahead:.1f} points more accurate than the last block "
-            f"(95 % interval ±{196 * error:.1f}, n = {n:,})"
-            + (f": {why}" if ahead > 1.96 * error else ", which may be chance: the interval includes 0")
+            f"(95 % interval ±{196 * error:.1f}, n = {n:,}): the last block is specific to the backbone's own classes"
         )
     else:
         lines.append(
@@ -160,50 +164,84 @@ def sentences(found: dict[str, Any]) -> list[str]:
 def still_climbing(found: Mapping[str, Any]) -> bool:
     """Whether the last doubling of the training images raised accuracy by more than chance would.
 
+    False if the curve ends before all training images are used, because the rest of it is not known.
+
     found: from `profile`.
     """
     last = found["learning_curve"][-1]
-    return bool(last["gain"] > 1.96 * last["gain_error"])
+    return _whole(last) and bool(last["gain"] > 1.96 * last["gain_error"])
+
+
+def _whole(last: Mapping[str, Any]) -> bool:
+    """Whether the curve reaches all training images. Before version 0.3 it ended at PROBED without saying so."""
+    return last["training_images"] >= last.get("of", last["training_images"] + (last["training_images"] == PROBED))
 
 
 def learning_curve(table: Table, strength: float, seed: int = 0) -> list[dict[str, Any]]:
-    """Measure the last block's probe with a quarter, half and all of the training images.
+    """Measure the last block's probe with a quarter, half and all of the training images, at most CURVE_IMAGES.
+
+    The penalty is chosen for each size, because fewer images need a stronger one: with that of all images, small sizes
+    would look worse than they are, and the gain larger.
 
     Args:
         table: From `tlkit.features.table.feature_table`.
-        strength: C of the probe, the inverse of its L2 penalty.
+        strength: C of the probe on all images, the inverse of its L2 penalty. 1, 0.1 and 0.01 times it are tried.
         seed: Of the order in which training images are added.
 
     Returns:
-        A dict for each share: training_images, accuracy and accuracy_95; from the second on also gain, the paired
-        difference to the point before on the same held-out images, and gain_error, its standard error.
+        A dict for each share: training_images, of (how many there are), accuracy, accuracy_95 and strength; from the
+        second on also gain, the paired difference to the point before on the same held-out images, and gain_error, its
+        standard error.
     """
-    table = table.fewer(PROBED)
-    rows, order = table.blocks[-1], np.random.default_rng(seed).permutation(len(table.labels))
+    held_out = table.held_out
+    everything = max(int((table.folds != number).sum()) for number in np.unique(table.folds[held_out]))
+    table = table.fewer(CURVE_IMAGES)
     held_out, points = table.held_out, []
+    order = np.random.default_rng(seed).permutation(len(table.labels))
     previous: np.ndarray | None = None
     for share in CURVE:
-        correct = np.zeros(len(table.labels), bool)
-        used = 0
-        for number in np.unique(table.folds[held_out]):
-            training = order[table.folds[order] != number]
-            training = training[: max(round(share * len(training)), table.classes)]
-            head = solve(
-                rows[training], table.labels[training], table.classes, strength=strength, solver=Solver("ridge")
-            )
-            in_fold = table.folds == number
-            correct[in_fold] = head.probabilities(rows[in_fold]).argmax(1) == table.labels[in_fold]
-            used = max(used, len(training))
+        tried = [_cross_validated(table, share, order, factor * strength) for factor in FACTORS]
+        best = min(tried, key=lambda one: one.loss)
+        correct = best.probabilities.argmax(1) == table.labels[held_out]
         point = {
-            "training_images": used,
-            "accuracy": float(correct[held_out].mean()),
-            "accuracy_95": list(wilson_interval(int(correct[held_out].sum()), len(held_out))),
+            "training_images": best.used,
+            "of": everything,
+            "accuracy": float(correct.mean()),
+            "accuracy_95": list(wilson_interval(int(correct.sum()), len(held_out))),
+            "strength": best.strength,
         }
         if previous is not None:
-            point["gain"], point["gain_error"] = paired_difference(correct[held_out], previous)
-        previous = correct[held_out]
+            point["gain"], point["gain_error"] = paired_difference(correct, previous)
+        previous = correct
         points.append(point)
     return points
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A probe on a share of the training images. used: how many. probabilities: of the held-out images."""
+
+    strength: float
+    used: int
+    probabilities: np.ndarray
+    loss: float
+
+
+def _cross_validated(table: Table, share: float, order: np.ndarray, strength: float) -> _Tried:
+    """The last block's probe at one C, each fold predicted by one on a share of the rows of the others."""
+    rows, labels, held_out = table.blocks[-1], table.labels, table.held_out
+    probabilities, used = np.zeros((len(labels), table.classes), "float32"), 0
+    for number in np.unique(table.folds[held_out]):
+        training = order[table.folds[order] != number]
+        training = training[: max(round(share * len(training)), table.classes)]
+        here = table.folds == number
+        of_fold = rows[here], labels[here]
+        head = solve(
+            rows[training], labels[training], table.classes, strength=strength, solver=RIDGE, validation=of_fold
+        )
+        probabilities[here] = head.probabilities(rows[here])
+        used = max(used, len(training))
+    return _Tried(strength, used, probabilities[held_out], log_loss(probabilities[held_out], labels[held_out]))
 
 
 def activation_distance(model: keras.Model, examples: Examples) -> float | None:

@@ -1,4 +1,4 @@
-"""The data in a report: suspicious labels, duplicates, outliers, class sizes and problem files."""
+"""The data in a report: wrong and surprising labels, duplicates, outliers, class sizes and problem files."""
 
 from __future__ import annotations
 
@@ -6,22 +6,26 @@ from typing import TYPE_CHECKING, Any
 
 from tlkit.reporting.findings import Duplicate, Findings
 from tlkit.reporting.page import Section, fill
-from tlkit.reporting.thumbnails import SHOWN
+from tlkit.reporting.thumbnails import SHOWN, Thumbnails
 from tlkit.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST = 8  # duplicates, and outliers, on the page
+MOST = 8  # surprising labels, duplicates and outliers on the page
 MOST_CLASSES = 60
 BAR = 220  # pixels, of the largest class
 
 TEMPLATE = """
 <ul>{% for line in lines %}<li>{{ line }}</li>{% endfor %}</ul>
-{% if labels %}<h3>Suspicious labels</h3><p class="soft">A classifier that was not trained on these images predicts
-another class, the least probable label first. Look at them before you change a label: hard images are among them, too.
+{% if labels %}<h3>Labels that are probably wrong</h3><p class="soft">A classifier that was not trained on these images
+is surer of another class than hard images explain. Look at each before you change its label.
 All: <code>label_errors.csv</code>.</p>
 {{ gallery(labels) }}{% endif %}
+{% if surprising %}<h3>Surprising labels</h3><p class="soft">The classifier is sure of another class, but about as often
+as with hard images: most of these labels are right. The least probable label first.
+All: <code>label_errors.csv</code>.</p>
+{{ gallery(surprising) }}{% endif %}
 {% if duplicates %}<h3>Duplicates and near duplicates</h3><p class="soft">Pairs across splits come first.
 All: <code>duplicates.csv</code>.</p>
 {{ gallery(duplicates, True) }}{% endif %}
@@ -45,25 +49,18 @@ def _values(findings: Findings) -> dict[str, Any]:
     problems = _problems(findings.record.problems())
     if checkup is None:
         gone = "The images are no longer there, so the data could not be checked again."
-        return {"lines": [gone], "labels": [], "duplicates": [], "outliers": [], "classes": [], "problems": problems}
-    everything = sum(findings.record.image_counts.values())
+        nothing: dict[str, Any] = {"labels": [], "surprising": []}
+        return nothing | {"lines": [gone], "duplicates": [], "outliers": [], "classes": [], "problems": problems}
     lines = [*checkup.sentences(), *([] if problems else ["every file was read and used"])]
-    if checkup.n < everything:
-        sample = f"{checkup.n:,} of {counted(everything, 'image')} were checked, drawn at random"
+    if checkup.drawn_from is not None:
+        sample = f"{checkup.n:,} of {counted(checkup.drawn_from, 'image')} were checked, drawn at random"
         lines = [f"{sample}; tlkit inspect {findings.record.data} checks all", *lines]
-    suspicious = checkup.label_errors[checkup.label_errors["probable"]].head(SHOWN)
+    errors = checkup.label_errors
     largest = int(checkup.classes["images"].max())
     return {
         "lines": lines,
-        "labels": [
-            thumbnails.figure(
-                row.path,
-                f"{row.path}: labelled {row.label}, perhaps {row.suggested}",
-                f"labelled {row.label} ({row.probability:.1%}), perhaps {row.suggested} "
-                f"({row.suggested_probability:.0%})",
-            )
-            for row in suspicious.itertuples()
-        ],
+        "labels": _labels(errors[errors["probable"]].head(SHOWN), thumbnails),
+        "surprising": _labels(errors[errors["surprising"]].head(MOST), thumbnails),
         "duplicates": [_pair(one, findings) for one in findings.duplicates[:MOST]],
         "outliers": [
             thumbnails.figure(
@@ -79,6 +76,18 @@ def _values(findings: Findings) -> dict[str, Any]:
         ],
         "problems": problems,
     }
+
+
+def _labels(rows: pd.DataFrame, thumbnails: Thumbnails) -> list[Any]:
+    return [
+        thumbnails.figure(
+            row.path,
+            f"{row.path}: labelled {row.label}, perhaps {row.suggested}",
+            f"labelled {row.label} ({row.probability:.1%}), perhaps {row.suggested} "
+            f"({row.suggested_probability:.0%}); wrong with a probability of {row.wrong:.0%}",
+        )
+        for row in rows.itertuples()
+    ]
 
 
 def _problems(table: pd.DataFrame) -> list[str]:

@@ -16,7 +16,7 @@ TEMPLATE = """
 
 WEAK = 0.1  # of F1: how far below the mean the weakest class must be to be named
 WIDE = 0.1  # of accuracy: a wider interval is pointed out
-SUSPICIOUS = 0.02  # share of suspicious labels above which they come first
+WRONG = 0.02  # share of labels that are probably wrong above which they come first
 
 
 def render(findings: Findings) -> Section:
@@ -74,10 +74,12 @@ def next_steps(findings: Findings) -> list[str]:
 def _about_data(findings: Findings) -> list[str]:
     steps, checkup, split = [], findings.analysis.checkup, findings.split
     leaks = sum(split in one.splits and one.splits[0] != one.splits[1] for one in findings.duplicates)
+    sampled = checkup is not None and checkup.drawn_from is not None
+    among = f" among the {checkup.n:,} that were examined" if checkup is not None and sampled else ""
     if leaks:
         steps.append(
-            f"{counted(leaks, 'duplicate pair')} of images {'lies' if leaks == 1 else 'lie'} in the {split} split and "
-            "in another one, so the accuracy above is too high. Keep the images of a pair in one split "
+            f"{counted(leaks, 'duplicate pair')} of images{among} {'lies' if leaks == 1 else 'lie'} in the {split} "
+            "split and in another one, so the accuracy above is too high. Keep the images of a pair in one split "
             "(see duplicates.csv; a group column does it)."
         )
     groups = int((findings.record.problems()["problem"] == "group-across-parts").sum())
@@ -87,9 +89,10 @@ def _about_data(findings: Findings) -> list[str]:
             "above may be too high. Keep the images of a group in one split."
         )
     wrong = 0 if checkup is None else int(checkup.label_errors["probable"].sum())
-    if checkup is not None and wrong > SUSPICIOUS * checkup.n:
+    if checkup is not None and wrong > WRONG * checkup.n:
         steps.append(
-            f"Look at the {counted(wrong, 'suspicious label')} (label_errors.csv) before you change anything else."
+            f"Look at the {counted(wrong, 'label')} that are probably wrong (label_errors.csv; about "
+            f"{checkup.noise.precision:.0%} of them are) before you change anything else."
         )
     return steps
 
