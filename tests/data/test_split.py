@@ -147,7 +147,7 @@ def test_a_class_whose_training_images_are_all_held_out_is_an_error() -> None:
     train = image_set(["a", "a", "b", "b"], part="train")
     held = image_set(["a", "b", "b"], 1, part="test")  # the files of 1, 2 and 3
     held.table["path"] = "test/" + held.table["path"]
-    with pytest.raises(DataError, match="'b' is in test but not in train. Its training images are left out"):
+    with pytest.raises(DataError, match=r"'b' is in test but not in train\. Its training images are left out"):
         split(joined(train, held))
 
 

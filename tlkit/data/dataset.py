@@ -46,9 +46,7 @@ class Dataset:
     ) -> Dataset:
         """Assign every image to a split: see `tlkit.split`. pairs: None for those of `near_duplicates`."""
         pairs = self.near_duplicates() if pairs is None else pairs
-        images = split(
-            self.images, validation=validation, seed=seed, strict=strict, pairs=pairs, trained_on=trained_on
-        )
+        images = split(self.images, validation=validation, seed=seed, strict=strict, pairs=pairs, trained_on=trained_on)
         return replace(self, images=images)
 
     @property

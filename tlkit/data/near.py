@@ -61,7 +61,7 @@ def _thumbnails(pixels: RowSource) -> np.ndarray:
 
 
 def _detail(images: np.ndarray) -> np.ndarray:
-    """What differs from the mean over 5 x 5 pixels: rows of length 1, less where it is faint. Shape (n, side * side)."""
+    """What differs from the mean over 5 x 5 pixels: rows of length 1, shorter where faint. (n, side * side)."""
     from scipy.ndimage import uniform_filter
 
     images = images.astype("float32")

@@ -133,7 +133,9 @@ def _draw_validation(
     spread = pool.assign(unit=units).groupby("label")["unit"].nunique()
     for label in spread.index[spread < 2]:
         rows = images.table[images.table["label"] == label]
-        why = "only one image" if len(rows) == 1 else "only identical or nearly identical images, or images of one group"
+        why = (
+            "only one image" if len(rows) == 1 else "only identical or nearly identical images, or images of one group"
+        )
         for path in rows["path"]:
             detail = f"class '{label}' has {why}, so it cannot be in both train and validation"
             findings.append(problem(path, label, "class-too-small", detail))

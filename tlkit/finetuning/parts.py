@@ -39,7 +39,9 @@ def split_decisions(
         "sentences": told,
         "near_duplicates": near,
         "trained_on_before": _count(after.images.table, "train", seen),
-        "held_out_but_trained_on_before": sum(_count(after.images.table, part, seen) for part in ("validation", "test")),
+        "held_out_but_trained_on_before": sum(
+            _count(after.images.table, part, seen) for part in ("validation", "test")
+        ),
         "groups": int(after.images.table.loc[after.images.table["group"] != "", "group"].nunique()),
         "groups_across_parts": _across(after),
     }
@@ -68,8 +70,8 @@ def _earlier(table: pd.DataFrame, seen: Lineage, job: Job) -> list[str]:
         count, total = _count(table, part, seen), int((table["split"] == part).sum())
         if count:
             told.append(
-                f"{count:,} of the {counted(total, f'{part} image')} given were trained on by '{job.from_run}' or a run "
-                f"before it: {part} accuracy will look better than it is"
+                f"{count:,} of the {counted(total, f'{part} image')} given were trained on by '{job.from_run}' "
+                f"or a run before it: {part} accuracy will look better than it is"
             )
     without = sorted(set(table["label"]) - set(table.loc[table["split"] == "validation", "label"]))
     if without and job.from_run is not None:
