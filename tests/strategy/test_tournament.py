@@ -359,7 +359,7 @@ def test_a_run_without_a_recipe_decides_by_tournament_and_a_repeat_does_not(
         "linear, all blocks",
         "fine-tune all blocks",
     }
-    assert any("tournament" in line for line in said) and run.metrics["validation"]["n"] == 6
+    assert any("tournament" in line for line in said) and 3 <= run.metrics["validation"]["n"] <= 6
     monkeypatch.setattr(
         "tlkit.finetuning.decide.decide_by_tournament", lambda *a, **k: pytest.fail("it was decided before")
     )
