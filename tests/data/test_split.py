@@ -97,7 +97,7 @@ def test_the_share_is_met_on_average_and_units_of_several_images_are_not_preferr
 @pytest.mark.parametrize("share", [0.3, 0.9])
 def test_groups_of_several_classes_get_the_share_asked_for(share: float) -> None:
     groups = [f"p{i % 60}" for i in range(600)]
-    images = image_set(["a" if i % 3 else "b" for i in range(600)], groups=groups)
+    images = image_set(["a" if (i + i // 60) % 3 else "b" for i in range(600)], groups=groups)
     found = []
     for seed in range(10):
         table = split(images, seed=seed, validation=share).table
