@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageFilter, ImageOps
 
 from tests.conftest import draw, write_folder
-from tlkit import decode_images
+from tlkit import decode_images, write_digits
 from tlkit.data.images import PROBLEM_COLUMNS, TABLE_COLUMNS, ImageSet
 from tlkit.data.near import near_duplicates
 from tlkit.data.scan import scan
@@ -245,3 +245,9 @@ def test_a_given_split_is_kept_with_its_near_duplicates(tmp_path: Path) -> None:
     dataset = decode_images(scan(tmp_path), 32)
     before = dataset.images.table["split"]
     assert len(dataset.near_duplicates()) == 0 and dataset.split().images.table["split"].equals(before)
+
+
+def test_digits_that_look_alike_are_no_duplicates(tmp_path: Path) -> None:
+    write_digits(tmp_path / "digits", per_class=50)
+    files = sorted((tmp_path / "digits").rglob("*.png"))
+    assert len(near_duplicates(Rows([Image.open(file) for file in files]))) == 0

@@ -15,7 +15,7 @@ from tlkit.data.examples import RowSource
 LIMIT = 100_000  # images at most: comparing them takes time in proportion to the square of their number
 SIDE = 32  # pixels per side of a thumbnail
 COARSE = 0.85  # the least correlation of two images' coarse detail to be compared in full
-ALIKE, DETAIL = 0.95, 0.9  # the least correlation of a pair in grey, and in fine detail
+ALIKE, DETAIL = 0.98, 0.95  # the least correlation of a pair in grey, and in fine detail
 FAINT = 0.5  # grey levels: detail weaker than this correlates with nothing, so that plain images are not all alike
 BLOCK = 2048  # rows of the images that are compared with each other at once
 
