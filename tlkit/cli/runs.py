@@ -29,6 +29,11 @@ def evaluate(run: str, data: str | None, views: str | None, as_json: bool) -> No
     if as_json:
         click.echo(json.dumps(scores, indent=2))
         return
+    seen, n = scores["trained_on"], counted(scores["n"], "image")
+    if seen:
+        click.echo(f"the run was trained on {seen:,} of these {n}: the accuracy is too good for new images")
+    if data is not None and scores["chosen_by"]:
+        click.echo(f"the run's epochs and settings were chosen by {scores['chosen_by']:,} of these {n}")
     low, high = scores["accuracy_95"]
     click.echo(
         f"accuracy {scores['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}, n = {scores['n']:,}), "

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from tlkit.cache import Cache
 from tlkit.data.examples import Examples
 from tlkit.data.images import ImageSet
+from tlkit.data.near import LIMIT, near_duplicates
 from tlkit.data.pixels import Pixels, decode
 from tlkit.data.split import split
 
@@ -32,9 +35,36 @@ class Dataset:
     def class_names(self) -> Sequence[str]:
         return self.images.class_names
 
-    def split(self, *, validation: float = 0.2, seed: int = 0, strict: bool = False) -> Dataset:
-        """Assign every image to a split: see `tlkit.split`."""
-        return replace(self, images=split(self.images, validation=validation, seed=seed, strict=strict))
+    def split(
+        self,
+        *,
+        validation: float = 0.2,
+        seed: int = 0,
+        strict: bool = False,
+        pairs: np.ndarray | None = None,
+        trained_on: Collection[str] = (),
+    ) -> Dataset:
+        """Assign every image to a split: see `tlkit.split`. pairs: None for those of `near_duplicates`."""
+        pairs = self.near_duplicates() if pairs is None else pairs
+        images = split(self.images, validation=validation, seed=seed, strict=strict, pairs=pairs, trained_on=trained_on)
+        return replace(self, images=images)
+
+    @property
+    def compared(self) -> bool:
+        """Whether `near_duplicates` compares the images: it needs cached pixels, of at most LIMIT different images."""
+        return not self.pixels.streamed and len(set(self.images.keys())) <= LIMIT
+
+    def near_duplicates(self) -> np.ndarray:
+        """Find near duplicates among the images that a validation split is drawn from: see `tlkit.data.near`.
+
+        Returns: pairs of row numbers, int64, shape (pairs, 2). None where the data have a validation split, or where
+            the images are not `compared`.
+        """
+        table = self.images.table
+        rows = np.flatnonzero(table["split"].isin(["", "train"]) & ~table.duplicated("sha256"))
+        if (table["split"] == "validation").any() or not self.compared:
+            rows = rows[:0]
+        return rows[near_duplicates(self.pixels.of(self.images.take(rows.tolist())))]
 
     def take(self, places: Sequence[int]) -> Dataset:
         """Select images by index, in the given order."""

@@ -11,6 +11,7 @@ from tlkit.data.dataset import Dataset, decode_images
 from tlkit.data.scan import scan
 from tlkit.deployment.saved_model import check_no_class_is_unsure
 from tlkit.devices import _use_devices
+from tlkit.finetuning.parts import split_decisions
 from tlkit.finetuning.resolve import Resolved
 from tlkit.plan.augmentation import Augmentation
 from tlkit.plan.decision import Decision
@@ -18,6 +19,7 @@ from tlkit.plan.job import Job
 from tlkit.plan.recipe import Recipe
 from tlkit.progress import Clock
 from tlkit.runs.folder import Run
+from tlkit.runs.lineage import Lineage, lineage
 from tlkit.strategy.backbones import compare_backbones
 
 
@@ -25,7 +27,7 @@ from tlkit.strategy.backbones import compare_backbones
 class Prepared:
     """A job with its data.
 
-    dataset: split already. decisions: those about the backbone. The rest as in `Resolved`.
+    dataset: split already. decisions: those about the backbone and the split. The rest as in `Resolved`.
     """
 
     job: Job
@@ -62,5 +64,11 @@ def prepare(resolved: Resolved, clock: Clock | None = None) -> Prepared:
             decisions = (*decisions, decision)
     with clock.timed("decode"):
         dataset = decode_images(images, resolved.image_size or backbone.size, job.fit, cache)
-    dataset = dataset.split(validation=job.validation, seed=job.seed, strict=job.strict)
-    return Prepared(job, dataset, backbone, resolved.recipe, resolved.augmentation, decisions)
+    with clock.timed("split"):
+        seen = Lineage(frozenset()) if job.from_run is None else lineage(job.from_run)
+        pairs = dataset.near_duplicates()
+        parts = dataset.split(
+            validation=job.validation, seed=job.seed, strict=job.strict, pairs=pairs, trained_on=seen.trained_on
+        )
+    decisions = (*decisions, *split_decisions(dataset, parts, pairs, seen, job))
+    return Prepared(job, parts, backbone, resolved.recipe, resolved.augmentation, decisions)

@@ -16,6 +16,7 @@ from tlkit.evaluation.scores import evaluate
 from tlkit.models.inference import inference_batch
 from tlkit.plan.augmentation import Augmentation
 from tlkit.runs.folder import Run, open_run
+from tlkit.runs.lineage import lineage
 from tlkit.runs.reading import BATCH, decoded, load_model, own_part
 from tlkit.safety.check import check_safety
 from tlkit.stats import paired_difference
@@ -39,8 +40,9 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
             "flip" is refused, and "ten-crop" takes the five crops without mirror images.
 
     Returns:
-        The numbers of `tlkit.evaluate`, and left_out, the number of files that were left out. With `views` also
-        "views": accuracy, gain with its standard error, and how many times as long the prediction took.
+        The numbers of `tlkit.evaluate`, and how many files were left_out, how many of these images the run, or a run
+        that it started from, was trained_on, and how many more it was chosen_by (validation images); by SHA-256. With
+        `views` also "views": accuracy, gain with its standard error, and how many times as long the prediction took.
 
     Raises:
         SpecError: "flip" is not safe.
@@ -68,7 +70,10 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
     )
     scores = evaluate(probabilities, labels, plan.classes)
     left_out = images.problems[images.problems["action"] == LEFT_OUT]
+    seen = lineage(run)
     scores = {**scores, "left_out": len(left_out)}
+    for name, keys in (("trained_on", seen.trained_on), ("chosen_by", seen.chosen_by)):
+        scores[name] = int(images.table["sha256"].isin(keys).sum())
     if views is None:
         return scores
     mirror = _mirror_verdict(images)

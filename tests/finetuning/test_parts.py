@@ -1,0 +1,128 @@
+"""What a job says about its split, and what `evaluate` says about images that the run was trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from tests.conftest import write_folder
+from tlkit import evaluate_run, open_run
+from tlkit.cli.main import main
+from tlkit.errors import DataError
+from tlkit.finetuning.prepare import Prepared, prepare
+from tlkit.finetuning.resolve import resolve
+from tlkit.plan.job import Job
+from tlkit.runs.folder import Run
+from tlkit.runs.lineage import lineage
+
+
+def prepared(data: Path, tiny: dict[str, Any], **settings: Any) -> Prepared:
+    return prepare(resolve(Job(data, **tiny, **settings)))
+
+
+def files_of(job: Run | Prepared, part: str) -> set[str]:
+    table = job.read_table("split.csv") if isinstance(job, Run) else job.dataset.images.table
+    return set(table.loc[table["split"] == part, "sha256"])
+
+
+def sentences(job: Prepared) -> str:
+    return " ".join(one for d in job.decisions if d.about == "split" for one in d.evidence["sentences"])
+
+
+def grown(trained: Path, folder: Path) -> Path:
+    """The data of the trained run, with four more images of each class."""
+    shutil.copytree(trained.parent / "data", folder)
+    for name in ("red", "green", "blue"):
+        write_folder(folder / "more", 4, classes=(name,), start=6530)
+        shutil.copytree(folder / "more" / name, folder / name / "more")
+    shutil.rmtree(folder / "more")
+    return folder
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_earlier_runs_trained_on_stays_in_train(
+    trained: Path, tmp_path: Path, tiny: dict[str, Any], seed: int
+) -> None:
+    data, first = grown(trained, tmp_path / "data"), open_run(trained)
+    job = prepared(data, tiny, from_run=trained, seed=seed)
+    assert files_of(job, "validation") and not files_of(job, "validation") & files_of(first, "train")
+    count = len(files_of(first, "train"))
+    assert f"{count} images that '{trained}' or a run before it was trained on are in train" in sentences(job)
+    plain = prepared(data, tiny, seed=seed)
+    assert seed == 0 or files_of(plain, "validation") & files_of(first, "train")
+
+
+def test_a_run_trained_on_what_its_ancestors_trained_on(trained: Path, tmp_path: Path, tiny: dict[str, Any]) -> None:
+    job = prepared(grown(trained, tmp_path / "data"), tiny, from_run=trained, seed=1)
+    (tmp_path / "second").mkdir()
+    second = Run(tmp_path / "second")
+    job.write(second)
+    second.write_plan(dataclasses.replace(open_run(trained).plan, job=job.job))
+    assert lineage(second).trained_on == files_of(open_run(trained), "train") | files_of(second, "train")
+    assert not lineage(second).chosen_by & lineage(second).trained_on
+    gone = dataclasses.replace(job.job, from_run=tmp_path / "gone")
+    second.write_plan(dataclasses.replace(open_run(trained).plan, job=gone))
+    assert lineage(second).trained_on == files_of(second, "train")
+    assert lineage(second).missing == (tmp_path / "gone",)
+
+
+def test_a_given_split_that_holds_out_earlier_training_images_is_said(
+    trained: Path, tmp_path: Path, tiny: dict[str, Any]
+) -> None:
+    shutil.copytree(trained.parent / "data", tmp_path / "data")
+    table = open_run(trained).read_table("split.csv")
+    turned = table["split"].map({"train": "validation", "validation": "train"})
+    table.assign(split=turned)[["path", "label", "split"]].to_csv(tmp_path / "data" / "turned.csv", index=False)
+    job = prepared(tmp_path / "data" / "turned.csv", tiny, from_run=trained)
+    assert files_of(job, "validation") == files_of(open_run(trained), "train")
+    n = len(files_of(job, "validation"))
+    assert f"{n} of the {n} validation images given were trained on by '{trained}'" in sentences(job)
+
+
+def test_no_validation_image_is_left_where_earlier_runs_trained_on_all(
+    trained: Path, tmp_path: Path, tiny: dict[str, Any]
+) -> None:
+    table = open_run(trained).read_table("split.csv")
+    for path in table.loc[table["split"] == "train", "path"]:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        shutil.copy(trained.parent / "data" / path, tmp_path / path)
+    with pytest.raises(DataError, match="no validation image can be drawn"):
+        prepared(tmp_path, tiny, from_run=trained)
+
+
+def test_evaluate_says_how_many_images_the_run_was_trained_on(trained: Path, tmp_path: Path) -> None:
+    run, other = open_run(trained), grown(trained, tmp_path / "data")
+    train, held = len(files_of(run, "train")), len(files_of(run, "validation"))
+    done = CliRunner().invoke(main, ["evaluate", str(trained), str(other)])
+    assert f"the run was trained on {train} of these {train + held + 12} images" in done.output
+    assert f"chosen by {held} of these {train + held + 12} images" in done.output
+    own = evaluate_run(run)
+    assert (own["trained_on"], own["chosen_by"]) == (0, held)
+
+
+def test_groups_are_said_at_the_top(tmp_path: Path, tiny: dict[str, Any]) -> None:
+    data = write_folder(tmp_path / "data", 12, start=6560)
+    files = sorted(data.rglob("*.png"))
+    table = pd.DataFrame({"path": [str(f.relative_to(data)) for f in files], "label": [f.parent.name for f in files]})
+    table["group"] = [f"camera {i % 6}" for i in range(len(files))]
+    table.to_csv(data / "drawn.csv", index=False)
+    table["split"] = ["train" if i % 12 < 8 else "validation" for i in range(len(files))]
+    table.to_csv(data / "given.csv", index=False)
+    assert "6 groups, none of them in two parts" in sentences(prepared(data / "drawn.csv", tiny))
+    given = prepared(data / "given.csv", tiny)
+    assert "4 of 6 groups are in several of the given parts" in sentences(given)
+    assert given.dataset.images.table["split"].value_counts().to_dict() == {"train": 24, "validation": 12}
+
+
+def test_near_duplicates_are_said(tmp_path: Path, tiny: dict[str, Any]) -> None:
+    from PIL import Image
+
+    data = write_folder(tmp_path / "data", 8, start=6590)
+    Image.open(data / "red" / "000.png").resize((60, 60)).save(data / "red" / "copy.png")
+    assert "2 images that are near duplicates of others stay together with them" in sentences(prepared(data, tiny))

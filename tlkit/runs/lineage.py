@@ -1,0 +1,48 @@
+"""What the weights of a run were trained on: its own training images, and those of the runs that it started from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tlkit.errors import RunError
+from tlkit.runs.folder import Run
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """The images that a run and its ancestors used, each by the SHA-256 of its file.
+
+    trained_on: training images of any of these runs.
+    chosen_by: validation images of any of them that none trained on. They chose epochs and settings.
+    missing: folders of ancestors that are gone or are no runs any more, so that their images are not known.
+    """
+
+    trained_on: frozenset[str]
+    chosen_by: frozenset[str] = frozenset()
+    missing: tuple[Path, ...] = ()
+
+
+def lineage(run: Run | str | Path) -> Lineage:
+    """Read which images a run and its ancestors trained on, from their plan.json and split.csv.
+
+    Ancestors are the runs named by `from_run`, and the members of an ensemble.
+    """
+    waiting = [(run.folder if isinstance(run, Run) else Path(run)).absolute()]
+    known, missing = set(waiting), []
+    trained_on: set[str] = set()
+    chosen_by: set[str] = set()
+    while waiting:
+        one = Run(waiting.pop())
+        try:
+            plan, table = one.plan, one.read_table("split.csv")
+            trained_on.update(table.loc[table["split"] == "train", "sha256"])
+            chosen_by.update(table.loc[table["split"] == "validation", "sha256"])
+        except (RunError, OSError, KeyError):
+            missing.append(one.folder)
+            continue
+        earlier = [Path(member) for member in plan.ensemble_of or ()]
+        earlier += [plan.job.from_run] if plan.job.from_run else []
+        waiting += [folder for folder in earlier if folder not in known]
+        known.update(earlier)
+    return Lineage(frozenset(trained_on), frozenset(chosen_by - trained_on), tuple(missing))
