@@ -97,8 +97,20 @@ class Reliance:
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers, as JSON values."""
-        names = ("n", "accuracy", "without_evidence", "without_random", "fall_evidence", "fall_random", "at_edge", "empty")
-        return {name: getattr(self, name) for name in names} | {"explains": self.explains, "sentences": self.sentences()}
+        names = (
+            "n",
+            "accuracy",
+            "without_evidence",
+            "without_random",
+            "fall_evidence",
+            "fall_random",
+            "at_edge",
+            "empty",
+        )
+        return {name: getattr(self, name) for name in names} | {
+            "explains": self.explains,
+            "sentences": self.sentences(),
+        }
 
 
 def reliance(

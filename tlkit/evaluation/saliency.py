@@ -77,9 +77,7 @@ class GradCam:
         signed, probabilities = self.contributions(images, classes)
         return _to_1(np.maximum(signed, 0)), probabilities
 
-    def contributions(
-        self, images: np.ndarray, classes: Sequence[int] | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def contributions(self, images: np.ndarray, classes: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Compute how much each position adds to the logit of a class.
 
         Args: as of a call.
