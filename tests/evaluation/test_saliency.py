@@ -11,6 +11,7 @@ import pytest
 from tests.tiny import tiny_file
 from tlkit import (
     GradCam,
+    Head,
     Recipe,
     SpecError,
     Stage,
@@ -24,9 +25,10 @@ from tlkit.data.corruptions import CORRUPTIONS
 from tlkit.drawing import draw_rows
 from tlkit.errors import NameUnknown
 from tlkit.evaluation.feature_visualization import first_filters, most_typical
-from tlkit.evaluation.reliance import reliance, without
+from tlkit.evaluation.reliance import Reliance, reliance, without
 from tlkit.evaluation.robustness import MEASURED, STEPS, gradient_signs
 from tlkit.evaluation.saliency import enlarged, overlay
+from tlkit.models.blocks import feature_maps
 from tlkit.runs.explain import explain_files
 from tlkit.runs.reading import load_model
 
@@ -199,3 +201,45 @@ def test_masking_evidence_on_cats_and_dogs_costs_more_than_masking_at_random(
     difference = found.falls[:, 0] - found.falls[:, 1]
     assert found.n == 100
     assert difference.mean() > 1.96 * difference.std(ddof=1) / 10
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("pooling", ["avg", "max", "avg+max", "flatten"])
+@pytest.mark.parametrize("taps", [(), (1, 3), "all"])
+def test_the_mean_of_the_contributions_is_the_logit_less_its_bias(
+    taps: tuple[int, ...] | str, pooling: str, batch_norm: bool
+) -> None:
+    if taps and pooling == "flatten":
+        pytest.skip("refused for several blocks")
+    head = Head(taps=taps, pooling=pooling, batch_norm=batch_norm)
+    model = build_classifier(find_backbone(tiny_file()), 3, head=head, image_size=32)
+    generator = np.random.default_rng(6100)
+    for layer in model.layers:
+        if layer.name.startswith(("head_bn", "predictions")):
+            layer.set_weights([generator.uniform(0.5, 1.5, w.shape) for w in layer.weights])
+    pictures = generator.integers(0, 256, (3, 32, 32, 3)).astype("uint8")
+    maps, _ = GradCam(model, 2)(pictures)
+    signed, _ = GradCam(model, 2).contributions(pictures, [0, 1, 2])
+    last = model.get_layer("predictions")
+    features = keras.Model(model.input, model.get_layer("head_features").output).predict(pictures, verbose=0)
+    scaled, at_zero = (model.get_layer("head_bn")(x) if batch_norm else x for x in (features, 0 * features))
+    logits = np.asarray(scaled) @ np.asarray(last.kernel)
+    bias = np.asarray(at_zero) @ np.asarray(last.kernel)
+    assert np.allclose(signed.mean(axis=(1, 2)), np.diag(logits - bias), rtol=1e-4, atol=1e-4)
+    side = 4 if taps == (1, 3) else 2
+    assert maps.shape == signed.shape == (3, side, side)
+
+
+def test_feature_maps_are_in_the_order_of_the_blocks() -> None:
+    for pooling in ("avg", "avg+max"):
+        head = Head(taps="all", pooling=pooling)
+        ends = feature_maps(build_classifier(find_backbone(tiny_file()), 3, head=head, image_size=32))
+        assert [end.shape[1] for end in ends] == [16, 8, 4, 2]
+
+
+def test_maps_that_do_not_explain_support_no_sentence() -> None:
+    falls = np.random.default_rng(6101).normal(0, 0.1, (100, 2))
+    found = Reliance(100, 0.9, 0.9, 0.9, 0.0, 0.0, falls, 0.9, {})
+    assert not found.explains and "not shown to explain" in found.sentences()[-1]
+    assert not any("background" in one or "border" in one for one in found.sentences())
+    assert Reliance(100, 0.9, 0.9, 0.9, 0.1, 0.0, falls + np.array([0.5, 0]), 0.9, {}).explains

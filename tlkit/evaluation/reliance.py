@@ -34,13 +34,14 @@ class Reliance:
     """How much a classifier's predictions depend on the most salient pixels.
 
     Attributes:
-        n: Number of images.
+        n: Number of images, without those whose saliency map is empty.
         accuracy: With no pixel masked.
         without_evidence, without_random: Accuracy with the 30 % most salient pixels masked, and with a random 30 %.
         fall_evidence, fall_random: How far the predicted class's probability falls in either case, on average.
         falls: The same for each image, float, shape (n, 2).
         at_edge: Share of the saliency in the outer eighth on each side, which is 44 % of the area.
         maps: Class index -> the mean saliency map of that class's images.
+        empty: Number of images left out, since no position supports the prediction.
     """
 
     n: int
@@ -52,16 +53,39 @@ class Reliance:
     falls: np.ndarray
     at_edge: float
     maps: dict[int, np.ndarray]
+    empty: int = 0
+
+    @property
+    def explains(self) -> bool:
+        """Whether masking the most salient pixels lowers the probability more than masking random ones does.
+
+        True if the 95 % interval of the mean paired difference lies above 0.
+        """
+        if self.n < 2:
+            return False
+        difference = self.falls[:, 0] - self.falls[:, 1]
+        return bool(difference.mean() > 1.96 * difference.std(ddof=1) / np.sqrt(self.n))
 
     def sentences(self) -> list[str]:
         """The numbers in words."""
+        left_out = f" {counted(self.empty, 'image')} left out: no saliency map." if self.empty else ""
+        if not self.n:
+            return ["No saliency map: no position supports the prediction of any image."]
         lines = [
             f"With the 30 % most salient pixels masked, accuracy is {self.without_evidence:.1%}; with a random 30 % "
             f"masked, {self.without_random:.1%}; with none masked, {self.accuracy:.1%} "
-            f"(n = {counted(self.n, 'image')}).",
-            f"{self.at_edge:.0%} of the saliency lies near the border: in the outer eighth on each side, which is 44 % "
-            "of the area.",
+            f"(n = {counted(self.n, 'image')}).{left_out}"
         ]
+        if not self.explains:
+            lines.append(
+                "Masking the most salient pixels does not lower the probability more than masking random ones, by more "
+                "than chance: on these images the saliency maps are not shown to explain the predictions."
+            )
+            return lines
+        lines.append(
+            f"{self.at_edge:.0%} of the saliency lies near the border: in the outer eighth on each side, which is 44 % "
+            "of the area."
+        )
         if self.at_edge > 0.6:
             lines.append("That is more than chance: look for borders, marks or captions that give the class away.")
         if self.n >= 50 and self.accuracy - self.without_evidence < 0.02:
@@ -73,8 +97,20 @@ class Reliance:
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers, as JSON values."""
-        names = ("n", "accuracy", "without_evidence", "without_random", "fall_evidence", "fall_random", "at_edge")
-        return {name: getattr(self, name) for name in names} | {"sentences": self.sentences()}
+        names = (
+            "n",
+            "accuracy",
+            "without_evidence",
+            "without_random",
+            "fall_evidence",
+            "fall_random",
+            "at_edge",
+            "empty",
+        )
+        return {name: getattr(self, name) for name in names} | {
+            "explains": self.explains,
+            "sentences": self.sentences(),
+        }
 
 
 def reliance(
@@ -90,6 +126,12 @@ def reliance(
     """
     cam = cam or GradCam(model)
     maps, before = cam(images)
+    drawn = maps.max(axis=(1, 2)) > 0
+    empty = int((~drawn).sum())
+    images, labels, maps, before = images[drawn], labels[drawn], maps[drawn], before[drawn]
+    if not len(images):
+        nan = float("nan")
+        return Reliance(0, nan, nan, nan, nan, nan, np.zeros((0, 2)), nan, {}, empty)
     random = np.random.default_rng(seed).random(maps.shape)
     predicted = before.argmax(1)
     answers = [cam(without(images, one))[1] for one in (maps, random)]
@@ -109,4 +151,5 @@ def reliance(
         falls=falls,
         at_edge=float(1 - inside.mean()),
         maps={int(c): maps[labels == c].mean(0) for c in np.unique(labels)},
+        empty=empty,
     )

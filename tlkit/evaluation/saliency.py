@@ -1,4 +1,4 @@
-"""Saliency maps: Grad-CAM and occlusion.
+"""Saliency maps: class activation maps and occlusion.
 
 A map is float32, shape (rows, columns), 0 or more. A larger value means that the position supports the class more.
 Works on every classifier of `tlkit.build_classifier` whose head reads feature maps. Needs the TensorFlow backend for
@@ -21,24 +21,37 @@ COLOURS = ((0.0, (0, 0, 4)), (0.35, (120, 28, 109)), (0.65, (237, 105, 37)), (1.
 
 
 class GradCam:
-    """Grad-CAM of a classifier (Selvaraju et al. 2017, arXiv:1610.02391).
+    """Class activation maps of a classifier, over every block that its head reads.
 
-    A map is the sum of the last feature maps, each weighted by the mean gradient of the class's log odds with respect
-    to it; negative values are set to 0. If the head reads several blocks, the topmost one's feature maps are used.
+    The contribution of a position is the sum over the channels of each feature map times the gradient of the class's
+    logit with respect to it, at that position. The contributions of several blocks are averaged over the cells of the
+    topmost block's grid and added; in a map, negative values are set to 0.
 
-    Raises SpecError for a model whose head reads no feature maps, such as an ensemble.
+    For a head without hidden layers this is the class activation map (Zhou et al. 2016, arXiv:1512.04150), and exact:
+    the mean of the contributions over the positions is the logit less its bias (its value where all features are 0).
+    This holds for every pooling (average, maximum, both, flattened), and with BatchNormalization before the logits.
+    For a head with hidden layers it is gradient times activation (HiResCAM, Draelos and Carin 2020,
+    arXiv:2011.08891), which is exact for the linear function that the network is around the image's features.
+
+    Attributes:
+        method: "class activation map" or "gradient times activation".
+
+    Raises SpecError for a model whose head reads anything but feature maps, such as an ensemble.
     """
 
     def __init__(self, model: keras.Model, batch_size: int = 16) -> None:
         ends = feature_maps(model)
-        if not ends or len(ends[-1].shape) != 4:
+        if not ends or any(len(end.shape) != 4 for end in ends):
             raise SpecError(
                 f"The model '{model.name}' has no feature maps before its head, so Grad-CAM cannot explain it. "
                 'Use occlusion (`method="occlusion"`).'
             )
+        self._logits = model.get_layer("predictions")
+        hidden = any(layer.name.startswith("head_dense_") for layer in model.layers)
+        self.method = "gradient times activation" if hidden else "class activation map"
         self._batch, self._shape = batch_size, model.input_shape[1:]
         self._prefix = frozen_call(keras.Model(model.input, ends), batch_size)
-        self._suffix = keras.Model(ends, model.output)
+        self._suffix = keras.Model(ends, self._logits.input)
 
     def milliseconds(self) -> float:
         """Milliseconds per image that the network takes on this machine, in batches: the best of three."""
@@ -61,8 +74,22 @@ class GradCam:
         Returns:
             Maps, shape (n, rows, columns), each with a maximum of 1, and the probabilities, shape (n, classes).
         """
+        signed, probabilities = self.contributions(images, classes)
+        return _to_1(np.maximum(signed, 0)), probabilities
+
+    def contributions(self, images: np.ndarray, classes: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Compute how much each position adds to the logit of a class.
+
+        Args: as of a call.
+
+        Returns:
+            Contributions, float32, shape (n, rows, columns), of either sign, and the probabilities, shape (n, classes).
+        """
         found = [
-            self._of_batch(images[start : start + self._batch], classes and classes[start : start + self._batch])
+            self._of_batch(
+                images[start : start + self._batch],
+                None if classes is None else classes[start : start + self._batch],
+            )
             for start in range(0, len(images), self._batch)
         ]
         maps, probabilities = zip(*found, strict=True)
@@ -74,15 +101,25 @@ class GradCam:
         ends = [tf.constant(one) for one in self._prefix(images)]
         with tf.GradientTape() as tape:
             tape.watch(ends)
-            probabilities = self._suffix(ends, training=False)
-            chosen = tf.argmax(probabilities, axis=1) if classes is None else tf.constant(classes, tf.int64)
-            picked = tf.gather(probabilities, chosen, batch_dims=1)
-            # the log odds, unlike the probability, do not saturate near 1
-            odds = tf.math.log(picked + 1e-12) - tf.math.log(1 - picked + 1e-6)
-        slopes = tape.gradient(odds, ends[-1])
-        weights = tf.reduce_mean(slopes, axis=(1, 2), keepdims=True)
-        maps = tf.nn.relu(tf.reduce_sum(weights * ends[-1], axis=-1)).numpy()
-        return _to_1(maps), probabilities.numpy()
+            features = tf.cast(self._suffix(ends, training=False), tf.float32)
+            logits = features @ tf.convert_to_tensor(self._logits.kernel) + tf.convert_to_tensor(self._logits.bias)
+            chosen = tf.argmax(logits, axis=1) if classes is None else tf.constant(classes, tf.int64)
+            picked = tf.gather(logits, chosen, batch_dims=1)
+        rows, columns = ends[-1].shape[1:3]
+        total = np.zeros((len(images), rows, columns))
+        for end, slope in zip(ends, tape.gradient(picked, ends), strict=True):
+            product = tf.cast(end, tf.float32) * tf.cast(slope, tf.float32)
+            map_ = tf.reduce_sum(product, axis=-1).numpy().astype(float)
+            positions = map_.shape[1] * map_.shape[2]
+            total += positions * (_cells(rows, map_.shape[1]) @ map_ @ _cells(columns, map_.shape[2]).T)
+        return total.astype("float32"), tf.nn.softmax(logits).numpy()
+
+
+def _cells(count: int, length: int) -> np.ndarray:
+    """The matrix that averages `length` positions over `count` equal cells: shape (count, length), rows of sum 1."""
+    edges = np.linspace(0, length, count + 1)
+    low, high = np.maximum(edges[:-1, None], np.arange(length)), np.minimum(edges[1:, None], np.arange(1, length + 1))
+    return np.maximum(high - low, 0) * count / length
 
 
 def occlusion_maps(

@@ -148,7 +148,24 @@ def _end_of_backbone(model: keras.Model, nodes: dict[Any, Any]) -> Sequence[Any]
 
 
 def feature_maps(model: keras.Model) -> list[Any]:
-    """Return the backbone's tensors that the head reads, the topmost last; [] for a model without a head from tlkit."""
+    """Return the backbone's tensors that the head reads, each once, by block: the topmost last.
+
+    [] for a model without a head from tlkit.
+    """
     if not any(layer.name == FEATURES for layer in model.layers):
         return []
-    return list(_end_of_backbone(model, graph_nodes(model)))
+    nodes = graph_nodes(model)
+    taps = sorted((op for op in nodes if op.name.startswith(TAP)), key=_tap_order)
+    if not taps:
+        return list(_end_of_backbone(model, nodes))
+    tensors = [t for op in taps for t in nodes[op].input_tensors if not _is_tap(t)]
+    return list({id(tensor): tensor for tensor in tensors}.values())
+
+
+def _is_tap(tensor: Any) -> bool:
+    return bool(tensor._keras_history.operation.name.startswith(TAP))
+
+
+def _tap_order(operation: Any) -> tuple[int, ...]:
+    """Return the block number in a tap's name, and the number of the block's tensor if it has several."""
+    return tuple(int(part) for part in operation.name.removeprefix(TAP).split("_") if part.isdigit())

@@ -16,18 +16,19 @@ GREY = 110  # of 255, what a class's mean map is drawn on
 TEMPLATE = """
 {% for line in lines %}<p>{{ line }}</p>{% endfor %}
 {% if figures %}<p class="soft">For each class: its most confident correct prediction, the saliency map of that image
-(Grad-CAM), and the mean saliency map of the class.</p>
+({{ method }}), and the mean saliency map of the class.</p>
 {{ gallery(figures, True) }}{% endif %}
 """
 
 
 def render(findings: Findings) -> Section:
     reliance = findings.analysis.reliance
-    lines = ["Not measured: the model has no feature maps before its head, or the images are no longer there."]
+    lines = ["No saliency map: the model has no feature maps before its head, or the images are no longer there."]
     figures: list[dict[str, Any]] = []
+    method = findings.analysis.cam.method if findings.analysis.cam is not None else ""
     if findings.analysis.cam is not None and reliance is not None:
         lines, figures = reliance.sentences(), _figures(findings, reliance.maps)
-    return Section("explain", "Saliency", fill(TEMPLATE, {"lines": lines, "figures": figures}))
+    return Section("explain", "Saliency", fill(TEMPLATE, {"lines": lines, "figures": figures, "method": method}))
 
 
 def _figures(findings: Findings, maps: dict[int, np.ndarray]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ UNSURE = 8  # least certain predictions on the page
 
 TEMPLATE = """
 {% if worst %}<p class="soft">Wrong predictions of {{ split }} images, the most confident first.
-{%- if maps %} Beside each image is its saliency map (Grad-CAM): the brighter, the more that position supported the
+{%- if maps %} Beside each image is its saliency map ({{ method }}): the brighter, the more that position supported the
 prediction.{% endif %} All: <code>mistakes.csv</code>.</p>
 {{ gallery(worst, True) }}{% else %}<p>Every prediction of the {{ split }} images is correct.</p>{% endif %}
 {% if unsure %}<h3>Least certain</h3><p class="soft">The predictions with the lowest probability, correct or not.</p>
@@ -32,5 +32,6 @@ def render(findings: Findings) -> Section:
         )
         for row in findings.predictions.sort_values("probability").head(UNSURE).itertuples()
     ]
-    values = {"worst": worst, "maps": any(maps), "unsure": unsure, "split": findings.split}
+    method = findings.analysis.cam.method if findings.analysis.cam is not None else ""
+    values = {"method": method, "worst": worst, "maps": any(maps), "unsure": unsure, "split": findings.split}
     return Section("mistakes", "Most confident mistakes", fill(TEMPLATE, values))
