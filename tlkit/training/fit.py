@@ -120,11 +120,14 @@ def _recalibrate(model: keras.Model, plan: StagePlan, suffix: keras.Model, batch
 
 def _compile(model: keras.Model, plan: StagePlan, suffix: keras.Model, steps: int) -> None:
     factors = rate_factors(model, plan.backbone, plan.stage)
+    # Keras scales the loss only if the policy of the compiled model itself says float16, which a suffix's does not.
+    scale_loss = any(layer.dtype_policy.compute_dtype == "float16" for layer in suffix.layers)
     suffix.compile(
-        optimizer=make_optimizer(plan.stage, steps, factors),
+        optimizer=make_optimizer(plan.stage, steps, factors, scale_loss=scale_loss),
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=plan.recipe.head.label_smoothing),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         steps_per_execution=min(STEPS_AT_ONCE, steps) if plan.stage.unfreeze == 0 else 1,
+        auto_scale_loss=False,
     )
 
 

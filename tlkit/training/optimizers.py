@@ -26,13 +26,28 @@ def rate_factors(model: keras.Model, backbone: Backbone, stage: Stage) -> dict[s
     return factors
 
 
-def make_optimizer(stage: Stage, steps: int, factors: dict[str, float]) -> keras.optimizers.Optimizer:
+# The first factor of the loss in float16. Keras' own, 32,768, often makes the first five steps overflow, which are then
+# skipped. A short stage would not move in its warmup.
+FIRST_SCALE = 1024.0
+
+
+def make_optimizer(
+    stage: Stage, steps: int, factors: dict[str, float], *, scale_loss: bool = False
+) -> keras.optimizers.Optimizer:
     """Make the optimizer of a stage.
 
     Keras' optimizers have no learning rates per layer, and scaling gradients has no effect with Adam, which divides by
     their magnitude. So the learning rate of each variable's update is scaled.
 
-    steps: batches per epoch. factors: the factor of the learning rate by variable path, 1 where it is absent.
+    The moving average of the weights (`Stage.ema`) begins at the initial weights. Keras begins at zero and replaces it
+    in the first step, which float16 may skip.
+
+    Args:
+        stage: the stage.
+        steps: batches per epoch.
+        factors: the factor of the learning rate by variable path, 1 where it is absent.
+        scale_loss: whether the loss is scaled, so that small gradients do not vanish in float16 (Micikevicius et al.
+            2018, arXiv:1710.03740).
     """
     rate: Any = stage.learning_rate
     total_steps, warmup_steps = stage.epochs * steps, round(stage.warmup * steps)
@@ -58,9 +73,14 @@ def make_optimizer(stage: Stage, steps: int, factors: dict[str, float]) -> keras
         def build(self, variables: Any) -> None:
             super().build(variables)
             self._factors = [factors.get(variable.path, 1.0) for variable in variables]
+            if self.use_ema:
+                for average, variable in zip(self._model_variables_moving_average, variables, strict=True):
+                    if average is not None:
+                        average.assign(variable)
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
             factor = self._factors[self._get_variable_index(variable)]
             super().update_step(gradient, variable, learning_rate * factor)
 
-    return (WithFactors if factors else kind)(learning_rate=rate, **settings)
+    optimizer = (WithFactors if factors or stage.ema else kind)(learning_rate=rate, **settings)
+    return keras.optimizers.LossScaleOptimizer(optimizer, FIRST_SCALE) if scale_loss else optimizer
