@@ -112,9 +112,7 @@ def judge(everything, size: int, draw: int) -> dict[str, object]:  # type: ignor
 
 
 def report(rows: list[dict[str, str]]) -> None:
-    print(
-        "| data | labelled images | draws | interval holds the truth | estimate minus truth | correction | width |"
-    )
+    print("| data | labelled images | draws | interval holds the truth | estimate minus truth | correction | width |")
     print("| --- " * 7 + "|")
     for data, size in (*sorted({(row["data"], int(row["images"])) for row in rows}), ("all", 0)):
         chosen = [row for row in rows if data == "all" or (row["data"], int(row["images"])) == (data, size)]

@@ -274,7 +274,8 @@ class Tournament:
         found = choose_strength(np.concatenate(rows, axis=1), table.labels, table.folds, table.classes, solver=solver)
         recipe = Recipe(
             name,
-            stages=(Stage(1, 1e-3, solver="logistic", strength=found.strength),),
+            # epochs, rate and patience count only where the cache has no room for the features that it is solved on
+            stages=(Stage(20, 1e-3, patience=4, solver="logistic", strength=found.strength),),
             head=Head(taps=taps),
             batch_size=self.job.batch_size or 32,
             class_weights=weights,

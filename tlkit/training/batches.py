@@ -88,8 +88,12 @@ class Batches(keras.utils.PyDataset):
         if self._mixup or self._cutmix:
             random = np.random.default_rng((self._seed, 3, self.epoch, number))
             inputs, share, partner = self._mix(inputs, random)
+            if weights is not None:  # so that the loss is the mixture of both images' weighted losses
+                one_hot = one_hot * weights[:, None]
             one_hot = share * one_hot + (1 - share) * one_hot[partner]
-            weights = None if weights is None else share * weights + (1 - share) * weights[partner]
+            if weights is not None:
+                weights = one_hot.sum(1)
+                one_hot = one_hot / weights[:, None]
         packed = inputs[0] if len(inputs) == 1 else tuple(inputs)
         return (packed, one_hot) if weights is None else (packed, one_hot, weights)
 

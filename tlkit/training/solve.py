@@ -48,7 +48,9 @@ def solve_stage(
     sizes = tuple(rows.row_shape[-1] for rows in source.views[0])
     solver = Solver(plan.stage.solver, balanced=recipe.class_weights, sizes=sizes)
     strength, how = plan.stage.strength, "given"
-    if strength is None:
+    if strength is not None:  # C weighs the sum over all rows, and each view of an image is a row
+        strength /= len(source.views)
+    else:
         folds, how = _folds(source, held_out, plan.seed)
         rows, labels = (np.concatenate(both) for both in zip(training, validation, strict=True))
         strength = choose_strength(rows, labels, folds, classes, solver=solver).strength
