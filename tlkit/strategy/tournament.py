@@ -226,9 +226,8 @@ class Tournament:
     def _judged(self, one: Contender, found: np.ndarray, asked: np.ndarray) -> None:
         """Set what a contender predicted, and choose whether it is freed from the classes' shares.
 
-        It is, if it is then better by the criterion. But it is not if it is then less accurate by more than the
-        standard error of the paired difference, unless it was no more accurate than always predicting the commonest
-        class.
+        It is, if it is then better by the criterion. But it is not if it is then less accurate, unless it was no more
+        accurate than always predicting the commonest class.
 
         asked: which of the held-out images, bool.
         """
@@ -239,9 +238,8 @@ class Tournament:
         chosen = min(range(len(served)), key=lambda way: self.criterion.loss(served[way], labels))
         commonest = labels == np.bincount(labels).argmax()
         useful = correct[0].mean() > commonest.mean() and paired_p_value(correct[0], commonest) < AT_CHANCE
-        if chosen and useful:
-            lost, error = paired_difference(correct[0], correct[chosen])
-            chosen = 0 if lost > CLEARLY * error else chosen
+        if chosen and useful and correct[0].mean() > correct[chosen].mean():
+            chosen = 0
         one.shares = self._ways[chosen]
         one.recipe = dataclasses.replace(one.recipe, prior_shift=one.shares is not None)
         one.correct = self._no_answers()
