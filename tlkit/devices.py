@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
 from tlkit.progress import log
 
 T = TypeVar("T")
+
+BFLOAT16_SINCE = (8, 0)  # the compute capability of Ampere, the first of NVIDIA's GPUs with bfloat16 (CUDA C++ guide)
 
 
 def while_memory_lasts(work: Callable[[int], T], batch_size: int) -> T:
@@ -53,8 +56,37 @@ def _device() -> str:
     return f"GPU, {', '.join(names)}"
 
 
+def _compute_capabilities() -> list[tuple[int, int] | None]:
+    """Return the CUDA compute capability of each GPU that Keras' backend uses; None for one that does not tell."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        told = [getattr(one, "compute_capability", None) for one in jax.local_devices() if one.platform == "gpu"]
+        return [_capability(one) for one in told]
+    import tensorflow as tf
+
+    details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
+    return [one.get("compute_capability") for one in details]
+
+
+def _capability(text: str | None) -> tuple[int, int] | None:
+    """Parse a compute capability such as "8.0", as JAX gives it; None for another text, such as AMD's "gfx90a"."""
+    found = re.fullmatch(r"(\d+)\.(\d+)", text or "")
+    return (int(found[1]), int(found[2])) if found else None
+
+
 def _precision(asked: str) -> str:
-    """Return the Keras dtype policy for a recipe's precision; "auto" depends on the device."""
+    """Return the Keras dtype policy for a recipe's precision; "auto" depends on the device.
+
+    On GPUs that all compute in bfloat16 (NVIDIA's from compute capability 8.0, Ampere, on) it is mixed_bfloat16, whose
+    range is that of float32, so that no gradient underflows. On other GPUs it is mixed_float16, with loss scaling.
+    """
     if asked != "auto":
         return asked
-    return "mixed_float16" if _device().startswith("GPU") else "float32"
+    capabilities = _compute_capabilities()
+    if not capabilities:
+        return "float32"
+    bfloat16 = all(one is not None and one >= BFLOAT16_SINCE for one in capabilities)
+    return "mixed_bfloat16" if bfloat16 else "mixed_float16"

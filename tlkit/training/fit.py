@@ -31,7 +31,7 @@ from tlkit.training.callbacks import (
 )
 from tlkit.training.history import History
 from tlkit.training.inputs import Source, StageInputs, StagePlan, training_source, validation_source
-from tlkit.training.optimizers import make_optimizer, rate_factors
+from tlkit.training.optimizers import find_loss_scale, make_optimizer, rate_factors, with_loss_scale
 from tlkit.words import counted
 
 RECALIBRATION_BATCHES = 32
@@ -73,7 +73,7 @@ def fit_stage(
             _recalibrate(model, plan, suffix, batches)
         if stage.batch_norm == "moving":
             fit_momentum(batch_norms(model, plan.backbone, stage.unfreeze), stage.epochs * len(batches))
-        _compile(model, plan, suffix, steps=len(batches))
+        _compile(model, plan, suffix, batches)
         keeper, initial = KeepBest(plan.recipe.monitor, history.best), suffix.get_weights()
         _fit(suffix, plan, (batches, validation), keeper, history, deadline, chance_log_loss(source.labels))
         if stage.interpolate != 1 and not history.interrupted:
@@ -118,14 +118,17 @@ def _recalibrate(model: keras.Model, plan: StagePlan, suffix: keras.Model, batch
     log.info(f"  {names} recalibrated on {counted(count, 'batch', 'batches')}")
 
 
-def _compile(model: keras.Model, plan: StagePlan, suffix: keras.Model, steps: int) -> None:
-    factors = rate_factors(model, plan.backbone, plan.stage)
+def _compile(model: keras.Model, plan: StagePlan, suffix: keras.Model, batches: Batches) -> None:
+    """Compile the suffix, and find the loss scale if it computes in float16."""
+    factors, steps = rate_factors(model, plan.backbone, plan.stage), len(batches)
     suffix.compile(
-        optimizer=make_optimizer(plan.stage, steps, factors),
+        optimizer=with_loss_scale(make_optimizer(plan.stage, steps, factors), suffix),
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=plan.recipe.head.label_smoothing),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         steps_per_execution=min(STEPS_AT_ONCE, steps) if plan.stage.unfreeze == 0 else 1,
     )
+    suffix.optimizer.build(suffix.trainable_variables)
+    find_loss_scale(suffix, batches[0])
 
 
 def _fit(

@@ -10,6 +10,9 @@ from tlkit.backbones import Backbone
 from tlkit.models.blocks import blocks
 from tlkit.plan.recipe import Stage
 
+LOSS_SCALE = 2.0**15  # the first that is tried; Keras' default
+SCALE_TRIALS = 16  # each halves the loss scale, until it is 1
+
 
 def rate_factors(model: keras.Model, backbone: Backbone, stage: Stage) -> dict[str, float]:
     """Return the factor of the learning rate for each backbone variable, by path; {} if layer_decay is 1.
@@ -54,13 +57,69 @@ def make_optimizer(stage: Stage, steps: int, factors: dict[str, float]) -> keras
     if stage.ema:
         settings |= {"use_ema": True, "ema_momentum": stage.ema}
 
-    class WithFactors(kind):  # type: ignore[misc, valid-type]
+    class StageOptimizer(kind):  # type: ignore[misc, valid-type]
         def build(self, variables: Any) -> None:
             super().build(variables)
             self._factors = [factors.get(variable.path, 1.0) for variable in variables]
+            # Keras' averages begin at zero until the first step, which loss scaling may skip
+            for variable, average in zip(variables, getattr(self, "_model_variables_moving_average", ()), strict=False):
+                average.assign(variable)
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
             factor = self._factors[self._get_variable_index(variable)]
-            super().update_step(gradient, variable, learning_rate * factor)
+            super().update_step(gradient, variable, learning_rate * factor if factor != 1.0 else learning_rate)
 
-    return (WithFactors if factors else kind)(learning_rate=rate, **settings)
+    return StageOptimizer(learning_rate=rate, **settings)
+
+
+def with_loss_scale(optimizer: keras.optimizers.Optimizer, model: keras.Model) -> keras.optimizers.Optimizer:
+    """Wrap the optimizer in a dynamic loss scale if a layer of the model computes in float16, else return it unchanged.
+
+    Without it, small gradients underflow to 0 in float16 (Micikevicius et al. 2018, arXiv:1710.03740). Keras looks at
+    the model's own dtype policy alone, which is float32 for a model made by `tlkit.cut`.
+    """
+    if not any(layer.compute_dtype == "float16" for layer in model.layers):
+        return optimizer
+    return keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=LOSS_SCALE)
+
+
+def find_loss_scale(model: keras.Model, batch: tuple[Any, ...]) -> None:
+    """Lower the loss scale until the gradients of a batch are finite, so that no first steps of a stage are skipped.
+
+    The model's weights and the optimizer's other variables stay as they are. Without a loss scale nothing is done.
+
+    Args:
+        model: compiled with an optimizer from `with_loss_scale`, which is built.
+        batch: (inputs, targets) or (inputs, targets, weights), as given by `Batches`.
+    """
+    optimizer = model.optimizer
+    if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return
+    weights, variables = model.get_weights(), [keras.ops.convert_to_numpy(one) for one in optimizer.variables]
+    model.fit(_OneBatch(batch), epochs=SCALE_TRIALS, callbacks=[_StopWhenFinite()], shuffle=False, verbose=0)
+    scale = float(optimizer.dynamic_scale)
+    model.set_weights(weights)
+    for variable, value in zip(optimizer.variables, variables, strict=True):
+        variable.assign(value)
+    optimizer.dynamic_scale.assign(scale)
+
+
+class _OneBatch(keras.utils.PyDataset):
+    """One batch for `fit`. It has the form of `Batches`, so that Keras need not trace its functions anew for them."""
+
+    def __init__(self, batch: tuple[Any, ...]) -> None:
+        super().__init__()
+        self._batch = batch
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, number: int) -> tuple[Any, ...]:
+        return self._batch
+
+
+class _StopWhenFinite(keras.callbacks.Callback):
+    """Ends `fit` after the first epoch whose step was not skipped by the loss scale."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.model.stop_training = int(self.model.optimizer.iterations) > 0
