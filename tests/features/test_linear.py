@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from tests.training.test_training import BACKBONE, examples, recipe, tiny, weights_by_path
-from tlkit import Head, Recipe, Stage, finetune
+from tlkit import Augmentation, Head, Recipe, Stage, finetune
 from tlkit.errors import NameUnknown, SpecError
 from tlkit.evaluation.predict import predict_probabilities
 from tlkit.features.folds import ALWAYS_TRAINING, solving_folds
@@ -147,12 +147,40 @@ def test_a_given_strength_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert history.rows[0]["strength"] == 0.003
 
 
+def test_a_given_strength_counts_an_image_once_however_many_views_it_has() -> None:
+    """Views that are all the same image must not change the head."""
+    kernels = []
+    for views in (1, 4):
+        model, again = tiny(seed=6), Augmentation(brightness=(0.0, 1e-9))
+        stage = Stage(1, 1e-3, solver="logistic", strength=0.003)
+        plan = recipe(stage, monitor="last", augmentation=again, views=views)
+        history = train(model, BACKBONE, plan, examples(24, 6340), examples(12, 6341))
+        assert history.rows[0]["strength"] == pytest.approx(0.003)
+        kernels.append(model.get_layer("predictions").kernel.numpy())
+    np.testing.assert_allclose(*kernels, rtol=0.02, atol=1e-4)
+
+
+def test_without_room_for_augmented_views_a_head_is_solved_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tlkit.cache.Cache.has_room_for", lambda cache, needed: needed <= 24 * 4 * 32)
+    stage = Stage(1, 1e-3, solver="logistic", strength=0.1)
+    plan = recipe(stage, augmentation=Augmentation(brightness=(-0.1, 0.1)), views=4)
+    model, plain = tiny(seed=6), tiny(seed=6)
+    history = train(model, BACKBONE, plan, examples(24, 6342), examples(12, 6343))
+    train(plain, BACKBONE, recipe(stage), examples(24, 6342), examples(12, 6343))
+    (note,) = history.notes
+    assert "without augmentation" in note and "4 augmented views" in note
+    assert history.rows[0]["strength"] == 0.1
+    np.testing.assert_allclose(*(one.get_layer("predictions").kernel.numpy() for one in (model, plain)), rtol=1e-5)
+
+
 def test_without_room_for_features_a_solving_stage_trains_instead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tlkit.cache.Cache.has_room_for", lambda *a: False)
+    monkeypatch.setattr("tlkit.training.solve.FEWEST_STEPS", 6)
     history = train(
-        tiny(seed=6), BACKBONE, recipe(Stage(2, 1e-2, solver="logistic")), examples(24, 132), examples(12, 133)
+        tiny(seed=6), BACKBONE, recipe(Stage(1, 1e-2, solver="logistic")), examples(24, 132), examples(12, 133)
     )
     assert len(history.rows) == 2 and any("limit" in note for note in history.notes)
+    assert any("by gradient descent, not solved" in note for note in history.notes)
 
 
 def test_solving_what_is_no_linear_head_is_refused() -> None:

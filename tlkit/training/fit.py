@@ -18,6 +18,7 @@ from tlkit.progress import Deadline, bars_shown, log
 from tlkit.stats import chance_log_loss
 from tlkit.training.batches import Batches, Targets, augmenting, class_weights
 from tlkit.training.callbacks import (
+    LOG_LOSS,
     FollowEpochs,
     KeepBest,
     LogEpochs,
@@ -28,6 +29,7 @@ from tlkit.training.callbacks import (
     StopOnNaN,
     StopWithoutImprovement,
     TooLong,
+    ValidateByLogLoss,
 )
 from tlkit.training.history import History
 from tlkit.training.inputs import Source, StageInputs, StagePlan, training_source, validation_source
@@ -65,6 +67,12 @@ def fit_stage(
         history.cut(f"stage {plan.number} was skipped: the time limit left too few validation images")
         return history
     source = training_source(plan, inputs, history, deadline)
+    for one, split in ((held_out, "validation"), (source, "training")):
+        if one.streamed is not None:
+            history.note(
+                f"stage {plan.number}: the frozen layers' outputs for {counted(len(one.examples), f'{split} image')} "
+                "exceed the caches' limit, so they are computed in every epoch"
+            )
     classes, suffix, stage = model.output_shape[-1], inputs.suffix, plan.stage
     with ThreadPoolExecutor() as pool:
         batches = _training_batches(plan, source, classes, pool)
@@ -113,7 +121,7 @@ def _validation_batches(plan: StagePlan, source: Source, classes: int) -> Batche
 def _recalibrate(model: keras.Model, plan: StagePlan, suffix: keras.Model, batches: Batches) -> None:
     layers = batch_norms(model, plan.backbone, plan.stage.unfreeze)
     count = min(len(batches), RECALIBRATION_BATCHES)
-    recalibrate(suffix, layers, (batches[number][0] for number in range(count)))
+    recalibrate(suffix, layers, (batches.unmixed(number) for number in range(count)))
     names = counted(len(layers), "BatchNormalization layer")
     log.info(f"  {names} recalibrated on {counted(count, 'batch', 'batches')}")
 
@@ -124,7 +132,7 @@ def _compile(model: keras.Model, plan: StagePlan, suffix: keras.Model, batches: 
     suffix.compile(
         optimizer=with_loss_scale(make_optimizer(plan.stage, steps, factors), suffix),
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=plan.recipe.head.label_smoothing),
-        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+        metrics=[keras.metrics.CategoricalAccuracy("accuracy"), keras.metrics.CategoricalCrossentropy(LOG_LOSS)],
         steps_per_execution=min(STEPS_AT_ONCE, steps) if plan.stage.unfreeze == 0 else 1,
     )
     suffix.optimizer.build(suffix.trainable_variables)
@@ -148,6 +156,7 @@ def _fit(
     stage, first_epoch = plan.stage, history.epochs
     bar = bars_shown() and stage.unfreeze != 0  # the epochs of a head are too short for a progress bar
     callbacks = [
+        ValidateByLogLoss(),
         FollowEpochs(training),
         StopOnNaN(plan.number, stage.learning_rate),
         keeper,
@@ -212,7 +221,7 @@ def _interpolate(
     def scores_at(share: float) -> dict[str, float]:
         suffix.set_weights([start + share * (end - start) for start, end in zip(initial, final, strict=True)])
         found = suffix.evaluate(validation, return_dict=True, verbose=0)
-        return {"loss": math.nan, "accuracy": math.nan, "val_loss": found["loss"], "val_accuracy": found["accuracy"]}
+        return {"loss": math.nan, "accuracy": math.nan, "val_loss": found[LOG_LOSS], "val_accuracy": found["accuracy"]}
 
     chosen = plan.stage.interpolate == "chosen"
     tried = {share: scores_at(share) for share in (POSITIONS if chosen else (float(plan.stage.interpolate),))}

@@ -35,6 +35,10 @@ def make_optimizer(stage: Stage, steps: int, factors: dict[str, float]) -> keras
     Keras' optimizers have no learning rates per layer, and scaling gradients has no effect with Adam, which divides by
     their magnitude. So the learning rate of each variable's update is scaled.
 
+    Weight decay is decoupled from the gradient (Loshchilov and Hutter 2019, arXiv:1711.05101) and in proportion to the
+    variable's own learning rate. It shrinks kernels only: variables of one dimension, which are biases and the scales
+    and offsets of BatchNormalization, do not decay (He et al. 2019, arXiv:1812.01187).
+
     steps: batches per epoch. factors: the factor of the learning rate by variable path, 1 where it is absent.
     """
     rate: Any = stage.learning_rate
@@ -50,8 +54,8 @@ def make_optimizer(stage: Stage, steps: int, factors: dict[str, float]) -> keras
         rate = keras.optimizers.schedules.PolynomialDecay(rate / warmup_steps, warmup_steps, end_learning_rate=rate)
     kinds: dict[str, tuple[type, dict[str, Any]]] = {
         "adam": (keras.optimizers.Adam, {}),
-        "adamw": (keras.optimizers.AdamW, {"weight_decay": stage.weight_decay}),
-        "sgd": (keras.optimizers.SGD, {"momentum": 0.9, "weight_decay": stage.weight_decay or None}),
+        "adamw": (keras.optimizers.Adam, {}),
+        "sgd": (keras.optimizers.SGD, {"momentum": 0.9}),
     }
     kind, settings = kinds[stage.optimizer]
     if stage.ema:
@@ -67,7 +71,12 @@ def make_optimizer(stage: Stage, steps: int, factors: dict[str, float]) -> keras
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
             factor = self._factors[self._get_variable_index(variable)]
-            super().update_step(gradient, variable, learning_rate * factor if factor != 1.0 else learning_rate)
+            if factor != 1.0:
+                learning_rate = learning_rate * factor
+            if stage.weight_decay and len(variable.shape) > 1:
+                shrinking = keras.ops.cast(learning_rate, variable.dtype) * stage.weight_decay
+                self.assign_sub(variable, keras.ops.multiply(variable, shrinking))
+            super().update_step(gradient, variable, learning_rate)
 
     return StageOptimizer(learning_rate=rate, **settings)
 
