@@ -15,6 +15,7 @@ import pytest
 from tests.training.test_training import BACKBONE, examples, recipe, tiny
 from tlkit import Stage
 from tlkit.devices import _precision
+from tlkit.features.extract import extract_features, prefix_key
 from tlkit.models.blocks import cut
 from tlkit.plan.recipe import Unfreeze
 from tlkit.training import fit, optimizers
@@ -143,6 +144,18 @@ def test_the_learning_rate_finder_scales_the_loss(monkeypatch: pytest.MonkeyPatc
     )
     lr_find(tiny(seed=2, precision="mixed_float16"), BACKBONE, examples(16, 6318), unfreeze=2, sweep=Sweep(steps=10))
     assert isinstance(compiled[0], keras.optimizers.LossScaleOptimizer)
+
+
+def test_features_of_one_precision_are_not_taken_for_those_of_another() -> None:
+    """A run trains in mixed precision and is evaluated in float32, on the same images."""
+    data, keys = examples(6, 6319), set()
+    for precision in ("float32", "mixed_float16", "mixed_bfloat16"):
+        prefix, _ = cut(tiny(seed=2, precision=precision), BACKBONE, 0)
+        assert prefix is not None
+        found = extract_features(prefix, data)
+        assert found is not None and found.computed == 6
+        keys.add(prefix_key(prefix))
+    assert len(keys) == 3
 
 
 # -- the default ------------------------------------------------------------------------------------------

@@ -61,7 +61,8 @@ def solve_stage(
     if plan.stage.strength is None:
         folds, how = _folds(source, held_out, plan.seed)
         rows, labels = (np.concatenate(both) for both in zip(training, validation, strict=True))
-        strength = choose_strength(rows, labels, folds, classes, solver=solver).strength
+        chosen = choose_strength(rows, labels, folds, classes, solver=solver)
+        strength, how = chosen.strength, f"{how}, the {chosen.edge} that was tried" if chosen.edge else how
     head = solve(*training, classes, strength=strength, solver=solver, validation=validation)
     scores = {**_scores(head, training), **{f"val_{name}": one for name, one in _scores(head, validation).items()}}
     best, seconds = improves(scores, history.best, recipe.monitor), time.monotonic() - started
