@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tlkit.features.extract import all_rows
 from tlkit.features.folds import solving_folds
 from tlkit.features.linear import LinearHead, Solver, choose_strength, solve
+from tlkit.plan.recipe import Stage
 from tlkit.progress import Deadline, log
 from tlkit.stats import log_loss
 from tlkit.training.fit import fit_stage
@@ -86,7 +87,7 @@ def _sources(
         return None
     source = training_source(plan, inputs, history, deadline)
     if source.features is None and not plan.augmentation.is_identity():
-        source = training_source(_with_stage(plan, augmented=False), inputs, history, deadline)
+        source = training_source(_with_stage(plan, replace(plan.stage, augmented=False)), inputs, history, deadline)
         if source.features is not None:
             history.note(
                 f"stage {plan.number}: the head is solved on the images without augmentation, as the caches have no "
@@ -99,12 +100,13 @@ def _trained_longer(plan: StagePlan, images: int) -> StagePlan:
     """Return the plan with enough epochs for gradient descent on this many images; it ends when nothing improves."""
     steps = math.ceil(images / plan.recipe.batch_size)
     epochs = max(plan.stage.epochs, math.ceil(FEWEST_STEPS / steps))
-    return _with_stage(plan, epochs=epochs, patience=plan.stage.patience or FALLBACK_PATIENCE)
+    patience = plan.stage.patience or FALLBACK_PATIENCE
+    return _with_stage(plan, replace(plan.stage, epochs=epochs, patience=patience))
 
 
-def _with_stage(plan: StagePlan, **changes: Any) -> StagePlan:
+def _with_stage(plan: StagePlan, stage: Stage) -> StagePlan:
     stages = list(plan.recipe.stages)
-    stages[plan.number - 1] = replace(plan.stage, **changes)
+    stages[plan.number - 1] = stage
     return replace(plan, recipe=replace(plan.recipe, stages=tuple(stages)))
 
 
