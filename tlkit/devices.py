@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from tlkit.progress import log
 
 T = TypeVar("T")
-
-BFLOAT16_SINCE = (8, 0)  # the compute capability of Ampere, the first of NVIDIA's GPUs with bfloat16 (CUDA C++ guide)
 
 
 def while_memory_lasts(work: Callable[[int], T], batch_size: int) -> T:
@@ -56,6 +54,17 @@ def _device() -> str:
     return f"GPU, {', '.join(names)}"
 
 
+def _precision(asked: str) -> str:
+    """Return the Keras dtype policy for a recipe's precision.
+
+    "auto" is float32 on a CPU, and on a GPU what it computes fast: mixed_bfloat16 from compute capability 8.0 on, which
+    has the range of float32 and needs no scaling of the loss; mixed_float16 from 7.0 on; else float32.
+    """
+    if asked != "auto":
+        return asked
+    return _policy_of(_compute_capabilities())
+
+
 def _compute_capabilities() -> list[tuple[int, int] | None]:
     """Return the CUDA compute capability of each GPU that Keras' backend uses; None for one that does not tell."""
     import keras
@@ -67,26 +76,27 @@ def _compute_capabilities() -> list[tuple[int, int] | None]:
         return [_capability(one) for one in told]
     import tensorflow as tf
 
-    details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
+    details = [tf.config.experimental.get_device_details(one) for one in tf.config.list_physical_devices("GPU")]
     return [one.get("compute_capability") for one in details]
 
 
 def _capability(text: str | None) -> tuple[int, int] | None:
-    """Parse a compute capability such as "8.0", as JAX gives it; None for another text, such as AMD's "gfx90a"."""
+    """Parse a compute capability as JAX gives it.
+
+    >>> _capability("8.0"), _capability("gfx90a")
+    ((8, 0), None)
+    """
     found = re.fullmatch(r"(\d+)\.(\d+)", text or "")
     return (int(found[1]), int(found[2])) if found else None
 
 
-def _precision(asked: str) -> str:
-    """Return the Keras dtype policy for a recipe's precision; "auto" depends on the device.
+def _policy_of(capabilities: Sequence[tuple[int, int] | None]) -> str:
+    """The precision that all GPUs compute fast. capabilities: (major, minor) of each, None where it is unknown.
 
-    On GPUs that all compute in bfloat16 (NVIDIA's from compute capability 8.0, Ampere, on) it is mixed_bfloat16, whose
-    range is that of float32, so that no gradient underflows. On other GPUs it is mixed_float16, with loss scaling.
+    >>> _policy_of([]), _policy_of([(7, 5)]), _policy_of([(9, 0), (8, 0)]), _policy_of([(8, 0), (7, 0)])
+    ('float32', 'mixed_float16', 'mixed_bfloat16', 'mixed_float16')
     """
-    if asked != "auto":
-        return asked
-    capabilities = _compute_capabilities()
     if not capabilities:
         return "float32"
-    bfloat16 = all(one is not None and one >= BFLOAT16_SINCE for one in capabilities)
-    return "mixed_bfloat16" if bfloat16 else "mixed_float16"
+    least = min(one or (7, 0) for one in capabilities)
+    return "mixed_bfloat16" if least >= (8, 0) else "mixed_float16" if least >= (7, 0) else "float32"

@@ -12,7 +12,14 @@ from scipy.special import softmax
 from tests.conftest import write_folder
 from tests.tiny import tiny_file
 from tlkit import SpecError
-from tlkit.evaluation.calibration import bake, calibration_error_of, fit_temperature, temper
+from tlkit.evaluation.calibration import (
+    bake,
+    bake_without_prior,
+    calibration_error_of,
+    fit_temperature,
+    temper,
+    without_prior,
+)
 from tlkit.evaluation.refusal import coverage_and_risk, refusal_threshold
 from tlkit.stats import expected_calibration_error, log_loss
 
@@ -194,3 +201,30 @@ def test_a_share_of_errors_outside_0_to_1_is_refused_before_anything_is_read(sha
     (tmp_path / "data").mkdir()
     with pytest.raises(SpecError, match="`max_error` is"):
         finetune(tmp_path / "data", backbone="nano", max_error=share)
+
+
+def test_without_the_classes_shares_a_rare_class_is_found() -> None:
+    """Two classes whose probabilities are right for shares of 95 and 5 %: freed from them, recalls become equal."""
+    random = np.random.default_rng(6)
+    labels = (random.random(20_000) < 0.05).astype(int)
+    logit = 4 * (labels + random.normal(0, 0.5, 20_000) - 0.5) + np.log(0.05 / 0.95)
+    probabilities = softmax(np.stack([-logit, logit], axis=1) / 2, axis=-1)
+    recalls = [
+        [(found.argmax(1) == labels)[labels == one].mean() for one in (0, 1)]
+        for found in (probabilities, without_prior(probabilities, np.array([0.95, 0.05])))
+    ]
+    assert recalls[0][1] < 0.5 and recalls[1][1] == pytest.approx(recalls[1][0], abs=0.03)
+
+
+def test_a_model_is_freed_from_the_classes_shares_as_its_probabilities_are() -> None:
+    import keras
+
+    from tlkit import build_classifier
+
+    keras.utils.set_random_seed(0)
+    model, shares = build_classifier(tiny_file(), 3), np.array([0.7, 0.3, 0.0])
+    pixels = np.random.default_rng(7).integers(0, 256, (4, 32, 32, 3), "uint8")
+    before = model.predict(pixels, verbose=0)
+    bake_without_prior(model, shares)
+    assert np.allclose(model.predict(pixels, verbose=0), without_prior(before, shares), atol=1e-6)
+    assert not np.allclose(before, without_prior(before, shares), atol=1e-2)

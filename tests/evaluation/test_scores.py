@@ -30,6 +30,16 @@ def test_log_loss_is_scikit_learns() -> None:
     assert log_loss(probabilities, labels) == pytest.approx(expected, rel=1e-6)
 
 
+def test_balanced_accuracy_and_the_area_under_the_curve_are_scikit_learns() -> None:
+    random = np.random.default_rng(1)
+    probabilities, labels = random.dirichlet(np.ones(4), 300), random.integers(0, 4, 300)
+    found = evaluate(probabilities, labels, list("abcd"))
+    assert found["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(labels, probabilities.argmax(1)))
+    expected = metrics.roc_auc_score(labels, probabilities, multi_class="ovr", average="macro")
+    assert found["roc_auc"] == pytest.approx(expected)
+    assert evaluate(probabilities, np.zeros(300, int), list("abcd"))["roc_auc"] is None
+
+
 def test_a_class_without_images_does_not_lower_macro_f1() -> None:
     found = evaluate(PROBABILITIES[:2], LABELS[:2], ["a", "b", "c"])
     assert found["macro_f1"] == 1.0 and found["per_class"]["c"]["support"] == 0

@@ -47,7 +47,7 @@ from tlkit.finetuning.demo import demo
 from tlkit.folders import FILES, OPTIONAL_FILES, REPORT_FILES
 from tlkit.plan.decision import Decision
 from tlkit.plan.job import Job
-from tlkit.runs.folder import METRICS, Run
+from tlkit.runs.folder import METRICS
 from tlkit.runs.reading import parity_sample
 
 QUICK = Recipe("quick", stages=(Stage(2, 1e-3),), batch_size=8)
@@ -178,18 +178,19 @@ def test_only_training_images_are_trained_on(
 
 
 @pytest.mark.slow
-def test_a_spoiled_cache_of_features_fails_the_proof(folder: Path, tmp_path: Path, tiny: dict[str, Any]) -> None:
+def test_a_spoiled_cache_of_features_changes_no_number(folder: Path, tmp_path: Path, tiny: dict[str, Any]) -> None:
     write_folder(folder, start=8000)  # pictures that no other test has cached
     recipe = Recipe("test", stages=(Stage(epochs=20, learning_rate=1e-2),), batch_size=8)
     before = cached_features()
-    finetune(folder, **tiny, recipe=recipe, out=tmp_path / "one", report=False)
-    for file in cached_features() - before:
+    first = finetune(folder, **tiny, recipe=recipe, out=tmp_path / "one", report=False)
+    spoiled = cached_features() - before
+    assert spoiled
+    for file in spoiled:
         rows = np.load(file, mmap_mode="r+")
         rows[...] = np.roll(rows, 5, axis=-1)
         rows.flush()
-    with pytest.raises(ParityError, match="not this model's"):
-        finetune(folder, **tiny, recipe=recipe, out=tmp_path / "two", report=False)
-    assert not Run(tmp_path / "two").finished
+    second = finetune(folder, **tiny, recipe=recipe, out=tmp_path / "two", report=False)
+    assert first.read_table("predictions.csv").equals(second.read_table("predictions.csv"))
 
 
 def cached_features() -> set[Path]:

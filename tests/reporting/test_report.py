@@ -84,6 +84,7 @@ def test_the_page_has_its_sections_and_needs_nothing_else(run_folder: Path) -> N
     said = " ".join(page.words)
     accuracy = open_run(run_folder).metrics["validation"]["accuracy"]
     assert f"{accuracy:.1%}" in said and "What to do next" in said
+    assert f"{open_run(run_folder).metrics['estimate']['accuracy']:.1%} of new images like these" in said
 
 
 def test_the_learning_curves_are_of_training_and_of_validation_images(run_folder: Path) -> None:

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from tests.training.test_training import BACKBONE, examples, recipe, tiny
-from tlkit import Stage
+from tlkit import Stage, build_classifier
 from tlkit.devices import _precision
 from tlkit.features.extract import extract_features, prefix_key
 from tlkit.models.blocks import cut
 from tlkit.plan.recipe import Unfreeze
 from tlkit.training import fit, optimizers
 from tlkit.training.learning_rate import Sweep, lr_find
-from tlkit.training.optimizers import find_loss_scale, make_optimizer, with_loss_scale
+from tlkit.training.optimizers import HEADROOM, find_loss_scale, make_optimizer, with_loss_scale
 from tlkit.training.train import train
 
 RATE = 1000.0  # of plain gradient descent: the first update divided by it is the gradient
@@ -63,6 +63,43 @@ def test_small_gradients_are_those_of_float32_whatever_is_frozen(
     assert (found[exact != 0] != 0).mean() > 0.999, "gradients underflowed"
 
 
+SOLVED = Stage(1, 1e-3, solver="logistic", strength=10.0)  # small gradients, which vanish in float16
+
+
+def moved(precision: str, unfreeze: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[np.ndarray, Any]:
+    """By how much one epoch of plain gradient descent moves the weights of the blocks, and the optimizer."""
+    kept: list[keras.Model] = []
+    compile_model = keras.Model.compile
+
+    def spy(self: keras.Model, *args: Any, **settings: Any) -> None:
+        kept.append(self)
+        compile_model(self, *args, **settings)
+
+    monkeypatch.setattr(keras.Model, "compile", spy)
+    model = build_classifier(BACKBONE, 3, precision=precision, seed=1)
+    weights: list[np.ndarray] = []
+    pool = examples(24, 6301)
+    stage = Stage(1, 1e-2, unfreeze=unfreeze, optimizer="sgd")
+    begins = train(model, BACKBONE, recipe(SOLVED, precision=precision, monitor="last"), pool, pool, seed=2)
+    assert begins.rows
+    before = [np.array(one) for one in model.get_weights()]
+    train(model, BACKBONE, recipe(stage, precision=precision, monitor="last"), pool, pool, seed=2)
+    weights = [after - earlier for after, earlier in zip(model.get_weights(), before, strict=True)]
+    return np.concatenate([one.ravel() for one in weights]), kept[-1].optimizer
+
+
+@pytest.mark.parametrize("unfreeze", [1, "all"])
+def test_half_precision_moves_the_weights_as_float32_does(unfreeze: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    full, optimizer = moved("float32", unfreeze, monkeypatch)
+    assert not isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    for precision, scaled, likeness in (("mixed_float16", True, 0.99), ("mixed_bfloat16", False, 0.95)):
+        half, optimizer = moved(precision, unfreeze, monkeypatch)
+        assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer) == scaled, precision
+        cosine = float(full @ half / np.linalg.norm(full) / np.linalg.norm(half))
+        assert cosine > likeness, (precision, cosine)
+        assert np.linalg.norm(half) == pytest.approx(np.linalg.norm(full), rel=0.05), precision
+
+
 def trained(monkeypatch: pytest.MonkeyPatch, scale: float, stage: Stage) -> tuple[keras.Model, Any, Any]:
     """A model trained in float16, with the loss scale that is tried first; its history; and its optimizer."""
     monkeypatch.setattr(optimizers, "LOSS_SCALE", scale)
@@ -80,7 +117,7 @@ def test_no_step_is_skipped_though_the_loss_scale_began_too_high(
 ) -> None:
     _, history, optimizer = trained(monkeypatch, 2.0**24, Stage(2, 1e-3, unfreeze=unfreeze, warmup=1))
     assert int(optimizer.iterations) == 2 * 2  # epochs, batches
-    assert 1 <= float(optimizer.dynamic_scale) < 2.0**24
+    assert 1 <= float(optimizer.dynamic_scale) < 2.0**24 / HEADROOM
     assert history.rows[0]["loss"] != history.rows[1]["loss"]
 
 
@@ -117,11 +154,16 @@ def test_an_average_of_weights_is_never_zero_where_all_steps_were_skipped(monkey
         np.testing.assert_allclose(one, before, rtol=1e-6)
 
 
-def test_an_average_begins_at_the_weights() -> None:
-    variable = keras.Variable(np.array([4.0, -2.0], "float32"))
-    optimizer = make_optimizer(Stage(1, 1.0, optimizer="sgd", ema=0.9), 1, {})
-    optimizer.build([variable])
-    np.testing.assert_array_equal(optimizer._model_variables_moving_average[0], [4.0, -2.0])
+def test_an_average_of_weights_begins_at_the_weights_even_if_every_step_is_skipped() -> None:
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, kernel_initializer="ones")])
+    optimizer = keras.optimizers.LossScaleOptimizer(make_optimizer(Stage(1, 0.1, ema=0.9), 1, {}))
+    optimizer.build(model.trainable_variables)
+    gradients = [keras.ops.full(variable.shape, np.inf) for variable in model.trainable_variables]
+    optimizer.apply(gradients, model.trainable_variables)
+    averages = optimizer.inner_optimizer._model_variables_moving_average
+    assert np.array_equal(model.get_weights()[0], np.ones((2, 3))), "the step was skipped"
+    for average, variable in zip(averages, model.trainable_variables, strict=True):
+        assert np.array_equal(np.array(average), np.array(variable))
 
 
 def test_the_rate_of_a_scaled_optimizer_can_be_followed_and_lowered() -> None:
@@ -170,6 +212,7 @@ def test_features_of_one_precision_are_not_taken_for_those_of_another() -> None:
         ([(12, 0)], "mixed_bfloat16"),
         ([(9, 0), (7, 0)], "mixed_float16"),
         ([None], "mixed_float16"),
+        ([(6, 1)], "float32"),
     ],
 )
 def test_the_default_precision_is_bfloat16_on_gpus_that_compute_in_it(

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from tlkit.data.dataset import Dataset
 
 
+BACKBONE = "the backbone"  # of what was chosen
+
+
 @dataclass(frozen=True)
 class Judged:
     """A classifier that is ready for deployment, and its scores.
@@ -172,7 +175,8 @@ def _estimate(plan: Plan, images: ImageSet, probabilities: dict[str, np.ndarray]
     decision = plan.decision("recipe")
     cross_fitted = decision.evidence.get("cross_fitted") if decision else None
     if cross_fitted and "test" not in probabilities:
-        return Estimate(**cross_fitted).to_dict(images.class_names)
+        compared = [name for name in _also_chose(plan) if name == BACKBONE]
+        return Estimate(**{**cross_fitted, "also_chose": compared}).to_dict(images.class_names)
     split = "test" if "test" in probabilities else "validation"
     part = images.part(split)
     labels = part.labels()
@@ -192,7 +196,7 @@ def _also_chose(plan: Plan) -> list[str]:
     stages = plan.recipe.stages
     chose = []
     if "compared" in decisions.get("backbone", {}):
-        chose.append("the backbone")
+        chose.append(BACKBONE)
     if decisions.get("recipe", {}).get("contenders"):
         chose.append("the recipe")
     if any(stage.solver != "gradient" and stage.strength is None for stage in stages):

@@ -202,8 +202,8 @@ class Recipe:
     prior_shift: whether the trained model predicts as if all classes were equally common (see
         `tlkit.evaluation.calibration.without_prior`), for imbalanced data. It has no effect in `tlkit.train`, only in
         `tlkit.finetune`.
-    precision: "auto" = mixed_bfloat16 on a GPU that computes in it (NVIDIA's from Ampere on), mixed_float16 on another,
-        and float32 on a CPU; or a Keras dtype policy.
+    precision: "auto" = float32 on a CPU, and on a GPU mixed_bfloat16 where it has it, else mixed_float16; or a Keras
+        dtype policy.
     monitor: the validation metric that decides which weights are best, "val_loss" (the log loss, without label
         smoothing and regularizers) or "val_accuracy"; the other breaks ties. "last" keeps the last epoch's weights
         whatever the metrics are: for schedules that end at a learning rate of zero, and for validation splits that are

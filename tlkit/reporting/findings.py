@@ -268,6 +268,12 @@ class Record:
         )
 
     @property
+    def estimate(self) -> str:
+        """The estimate of the accuracy on new images, as a sentence; "" for a run of an earlier version."""
+        found = self._metrics.get("estimate")
+        return found["sentence"] if found else ""
+
+    @property
     def temperature(self) -> Temperature | None:
         """None where none was fitted, as for an ensemble."""
         found = self._metrics.get("calibration")

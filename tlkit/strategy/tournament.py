@@ -226,22 +226,22 @@ class Tournament:
     def _judged(self, one: Contender, found: np.ndarray, asked: np.ndarray) -> None:
         """Set what a contender predicted, and choose whether it is freed from the classes' shares.
 
-        It is, if it is then better by the criterion. But it is not if it is then clearly less accurate, unless it was
-        no more accurate than always predicting the commonest class.
+        It is, if it is then better by the criterion. But it is not if it is then less accurate by more than the
+        standard error of the paired difference, unless it was no more accurate than always predicting the commonest
+        class.
 
         asked: which of the held-out images, bool.
         """
         labels = self.table.labels[self.table.held_out[asked]]
         one.probabilities, one.loss = found, log_loss(found, labels)
-        correct = [self.criterion.served(found, labels, shares).argmax(1) == labels for shares in self._ways]
-        chosen = min(
-            range(len(correct)),
-            key=lambda way: self.criterion.loss(self.criterion.served(found, labels, self._ways[way]), labels),
-        )
+        served = [self.criterion.served(found, labels, shares) for shares in self._ways]
+        correct = [one_way.argmax(1) == labels for one_way in served]
+        chosen = min(range(len(served)), key=lambda way: self.criterion.loss(served[way], labels))
         commonest = labels == np.bincount(labels).argmax()
         useful = correct[0].mean() > commonest.mean() and paired_p_value(correct[0], commonest) < AT_CHANCE
-        if chosen and useful and paired_p_value(correct[0], correct[chosen]) < AT_CHANCE:
-            chosen = 0 if correct[0].mean() > correct[chosen].mean() else chosen
+        if chosen and useful:
+            lost, error = paired_difference(correct[0], correct[chosen])
+            chosen = 0 if lost > CLEARLY * error else chosen
         one.shares = self._ways[chosen]
         one.recipe = dataclasses.replace(one.recipe, prior_shift=one.shares is not None)
         one.correct = self._no_answers()
@@ -274,7 +274,8 @@ class Tournament:
         found = choose_strength(np.concatenate(rows, axis=1), table.labels, table.folds, table.classes, solver=solver)
         recipe = Recipe(
             name,
-            stages=(Stage(1, 1e-3, solver="logistic", strength=found.strength),),
+            # epochs, rate and patience count only where the cache has no room for the features that it is solved on
+            stages=(Stage(20, 1e-3, patience=4, solver="logistic", strength=found.strength),),
             head=Head(taps=taps),
             batch_size=self.job.batch_size or 32,
             class_weights=weights,

@@ -12,6 +12,7 @@ from tlkit.plan.recipe import Stage
 
 LOSS_SCALE = 2.0**15  # the first that is tried; Keras' default
 SCALE_TRIALS = 16  # each halves the loss scale, until it is 1
+HEADROOM = 16.0  # by which the gradients of other batches may be larger than those of the batch that was tried
 
 
 def rate_factors(model: keras.Model, backbone: Backbone, stage: Stage) -> dict[str, float]:
@@ -93,7 +94,9 @@ def with_loss_scale(optimizer: keras.optimizers.Optimizer, model: keras.Model) -
 
 
 def find_loss_scale(model: keras.Model, batch: tuple[Any, ...]) -> None:
-    """Lower the loss scale until the gradients of a batch are finite, so that no first steps of a stage are skipped.
+    """Lower the loss scale until the gradients of a batch are finite, and by HEADROOM more.
+
+    So the first steps of a stage are not skipped, and a short stage moves in its warm-up.
 
     The model's weights and the optimizer's other variables stay as they are. Without a loss scale nothing is done.
 
@@ -110,7 +113,7 @@ def find_loss_scale(model: keras.Model, batch: tuple[Any, ...]) -> None:
     model.set_weights(weights)
     for variable, value in zip(optimizer.variables, variables, strict=True):
         variable.assign(value)
-    optimizer.dynamic_scale.assign(scale)
+    optimizer.dynamic_scale.assign(max(scale / HEADROOM, 1.0))
 
 
 class _OneBatch(keras.utils.PyDataset):

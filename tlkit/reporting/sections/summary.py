@@ -7,6 +7,7 @@ from tlkit.reporting.page import Section, fill
 from tlkit.words import counted
 
 TEMPLATE = """
+{% if estimate %}<p><b>{{ estimate }}.</b></p>{% endif %}
 <div class="tiles">{% for name, value, about in tiles %}
 <div class="tile"><small>{{ name }}</small><b>{{ value }}</b><small>{{ about }}</small></div>
 {% endfor %}</div>
@@ -20,7 +21,12 @@ WRONG = 0.02  # share of labels that are probably wrong above which they come fi
 
 
 def render(findings: Findings) -> Section:
-    values = {"tiles": _tiles(findings), "recipe": _recipe(findings), "steps": next_steps(findings)}
+    values = {
+        "estimate": findings.record.estimate,
+        "tiles": _tiles(findings),
+        "recipe": _recipe(findings),
+        "steps": next_steps(findings),
+    }
     return Section("summary", "Summary", fill(TEMPLATE, values))
 
 
