@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -61,10 +62,32 @@ def _precision(asked: str) -> str:
     """
     if asked != "auto":
         return asked
+    return _policy_of(_compute_capabilities())
+
+
+def _compute_capabilities() -> list[tuple[int, int] | None]:
+    """Return the CUDA compute capability of each GPU that Keras' backend uses; None for one that does not tell."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        told = [getattr(one, "compute_capability", None) for one in jax.local_devices() if one.platform == "gpu"]
+        return [_capability(one) for one in told]
     import tensorflow as tf
 
     details = [tf.config.experimental.get_device_details(one) for one in tf.config.list_physical_devices("GPU")]
-    return _policy_of([one.get("compute_capability") for one in details])
+    return [one.get("compute_capability") for one in details]
+
+
+def _capability(text: str | None) -> tuple[int, int] | None:
+    """Parse a compute capability as JAX gives it.
+
+    >>> _capability("8.0"), _capability("gfx90a")
+    ((8, 0), None)
+    """
+    found = re.fullmatch(r"(\d+)\.(\d+)", text or "")
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def _policy_of(capabilities: Sequence[tuple[int, int] | None]) -> str:

@@ -12,11 +12,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from tests.training.test_training import BACKBONE, examples, recipe, tiny, weights_by_path
-from tlkit import Head, Recipe, Stage, finetune
+from tlkit import Augmentation, Head, Recipe, Stage, finetune
 from tlkit.errors import NameUnknown, SpecError
 from tlkit.evaluation.predict import predict_probabilities
 from tlkit.features.folds import ALWAYS_TRAINING, solving_folds
-from tlkit.features.linear import STRENGTHS, LinearHead, Solver, choose_strength, solve
+from tlkit.features.linear import STRENGTHS, LinearHead, Solver, choose_strength, solve, tolerance_for
 from tlkit.stats import log_loss
 from tlkit.training.train import train
 
@@ -147,12 +147,85 @@ def test_a_given_strength_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert history.rows[0]["strength"] == 0.003
 
 
+@pytest.fixture(scope="module")
+def many() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """300 classes of 8 rows, and another 4 of each: features and labels."""
+    random, labels = np.random.default_rng(6345), np.repeat(np.arange(300), 12)
+    rows = (0.35 * random.normal(size=(300, 96))[labels] + random.normal(size=(3600, 96)) / 2).astype("float32")
+    first = np.tile(np.arange(12) < 8, 300)
+    return rows[first], labels[first], rows[~first], labels[~first]
+
+
+def test_the_tolerance_falls_with_the_classes_beyond_tens_of_them() -> None:
+    assert [tolerance_for(classes) for classes in (2, 10, 30)] == [1e-4] * 3  # scikit-learn's
+    assert tolerance_for(1000) == pytest.approx(3e-6)
+
+
+def test_hundreds_of_classes_are_solved_as_far_as_tens_are(many: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exact solution is compared with; with one tolerance for any number of classes, the head is far from it."""
+    rows, labels, others, _ = many
+    found = {}
+    for name, tolerance in (("exact", 1e-8), ("scaled", tolerance_for(300)), ("fixed", 1e-4)):
+        monkeypatch.setattr("tlkit.features.linear.tolerance_for", lambda classes, one=tolerance: one)
+        found[name] = solve(rows, labels, 300, strength=1.0).probabilities(others)
+    distance = {name: np.abs(found[name] - found["exact"]).sum(1).mean() for name in ("scaled", "fixed")}
+    assert distance["scaled"] < 0.02 < distance["fixed"]
+
+
+def test_with_hundreds_of_classes_the_outputs_are_scaled_to_probabilities(many: Any) -> None:
+    rows, labels, others, true = many
+    raw, scaled = (solve(rows, labels, 300, strength=0.1, validation=held) for held in (None, (others, true)))
+    losses = [log_loss(one.probabilities(others), true) for one in (raw, scaled)]
+    assert losses[1] < losses[0] - 0.1
+    assert (raw.probabilities(others).argmax(1) == scaled.probabilities(others).argmax(1)).all()
+    assert not Solver().scales(99) and Solver().scales(100) and Solver("svm").scales(2)
+
+
+def test_an_edge_of_the_values_of_c_is_named(said: list[str]) -> None:
+    random, labels = np.random.default_rng(6346), np.arange(60) % 3
+    rows, folds = random.normal(size=(60, 4)).astype("float32"), np.arange(60) // 3 % 5
+    assert choose_strength(rows, labels, folds, 3).edge == "smallest"  # noise: the strongest penalty is best
+    clear = rows + 9 * np.eye(3, 4, dtype="float32")[labels]
+    assert choose_strength(clear, labels, folds, 3).edge == "largest"
+    assert choose_strength(clear, labels, folds, 3, strengths=(0.1,)).edge == ""
+    train(tiny(seed=6), BACKBONE, recipe(Stage(1, 1e-3, solver="logistic")), examples(24, 6347), examples(12, 6348))
+    assert any("the largest that was tried" in line for line in said)
+
+
+def test_a_given_strength_counts_an_image_once_however_many_views_it_has() -> None:
+    """Views that are all the same image must not change the head."""
+    kernels = []
+    for views in (1, 4):
+        model, again = tiny(seed=6), Augmentation(brightness=(0.0, 1e-9))
+        stage = Stage(1, 1e-3, solver="logistic", strength=0.003)
+        plan = recipe(stage, monitor="last", augmentation=again, views=views)
+        history = train(model, BACKBONE, plan, examples(24, 6340), examples(12, 6341))
+        assert history.rows[0]["strength"] == pytest.approx(0.003)
+        kernels.append(model.get_layer("predictions").kernel.numpy())
+    np.testing.assert_allclose(*kernels, rtol=0.02, atol=1e-4)
+
+
+def test_without_room_for_augmented_views_a_head_is_solved_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tlkit.cache.Cache.has_room_for", lambda cache, needed: needed <= 24 * 4 * 32)
+    stage = Stage(1, 1e-3, solver="logistic", strength=0.1)
+    plan = recipe(stage, augmentation=Augmentation(brightness=(-0.1, 0.1)), views=4)
+    model, plain = tiny(seed=6), tiny(seed=6)
+    history = train(model, BACKBONE, plan, examples(24, 6342), examples(12, 6343))
+    train(plain, BACKBONE, recipe(stage), examples(24, 6342), examples(12, 6343))
+    (note,) = history.notes
+    assert "without augmentation" in note and "4 augmented views" in note
+    assert history.rows[0]["strength"] == 0.1
+    np.testing.assert_allclose(*(one.get_layer("predictions").kernel.numpy() for one in (model, plain)), rtol=1e-5)
+
+
 def test_without_room_for_features_a_solving_stage_trains_instead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tlkit.cache.Cache.has_room_for", lambda *a: False)
+    monkeypatch.setattr("tlkit.training.solve.FEWEST_STEPS", 6)
     history = train(
-        tiny(seed=6), BACKBONE, recipe(Stage(2, 1e-2, solver="logistic")), examples(24, 132), examples(12, 133)
+        tiny(seed=6), BACKBONE, recipe(Stage(1, 1e-2, solver="logistic")), examples(24, 132), examples(12, 133)
     )
     assert len(history.rows) == 2 and any("limit" in note for note in history.notes)
+    assert any("by gradient descent, not solved" in note for note in history.notes)
 
 
 def test_solving_what_is_no_linear_head_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -25,6 +26,7 @@ from tlkit.training.callbacks import (
     StopOnNaN,
     StopWithoutImprovement,
     TooLong,
+    ValidateByLogLoss,
 )
 from tlkit.training.history import History, Stopwatch
 from tlkit.training.monitor import improves
@@ -244,6 +246,32 @@ def test_a_passed_deadline_ends_an_epoch_only_if_one_was_done_before(trained_bef
     assert model.stop_training is trained_before
     stop.on_epoch_end(1, scores())
     assert history.notes == ["stage 2 ended after epoch 2: the time limit was reached"]
+
+
+@pytest.mark.parametrize("within_epoch", [True, False])
+def test_a_stage_cut_by_its_deadline_says_so_though_its_last_epoch_was_not_its_best(
+    within_epoch: bool, model: keras.Model
+) -> None:
+    history, deadline = History(), SimpleNamespace(over=False)
+    patient, stop = StopWithoutImprovement("val_loss", 10), StopAtDeadline(deadline, history, 2)  # type: ignore[arg-type]
+    for callback in (patient, stop):
+        callback.set_model(model)
+        callback.on_train_begin()
+    for number, loss in enumerate([0.5, 0.9, 1.3]):
+        deadline.over = number == 2
+        if within_epoch:
+            stop.on_train_batch_end(0, {"loss": 1.0})
+        for callback in (patient, stop):
+            callback.on_epoch_end(number, scores(loss=loss))
+        add(history, best=number == 0)
+    assert model.stop_training and history.cut_short
+    assert history.notes == ["stage 2 ended after epoch 3: the time limit was reached"]
+
+
+def test_an_epochs_validation_loss_is_its_log_loss() -> None:
+    logs = {"loss": 1.5, "log_loss": 1.0, "val_loss": 1.6, "val_log_loss": 1.1, "val_accuracy": 0.5}
+    ValidateByLogLoss().on_epoch_end(0, logs)
+    assert logs == {"loss": 1.5, "val_loss": 1.1, "val_accuracy": 0.5}
 
 
 def test_a_deadline_is_not_blamed_for_what_patience_ended(model: keras.Model) -> None:

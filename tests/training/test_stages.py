@@ -11,7 +11,8 @@ import pytest
 
 from tests.tiny import tiny_file
 from tests.training.test_training import BACKBONE, examples, recipe, tiny, weights_by_path
-from tlkit import Augmentation, Head, Stage, cut, evaluate_run, finetune, set_trainable
+from tlkit import Augmentation, Head, Stage, build_classifier, cut, evaluate_run, finetune, set_trainable
+from tlkit.backbones import find_backbone
 from tlkit.cache import in_memory
 from tlkit.errors import SpecError
 from tlkit.evaluation.predict import predict_probabilities
@@ -56,6 +57,39 @@ def test_cutmix_labels_are_the_share_of_each_image() -> None:
         found = np.stack([(images == one).mean((1, 2, 3)) for one in range(3)], axis=1)
         np.testing.assert_allclose(labels, found, atol=1e-5)
     assert images.dtype == np.uint8
+
+
+def test_recalibration_sees_images_that_are_not_mixed() -> None:
+    values = np.arange(4.0).repeat(2).reshape(4, 2)
+    batches = Batches([[in_memory(values)]], Targets(np.arange(4) % 2, 2), batch_size=4, mixup=1.0, seed=6332)
+    assert np.array_equal(batches.unmixed(0), values) and not np.array_equal(batches[0][0], values)
+    data, found = examples(16, 6333), []
+    for mixup in (0.0, 1.0):
+        model = tiny(seed=2)
+        stage = Stage(1, 1e-9, unfreeze=1, batch_norm="recalibrated", optimizer="sgd", mixup=mixup)
+        train(model, BACKBONE, recipe(stage, monitor="last"), data, examples(6, 6334))
+        found.append(weights_by_path(model)["bn_32/moving_variance"])
+    np.testing.assert_allclose(*found, rtol=1e-4)
+
+
+@pytest.mark.parametrize("what", ["regularizers", "label smoothing"])
+def test_a_stage_after_a_solved_head_is_judged_by_the_log_loss_alone(what: str, tmp_path: Path) -> None:
+    """The penalties of an own backbone are as large as the log loss, and the solved head's score has none."""
+    backbone, head = BACKBONE, Head(label_smoothing=0.5 if what == "label smoothing" else 0.0)
+    if what == "regularizers":
+        inputs = keras.Input((32, 32, 3))
+        x = keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
+        x = keras.layers.Conv2D(8, 3, strides=2, kernel_regularizer=keras.regularizers.L2(0.1), name="conv")(x)
+        keras.Model(inputs, keras.layers.Activation("relu", name="relu")(x)).save(tmp_path / "own.keras")
+        backbone = find_backbone(str(tmp_path / "own.keras"))
+    model = build_classifier(backbone, 3, head=head, seed=2)
+    first = Stage(1, 1e-3) if what == "label smoothing" else SOLVED
+    stages = recipe(first, Stage(2, 1e-4, unfreeze="all"), head=head)
+    validation = examples(12, 6336)
+    history = train(model, backbone, stages, examples(24, 6335), validation)
+    final = log_loss(predict_probabilities(model, validation.pixels, batch_size=8), validation.labels)
+    assert history.best is not None and history.best["stage"] == 2
+    assert history.best["val_loss"] == pytest.approx(final, abs=1e-4)
 
 
 def test_validation_is_not_mixed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -449,6 +449,21 @@ def test_layer_decay_scales_each_blocks_step(optimizer: str) -> None:
     assert steps[True][1] == pytest.approx(steps[False][1])
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_weight_decay_follows_the_layers_rate_and_leaves_vectors_alone(optimizer: str) -> None:
+    """With gradients of zero, a step is the decay alone: rate * factor * weight_decay of the value."""
+    names = ("deep", "top", "bias")
+    deep, top = (keras.Variable(np.full((2, 3), 2.0, "float32"), name=name) for name in names[:2])
+    bias = keras.Variable(np.full(3, 2.0, "float32"), name="bias")
+    variables = [deep, top, bias]
+    one = make_optimizer(Stage(1, 0.1, optimizer=optimizer, weight_decay=0.5), 10, {deep.path: 0.25})
+    one.build(variables)
+    one.apply([keras.ops.zeros(variable.shape) for variable in variables], variables)
+    np.testing.assert_allclose(deep, 2 - 2 * 0.1 * 0.25 * 0.5, rtol=1e-6)
+    np.testing.assert_allclose(top, 2 - 2 * 0.1 * 0.5, rtol=1e-6)
+    np.testing.assert_array_equal(bias, 2.0)
+
+
 def test_layer_decay_falls_block_by_block() -> None:
     model = tiny()
     factors = rate_factors(model, BACKBONE, Stage(1, 1e-3, unfreeze="all", layer_decay=0.5))

@@ -81,9 +81,13 @@ def prefix_key(prefix: keras.Model) -> str:
 
 
 def _without_names(settings: Any) -> Any:
-    """Remove the settings that do not change a layer's outputs in inference: its name, and whether it trains."""
+    """Remove the settings that do not change a layer's outputs in inference: its name, and whether it trains.
+
+    A dtype policy, which is known by its name, stays.
+    """
     if isinstance(settings, dict):
-        return {key: _without_names(value) for key, value in settings.items() if key not in ("name", "trainable")}
+        kept = {key: value for key, value in settings.items() if key not in ("name", "trainable")}
+        return {key: value if key == "dtype" else _without_names(value) for key, value in kept.items()}
     return [_without_names(one) for one in settings] if isinstance(settings, list | tuple) else settings
 
 

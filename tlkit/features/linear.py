@@ -10,7 +10,7 @@ import functools
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,9 @@ from tlkit.features.folds import ALWAYS_TRAINING
 from tlkit.stats import log_loss
 
 STRENGTHS = tuple(float(c) for c in np.logspace(-5, 1, 7))  # values of C, the inverse of the L2 penalty
+MANY_CLASSES = 100  # from which the outputs of a logistic head are scaled too, see `Solver`
+TOLERANCE = 1e-4  # of the largest gradient at which the logistic solver ends; scikit-learn's default
+TOLERANCE_CLASSES = 30  # up to which it applies
 # See `Solver`. 0, 1/8, 1/4, 3/8 and 1/2 were tried on three data sets, several seeds and two sizes.
 BLOCK_SCALING = 0.25
 PATIENCE = 1  # values of C without improvement, after which larger ones (weaker penalties) are not tried
@@ -50,6 +53,8 @@ class CrossValidation:
         shape (held out, classes).
     loss: the log loss of these probabilities. losses: the log loss for each C that was tried.
     tried: the probabilities for each C that was tried.
+    edge: "smallest" or "largest" if `strength` is that of the values offered, so that a better one may lie beyond; else
+        "".
     """
 
     strength: float
@@ -57,15 +62,18 @@ class CrossValidation:
     loss: float
     losses: dict[float, float]
     tried: dict[float, np.ndarray] = field(default_factory=dict)
+    edge: str = ""
 
 
 @dataclass(frozen=True)
 class Solver:
     """How a head is solved, except for its C.
 
-    kind: "logistic", multinomial logistic regression with an L2 penalty by L-BFGS (Liu and Nocedal 1989); "svm", a
-        linear one-vs-rest SVM with the squared hinge loss (Fan et al. 2008, LIBLINEAR); or "ridge", least squares with
-        targets -1 and 1, in closed form (fast). The last two give margins, which are scaled to probabilities.
+    kind: "logistic", multinomial logistic regression with an L2 penalty by L-BFGS (Liu and Nocedal 1989), until no
+        gradient exceeds `tolerance_for`; "svm", a linear one-vs-rest SVM with the squared hinge loss (Fan et al. 2008,
+        LIBLINEAR); or "ridge", least squares with targets -1 and 1, in closed form (fast). The last two give margins,
+        which are scaled to probabilities; so are the outputs of "logistic" from 100 classes on, where the penalty that
+        ranks the classes best makes them too small.
     balanced: weight each class by n / (classes * n_class).
     sizes: the number of features of each tapped block, if there are several.
     standardise: False leaves the features' scales unchanged, for features whose scale carries meaning, such as
@@ -74,12 +82,33 @@ class Solver:
     Features are standardised for the solver. If there are several blocks, each block's features are also divided by the
     fourth root of their number. This is a compromise: without it, a block of 1,280 features would dominate one of 24;
     with the square root, both would have equal weight. The kernel of the returned head undoes both scalings.
+
+    Measured on 2026-11-26 on two synthetic problems of 1,000 classes, with 10 training images each, 2 that chose C, and
+    3 others (n = 3,000), before and with `tolerance_for` and scaling: C = 10 and 0.01, accuracy 67.6 and 76.0 %, log
+    loss 1.32 and 0.99, 119 and 50 s; and C = 1 and 0.01, accuracy 99.2 and 99.8 %, log loss 0.68 (0.02 with the best
+    temperature) and 0.003, 15 and 26 s. Larger values of C than those of STRENGTHS are not tried. With few images they
+    are worse: of 39 draws of 5 to 60 images a class from five data sets of 2 to 26 classes, features of `nano`, C = 10
+    was taken in 7, all of 5 a class; with 100 and 1,000 to choose from, the log loss rose in 6 of them, by 0.05 to
+    0.32.
     """
 
     kind: str = "logistic"
     balanced: bool = False
     sizes: tuple[int, ...] = ()
     standardise: bool = True
+
+    def scales(self, classes: int) -> bool:
+        """Whether the outputs are scaled to probabilities by one factor."""
+        return self.kind != "logistic" or classes >= MANY_CLASSES
+
+
+def tolerance_for(classes: int) -> float:
+    """Return the largest gradient at which the logistic solver ends.
+
+    The gradient is of the mean loss by one weight, which is smaller the more classes there are. So it is TOLERANCE up
+    to 30 classes, and falls as 1 / classes from there on.
+    """
+    return TOLERANCE * min(1.0, TOLERANCE_CLASSES / classes)
 
 
 LOGISTIC = Solver()
@@ -103,15 +132,15 @@ def solve(
         classes: number of classes; some may have no rows.
         strength: C, above 0.
         solver: which problem is solved.
-        validation: (features, labels) on which margins are scaled to probabilities; default the training rows. Not used
-            for a logistic head.
+        validation: (features, labels) on which outputs are scaled to probabilities, if the solver scales them; default
+            the training rows. A logistic head is scaled on given rows only: it fits the training rows too well.
     """
     space = _Space(features, solver.sizes, solver.standardise)
     head = _fit(_estimator(solver), space.rows, labels, classes, strength)
     kernel = space.basis @ head.kernel if space.basis is not None else head.kernel
     kernel = kernel / space.deviation[:, None]
     bias = head.bias - space.mean @ kernel
-    if solver.kind != "logistic":
+    if solver.scales(classes) and (validation is not None or solver.kind != "logistic"):
         held_out, true = validation if validation is not None else (features, labels)
         factor = _best_factor(held_out @ kernel + bias, true)
         kernel, bias = kernel * factor, bias * factor
@@ -142,14 +171,15 @@ def choose_strength(
     best: CrossValidation | None = None
     losses: dict[float, float] = {}
     tried: dict[float, np.ndarray] = {}
-    for strength in sorted(strengths):
+    offered = sorted(strengths)
+    for strength in offered:
         logits = np.zeros((len(labels), classes), "float32")
         for number in numbers:
             in_fold = folds == number
             head = _fit(estimators[number], space.rows[~in_fold], labels[~in_fold], classes, strength)
             logits[in_fold] = space.rows[in_fold] @ head.kernel + head.bias
         margins, true = logits[held_out], labels[held_out]
-        if solver.kind != "logistic":
+        if solver.scales(classes):
             margins = margins * _best_factor(margins, true)
         probabilities = softmax(margins, axis=-1)
         losses[strength], tried[strength] = log_loss(probabilities, true), probabilities
@@ -158,7 +188,8 @@ def choose_strength(
         elif list(losses).index(strength) - list(losses).index(best.strength) >= PATIENCE:
             break
     assert best is not None
-    return best
+    edge = {offered[0]: "smallest", offered[-1]: "largest"}.get(best.strength, "") if len(offered) > 1 else ""
+    return replace(best, edge=edge)
 
 
 class _Space:
@@ -208,6 +239,8 @@ def _fit(estimator: Any, rows: np.ndarray, labels: np.ndarray, classes: int, str
     with _one_thread(), warnings.catch_warnings():
         # if a weak penalty has not converged after 1,000 steps, a stronger one is better anyway
         warnings.filterwarnings("ignore", "(?s).*failed to converge.*")
+        if hasattr(estimator, "l1_ratio"):  # logistic regression
+            settings["tol"] = tolerance_for(len(present))
         estimator.set_params(**settings).fit(rows, labels)
     if len(present) == 2:  # a binary problem has one boundary: each class gets half of it
         normal, offset = np.ravel(estimator.coef_), np.ravel(estimator.intercept_)[0]

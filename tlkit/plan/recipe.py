@@ -88,7 +88,8 @@ class Stage:
         blocks: (2,) = block 2 and no other, 1 = the bottom one (surgical fine-tuning, Lee et al. 2023,
         arXiv:2210.11466).
     optimizer: "adam", "adamw" (decoupled weight decay, arXiv:1711.05101) or "sgd" (momentum 0.9).
-    weight_decay: for "adamw" and "sgd", 0 or more; not for "adam".
+    weight_decay: for "adamw" and "sgd", 0 or more; not for "adam". It is decoupled, follows `layer_decay`, and shrinks
+        kernels only, not biases and BatchNormalization.
     schedule: "constant"; "cosine" = cosine decay to zero; "plateau" = a fifth after two epochs without improvement.
     warmup: epochs over which the learning rate rises from zero, 0 or more; not with "plateau".
     layer_decay: factor of the learning rate from each block to the next one below, above 0 to 1 (discriminative
@@ -107,11 +108,12 @@ class Stage:
         midpoint, which often generalises better to images from other sources (WiSE-FT, Wortsman et al. 2022,
         arXiv:2109.01903). "chosen" takes the position with the lowest validation log loss, of 8 from 0 to 1.
     solver: "gradient" trains by gradient descent. "logistic" and "svm" solve a linear head on cached features (see
-        `tlkit.features.linear`); epochs and learning rate are then not used, unless the cache has no room for the
-        features.
+        `tlkit.features.linear`); epochs and learning rate are then not used. If the cache has no room for the features
+        of augmented images, those without augmentation are taken; if it has none for these either, the head is trained.
     augmented: whether this stage's training images are augmented, if the recipe has an augmentation.
-    strength: C, the inverse of the solver's L2 penalty, above 0; None = chosen from 7 values by cross-validation on the
-        training and validation images.
+    strength: C, the inverse of the solver's L2 penalty, above 0; None = chosen by cross-validation on the training and
+        validation images. The penalty is weighed against the sum over images, so an image counts once, however many
+        augmented views it has.
 
     >>> Stage(epochs=5, learning_rate=1e-4, unfreeze=2).schedule
     'constant'
@@ -202,9 +204,10 @@ class Recipe:
         `tlkit.finetune`.
     precision: "auto" = float32 on a CPU, and on a GPU mixed_bfloat16 where it has it, else mixed_float16; or a Keras
         dtype policy.
-    monitor: the validation metric that decides which weights are best, "val_loss" or "val_accuracy"; the other breaks
-        ties. "last" keeps the last epoch's weights whatever the metrics are: for schedules that end at a learning rate
-        of zero, and for validation splits that are too small to choose by. No stage then ends early.
+    monitor: the validation metric that decides which weights are best, "val_loss" (the log loss, without label
+        smoothing and regularizers) or "val_accuracy"; the other breaks ties. "last" keeps the last epoch's weights
+        whatever the metrics are: for schedules that end at a learning rate of zero, and for validation splits that are
+        too small to choose by. No stage then ends early.
     why: one sentence for the plan and the report.
 
     >>> Recipe("probe", stages=(Stage(epochs=10, learning_rate=1e-3),)).batch_size

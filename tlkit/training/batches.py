@@ -80,22 +80,24 @@ class Batches(keras.utils.PyDataset):
         return math.ceil(self._count / self._size)
 
     def __getitem__(self, number: int) -> tuple[Any, ...]:
-        indices = self._order[number * self._size : (number + 1) * self._size]
-        inputs = self._gather(indices)
-        if self._transform:
-            inputs = self._transform(inputs, indices, self.epoch)
+        indices, inputs = self._inputs(number)
         one_hot, weights = self._targets.of(indices)
         if self._mixup or self._cutmix:
             random = np.random.default_rng((self._seed, 3, self.epoch, number))
             inputs, share, partner = self._mix(inputs, random)
-            if weights is not None:  # so that the loss is the mixture of both images' weighted losses
-                one_hot = one_hot * weights[:, None]
-            one_hot = share * one_hot + (1 - share) * one_hot[partner]
-            if weights is not None:
-                weights = one_hot.sum(1)
-                one_hot = one_hot / weights[:, None]
-        packed = inputs[0] if len(inputs) == 1 else tuple(inputs)
+            one_hot, weights = _mixed_targets(one_hot, weights, share, partner)
+        packed = _packed(inputs)
         return (packed, one_hot) if weights is None else (packed, one_hot, weights)
+
+    def unmixed(self, number: int) -> Any:
+        """Return the inputs of a batch as they are before mixup and cutmix, in the form that the model takes."""
+        return _packed(self._inputs(number)[1])
+
+    def _inputs(self, number: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        """The indices of a batch, and its inputs before they are mixed."""
+        indices = self._order[number * self._size : (number + 1) * self._size]
+        inputs = self._gather(indices)
+        return indices, self._transform(inputs, indices, self.epoch) if self._transform else inputs
 
     def _mix(self, inputs: list[np.ndarray], random: np.random.Generator) -> tuple[list[np.ndarray], Any, np.ndarray]:
         """Mix every image with a partner from the batch.
@@ -153,6 +155,24 @@ class Batches(keras.utils.PyDataset):
                 merged[positions] = values
             result.append(merged)
         return result
+
+
+def _packed(inputs: list[np.ndarray]) -> Any:
+    return inputs[0] if len(inputs) == 1 else tuple(inputs)
+
+
+def _mixed_targets(
+    one_hot: np.ndarray, weights: np.ndarray | None, share: Any, partner: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return targets and weights whose loss is the mixture of both images' weighted losses.
+
+    share: of the first image. partner: the index of the second image.
+    """
+    if weights is None:
+        return share * one_hot + (1 - share) * one_hot[partner], None
+    first, second = share * weights, (1 - share) * weights[partner]
+    total = first + second
+    return (first[:, None] * one_hot + second[:, None] * one_hot[partner]) / total[:, None], total
 
 
 def augmenting(augmentation: Augmentation, numbers: Sequence[int], seed: int, pool: ThreadPoolExecutor) -> Transform:

@@ -18,6 +18,7 @@ from tlkit.words import counted
 if TYPE_CHECKING:
     from tlkit.training.batches import Batches
 
+LOG_LOSS = "log_loss"  # the name of the metric
 SECONDS_BETWEEN_LINES = 2.0  # from epoch to epoch
 SECONDS_WITHIN_EPOCH = 10.0
 
@@ -31,6 +32,21 @@ class FollowEpochs(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._batches.set_epoch(epoch)
+
+
+class ValidateByLogLoss(keras.callbacks.Callback):
+    """Replaces `val_loss` in an epoch's scores by the log loss of the predictions, for the callbacks after this one.
+
+    Keras' val_loss has label smoothing and the penalties of a backbone's regularizers in it. A solved head's has
+    neither, and which layers' penalties are counted differs from stage to stage, so stages could not be compared by it.
+
+    The model needs the metric LOG_LOSS. Put this callback first in the list.
+    """
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if logs:
+            logs.pop(LOG_LOSS, None)
+            logs["val_loss"] = logs.pop(f"val_{LOG_LOSS}")
 
 
 class StopOnNaN(keras.callbacks.Callback):

@@ -18,6 +18,7 @@ from tlkit.progress import Deadline, bars_shown, log
 from tlkit.stats import chance_log_loss
 from tlkit.training.batches import Batches, Targets, augmenting, class_weights
 from tlkit.training.callbacks import (
+    LOG_LOSS,
     FollowEpochs,
     KeepBest,
     LogEpochs,
@@ -28,10 +29,11 @@ from tlkit.training.callbacks import (
     StopOnNaN,
     StopWithoutImprovement,
     TooLong,
+    ValidateByLogLoss,
 )
 from tlkit.training.history import History
 from tlkit.training.inputs import Source, StageInputs, StagePlan, training_source, validation_source
-from tlkit.training.optimizers import make_optimizer, rate_factors
+from tlkit.training.optimizers import find_loss_scale, make_optimizer, rate_factors, with_loss_scale
 from tlkit.words import counted
 
 RECALIBRATION_BATCHES = 32
@@ -65,6 +67,12 @@ def fit_stage(
         history.cut(f"stage {plan.number} was skipped: the time limit left too few validation images")
         return history
     source = training_source(plan, inputs, history, deadline)
+    for one, split in ((held_out, "validation"), (source, "training")):
+        if one.streamed is not None:
+            history.note(
+                f"stage {plan.number}: the frozen layers' outputs for {counted(len(one.examples), f'{split} image')} "
+                "exceed the caches' limit, so they are computed in every epoch"
+            )
     classes, suffix, stage = model.output_shape[-1], inputs.suffix, plan.stage
     with ThreadPoolExecutor() as pool:
         batches = _training_batches(plan, source, classes, pool)
@@ -73,7 +81,7 @@ def fit_stage(
             _recalibrate(model, plan, suffix, batches)
         if stage.batch_norm == "moving":
             fit_momentum(batch_norms(model, plan.backbone, stage.unfreeze), stage.epochs * len(batches))
-        _compile(model, plan, suffix, steps=len(batches))
+        _compile(model, plan, suffix, batches)
         keeper, initial = KeepBest(plan.recipe.monitor, history.best), suffix.get_weights()
         _fit(suffix, plan, (batches, validation), keeper, history, deadline, chance_log_loss(source.labels))
         if stage.interpolate != 1 and not history.interrupted:
@@ -113,22 +121,22 @@ def _validation_batches(plan: StagePlan, source: Source, classes: int) -> Batche
 def _recalibrate(model: keras.Model, plan: StagePlan, suffix: keras.Model, batches: Batches) -> None:
     layers = batch_norms(model, plan.backbone, plan.stage.unfreeze)
     count = min(len(batches), RECALIBRATION_BATCHES)
-    recalibrate(suffix, layers, (batches[number][0] for number in range(count)))
+    recalibrate(suffix, layers, (batches.unmixed(number) for number in range(count)))
     names = counted(len(layers), "BatchNormalization layer")
     log.info(f"  {names} recalibrated on {counted(count, 'batch', 'batches')}")
 
 
-def _compile(model: keras.Model, plan: StagePlan, suffix: keras.Model, steps: int) -> None:
-    factors = rate_factors(model, plan.backbone, plan.stage)
-    # Keras scales the loss only if the policy of the compiled model itself says float16, which a suffix's does not.
-    scale_loss = any(layer.dtype_policy.compute_dtype == "float16" for layer in suffix.layers)
+def _compile(model: keras.Model, plan: StagePlan, suffix: keras.Model, batches: Batches) -> None:
+    """Compile the suffix, and find the loss scale if it computes in float16."""
+    factors, steps = rate_factors(model, plan.backbone, plan.stage), len(batches)
     suffix.compile(
-        optimizer=make_optimizer(plan.stage, steps, factors, scale_loss=scale_loss),
+        optimizer=with_loss_scale(make_optimizer(plan.stage, steps, factors), suffix),
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=plan.recipe.head.label_smoothing),
-        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+        metrics=[keras.metrics.CategoricalAccuracy("accuracy"), keras.metrics.CategoricalCrossentropy(LOG_LOSS)],
         steps_per_execution=min(STEPS_AT_ONCE, steps) if plan.stage.unfreeze == 0 else 1,
-        auto_scale_loss=False,
     )
+    suffix.optimizer.build(suffix.trainable_variables)
+    find_loss_scale(suffix, batches[0])
 
 
 def _fit(
@@ -148,6 +156,7 @@ def _fit(
     stage, first_epoch = plan.stage, history.epochs
     bar = bars_shown() and stage.unfreeze != 0  # the epochs of a head are too short for a progress bar
     callbacks = [
+        ValidateByLogLoss(),
         FollowEpochs(training),
         StopOnNaN(plan.number, stage.learning_rate),
         keeper,
@@ -212,7 +221,7 @@ def _interpolate(
     def scores_at(share: float) -> dict[str, float]:
         suffix.set_weights([start + share * (end - start) for start, end in zip(initial, final, strict=True)])
         found = suffix.evaluate(validation, return_dict=True, verbose=0)
-        return {"loss": math.nan, "accuracy": math.nan, "val_loss": found["loss"], "val_accuracy": found["accuracy"]}
+        return {"loss": math.nan, "accuracy": math.nan, "val_loss": found[LOG_LOSS], "val_accuracy": found["accuracy"]}
 
     chosen = plan.stage.interpolate == "chosen"
     tried = {share: scores_at(share) for share in (POSITIONS if chosen else (float(plan.stage.interpolate),))}

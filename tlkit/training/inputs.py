@@ -147,10 +147,6 @@ def _source(
         fast=plan.recipe.precision == "auto" and augmentation is not None,
     )
     if found is None:
-        history.note(
-            f"stage {plan.number}: the frozen layers' outputs for {counted(len(examples), f'{split} image')} "
-            "exceed the caches' limit, so they are computed in every epoch"
-        )
         return Source(examples, streamed=prefix)
     history.images_computed += found.computed
     cached = len(examples) * len(found.views) - found.computed

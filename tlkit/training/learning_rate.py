@@ -21,7 +21,7 @@ from tlkit.models.classifier import build_classifier
 from tlkit.plan.recipe import Recipe, Stage, Unfreeze
 from tlkit.training.batches import Batches, Targets
 from tlkit.training.callbacks import FollowEpochs
-from tlkit.training.optimizers import make_optimizer
+from tlkit.training.optimizers import find_loss_scale, make_optimizer, with_loss_scale
 from tlkit.training.train import train
 
 if TYPE_CHECKING:
@@ -114,7 +114,9 @@ def lr_find(
     recorder = _LossRecorder(sweep.steps)
     swept = make_optimizer(stage, len(batches), {})
     swept.learning_rate = sweep.schedule()
-    suffix.compile(swept, "categorical_crossentropy")
+    suffix.compile(with_loss_scale(swept, suffix), "categorical_crossentropy")
+    suffix.optimizer.build(suffix.trainable_variables)
+    find_loss_scale(suffix, batches[0])
     epochs = math.ceil(sweep.steps / len(batches))
     suffix.fit(batches, epochs=epochs, shuffle=False, verbose=0, callbacks=[FollowEpochs(batches), recorder])
     suffix.set_weights(initial)

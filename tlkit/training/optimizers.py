@@ -10,6 +10,10 @@ from tlkit.backbones import Backbone
 from tlkit.models.blocks import blocks
 from tlkit.plan.recipe import Stage
 
+LOSS_SCALE = 2.0**15  # the first that is tried; Keras' default
+SCALE_TRIALS = 16  # each halves the loss scale, until it is 1
+HEADROOM = 16.0  # by which the gradients of other batches may be larger than those of the batch that was tried
+
 
 def rate_factors(model: keras.Model, backbone: Backbone, stage: Stage) -> dict[str, float]:
     """Return the factor of the learning rate for each backbone variable, by path; {} if layer_decay is 1.
@@ -26,28 +30,17 @@ def rate_factors(model: keras.Model, backbone: Backbone, stage: Stage) -> dict[s
     return factors
 
 
-# The first factor of the loss in float16. Keras' own, 32,768, often makes the first five steps overflow, which are then
-# skipped. A short stage would not move in its warmup.
-FIRST_SCALE = 1024.0
-
-
-def make_optimizer(
-    stage: Stage, steps: int, factors: dict[str, float], *, scale_loss: bool = False
-) -> keras.optimizers.Optimizer:
+def make_optimizer(stage: Stage, steps: int, factors: dict[str, float]) -> keras.optimizers.Optimizer:
     """Make the optimizer of a stage.
 
     Keras' optimizers have no learning rates per layer, and scaling gradients has no effect with Adam, which divides by
     their magnitude. So the learning rate of each variable's update is scaled.
 
-    The moving average of the weights (`Stage.ema`) begins at the initial weights. Keras begins at zero and replaces it
-    in the first step, which float16 may skip.
+    Weight decay is decoupled from the gradient (Loshchilov and Hutter 2019, arXiv:1711.05101) and in proportion to the
+    variable's own learning rate. It shrinks kernels only: variables of one dimension, which are biases and the scales
+    and offsets of BatchNormalization, do not decay (He et al. 2019, arXiv:1812.01187).
 
-    Args:
-        stage: the stage.
-        steps: batches per epoch.
-        factors: the factor of the learning rate by variable path, 1 where it is absent.
-        scale_loss: whether the loss is scaled, so that small gradients do not vanish in float16 (Micikevicius et al.
-            2018, arXiv:1710.03740).
+    steps: batches per epoch. factors: the factor of the learning rate by variable path, 1 where it is absent.
     """
     rate: Any = stage.learning_rate
     total_steps, warmup_steps = stage.epochs * steps, round(stage.warmup * steps)
@@ -62,25 +55,83 @@ def make_optimizer(
         rate = keras.optimizers.schedules.PolynomialDecay(rate / warmup_steps, warmup_steps, end_learning_rate=rate)
     kinds: dict[str, tuple[type, dict[str, Any]]] = {
         "adam": (keras.optimizers.Adam, {}),
-        "adamw": (keras.optimizers.AdamW, {"weight_decay": stage.weight_decay}),
-        "sgd": (keras.optimizers.SGD, {"momentum": 0.9, "weight_decay": stage.weight_decay or None}),
+        "adamw": (keras.optimizers.Adam, {}),
+        "sgd": (keras.optimizers.SGD, {"momentum": 0.9}),
     }
     kind, settings = kinds[stage.optimizer]
     if stage.ema:
         settings |= {"use_ema": True, "ema_momentum": stage.ema}
 
-    class WithFactors(kind):  # type: ignore[misc, valid-type]
+    class StageOptimizer(kind):  # type: ignore[misc, valid-type]
         def build(self, variables: Any) -> None:
             super().build(variables)
             self._factors = [factors.get(variable.path, 1.0) for variable in variables]
-            if self.use_ema:
-                for average, variable in zip(self._model_variables_moving_average, variables, strict=True):
-                    if average is not None:
-                        average.assign(variable)
+            # Keras' averages begin at zero until the first step, which loss scaling may skip
+            for variable, average in zip(variables, getattr(self, "_model_variables_moving_average", ()), strict=False):
+                average.assign(variable)
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
             factor = self._factors[self._get_variable_index(variable)]
-            super().update_step(gradient, variable, learning_rate * factor)
+            if factor != 1.0:
+                learning_rate = learning_rate * factor
+            if stage.weight_decay and len(variable.shape) > 1:
+                shrinking = keras.ops.cast(learning_rate, variable.dtype) * stage.weight_decay
+                self.assign_sub(variable, keras.ops.multiply(variable, shrinking))
+            super().update_step(gradient, variable, learning_rate)
 
-    optimizer = (WithFactors if factors or stage.ema else kind)(learning_rate=rate, **settings)
-    return keras.optimizers.LossScaleOptimizer(optimizer, FIRST_SCALE) if scale_loss else optimizer
+    return StageOptimizer(learning_rate=rate, **settings)
+
+
+def with_loss_scale(optimizer: keras.optimizers.Optimizer, model: keras.Model) -> keras.optimizers.Optimizer:
+    """Wrap the optimizer in a dynamic loss scale if a layer of the model computes in float16, else return it unchanged.
+
+    Without it, small gradients underflow to 0 in float16 (Micikevicius et al. 2018, arXiv:1710.03740). Keras looks at
+    the model's own dtype policy alone, which is float32 for a model made by `tlkit.cut`.
+    """
+    if not any(layer.compute_dtype == "float16" for layer in model.layers):
+        return optimizer
+    return keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=LOSS_SCALE)
+
+
+def find_loss_scale(model: keras.Model, batch: tuple[Any, ...]) -> None:
+    """Lower the loss scale until the gradients of a batch are finite, and by HEADROOM more.
+
+    So the first steps of a stage are not skipped, and a short stage moves in its warm-up.
+
+    The model's weights and the optimizer's other variables stay as they are. Without a loss scale nothing is done.
+
+    Args:
+        model: compiled with an optimizer from `with_loss_scale`, which is built.
+        batch: (inputs, targets) or (inputs, targets, weights), as given by `Batches`.
+    """
+    optimizer = model.optimizer
+    if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return
+    weights, variables = model.get_weights(), [keras.ops.convert_to_numpy(one) for one in optimizer.variables]
+    model.fit(_OneBatch(batch), epochs=SCALE_TRIALS, callbacks=[_StopWhenFinite()], shuffle=False, verbose=0)
+    scale = float(optimizer.dynamic_scale)
+    model.set_weights(weights)
+    for variable, value in zip(optimizer.variables, variables, strict=True):
+        variable.assign(value)
+    optimizer.dynamic_scale.assign(max(scale / HEADROOM, 1.0))
+
+
+class _OneBatch(keras.utils.PyDataset):
+    """One batch for `fit`. It has the form of `Batches`, so that Keras need not trace its functions anew for them."""
+
+    def __init__(self, batch: tuple[Any, ...]) -> None:
+        super().__init__()
+        self._batch = batch
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, number: int) -> tuple[Any, ...]:
+        return self._batch
+
+
+class _StopWhenFinite(keras.callbacks.Callback):
+    """Ends `fit` after the first epoch whose step was not skipped by the loss scale."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.model.stop_training = int(self.model.optimizer.iterations) > 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,16 +12,20 @@ import numpy as np
 from tlkit.features.extract import all_rows
 from tlkit.features.folds import solving_folds
 from tlkit.features.linear import LinearHead, Solver, choose_strength, solve
+from tlkit.plan.recipe import Stage
 from tlkit.progress import Deadline, log
 from tlkit.stats import log_loss
 from tlkit.training.fit import fit_stage
 from tlkit.training.history import History, epoch_line
 from tlkit.training.inputs import Source, StageInputs, StagePlan, training_source, validation_source
 from tlkit.training.monitor import improves
+from tlkit.words import counted
 
 if TYPE_CHECKING:
     import keras
 
+FEWEST_STEPS = 1000  # of gradient descent, for a head that cannot be solved
+FALLBACK_PATIENCE = 10  # epochs
 Rows = tuple[np.ndarray, np.ndarray]  # features and labels
 
 
@@ -28,7 +34,9 @@ def solve_stage(
 ) -> History:
     """Solve the head, and copy it into the model if it is the best so far.
 
-    If the caches have no room for the features, the head is trained by gradient descent instead.
+    If the caches have no room for the features of augmented images, the head is solved on the images without
+    augmentation. If they have no room for these either, it is trained by gradient descent, for FEWEST_STEPS or until it
+    no longer improves. Both are noted.
 
     Args:
         model, plan, inputs, history: as for `tlkit.training.fit.fit_stage`.
@@ -37,32 +45,69 @@ def solve_stage(
     Returns:
         `history`, with one row.
     """
-    held_out = validation_source(plan, inputs, history, deadline) if inputs.prefix is not None else None
-    if held_out is None or held_out.features is None:
-        return fit_stage(model, plan, inputs, history, deadline)
-    source = training_source(plan, inputs, history, deadline)
-    if source.features is None:
-        return fit_stage(model, plan, inputs, history, deadline)
-    started, recipe = time.monotonic(), plan.recipe
+    found = _sources(plan, inputs, history, deadline)
+    if found is None:
+        longer = _trained_longer(plan, len(inputs.training))
+        history.note(
+            f"stage {plan.number}: the head is trained for up to {counted(longer.stage.epochs, 'epoch')} by gradient "
+            "descent, not solved, as the caches have no room for its features"
+        )
+        return fit_stage(model, longer, inputs, history, deadline)
+    source, held_out = found
+    started, recipe, views = time.monotonic(), plan.recipe, len(source.views)
     classes, training, validation = model.output_shape[-1], _rows(source), _rows(held_out)
     sizes = tuple(rows.row_shape[-1] for rows in source.views[0])
     solver = Solver(plan.stage.solver, balanced=recipe.class_weights, sizes=sizes)
-    strength, how = plan.stage.strength, "given"
-    if strength is not None:  # C weighs the sum over all rows, and each view of an image is a row
-        strength /= len(source.views)
-    else:
+    strength, how = (plan.stage.strength or 0.0) / views, "given"  # C is the weight of an image, not of a view
+    if plan.stage.strength is None:
         folds, how = _folds(source, held_out, plan.seed)
         rows, labels = (np.concatenate(both) for both in zip(training, validation, strict=True))
-        strength = choose_strength(rows, labels, folds, classes, solver=solver).strength
+        chosen = choose_strength(rows, labels, folds, classes, solver=solver)
+        strength, how = chosen.strength, f"{how}, the {chosen.edge} that was tried" if chosen.edge else how
     head = solve(*training, classes, strength=strength, solver=solver, validation=validation)
     scores = {**_scores(head, training), **{f"val_{name}": one for name, one in _scores(head, validation).items()}}
     best, seconds = improves(scores, history.best, recipe.monitor), time.monotonic() - started
-    row = history.add(plan.number, scores, best=best, seconds=seconds, at_seconds=plan.clock.seconds, strength=strength)
-    line = f"  head solved in {seconds:.1f} s with C = {strength:.2g} ({how}); "
+    c, at = strength * views, plan.clock.seconds
+    row = history.add(plan.number, scores, best=best, seconds=seconds, at_seconds=at, strength=c)
+    line = f"  head solved in {seconds:.1f} s with C = {c:.2g} ({how}); "
     if best:
         model.get_layer("predictions").set_weights([head.kernel, head.bias])
     log.info(line + (epoch_line(row) if best else "no improvement, so the earlier weights are kept"))
     return history
+
+
+def _sources(
+    plan: StagePlan, inputs: StageInputs, history: History, deadline: Deadline
+) -> tuple[Source, Source] | None:
+    """Return the sources of the training and the validation images, cached; None if the caches have no room."""
+    if inputs.prefix is None:
+        return None
+    held_out = validation_source(plan, inputs, history, deadline)
+    if held_out.features is None:
+        return None
+    source = training_source(plan, inputs, history, deadline)
+    if source.features is None and not plan.augmentation.is_identity():
+        source = training_source(_with_stage(plan, replace(plan.stage, augmented=False)), inputs, history, deadline)
+        if source.features is not None:
+            history.note(
+                f"stage {plan.number}: the head is solved on the images without augmentation, as the caches have no "
+                f"room for the features of {counted(plan.recipe.views, 'augmented view')} of each"
+            )
+    return None if source.features is None else (source, held_out)
+
+
+def _trained_longer(plan: StagePlan, images: int) -> StagePlan:
+    """Return the plan with enough epochs for gradient descent on this many images; it ends when nothing improves."""
+    steps = math.ceil(images / plan.recipe.batch_size)
+    epochs = max(plan.stage.epochs, math.ceil(FEWEST_STEPS / steps))
+    patience = plan.stage.patience or FALLBACK_PATIENCE
+    return _with_stage(plan, replace(plan.stage, epochs=epochs, patience=patience))
+
+
+def _with_stage(plan: StagePlan, stage: Stage) -> StagePlan:
+    stages = list(plan.recipe.stages)
+    stages[plan.number - 1] = stage
+    return replace(plan, recipe=replace(plan.recipe, stages=tuple(stages)))
 
 
 def _rows(source: Source) -> Rows:
