@@ -235,6 +235,11 @@ def test_a_model_that_never_answers_the_rare_class_is_freed_from_the_classes_sha
     assert recall_of_the_rare(tournament, kept) == 0 and recall_of_the_rare(tournament, one) > 0.6
 
 
+def test_where_nothing_can_be_told_apart_the_rare_class_is_not_answered_instead() -> None:
+    tournament, one = imbalanced(0.01)
+    assert not one.recipe.prior_shift and (one.correct[tournament.table.labels == 0] > 0).all()
+
+
 def test_equal_classes_and_a_metric_that_was_asked_for_are_left_alone() -> None:
     tournament = predicted_labels(40)  # 30 and 10 images: not more than three to one
     assert tournament._ways == [None] and str(tournament.criterion) == "log loss"

@@ -226,8 +226,9 @@ class Tournament:
     def _judged(self, one: Contender, found: np.ndarray, asked: np.ndarray) -> None:
         """Set what a contender predicted, and choose whether it is freed from the classes' shares.
 
-        It is, if it is then better by the criterion. But it is not if it is then less accurate, unless it was no more
-        accurate than always predicting the commonest class.
+        It is, if it is then better by the criterion and its balanced accuracy rises by more than the standard error:
+        without that, it would only answer another class than the commonest. But it is not if it is then less accurate,
+        unless it was no more accurate than always predicting the commonest class.
 
         asked: which of the held-out images, bool.
         """
@@ -238,7 +239,9 @@ class Tournament:
         chosen = min(range(len(served)), key=lambda way: self.criterion.loss(served[way], labels))
         commonest = labels == np.bincount(labels).argmax()
         useful = correct[0].mean() > commonest.mean() and paired_p_value(correct[0], commonest) < AT_CHANCE
-        if chosen and useful and correct[0].mean() > correct[chosen].mean():
+        gains = balancing_weights(labels) * (correct[chosen].astype(float) - correct[0])
+        rises = gains.mean() > CLEARLY * gains.std() / len(gains) ** 0.5
+        if chosen and (not rises or (useful and correct[0].mean() > correct[chosen].mean())):
             chosen = 0
         one.shares = self._ways[chosen]
         one.recipe = dataclasses.replace(one.recipe, prior_shift=one.shares is not None)
@@ -480,9 +483,10 @@ class Tournament:
         rows = self._validation_rows if tuned else np.ones(len(self.table.held_out), bool)
         (own, _), (other, _) = self._loss(winner, rows), self._loss(rival, rows)
         kind = str(self.criterion) if self.criterion.metric == "log_loss" else f"1 - {self.criterion}"
+        but = f"the {kind} is lower" if own < other else f"its {kind} is not clearly lower"
         return (
-            f"{score}; {rival.name} is {100 * ahead:.1f} points more accurate ({beside}), but the {kind} is lower: "
-            f"{own:.3f} against {other:.3f}"
+            f"{score}; {rival.name} is {100 * ahead:.1f} points more accurate ({beside}), but {but}: {own:.3f} against "
+            f"{other:.3f}"
         )
 
     def _log(self, one: Contender) -> None:
