@@ -21,7 +21,6 @@ from tlkit.progress import Clock, log
 from tlkit.training.train import refit_head, train
 from tlkit.words import counted
 
-
 _WHY_NOT = "its training was cut short or ended where it began, or the caches have no room for its features"
 
 
