@@ -1,0 +1,139 @@
+"""A head that is delivered has also learned from the validation images, and no number is measured by it on them.
+
+The images are noise with labels at random: whoever has learned from one knows its label, and nobody else does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from tests.tiny import tiny_file
+from tlkit import Recipe, Stage, ensemble, evaluate_run, export_run, finetune, load_model, open_run, predict
+from tlkit.reporting.findings import Record
+from tlkit.runs.folder import Run
+from tlkit.runs.lineage import lineage
+from tlkit.runs.reading import load_judged
+
+SOLVED = Recipe("solved", stages=(Stage(1, 1e-3, solver="logistic", strength=1e4),))
+TRAINED = Recipe("trained", stages=(Stage(2, 1e-2, unfreeze="all"),), batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root, random = tmp_path_factory.mktemp("noise") / "data", np.random.default_rng(26001)
+    for number in range(80):
+        folder = root / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (4, 4, 3)).astype("uint8")).resize((32, 32)).save(
+            folder / f"{number}.png"
+        )
+    return root
+
+
+def made(noise: Path, out: Path, recipe: Recipe = SOLVED, **settings: Any) -> Run:
+    return finetune(noise, backbone=tiny_file(), image_size=32, recipe=recipe, out=out, report=False, **settings)
+
+
+@pytest.fixture(scope="module")
+def run(noise: Path) -> Run:
+    return made(noise, noise.parent / "run", max_error=0.3)
+
+
+def rows(run: Run, split: str) -> pd.DataFrame:
+    table = run.read_table("predictions.csv")
+    return table[table["split"] == split]
+
+
+def right(table: pd.DataFrame, column: str = "prediction") -> float:
+    return float((table[column] == table["label"]).mean())
+
+
+def test_what_is_delivered_knows_the_validation_images_and_what_is_reported_does_not(run: Run) -> None:
+    validation = rows(run, "validation")
+    assert right(validation, "final") > right(validation) + 0.2
+    assert right(validation) < 0.7 and run.metrics["validation"]["accuracy"] == right(validation)
+    assert run.metrics["refit"] == {"images": 80}
+
+
+def test_training_images_are_predicted_by_heads_that_did_not_learn_from_them(run: Run) -> None:
+    training = rows(run, "train")
+    assert 0.3 < right(training) < 0.7
+    assert run.metrics["calibration"]["fitted_on"] == 80 == run.metrics["refusal"]["chosen_on"]
+    assert run.metrics["calibration"]["temperature"] > 1.5  # heads that memorise are overconfident
+    assert training["final"].eq("").all()  # nothing is said of what it predicts there
+
+
+def test_the_export_is_what_is_delivered(run: Run, noise: Path) -> None:
+    validation = rows(run, "validation")
+    found = predict(run.saved_model, [noise / path for path in validation["path"]])
+    np.testing.assert_allclose(found["probability"], validation["final_probability"], atol=1e-5)
+    assert run.metrics["parity"]["top1_agreement"] == 1.0
+
+
+@pytest.mark.slow
+def test_the_same_run_without_it_is_the_one_that_was_judged(run: Run, noise: Path, tmp_path: Path) -> None:
+    plain = made(noise, tmp_path / "plain", refit=False)
+    assert not plain.refitted and plain.metrics["refit"] is None and "final" not in plain.read_table("predictions.csv")
+    list(map(np.testing.assert_array_equal, *(_directions(one) for one in (load_judged(run), load_model(plain)))))
+    assert right(rows(plain, "validation")) == run.metrics["validation"]["accuracy"]
+
+
+def _directions(model: Any) -> list[np.ndarray]:
+    """The weights, the last layer's without their temperature."""
+    *others, kernel, bias = model.get_weights()
+    return [*others, *((one / np.abs(kernel).max()).round(4) for one in (kernel, bias))]
+
+
+def test_evaluating_a_run_again_says_what_it_said(run: Run, noise: Path) -> None:
+    own, everything = evaluate_run(run), evaluate_run(run, noise)
+    assert own["accuracy"] == run.metrics["validation"]["accuracy"] and own["trained_on"] == 0
+    assert own["log_loss"] == pytest.approx(run.metrics["validation"]["log_loss"], rel=1e-4)
+    assert everything["trained_on"] == 80  # with the validation images
+    assert Record(run).score.accuracy == own["accuracy"]
+
+
+def test_a_later_limit_on_the_error_gives_the_same_threshold(run: Run) -> None:
+    before = run.metrics["refusal"]
+    export_run(run, max_error=0.3)
+    after = open_run(run.folder).metrics["refusal"]
+    assert after["threshold"] == pytest.approx(before["threshold"], abs=1e-4)
+    assert after["chosen_on"] == before["chosen_on"]
+
+
+@pytest.mark.slow
+def test_another_run_starts_from_the_weights_that_were_judged(run: Run, noise: Path, tmp_path: Path) -> None:
+    still = Recipe("still", stages=(Stage(1, 1e-30),))
+    second = made(noise, tmp_path / "second", still, from_run=run.folder, refit=False)
+    assert right(rows(second, "validation")) == run.metrics["validation"]["accuracy"]
+    assert lineage(second).trained_on == lineage(run).trained_on < lineage(run, served=True).trained_on
+    assert lineage(second, served=True).trained_on == lineage(run).trained_on
+
+
+@pytest.mark.slow
+def test_an_ensemble_is_judged_by_members_that_did_not_learn_from_the_validation_images(
+    run: Run, tmp_path: Path
+) -> None:
+    both = ensemble([run.folder, run.folder], tmp_path / "both")
+    assert both.metrics["validation"]["accuracy"] == run.metrics["validation"]["accuracy"]
+    assert evaluate_run(both)["accuracy"] == run.metrics["validation"]["accuracy"]
+    assert evaluate_run(both, run.plan.job.data)["trained_on"] == 80
+
+
+@pytest.mark.slow
+def test_a_network_is_trained_again_only_if_asked(noise: Path, tmp_path: Path) -> None:
+    asked = made(noise, tmp_path / "asked", TRAINED, refit=True)
+    plain = made(noise, tmp_path / "plain", TRAINED)
+    assert asked.metrics["refit"] == {"images": 80} and plain.metrics["refit"] is None
+    judged, delivered, before = load_judged(asked), load_model(asked), load_model(plain)
+    for one, other in zip(judged.get_weights(), before.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+    trained = [weight for weight in delivered.trainable_weights if "predictions" not in weight.path]
+    same = [weight for weight in judged.trainable_weights if "predictions" not in weight.path]
+    assert all(np.abs(a.numpy() - b.numpy()).max() > 0 for a, b in zip(trained, same, strict=True))
+    assert asked.metrics["validation"]["accuracy"] == plain.metrics["validation"]["accuracy"]
