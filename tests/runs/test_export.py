@@ -13,9 +13,10 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from tlkit import ParityError, export_run, open_run, predict
+from tlkit import ParityError, RunError, export_run, open_run, predict
 from tlkit.cli.main import main
 from tlkit.deployment.formats import open_target
+from tlkit.folders import removed_unless_proved
 from tlkit.runs.export import exports_of, other_thresholds
 from tlkit.runs.reading import _some_pixels, load_model
 from tlkit.stats import wilson_interval
@@ -64,6 +65,56 @@ def test_integers_are_judged_on_images_that_the_converter_did_not_see(
     row = exports_of(run).set_index("format").loc["litert-int8"]
     assert (row["split"], row["n"], row["accuracy_before"]) == ("validation", n, 1.0)
     assert row["accuracy"] == pytest.approx(right)
+
+
+def test_an_export_that_is_refused_leaves_nothing_that_answers(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {path.name for path in run.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr("tlkit.deployment.parity.open_target", answers_rightly_except(run, 1))
+        with pytest.raises(ParityError):
+            export_run(run, target="keras")
+    assert {path.name for path in run.iterdir()} == before
+    with pytest.raises(RunError):
+        open_target(run / "keras")
+    assert "keras" not in set(exports_of(run)["format"])
+
+
+def test_an_earlier_export_survives_one_that_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _ = export_run(run, target="keras")
+    files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with monkeypatch.context() as patch:
+        patch.setattr("tlkit.deployment.parity.open_target", answers_rightly_except(run, 1))
+        with pytest.raises(ParityError):
+            export_run(run, target="keras", max_error=0.05)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == files
+    images, _ = _some_pixels(open_run(run), "validation", None)
+    assert np.allclose(open_target(folder)[1](images), load_model(run).predict_on_batch(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_saved_model_that_is_refused_is_removed_and_the_earlier_one_kept(
+    run: Path, elsewhere: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*a: object) -> None:
+        raise ParityError("it differs")
+
+    monkeypatch.setattr("tlkit.runs.export.export", lambda model, names, folder, **settings: folder.mkdir())
+    monkeypatch.setattr("tlkit.runs.export._prove_served", refuse)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ParityError):
+        export_run(run, tmp_path / "new" if elsewhere else None)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert not (tmp_path / "new").exists() and not any(path.name.startswith(".tmp") for path in run.iterdir())
+
+
+def test_an_export_in_its_place_is_removed_if_its_proof_fails(tmp_path: Path) -> None:
+    (tmp_path / "saved_model" / "variables").mkdir(parents=True)
+    with removed_unless_proved(tmp_path / "saved_model"):
+        pass
+    assert (tmp_path / "saved_model").is_dir()
+    with pytest.raises(KeyboardInterrupt), removed_unless_proved(tmp_path / "saved_model"):
+        raise KeyboardInterrupt
+    assert not (tmp_path / "saved_model").exists()
 
 
 def test_a_row_of_an_earlier_version_says_on_what_it_was_proved(run: Path) -> None:

@@ -17,7 +17,7 @@ from tlkit.deployment.saved_model import export
 from tlkit.errors import DataError
 from tlkit.evaluation.predict import own_probabilities, predict_probabilities
 from tlkit.evaluation.refusal import refusal_threshold
-from tlkit.folders import DESCRIPTION, EXPORTED, own_manifest
+from tlkit.folders import DESCRIPTION, EXPORTED, own_manifest, until_proved
 from tlkit.plan.job import check_max_error
 from tlkit.runs.folder import Run, open_run
 from tlkit.runs.reading import BATCH, PARITY_FILES, _some_pixels, decoded, load_model, own_part, parity_sample
@@ -57,7 +57,7 @@ def export_run(
         NameUnknown: The target is unknown.
         ExportError: The target's packages are not installed, or the model cannot be converted.
         SpecError: `max_error` is outside 0 to 1.
-        ParityError: The export disagrees with the model.
+        ParityError: The export disagrees with the model. It is removed, and an earlier one in the folder is kept.
         DataError: The run's images are needed (for 8-bit integers) and gone.
     """
     run = run if isinstance(run, Run) else open_run(run)
@@ -69,13 +69,14 @@ def export_run(
     folder = Path(to) if to is not None else default
     settings: dict[str, Any] = {"fit": fit, "unsure_below": refusal["threshold"] if refusal else 0.0}
     settings["refusal"] = refusal
-    if target == "savedmodel":
-        export(model, plan.classes, folder, **settings)
-        proof = _prove_served(run, model, folder)
-    else:
-        ranges = _some_pixels(run, "train", REPRESENTATIVE_IMAGES)[0] if FORMATS[target].by_images else None
-        write_target(model, plan.classes, folder, target, **settings, representative=ranges)
-        proof = _prove_pixels(run, model, folder, force)
+    with until_proved(folder) as unproved:
+        if target == "savedmodel":
+            export(model, plan.classes, unproved, **settings)
+            proof = _prove_served(run, model, unproved)
+        else:
+            ranges = _some_pixels(run, "train", REPRESENTATIVE_IMAGES)[0] if FORMATS[target].by_images else None
+            write_target(model, plan.classes, unproved, target, **settings, representative=ranges)
+            proof = _prove_pixels(run, model, unproved, force)
     if max_error is not None:
         run.write_json("metrics.json", {**run.metrics, "refusal": refusal})
     return folder, _recorded(run, target, folder, proof)
