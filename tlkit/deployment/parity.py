@@ -218,8 +218,8 @@ def prove_target(
         raise ParityError(
             f"With 8-bit integers the model predicts the same class on {agreement:.1%} of "
             f"{counted(len(pixels), 'image')} (expected {LEAST_AGREEMENT:.0%} or more), and accuracy goes from "
-            f"{proof['accuracy_before']:.1%} to {proof['accuracy']:.1%}. It is not kept. Use the format litert, or keep "
-            "it with `force`."
+            f"{proof['accuracy_before']:.1%} to {proof['accuracy']:.1%}. It is not kept. Use the format litert, or "
+            "keep it with `force`."
         )
     if not rounded and (agreement < 1.0 or difference > 1e-3):
         raise ParityError(

@@ -149,7 +149,8 @@ def _calibrate_and_score(
     refusal = None
     max_error = plan.job.max_error
     if max_error is not None:
-        chosen = refusal_threshold(probabilities["validation"], labels["validation"], max_error)
+        about: dict[str, Any] = {"class_names": images.class_names, "groups": images.part("validation").groups()}
+        chosen = refusal_threshold(probabilities["validation"], labels["validation"], max_error, **about)
         measured = {split: chosen.measured(probabilities[split], labels[split]) for split in raw}
         refusal = {
             **dataclasses.asdict(chosen),

@@ -20,7 +20,16 @@ from tlkit.evaluation.refusal import refusal_threshold
 from tlkit.folders import DESCRIPTION, EXPORTED, own_manifest, until_proved
 from tlkit.plan.job import check_max_error
 from tlkit.runs.folder import Run, open_run
-from tlkit.runs.reading import BATCH, PARITY_FILES, _some_pixels, decoded, load_model, own_part, parity_sample
+from tlkit.runs.reading import (
+    BATCH,
+    PARITY_FILES,
+    _some_pixels,
+    decoded,
+    groups_of,
+    load_model,
+    own_part,
+    parity_sample,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -135,7 +144,8 @@ def _refusal(run: Run, max_error: float) -> dict[str, Any]:
     """Find the threshold for a limit on the error from predictions.csv, as `tlkit.finetune` does. See `METRICS`."""
     table, classes = run.read_table("predictions.csv"), run.plan.classes
     found = {split: _answers(table[table["split"] == split], classes) for split in ("validation", "test")}
-    chosen = refusal_threshold(*found["validation"], max_error)
+    groups = groups_of(run, table[table["split"] == "validation"]["path"])
+    chosen = refusal_threshold(*found["validation"], max_error, class_names=classes, groups=groups)
     measured = {split: chosen.measured(*answers) if len(answers[1]) else None for split, answers in found.items()}
     return {**dataclasses.asdict(chosen), **measured}
 

@@ -68,9 +68,10 @@ def _threshold(findings: Findings, curve: Curve) -> list[str]:
             if refusal.assured
             else "on the validation images; there are too few of them to guarantee it for new images"
         )
+        alone = f"; {refusal.alone}" if refusal.alone else ""
         return [
             f'Below a probability of {min(refusal.threshold, 1):.3f} the model answers "unsure". That keeps errors at '
-            f"or below {refusal.max_error:.1%} {how}. It answers {refusal.coverage:.1%} of the {split} images; "
+            f"or below {refusal.max_error:.1%} {how}{alone}. It answers {refusal.coverage:.1%} of the {split} images; "
             f"{refusal.error or 0:.1%} of those answers are wrong."
         ]
     wanted = next((one for one in reversed(curve) if one[1] <= USUAL_ERROR), None)
