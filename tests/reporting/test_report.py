@@ -22,6 +22,7 @@ from tlkit.reporting import report as report_module
 from tlkit.reporting.charts import Axis, lines, reliability
 from tlkit.reporting.findings import Analysis, ReportInputs, collect
 from tlkit.reporting.leaderboard import rank
+from tlkit.reporting.sections import reliability as reliability_section
 from tlkit.reporting.sections import robustness
 from tlkit.reporting.sections.confusion import confusion_order
 from tlkit.reporting.sections.summary import next_steps
@@ -207,6 +208,33 @@ def test_runs_are_ranked_on_common_images_with_paired_intervals() -> None:
     assert rows[0]["behind"] == "the best"
     assert rows[2]["surely_behind"] and not rows[1]["surely_behind"]
     assert rows[2]["behind"].startswith("-30.0")
+
+
+def test_runs_that_differ_on_one_patient_are_not_ranked_as_if_on_many_images() -> None:
+    good, worse = "1" * 100, "1" * 80 + "0" * 20
+    names, paths = ["w", "g"], [f"{i}.png" for i in range(100)]
+    tables = [answers(worse), answers(good)]
+    plain = rank(names, tables, set(paths))
+    grouped = rank(names, tables, set(paths), {path: str(number // 20) for number, path in enumerate(paths)})
+    assert plain[1]["surely_behind"] and not grouped[1]["surely_behind"]
+    assert plain[1]["low"] > grouped[1]["low"] and plain[0]["low"] > grouped[0]["low"]
+
+
+def test_a_proposed_threshold_is_not_praised_on_the_images_that_chose_it(run_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(run_folder, tmp_path / "run")
+    found = collect(ReportInputs(open_run(folder), None, None), Analysis())  # type: ignore[arg-type]
+    table = pd.read_csv(folder / "predictions.csv").iloc[:0]
+    sure = pd.DataFrame({"path": [f"{i}.png" for i in range(40)], "split": "validation", "label": "red"})
+    sure["probability"] = np.linspace(0.99, 0.4, 40)
+    sure["prediction"] = np.where(sure["probability"] > 0.8, "red", "blue")
+    alone = pd.concat([table, sure])
+    test = sure.assign(path="t" + sure["path"], split="test", prediction=np.where(np.arange(40) % 2, "red", "blue"))
+    for written, words in ((alone, "so new ones may do worse"), (pd.concat([alone, test]), "on the validation images")):
+        written.fillna(0).to_csv(folder / "predictions.csv", index=False)
+        section = reliability_section.render(dataclasses.replace(found, predictions=found.record.predictions()))
+        html = section.html
+        assert "If the model answered only" in html and words in html
+        assert ("50.0% of those answers would be wrong" in html) == (words == "on the validation images")
 
 
 def test_a_leaderboard_of_two_runs_is_written_and_one_of_strangers_refused(

@@ -161,10 +161,17 @@ def _files(run: Path) -> list[Path]:
     return [found.plan.job.data / name for name in found.read_table("split.csv")["path"]]
 
 
-def test_the_threshold_of_export_is_that_of_finetune(run: Path) -> None:
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_threshold_of_export_is_that_of_finetune(run: Path, grouped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tlkit.runs.export._prove_pixels", lambda *a: None)  # the images are not there
+    monkeypatch.setattr("tlkit.runs.export.write_target", lambda model, names, folder, *a, **settings: folder.mkdir())
     table = pd.read_csv(run / "predictions.csv")
     rng = np.random.default_rng(6680)
     many = pd.concat([table] * 80, ignore_index=True)
+    many["path"] = [f"{number}.png" for number in range(len(many))]
+    patients = [f"patient {number // 40}" if grouped else "" for number in range(len(many))]
+    split = many[["path", "label", "split"]].assign(group=patients, sha256=many["path"])
+    split.to_csv(run / "split.csv", index=False)
     many["probability"] = rng.uniform(0.4, 1, len(many)).round(6)
     wrong = rng.random(len(many)) > many["probability"] ** 0.3
     many.loc[wrong, "prediction"] = many.loc[wrong, "label"].map({"red": "blue", "blue": "green", "green": "red"})
@@ -172,5 +179,9 @@ def test_the_threshold_of_export_is_that_of_finetune(run: Path) -> None:
     export_run(run, target="keras", max_error=0.1)
     refusal = open_run(run).metrics["refusal"]
     answered = many["probability"] >= refusal["threshold"]
+    assert set(refusal["classes"]) == {"blue", "green", "red"}
+    if grouped:
+        assert not refusal["assured"], "ten patients are too few"
+        return
     assert refusal["assured"] and 0 < answered.mean() < 1 and answered.sum() == refusal["validation"]["answered"]
     assert refusal["validation"]["error"] == pytest.approx(float(wrong[answered].mean())) and refusal["test"] is None

@@ -158,15 +158,16 @@ class _Ranked:
     def least(self, mine: np.ndarray, max_error: float) -> int:
         """How many of some images are answered at the first threshold that is tested for them.
 
-        As many as pass with a third of the allowed error; if there are too few for that, as many as pass without any.
+        As many as pass with a third of the allowed error, or half of the images if these are fewer, but at least as
+        many as pass without any error. One more than there are images if they cannot pass.
         """
         effect, count = self.design_effect(mine), int(mine.sum())
         sizes = np.arange(1, count + 1) / effect
-        for wrong in (np.round(sizes * max_error / 3), np.zeros(count)):
-            enough = np.flatnonzero(_bound(wrong, sizes) <= max_error)
-            if len(enough):
-                return int(enough[0]) + 1
-        return count + 1
+        lenient, fewest = (
+            int(np.append(np.flatnonzero(_bound(wrong, sizes) <= max_error), count)[0]) + 1
+            for wrong in (np.round(sizes * max_error / 3), np.zeros(count))
+        )
+        return max(fewest, min(lenient, count // 2))
 
     def assured(self, tried: Sequence[int], mine: np.ndarray, max_error: float) -> list[int]:
         """The ends, in order, at which the bound of the error of some images is low enough, until one fails."""
