@@ -86,7 +86,9 @@ def refusal_threshold(
     that every answer is "unsure".
 
     The promise is for images that took no part in training. If these images also chose the model, its errors on them
-    are a little too few, and the promise is that much weaker.
+    may be too few. In a simulation that mattered little: with 300 images, a limit of 15 % and the best of 10 equally
+    good models by accuracy on the same images, 3 of 102 assured thresholds let more than the limit through; without
+    that choice, 4 of 107 (150 draws each, 2026-11-26).
 
     Args:
         probabilities: float, shape (n, classes).
@@ -106,13 +108,15 @@ def refusal_threshold(
         holding = {label: set(ranked.assured(tried, mine, max_error)) for label, mine in classes.items()}
         few = {label for label, mine in classes.items() if ranked.least(mine, max_error) > mine.sum()}
     else:
-        passed = ranked.holding(ranked.ends.tolist(), everything, max_error)
-        holding = {label: set(ranked.holding(passed, mine, max_error)) for label, mine in classes.items()}
+        passed = alone = ranked.holding(ranked.ends.tolist(), everything, max_error)
+        if not passed:
+            return Refusal(max_error, 2.0, False)
         few = {label for label, mine in classes.items() if mine.sum() * max_error < 1}
-        passed = [end for end in passed if all(end in holding[label] for label in set(classes) - few)] or passed
-    if not passed:
-        return Refusal(max_error, 2.0, False)
-    end = max(passed, key=lambda end: (assured and sum(end in holding[label] for label in set(classes) - few), end))
+        for label in set(classes) - few:
+            alone = ranked.holding(alone, classes[label], max_error)
+        passed = [(alone or passed)[-1]]
+        holding = {label: set(ranked.holding(passed, mine, max_error)) for label, mine in classes.items()}
+    end = max(passed, key=lambda end: (sum(end in holding[label] for label in set(classes) - few), end))
     found = {}
     for label, mine in classes.items():
         limit = TOO_FEW if label in few else HELD if end in holding[label] else NOT_HELD

@@ -445,7 +445,8 @@ class Tournament:
         """Whether a fine-tuned model is better by the criterion on validation images, and not clearly less accurate.
 
         Both are compared with their own temperatures, as they would be served. Less accurate by more than one standard
-        error of the paired difference counts as clearly. If classes differ much in size, accuracy does not count.
+        error of the paired difference counts as clearly. If classes differ much in size, accuracy does not count,
+        because the largest class decides it: the balanced log loss is the criterion then.
         """
         behind = self.criterion == Criterion() and self._clearly_behind(tuned, head)
         return self._validation_loss(tuned) < self._validation_loss(head) and not behind
