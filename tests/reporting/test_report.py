@@ -220,21 +220,32 @@ def test_runs_that_differ_on_one_patient_are_not_ranked_as_if_on_many_images() -
     assert plain[1]["low"] > grouped[1]["low"] and plain[0]["low"] > grouped[0]["low"]
 
 
-def test_a_proposed_threshold_is_not_praised_on_the_images_that_chose_it(run_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_proposed_threshold_is_not_praised_on_the_images_that_chose_it(
+    run_folder: Path, tmp_path: Path, split: str
+) -> None:
+    """On validation images all above 0.8 are right; on test images every second one is wrong."""
     folder = shutil.copytree(run_folder, tmp_path / "run")
+    columns = pd.read_csv(folder / "predictions.csv").columns
+    rows = {**dict.fromkeys(columns, 0.0), "path": [f"{i}.png" for i in range(40)], "split": "validation"}
+    table = pd.DataFrame({**rows, "label": "red", "probability": np.linspace(0.99, 0.4, 40)})
+    table["prediction"] = np.where(table["probability"] > 0.8, "red", "blue")
+    if split == "test":
+        answers = np.where(np.arange(40) % 2, "red", "blue")
+        table = pd.concat([table, table.assign(path="t" + table["path"], split="test", prediction=answers)])
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        before = metrics["calibration"]["before"]
+        metrics["test"], before["test"] = metrics["validation"], before["validation"]
+        (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    table.to_csv(folder / "predictions.csv", index=False)
     found = collect(ReportInputs(open_run(folder), None, None), Analysis())  # type: ignore[arg-type]
-    table = pd.read_csv(folder / "predictions.csv").iloc[:0]
-    sure = pd.DataFrame({"path": [f"{i}.png" for i in range(40)], "split": "validation", "label": "red"})
-    sure["probability"] = np.linspace(0.99, 0.4, 40)
-    sure["prediction"] = np.where(sure["probability"] > 0.8, "red", "blue")
-    alone = pd.concat([table, sure])
-    test = sure.assign(path="t" + sure["path"], split="test", prediction=np.where(np.arange(40) % 2, "red", "blue"))
-    for written, words in ((alone, "so new ones may do worse"), (pd.concat([alone, test]), "on the validation images")):
-        written.fillna(0).to_csv(folder / "predictions.csv", index=False)
-        section = reliability_section.render(dataclasses.replace(found, predictions=found.record.predictions()))
-        html = section.html
-        assert "If the model answered only" in html and words in html
-        assert ("50.0% of those answers would be wrong" in html) == (words == "on the validation images")
+    said = reliability_section.render(found).html.partition("If the model answered only")[2]
+    words = {
+        "validation": "chosen on these images, so new ones may do worse",
+        "test": "chosen on the validation images",
+    }
+    wrong = {"validation": "0.0%", "test": "53.8%"}
+    assert words[split] in said and f"{wrong[split]} of those answers would be wrong" in said
 
 
 def test_a_leaderboard_of_two_runs_is_written_and_one_of_strangers_refused(

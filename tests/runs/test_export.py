@@ -169,7 +169,7 @@ def test_the_threshold_of_export_is_that_of_finetune(run: Path, grouped: bool, m
     rng = np.random.default_rng(6680)
     many = pd.concat([table] * 80, ignore_index=True)
     many["path"] = [f"{number}.png" for number in range(len(many))]
-    patients = [f"patient {number // 40}" if grouped else "" for number in range(len(many))]
+    patients = [f"patient {number % 4}" if grouped else "" for number in range(len(many))]
     split = many[["path", "label", "split"]].assign(group=patients, sha256=many["path"])
     split.to_csv(run / "split.csv", index=False)
     many["probability"] = rng.uniform(0.4, 1, len(many)).round(6)
@@ -181,7 +181,7 @@ def test_the_threshold_of_export_is_that_of_finetune(run: Path, grouped: bool, m
     answered = many["probability"] >= refusal["threshold"]
     assert set(refusal["classes"]) == {"blue", "green", "red"}
     if grouped:
-        assert not refusal["assured"], "ten patients are too few"
+        assert not refusal["assured"], "four patients are too few"
         return
     assert refusal["assured"] and 0 < answered.mean() < 1 and answered.sum() == refusal["validation"]["answered"]
     assert refusal["validation"]["error"] == pytest.approx(float(wrong[answered].mean())) and refusal["test"] is None
