@@ -144,10 +144,11 @@ def _refusal(run: Run, max_error: float) -> dict[str, Any]:
     """Find the threshold for a limit on the error from predictions.csv, as `tlkit.finetune` does. See `METRICS`."""
     table, classes = run.read_table("predictions.csv"), run.plan.classes
     found = {split: _answers(table[table["split"] == split], classes) for split in ("validation", "test")}
-    groups = groups_of(run, table[table["split"] == "validation"]["path"])
-    chosen = refusal_threshold(*found["validation"], max_error, class_names=classes, groups=groups)
+    held_out = table[table["split"] != "test"]  # training images are in it if they were held out once
+    pooled, groups = _answers(held_out, classes), groups_of(run, held_out["path"])
+    chosen = refusal_threshold(*pooled, max_error, class_names=classes, groups=groups)
     measured = {split: chosen.measured(*answers) if len(answers[1]) else None for split, answers in found.items()}
-    return {**dataclasses.asdict(chosen), **measured}
+    return {**dataclasses.asdict(chosen), "chosen_on": len(pooled[1]), **measured}
 
 
 def _answers(table: pd.DataFrame, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -199,4 +200,7 @@ def _prove_pixels(run: Run, model: keras.Model, folder: Path, force: bool) -> di
         pixels, labels = _some_pixels(run, "validation", PARITY_FILES)
     except DataError:
         return None
-    return prove_target(folder, pixels, _predicted(model, pixels), labels, force=force)
+    proof = prove_target(folder, pixels, _predicted(model, pixels), labels, force=force)
+    if run.refitted:  # the accuracy on images that the model was trained on says nothing
+        del proof["accuracy"], proof["accuracy_before"]
+    return proof
