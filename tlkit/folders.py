@@ -6,14 +6,17 @@ export. Otherwise the command fails before it changes anything, and names what i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tlkit.errors import RunError
-from tlkit.files import contents, write_atomically
+from tlkit.files import contents, temporary_beside, write_atomically
 
 PLAN = "plan.json"
 DESCRIPTION = "tlkit.json"  # of an export
@@ -52,11 +55,35 @@ def write_description(folder: Path, values: dict[str, Any]) -> None:
 _KEYS = {PLAN: ("tlkit", "recipe", "classes"), DESCRIPTION: ("classes", "image_size", "fit", "input")}
 _EXPORTS = ("saved_model", "litert", "litert-int8", "onnx", "keras")
 _KILLED = r"\.(?:tmp|old)-[0-9a-f]{8}-"  # prefix of files that a killed process left behind: see `tlkit.files`
-_LEFT = re.compile(f"{_KILLED}(.+)")
+_LEFT = re.compile(f"(?:{_KILLED})+(.+)")  # an export is written inside a temporary folder of its own
 _MODULE = re.compile(
     rf"modules/(|({_KILLED})?[0-9a-f]{{16}}/(|saved_model\.pb|tfhub_module\.pb|(variables|assets)/.*))"
 )
 _SAVED_MODEL = re.compile(r"saved_model\.pb|fingerprint\.pb|assets/|variables/variables\.(index|data-\d{5}-of-\d{5})")
+
+
+@contextlib.contextmanager
+def until_proved(folder: Path) -> Iterator[Path]:
+    """Yield a path beside `folder` to write and prove an export at; rename it to `folder` if the block succeeds.
+
+    If the block fails, what was written is removed, so that a refused export does not answer, and an earlier export in
+    `folder` is kept. Raises RunError, before and after the block, if `folder` holds anything but an export.
+    """
+    check_replaceable(folder, DESCRIPTION)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_beside(folder) as unproved:
+        yield unproved
+        check_replaceable(folder, DESCRIPTION)
+
+
+@contextlib.contextmanager
+def removed_unless_proved(folder: Path) -> Iterator[None]:
+    """Remove an export that is already in its place if the block, which proves it, fails."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def own_manifest(folder: Path, name: str) -> dict[str, Any] | None:

@@ -112,18 +112,23 @@ def reliability_bins(
     return [(float(confidence[mask].mean()), float(correct[mask].mean()), int(mask.sum())) for mask in masks]
 
 
-def paired_p_value(first: np.ndarray, second: np.ndarray) -> float:
+def paired_p_value(first: np.ndarray, second: np.ndarray, groups: np.ndarray | None = None) -> float:
     """Return the two-sided p-value of the exact McNemar test: whether two classifiers are equally accurate.
 
     It counts the images that exactly one of the two predicts correctly; if both are equally accurate, either is as
-    likely to be that one (McNemar 1947; a binomial test). 1 if there is no such image.
+    likely to be that one (McNemar 1947; a binomial test). 1 if there is no such image. Groups of images are counted
+    instead of images if there are any: those in which one of the two predicts more images correctly (a sign test).
 
-    first, second: whether each prediction is correct, bool, shape (n,).
+    first, second: whether each prediction is correct, bool, shape (n,). groups: as in `effective_images`.
 
     >>> paired_p_value(np.array([1, 1, 1, 0], bool), np.array([1, 0, 0, 0], bool))
     0.5
     """
-    gained, lost = int((first & ~second).sum()), int((~first & second).sum())
+    ahead = first.astype(int) - second.astype(int)
+    if groups is not None:
+        _, index = np.unique(groups, return_inverse=True)
+        ahead = np.bincount(index, weights=ahead).round().astype(int)
+    gained, lost = int((ahead > 0).sum()), int((ahead < 0).sum())
     return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
@@ -140,13 +145,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+def paired_difference(first: np.ndarray, second: np.ndarray, groups: np.ndarray | None = None) -> tuple[float, float]:
     """Return the difference in accuracy of two classifiers on the same images, and its standard error.
 
-    first, second: whether each prediction is correct, bool, shape (n,).
+    For groups of images, the error is that of a cluster bootstrap in its limit of infinitely many resamplings.
+
+    first, second: whether each prediction is correct, bool, shape (n,). groups: as in `effective_images`.
     """
     difference = first.astype(float) - second.astype(float)
     n = len(difference)
+    if groups is not None and len(np.unique(groups)) < n:
+        _, index = np.unique(groups, return_inverse=True)
+        sums = np.bincount(index, weights=difference - difference.mean())
+        count = len(sums)
+        return float(difference.mean()), float((count / (count - 1) * (sums**2).sum()) ** 0.5 / n) if count > 1 else 1.0
     return float(difference.mean()), float(difference.std(ddof=1) / n**0.5) if n > 1 else 1.0
 
 

@@ -13,6 +13,7 @@ from tlkit.stats import (
     effective_images,
     holm,
     log_loss,
+    paired_difference,
     paired_p_value,
     proportion_interval,
     wilson_interval,
@@ -99,6 +100,19 @@ def test_mcnemars_exact_test_by_hand(gained: int, lost: int, expected: float) ->
     second = np.array([0] * gained + [1] * lost + [1] * 50, bool)
     assert paired_p_value(first, second) == pytest.approx(expected, abs=1e-4)
     assert paired_p_value(second, first) == pytest.approx(expected, abs=1e-4)
+
+
+def test_groups_widen_a_paired_difference_and_count_once_in_the_test() -> None:
+    """Ten patients with ten images each: all that one gains are of three patients."""
+    patients = np.arange(100) // 10
+    first, second = np.ones(100, bool), patients >= 3
+    difference, error = paired_difference(first, second)
+    assert paired_difference(first, second, patients)[0] == difference == pytest.approx(0.3)
+    assert paired_difference(first, second, patients)[1] == pytest.approx((10 / 9 * 10 * 0.21 * 100) ** 0.5 / 100)
+    assert paired_difference(first, second, np.arange(100)) == (difference, error)
+    assert paired_p_value(first, second) < 1e-6 and paired_p_value(first, second, patients) == 0.25
+    assert paired_p_value(first, second, np.arange(100)) == paired_p_value(first, second)
+    assert paired_difference(first, second, np.zeros(100))[1] == 1.0, "one patient tells nothing"
 
 
 def test_of_many_equal_rivals_hardly_any_is_called_behind() -> None:

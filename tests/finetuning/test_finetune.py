@@ -294,6 +294,7 @@ def test_a_forced_run_that_stops_loses_nothing_of_the_earlier_one(
     assert evaluate_run(out)["n"] == held_out(out) and open_run(out).plan.job.seed == 0
     (left,) = set(tmp_path.iterdir()) - {out, folder}
     assert left.name.startswith(".unfinished-") and left.name.endswith("-run")
+    assert not (left / "saved_model").exists(), "an export that is not proved does not answer"
     said.clear()
     run = finetune(left / "plan.json", out=out, force=True)  # it can be repeated from there
     assert run.folder == out and open_run(out).plan.job.seed == 1 and evaluate_run(out)["n"] == held_out(out)

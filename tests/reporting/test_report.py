@@ -22,6 +22,7 @@ from tlkit.reporting import report as report_module
 from tlkit.reporting.charts import Axis, lines, reliability
 from tlkit.reporting.findings import Analysis, ReportInputs, collect
 from tlkit.reporting.leaderboard import rank
+from tlkit.reporting.sections import reliability as reliability_section
 from tlkit.reporting.sections import robustness
 from tlkit.reporting.sections.confusion import confusion_order
 from tlkit.reporting.sections.summary import next_steps
@@ -207,6 +208,44 @@ def test_runs_are_ranked_on_common_images_with_paired_intervals() -> None:
     assert rows[0]["behind"] == "the best"
     assert rows[2]["surely_behind"] and not rows[1]["surely_behind"]
     assert rows[2]["behind"].startswith("-30.0")
+
+
+def test_runs_that_differ_on_one_patient_are_not_ranked_as_if_on_many_images() -> None:
+    good, worse = "1" * 100, "1" * 80 + "0" * 20
+    names, paths = ["w", "g"], [f"{i}.png" for i in range(100)]
+    tables = [answers(worse), answers(good)]
+    plain = rank(names, tables, set(paths))
+    grouped = rank(names, tables, set(paths), {path: str(number // 20) for number, path in enumerate(paths)})
+    assert plain[1]["surely_behind"] and not grouped[1]["surely_behind"]
+    assert plain[1]["low"] > grouped[1]["low"] and plain[0]["low"] > grouped[0]["low"]
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_proposed_threshold_is_not_praised_on_the_images_that_chose_it(
+    run_folder: Path, tmp_path: Path, split: str
+) -> None:
+    """On validation images all above 0.8 are right; on test images every second one is wrong."""
+    folder = shutil.copytree(run_folder, tmp_path / "run")
+    columns = pd.read_csv(folder / "predictions.csv").columns
+    rows = {**dict.fromkeys(columns, 0.0), "path": [f"{i}.png" for i in range(40)], "split": "validation"}
+    table = pd.DataFrame({**rows, "label": "red", "probability": np.linspace(0.99, 0.4, 40)})
+    table["prediction"] = np.where(table["probability"] > 0.8, "red", "blue")
+    if split == "test":
+        answers = np.where(np.arange(40) % 2, "red", "blue")
+        table = pd.concat([table, table.assign(path="t" + table["path"], split="test", prediction=answers)])
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        before = metrics["calibration"]["before"]
+        metrics["test"], before["test"] = metrics["validation"], before["validation"]
+        (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    table.to_csv(folder / "predictions.csv", index=False)
+    found = collect(ReportInputs(open_run(folder), None, None), Analysis())  # type: ignore[arg-type]
+    said = reliability_section.render(found).html.partition("If the model answered only")[2]
+    words = {
+        "validation": "chosen on these images, so new ones may do worse",
+        "test": "chosen on the validation images",
+    }
+    wrong = {"validation": "0.0%", "test": "53.8%"}
+    assert words[split] in said and f"{wrong[split]} of those answers would be wrong" in said
 
 
 def test_a_leaderboard_of_two_runs_is_written_and_one_of_strangers_refused(

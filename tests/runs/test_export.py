@@ -13,9 +13,10 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from tlkit import ParityError, export_run, open_run, predict
+from tlkit import ParityError, RunError, export_run, open_run, predict
 from tlkit.cli.main import main
 from tlkit.deployment.formats import open_target
+from tlkit.folders import removed_unless_proved
 from tlkit.runs.export import exports_of, other_thresholds
 from tlkit.runs.reading import _some_pixels, load_model
 from tlkit.stats import wilson_interval
@@ -66,6 +67,56 @@ def test_integers_are_judged_on_images_that_the_converter_did_not_see(
     assert row["accuracy"] == pytest.approx(right)
 
 
+def test_an_export_that_is_refused_leaves_nothing_that_answers(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {path.name for path in run.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr("tlkit.deployment.parity.open_target", answers_rightly_except(run, 1))
+        with pytest.raises(ParityError):
+            export_run(run, target="keras")
+    assert {path.name for path in run.iterdir()} == before
+    with pytest.raises(RunError):
+        open_target(run / "keras")
+    assert "keras" not in set(exports_of(run)["format"])
+
+
+def test_an_earlier_export_survives_one_that_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _ = export_run(run, target="keras")
+    files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with monkeypatch.context() as patch:
+        patch.setattr("tlkit.deployment.parity.open_target", answers_rightly_except(run, 1))
+        with pytest.raises(ParityError):
+            export_run(run, target="keras", max_error=0.05)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == files
+    images, _ = _some_pixels(open_run(run), "validation", None)
+    assert np.allclose(open_target(folder)[1](images), load_model(run).predict_on_batch(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_saved_model_that_is_refused_is_removed_and_the_earlier_one_kept(
+    run: Path, elsewhere: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*a: object) -> None:
+        raise ParityError("it differs")
+
+    monkeypatch.setattr("tlkit.runs.export.export", lambda model, names, folder, **settings: folder.mkdir())
+    monkeypatch.setattr("tlkit.runs.export._prove_served", refuse)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ParityError):
+        export_run(run, tmp_path / "new" if elsewhere else None)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert not (tmp_path / "new").exists() and not any(path.name.startswith(".tmp") for path in run.iterdir())
+
+
+def test_an_export_in_its_place_is_removed_if_its_proof_fails(tmp_path: Path) -> None:
+    (tmp_path / "saved_model" / "variables").mkdir(parents=True)
+    with removed_unless_proved(tmp_path / "saved_model"):
+        pass
+    assert (tmp_path / "saved_model").is_dir()
+    with pytest.raises(KeyboardInterrupt), removed_unless_proved(tmp_path / "saved_model"):
+        raise KeyboardInterrupt
+    assert not (tmp_path / "saved_model").exists()
+
+
 def test_a_row_of_an_earlier_version_says_on_what_it_was_proved(run: Path) -> None:
     columns = ["n", "top1_agreement", "max_difference", "accuracy", "bytes", "milliseconds_an_image", "folder"]
     rows = {name: [9, 1.0, 0.0, 1.0, 1, 1.0, "x"] for name in ("litert", "litert-int8")}
@@ -110,10 +161,17 @@ def _files(run: Path) -> list[Path]:
     return [found.plan.job.data / name for name in found.read_table("split.csv")["path"]]
 
 
-def test_the_threshold_of_export_is_that_of_finetune(run: Path) -> None:
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_threshold_of_export_is_that_of_finetune(run: Path, grouped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tlkit.runs.export._prove_pixels", lambda *a: None)  # the images are not there
+    monkeypatch.setattr("tlkit.runs.export.write_target", lambda model, names, folder, *a, **settings: folder.mkdir())
     table = pd.read_csv(run / "predictions.csv")
     rng = np.random.default_rng(6680)
     many = pd.concat([table] * 80, ignore_index=True)
+    many["path"] = [f"{number}.png" for number in range(len(many))]
+    patients = [f"patient {number % 4}" if grouped else "" for number in range(len(many))]
+    split = many[["path", "label", "split"]].assign(group=patients, sha256=many["path"])
+    split.to_csv(run / "split.csv", index=False)
     many["probability"] = rng.uniform(0.4, 1, len(many)).round(6)
     wrong = rng.random(len(many)) > many["probability"] ** 0.3
     many.loc[wrong, "prediction"] = many.loc[wrong, "label"].map({"red": "blue", "blue": "green", "green": "red"})
@@ -121,5 +179,9 @@ def test_the_threshold_of_export_is_that_of_finetune(run: Path) -> None:
     export_run(run, target="keras", max_error=0.1)
     refusal = open_run(run).metrics["refusal"]
     answered = many["probability"] >= refusal["threshold"]
+    assert set(refusal["classes"]) == {"blue", "green", "red"}
+    if grouped:
+        assert not refusal["assured"], "four patients are too few"
+        return
     assert refusal["assured"] and 0 < answered.mean() < 1 and answered.sum() == refusal["validation"]["answered"]
     assert refusal["validation"]["error"] == pytest.approx(float(wrong[answered].mean())) and refusal["test"] is None

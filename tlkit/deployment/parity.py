@@ -66,7 +66,7 @@ class FreshProcess:
             if self._process.returncode != 0:
                 self._errors.seek(0)
                 output = self._errors.read().decode("utf-8", "replace")[-1500:]
-                raise ParityError(f"The exported model '{saved_model}' failed in a fresh process:\n{output}")
+                raise ParityError(f"The exported model failed in a fresh process:\n{output}")
             with np.load(answers, allow_pickle=False) as loaded:
                 return {name: loaded[name] for name in loaded.files}
 
@@ -145,7 +145,7 @@ def prove_parity(
         raise ParityError(
             f"The exported model predicts the same class as the trained one on {agreement:.2%} of "
             f"{counted(len(files), 'file')} (expected 100 %), and its probabilities differ by up to {difference:.2g} "
-            f"(expected below {PARITY_LIMIT:g}). Do not deploy '{saved_model}'."
+            f"(expected below {PARITY_LIMIT:g}). Do not deploy it."
         )
     return proof
 
@@ -218,13 +218,13 @@ def prove_target(
         raise ParityError(
             f"With 8-bit integers the model predicts the same class on {agreement:.1%} of "
             f"{counted(len(pixels), 'image')} (expected {LEAST_AGREEMENT:.0%} or more), and accuracy goes from "
-            f"{proof['accuracy_before']:.1%} to {proof['accuracy']:.1%}. Use the format litert, or keep '{folder}' "
-            "with `force`."
+            f"{proof['accuracy_before']:.1%} to {proof['accuracy']:.1%}. It is not kept. Use the format litert, or "
+            "keep it with `force`."
         )
     if not rounded and (agreement < 1.0 or difference > 1e-3):
         raise ParityError(
             f"The export predicts the same class as the trained model on {agreement:.2%} of "
             f"{counted(len(pixels), 'image')} (expected 100 %), and its probabilities differ by up to {difference:.2g} "
-            f"(expected below {PARITY_LIMIT:g}). Do not deploy '{folder}'."
+            f"(expected below {PARITY_LIMIT:g}). Do not deploy it."
         )
     return proof

@@ -84,7 +84,7 @@ def estimate_from(
     low, high = wilson_interval(share * effective, effective)
     commonest = int(np.bincount(labels).argmax())
     constant = labels == commonest
-    ahead = correct.mean() > constant.mean() and paired_p_value(correct, constant) < AT_CHANCE
+    ahead = correct.mean() > constant.mean() and paired_p_value(correct, constant, groups) < AT_CHANCE
     return Estimate(share, low, high, len(correct), how, tuple(also_chose), optimism, None if ahead else commonest)
 
 

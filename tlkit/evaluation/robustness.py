@@ -13,7 +13,7 @@ import numpy as np
 from tlkit.data.corruptions import CORRUPTIONS, corrupt
 from tlkit.models.inference import frozen_call, inference_batch
 from tlkit.progress import bar
-from tlkit.stats import paired_difference, wilson_interval
+from tlkit.stats import paired_difference, proportion_interval
 
 if TYPE_CHECKING:
     import keras
@@ -28,6 +28,7 @@ def robustness(
     images: np.ndarray,
     labels: np.ndarray,
     *,
+    groups: np.ndarray | None = None,
     batch_size: int = 32,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
@@ -40,6 +41,7 @@ def robustness(
     Args:
         images: uint8, shape (n, side, side, 3), RGB.
         labels: int, shape (n,).
+        groups: Shape (n,); images with equal values belong together.
         batch_size: Images per forward pass.
         seed: Of the corruptions; the same seed gives the same rows.
 
@@ -57,8 +59,8 @@ def robustness(
         for done, (about, changed) in enumerate(versions, start=1):
             correct = _predicted(call, changed, batch) == labels
             clean = correct if clean is None else clean
-            lost, error = paired_difference(clean, correct)
-            interval = list(wilson_interval(int(correct.sum()), len(labels)))
+            lost, error = paired_difference(clean, correct, groups)
+            interval = list(proportion_interval(correct, groups))
             scores = {"n": len(labels), "accuracy": float(correct.mean()), "accuracy_95": interval}
             rows.append({**about, **scores, "lost": lost, "lost_error": error})
             update(done)

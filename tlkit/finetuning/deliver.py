@@ -12,6 +12,7 @@ from tlkit.deployment.parity import FreshProcess, prove_parity
 from tlkit.deployment.saved_model import export
 from tlkit.evaluation.predict import own_probabilities
 from tlkit.finetuning.words import result_lines
+from tlkit.folders import removed_unless_proved
 from tlkit.progress import Clock, log
 from tlkit.reporting.findings import ReportInputs, analyse
 from tlkit.reporting.report import write_report
@@ -59,7 +60,7 @@ def deliver(
     with ThreadPoolExecutor(1) as beside:  # the slow part of the report runs while another process proves
         analysing = beside.submit(analyse, inputs) if inputs else None
         log.info("proving   in a fresh process that it predicts what the model predicts")
-        with clock.timed("prove"):
+        with clock.timed("prove"), removed_unless_proved(run.saved_model):
             parity = _prove(run, judged, dataset, fresh)
     metrics = {
         **judged.scores,

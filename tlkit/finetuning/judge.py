@@ -199,7 +199,9 @@ def _calibrate_and_score(run: Run, images: ImageSet, answers: Answers, plan: Pla
     refusal = None
     max_error = plan.job.max_error
     if max_error is not None:
-        chosen = refusal_threshold(temper(pooled, temperature), pooled_labels, max_error)
+        groups = images.part(*(("validation",) if answers.training is None else ("train", "validation"))).groups()
+        about: dict[str, Any] = {"class_names": images.class_names, "groups": groups}
+        chosen = refusal_threshold(temper(pooled, temperature), pooled_labels, max_error, **about)
         measured = {split: chosen.measured(probabilities[split], labels[split]) for split in raw}
         refusal = {
             **dataclasses.asdict(chosen),

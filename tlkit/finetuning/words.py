@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tlkit.backbones import Backbone
+from tlkit.evaluation.refusal import class_sentence
 from tlkit.plan.plan import Plan
 from tlkit.runs.folder import Run
 from tlkit.stats import FEWEST_TO_TELL
@@ -110,6 +111,8 @@ def refusal_sentence(refusal: dict[str, Any]) -> str:
         else f"on {counted(chosen_on, 'image')}, too few for 95 % confidence"
     )
     text = f"below a probability of {refusal['threshold']:.3f}, which keeps the error at or below {limit:.1%} {held}"
+    alone = class_sentence(refusal.get("classes") or {})
+    text += f"; {alone}" if alone else ""
     for split in ("validation", "test"):
         if refusal[split] and refusal[split]["answered"]:
             one = refusal[split]

@@ -21,6 +21,7 @@ from tlkit.backbones import named_backbones
 from tlkit.doctor.checkup import JUDGE, check_data
 from tlkit.errors import SpecError
 from tlkit.evaluation.calibration import calibration_error_of
+from tlkit.evaluation.refusal import class_sentence
 from tlkit.evaluation.reliance import reliance
 from tlkit.evaluation.robustness import robustness
 from tlkit.evaluation.saliency import GradCam
@@ -29,6 +30,7 @@ from tlkit.plan.decision import Decision
 from tlkit.plan.plan import Plan
 from tlkit.reporting.thumbnails import Thumbnails
 from tlkit.runs.folder import Run
+from tlkit.runs.reading import groups_of
 from tlkit.stats import reliability_bins
 from tlkit.strategy.axes import still_climbing
 
@@ -90,7 +92,7 @@ class Refusal:
     """Below which probability the answer is "unsure", and what that does on the report's split.
 
     assured: errors stay below max_error with 95 % confidence. coverage: share that is answered. error: share of the
-    answers that is wrong; None if nothing is answered.
+    answers that is wrong; None if nothing is answered. alone: for which classes alone the limit holds, in words.
     """
 
     max_error: float
@@ -98,6 +100,7 @@ class Refusal:
     assured: bool
     coverage: float
     error: float | None
+    alone: str = ""
 
 
 @dataclass(frozen=True)
@@ -289,7 +292,8 @@ class Record:
         if not found or not found.get(self.split):
             return None
         here = found[self.split]
-        return Refusal(found["max_error"], found["threshold"], found["assured"], here["coverage"], here["error"])
+        alone = class_sentence(found.get("classes") or {})
+        return Refusal(found["max_error"], found["threshold"], found["assured"], here["coverage"], here["error"], alone)
 
     @property
     def parity(self) -> Parity:
@@ -516,22 +520,22 @@ def _pretrained_prefix(model: keras.Model, backbone: Backbone, record: Record) -
 def _reliance(inputs: ReportInputs, record: Record, cam: GradCam, seconds: float) -> Reliance:
     """Mask salient pixels of as many of the predicted images as the time allows, at least 16."""
     count = int(np.clip(seconds * 1000 / (3 * cam.milliseconds()), 16, EXPLAINED))
-    images, labels = _sample(inputs, record, count)
+    images, labels, _ = _sample(inputs, record, count)
     return reliance(inputs.model, images, labels, cam=cam)
 
 
 def _robustness(inputs: ReportInputs, record: Record) -> list[dict[str, Any]]:
-    images, labels = _sample(inputs, record, ROBUST)
-    return robustness(inputs.model, images, labels)
+    images, labels, paths = _sample(inputs, record, ROBUST)
+    return robustness(inputs.model, images, labels, groups=groups_of(record.run, paths))
 
 
-def _sample(inputs: ReportInputs, record: Record, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """At most `count` of the predicted images, drawn at random, and their class indices."""
+def _sample(inputs: ReportInputs, record: Record, count: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """At most `count` of the predicted images, drawn at random, their class indices and their paths."""
     predictions = record.predictions()
     order = np.random.default_rng(0).permutation(len(predictions))[:count]
     chosen = predictions.iloc[np.sort(order)]
     labels = np.array([record.classes.index(one) for one in chosen["label"]])
-    return _pixels(inputs, list(chosen["path"])), labels
+    return _pixels(inputs, list(chosen["path"])), labels, list(chosen["path"])
 
 
 def _pixels(inputs: ReportInputs, paths: Sequence[str]) -> np.ndarray:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from tlkit.errors import SpecError
 from tlkit.files import write_atomically
@@ -13,7 +15,8 @@ from tlkit.progress import log
 from tlkit.reporting.findings import Record
 from tlkit.reporting.page import fill_file
 from tlkit.runs.folder import Run
-from tlkit.stats import AT_CHANCE, holm, paired_difference, paired_p_value, wilson_interval
+from tlkit.runs.reading import groups_of
+from tlkit.stats import AT_CHANCE, effective_images, holm, paired_difference, paired_p_value, wilson_interval
 from tlkit.tables import Column, table_text
 from tlkit.words import counted
 
@@ -37,7 +40,8 @@ def leaderboard(runs: Sequence[Run], out: str | Path | None = None) -> Path:
     """
     records = [Record(run) for run in runs]
     split, predictions, common = _common(records)
-    rows = rank([str(run.folder) for run in runs], predictions, common)
+    groups = dict(zip(sorted(common), groups_of(runs[0], sorted(common)).tolist(), strict=True))
+    rows = rank([str(run.folder) for run in runs], predictions, common, groups)
     for row in rows:
         record = records[row["index"]]
         row |= {
@@ -83,11 +87,18 @@ def _common(records: Sequence[Record]) -> tuple[str, list[pd.DataFrame], set[str
     raise SpecError("The runs were evaluated on no image in common. Expected runs on the same data and split.")
 
 
-def rank(names: Sequence[str], predictions: Sequence[pd.DataFrame], common: set[str]) -> list[dict[str, Any]]:
+def rank(
+    names: Sequence[str],
+    predictions: Sequence[pd.DataFrame],
+    common: set[str],
+    groups: Mapping[str, str] | None = None,
+) -> list[dict[str, Any]]:
     """Rank runs by accuracy on common images: the best first.
 
     The best of many is best partly by chance. So the intervals hold for all runs at once, with 95 % confidence
     (Bonferroni). A run is surely behind if an exact paired test says so after Holm's correction for their number.
+
+    groups: the group of each image, by its path. None: each image is its own.
 
     Returns a dict for each run: index (in `names`), run, accuracy with low and high, behind (the paired difference to
     the best with its 95 % interval and the corrected p-value, in words) and surely_behind.
@@ -97,12 +108,14 @@ def rank(names: Sequence[str], predictions: Sequence[pd.DataFrame], common: set[
         shared = table[table["path"].isin(common)].sort_values("path")
         correct.append((shared["prediction"] == shared["label"]).to_numpy())
     order = sorted(range(len(names)), key=lambda i: -correct[i].mean())
-    behind = order[1:]
-    corrected = dict(zip(behind, holm([paired_p_value(correct[i], correct[order[0]]) for i in behind]), strict=True))
+    behind, mine = order[1:], None if groups is None else np.array([groups[path] for path in sorted(common)])
+    p_values = [paired_p_value(correct[i], correct[order[0]], mine) for i in behind]
+    corrected = dict(zip(behind, holm(p_values), strict=True))
     rows = []
     for i in order:
-        low, high = wilson_interval(int(correct[i].sum()), len(common), level=1 - 0.05 / len(names))
-        lost, error = paired_difference(correct[i], correct[order[0]])
+        effective = effective_images(correct[i], mine)
+        low, high = wilson_interval(correct[i].mean() * effective, effective, level=1 - 0.05 / len(names))
+        lost, error = paired_difference(correct[i], correct[order[0]], mine)
         best = i == order[0]
         rows.append(
             {

@@ -18,6 +18,7 @@ from tlkit.deployment.saved_model import export
 from tlkit.errors import SpecError
 from tlkit.evaluation.predict import own_probabilities, predict_probabilities
 from tlkit.evaluation.scores import evaluate, prediction_table
+from tlkit.folders import removed_unless_proved
 from tlkit.models.files import save_model
 from tlkit.progress import log
 from tlkit.runs.folder import Run, check_members, check_out, finish_run, start_run
@@ -81,7 +82,8 @@ def ensemble(runs: Sequence[str | Path], out: str | Path, *, force: bool = False
         probabilities = predict_probabilities(model, dataset.examples().pixels, batch_size=BATCH)
         own = functools.partial(own_probabilities, model, dataset.examples().pixels)
         files = dataset.images.files()
-        metrics["parity"] = prove_parity(run.saved_model, files, probabilities, plan.classes, fresh, own)
+        with removed_unless_proved(run.saved_model):
+            metrics["parity"] = prove_parity(run.saved_model, files, probabilities, plan.classes, fresh, own)
     if "validation" in judged:
         metrics["members"] = [
             {"run": str(one.folder), "accuracy": score["accuracy"], "log_loss": score["log_loss"]}

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tlkit.data.images import LEFT_OUT, ImageSet
+from tlkit.data.images import LEFT_OUT
 from tlkit.data.scan import scan
 from tlkit.devices import while_memory_lasts
 from tlkit.errors import DataError, SpecError, nearest, unknown
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
+    from tlkit.data.dataset import Dataset
     from tlkit.safety.verdict import Verdict
 
 
@@ -77,7 +78,7 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
         scores[name] = int(images.table["sha256"].isin(keys).sum())
     if views is None:
         return scores
-    mirror = _mirror_verdict(images)
+    mirror = _mirror_verdict(dataset)
     if mirror.verdict == "unsafe" or (mirror.verdict == "not_measurable" and mirror.hinted):
         if views == "flip":
             raise SpecError(
@@ -85,16 +86,18 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
                 "`views=ten-crop` leaves mirror images out."
             )
         views = "five-crop"
-    return {**scores, "views": {**_gain(model, rows, labels, views), "mirror_images": mirror.verdict}}
+    return {**scores, "views": {**_gain(model, rows, labels, views, examples.groups), "mirror_images": mirror.verdict}}
 
 
-def _mirror_verdict(images: ImageSet) -> Verdict:
-    """Check on these images whether a mirror image keeps its class."""
-    labelled = dataclasses.replace(images, table=images.table.assign(split=""))
-    return check_safety(labelled, Augmentation(flip_horizontal=1.0), thorough=False).verdicts[0]
+def _mirror_verdict(dataset: Dataset) -> Verdict:
+    """Check on these images, made square as the run does, whether a mirror image keeps its class."""
+    images = dataclasses.replace(dataset.images, table=dataset.images.table.assign(split=""))
+    return check_safety(
+        dataclasses.replace(dataset, images=images), Augmentation(flip_horizontal=1.0), thorough=False
+    ).verdicts[0]
 
 
-def _gain(model: keras.Model, rows: Any, labels: np.ndarray, views: str) -> dict[str, Any]:
+def _gain(model: keras.Model, rows: Any, labels: np.ndarray, views: str, groups: np.ndarray | None) -> dict[str, Any]:
     """Compare predictions averaged over views with plain ones."""
     seconds, correct = [], []
     for predicted in (
@@ -104,7 +107,7 @@ def _gain(model: keras.Model, rows: Any, labels: np.ndarray, views: str) -> dict
         started = time.monotonic()
         correct.append(predicted().argmax(1) == labels)
         seconds.append(time.monotonic() - started)
-    gain, error = paired_difference(correct[1], correct[0])
+    gain, error = paired_difference(correct[1], correct[0], groups)
     return {
         "views": views,
         "accuracy": float(correct[1].mean()),

@@ -17,10 +17,19 @@ from tlkit.deployment.saved_model import export
 from tlkit.errors import DataError
 from tlkit.evaluation.predict import own_probabilities, predict_probabilities
 from tlkit.evaluation.refusal import refusal_threshold
-from tlkit.folders import DESCRIPTION, EXPORTED, own_manifest
+from tlkit.folders import DESCRIPTION, EXPORTED, own_manifest, until_proved
 from tlkit.plan.job import check_max_error
 from tlkit.runs.folder import Run, open_run
-from tlkit.runs.reading import BATCH, PARITY_FILES, _some_pixels, decoded, load_model, own_part, parity_sample
+from tlkit.runs.reading import (
+    BATCH,
+    PARITY_FILES,
+    _some_pixels,
+    decoded,
+    groups_of,
+    load_model,
+    own_part,
+    parity_sample,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -57,7 +66,7 @@ def export_run(
         NameUnknown: The target is unknown.
         ExportError: The target's packages are not installed, or the model cannot be converted.
         SpecError: `max_error` is outside 0 to 1.
-        ParityError: The export disagrees with the model.
+        ParityError: The export disagrees with the model. It is removed, and an earlier one in the folder is kept.
         DataError: The run's images are needed (for 8-bit integers) and gone.
     """
     run = run if isinstance(run, Run) else open_run(run)
@@ -69,13 +78,14 @@ def export_run(
     folder = Path(to) if to is not None else default
     settings: dict[str, Any] = {"fit": fit, "unsure_below": refusal["threshold"] if refusal else 0.0}
     settings["refusal"] = refusal
-    if target == "savedmodel":
-        export(model, plan.classes, folder, **settings)
-        proof = _prove_served(run, model, folder)
-    else:
-        ranges = _some_pixels(run, "train", REPRESENTATIVE_IMAGES)[0] if FORMATS[target].by_images else None
-        write_target(model, plan.classes, folder, target, **settings, representative=ranges)
-        proof = _prove_pixels(run, model, folder, force)
+    with until_proved(folder) as unproved:
+        if target == "savedmodel":
+            export(model, plan.classes, unproved, **settings)
+            proof = _prove_served(run, model, unproved)
+        else:
+            ranges = _some_pixels(run, "train", REPRESENTATIVE_IMAGES)[0] if FORMATS[target].by_images else None
+            write_target(model, plan.classes, unproved, target, **settings, representative=ranges)
+            proof = _prove_pixels(run, model, unproved, force)
     if max_error is not None:
         run.write_json("metrics.json", {**run.metrics, "refusal": refusal})
     return folder, _recorded(run, target, folder, proof)
@@ -134,8 +144,9 @@ def _refusal(run: Run, max_error: float) -> dict[str, Any]:
     """Find the threshold for a limit on the error from predictions.csv, as `tlkit.finetune` does. See `METRICS`."""
     table, classes = run.read_table("predictions.csv"), run.plan.classes
     found = {split: _answers(table[table["split"] == split], classes) for split in ("validation", "test")}
-    pooled = _answers(table[table["split"] != "test"], classes)  # training images are in it if they were held out once
-    chosen = refusal_threshold(*pooled, max_error)
+    held_out = table[table["split"] != "test"]  # training images are in it if they were held out once
+    pooled, groups = _answers(held_out, classes), groups_of(run, held_out["path"])
+    chosen = refusal_threshold(*pooled, max_error, class_names=classes, groups=groups)
     measured = {split: chosen.measured(*answers) if len(answers[1]) else None for split, answers in found.items()}
     return {**dataclasses.asdict(chosen), "chosen_on": len(pooled[1]), **measured}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,15 @@ def own_part(run: Run, part: str | None) -> ImageSet:
     table = table.reindex(columns=list(TABLE_COLUMNS))
     problems = pd.DataFrame(columns=list(PROBLEM_COLUMNS))
     return ImageSet(root, table, tuple(run.plan.classes), problems)
+
+
+def groups_of(run: Run, paths: Iterable[str]) -> np.ndarray:
+    """The group of each of a run's images, or its content's hash if it has none: shape (n,)."""
+    split = run.read_table("split.csv").set_index("path")
+    names = split["sha256"]
+    if "group" in split:
+        names = split["group"].where(split["group"] != "", names)
+    return names.reindex(list(paths)).to_numpy(str)
 
 
 def decoded(run: Run, images: ImageSet, cache: Cache | None = None) -> Dataset:

@@ -62,6 +62,11 @@ class Sample:
         """The kind of features whose probe has the highest skill."""
         return max(self.probes, key=lambda kind: self.skill[kind][0])
 
+    @property
+    def groups(self) -> np.ndarray | None:
+        """The groups of the judged images, see `Examples`; None if they have none."""
+        return None if self.examples.groups is None else self.examples.groups[self.judged]
+
     @cached_property
     def images(self) -> np.ndarray:
         """The judged images: uint8, shape (n, size, size, 3)."""

@@ -59,9 +59,11 @@ def profile(tapped: keras.Model, backbone: Backbone, table: Table, pool: Example
     per_class = float(table.classes / (1 / np.maximum(counts, 1)).sum()) * distinct / len(pool)
     chance = float(counts.max() / counts.sum())
     last, best = probes[-1], max(probes, key=lambda one: one.accuracy)
-    ahead, error = paired_difference(best.right, last.right)
-    p_value = min(1.0, paired_p_value(best.right, last.right) * max(len(probes) - 1, 1))  # the best of several blocks
-    curve = learning_curve(table, last.validated.strength, seed)
+    groups = None if pool.groups is None else pool.groups[table.held_out]
+    ahead, error = paired_difference(best.right, last.right, groups)
+    p_value = paired_p_value(best.right, last.right, groups)
+    p_value = min(1.0, p_value * max(len(probes) - 1, 1))  # the best of several blocks
+    curve = learning_curve(table, last.validated.strength, seed, groups)
     found = {
         "n": n,
         "how": table.how,
@@ -177,7 +179,9 @@ def _whole(last: Mapping[str, Any]) -> bool:
     return last["training_images"] >= last.get("of", last["training_images"] + (last["training_images"] == PROBED))
 
 
-def learning_curve(table: Table, strength: float, seed: int = 0) -> list[dict[str, Any]]:
+def learning_curve(
+    table: Table, strength: float, seed: int = 0, groups: np.ndarray | None = None
+) -> list[dict[str, Any]]:
     """Measure the last block's probe with a quarter, half and all of the training images, at most CURVE_IMAGES.
 
     The penalty is chosen for each size, because fewer images need a stronger one: with that of all images, small sizes
@@ -187,6 +191,7 @@ def learning_curve(table: Table, strength: float, seed: int = 0) -> list[dict[st
         table: From `tlkit.features.table.feature_table`.
         strength: C of the probe on all images, the inverse of its L2 penalty. 1, 0.1 and 0.01 times it are tried.
         seed: Of the order in which training images are added.
+        groups: Of the held-out images, as in `tlkit.stats.effective_images`.
 
     Returns:
         A dict for each share: training_images, of (how many there are), accuracy, accuracy_95 and strength; from the
@@ -211,7 +216,7 @@ def learning_curve(table: Table, strength: float, seed: int = 0) -> list[dict[st
             "strength": best.strength,
         }
         if previous is not None:
-            point["gain"], point["gain_error"] = paired_difference(correct, previous)
+            point["gain"], point["gain_error"] = paired_difference(correct, previous, groups)
         previous = correct
         points.append(point)
     return points

@@ -51,6 +51,7 @@ def compare_backbones(
     """
     rows: list[dict[str, Any]] = []
     correct: dict[str, np.ndarray] = {}
+    groups: np.ndarray | None = None
     log.info(f"comparing {len(networks)} backbones by linear probes on held-out images")
     for network in networks:
         size = job.image_size or network.size
@@ -66,6 +67,7 @@ def compare_backbones(
         found = choose_strength(table.blocks[0], table.labels, table.folds, table.classes)
         hits = found.probabilities.argmax(1) == table.labels[table.held_out]
         correct[network.name] = hits
+        groups = None if pool.groups is None else pool.groups[table.held_out]  # the same for every backbone
         call, batch = frozen_call(model, 32), np.zeros((32, size, size, 3), "uint8")
         call(batch)  # the first call traces
         started = time.monotonic()
@@ -89,7 +91,8 @@ def compare_backbones(
     rows.sort(key=lambda row: row["milliseconds_per_image"])
     leader = rows[0]
     for row in rows[1:]:
-        if _surely_ahead(correct[row["backbone"]], correct[leader["backbone"]], challengers=len(rows) - 1):
+        first, second = correct[row["backbone"]], correct[leader["backbone"]]
+        if _surely_ahead(first, second, challengers=len(rows) - 1, groups=groups):
             leader = row
     best = max(rows, key=lambda row: row["accuracy"])
     why = (
@@ -97,7 +100,7 @@ def compare_backbones(
         f"at {leader['milliseconds_per_image']:.1f} ms per image"
     )
     if best is not leader:
-        ahead, error = paired_difference(correct[best["backbone"]], correct[leader["backbone"]])
+        ahead, error = paired_difference(correct[best["backbone"]], correct[leader["backbone"]], groups)
         why += (
             f"; {best['backbone']}, at {best['milliseconds_per_image']:.1f} ms per image, is {100 * ahead:.1f} points "
             f"more accurate (95 % interval ±{196 * error:.1f}), which these images cannot tell from chance"
@@ -106,6 +109,6 @@ def compare_backbones(
     return chosen, Decision("backbone", chosen.name, why, {"compared": rows})
 
 
-def _surely_ahead(first: np.ndarray, second: np.ndarray, challengers: int) -> bool:
+def _surely_ahead(first: np.ndarray, second: np.ndarray, challengers: int, groups: np.ndarray | None = None) -> bool:
     """Whether the first is more accurate, by an exact test that is corrected for the number of challengers."""
-    return bool(first.mean() > second.mean()) and paired_p_value(first, second) * challengers < AT_CHANCE
+    return bool(first.mean() > second.mean()) and paired_p_value(first, second, groups) * challengers < AT_CHANCE

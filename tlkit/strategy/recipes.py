@@ -18,8 +18,8 @@ from tlkit.plan.recipe import Head, Recipe
 from tlkit.progress import NO_DEADLINE, Deadline, log
 from tlkit.recipes import RECIPES
 from tlkit.strategy.axes import profile
-from tlkit.strategy.tournament import FEWEST_TO_JUDGE, FEWEST_TO_MEND, Outcome, Tournament
-from tlkit.strategy.tuning import BEST_COST, expected_seconds, tuning_recipe, upper_blocks
+from tlkit.strategy.tournament import FEWEST_TO_MEND, Outcome, Tournament
+from tlkit.strategy.tuning import BEST_COST, expected_seconds, tuning_recipe, upper_blocks, why_not_tuned
 from tlkit.words import counted, roughly
 
 if TYPE_CHECKING:
@@ -151,10 +151,8 @@ def foresee_tournament(
     each = seconds_per_image(build(Head()))
     images, limit = training + validation, minutes_at_most(training + validation, job, deadline)
     sentences = [f"linear heads on the features of {counted(images, 'image')}: {roughly(each * images)}"]
-    if job.effort == "quick":
-        sentences.append("no fine-tuning: the effort asked for is quick")
-    elif validation < FEWEST_TO_JUDGE:
-        sentences.append(f"no fine-tuning: it needs {FEWEST_TO_JUDGE} or more validation images, and has {validation}")
+    if why := why_not_tuned(job, validation):
+        sentences.append(f"no fine-tuning: {why}")
     else:
         recipe = tuning_recipe("fine-tune", upper_blocks(backbone.blocks_to_unfreeze), training, job)
         seconds = expected_seconds(recipe, each * training)

@@ -55,6 +55,7 @@ from tlkit.strategy.tuning import (
     patient_recipes,
     tuning_recipe,
     upper_blocks,
+    why_not_tuned,
     with_lower_rate,
 )
 from tlkit.training.history import History
@@ -65,8 +66,6 @@ if TYPE_CHECKING:
     import keras
 
 
-# Validation images that fine-tuning needs to take part: with fewer, one in five strategies would win by chance.
-FEWEST_TO_JUDGE = 40
 # Validation images that the leading head gets wrong, at least: a model that mends fewer and breaks none could not be
 # told from it by a sign test (5 of 5 by chance: 1 in 32).
 FEWEST_TO_MEND = 5
@@ -238,7 +237,8 @@ class Tournament:
         correct = [one_way.argmax(1) == labels for one_way in served]
         chosen = min(range(len(served)), key=lambda way: self.criterion.loss(served[way], labels))
         commonest = labels == np.bincount(labels).argmax()
-        useful = correct[0].mean() > commonest.mean() and paired_p_value(correct[0], commonest) < AT_CHANCE
+        p_value = paired_p_value(correct[0], commonest, self._groups(asked))
+        useful = correct[0].mean() > commonest.mean() and p_value < AT_CHANCE
         gains = balancing_weights(labels) * (correct[chosen].astype(float) - correct[0])
         rises = gains.mean() > CLEARLY * gains.std() / len(gains) ** 0.5
         if chosen and (not rises or (useful and correct[0].mean() > correct[chosen].mean())):
@@ -332,7 +332,7 @@ class Tournament:
 
     def _further(self, trained: Contender, leader: Contender) -> list[Recipe]:
         """What is trained after the first fine-tuning: a lower rate, or with the effort "best", patient variations."""
-        if trained.diverged or _clearly_behind(trained, leader):
+        if trained.diverged or self._clearly_behind(trained, leader):
             return [with_lower_rate(trained.recipe)]
         upper = trained.recipe.stages[-1].unfreeze == upper_blocks(self.backbone.blocks_to_unfreeze)
         return patient_recipes(trained.recipe) if upper and self.job.effort == "best" else []
@@ -341,10 +341,8 @@ class Tournament:
         """Why fine-tuning takes no part; empty if it does."""
         validation = int(self._validation_rows.sum())
         wrong = int((leader.correct[self._validation_rows] == 0).sum())
-        if self.job.effort == "quick":
-            return ": the effort asked for is quick"
-        if validation < FEWEST_TO_JUDGE:
-            return f": it needs {FEWEST_TO_JUDGE} or more validation images, and has {validation}"
+        if why := why_not_tuned(self.job, validation):
+            return f": {why}"
         if wrong < FEWEST_TO_MEND:
             return (
                 f": {leader.name} predicts all but {wrong} of {counted(validation, 'validation image')} correctly, "
@@ -447,10 +445,31 @@ class Tournament:
         """Whether a fine-tuned model is better by the criterion on validation images, and not clearly less accurate.
 
         Both are compared with their own temperatures, as they would be served. Less accurate by more than one standard
-        error of the paired difference counts as clearly. If classes differ much in size, accuracy does not count.
+        error of the paired difference counts as clearly. If classes differ much in size, accuracy does not count,
+        because the largest class decides it: the balanced log loss is the criterion then.
         """
-        behind = self.criterion == Criterion() and _clearly_behind(tuned, head)
+        behind = self.criterion == Criterion() and self._clearly_behind(tuned, head)
         return self._validation_loss(tuned) < self._validation_loss(head) and not behind
+
+    def _clearly_behind(self, first: Contender, second: Contender) -> bool:
+        """Whether the first is less accurate by more than the standard error of the paired difference."""
+        ahead, error = self._ahead(first, second)
+        return ahead < -CLEARLY * error
+
+    def _ahead(self, first: Contender, second: Contender) -> tuple[float, float]:
+        """The paired difference in accuracy on the images that both were asked, and its standard error.
+
+        (0, 1) if there are no such images.
+        """
+        both = first.asked & second.asked
+        if not both.any():
+            return 0.0, 1.0
+        return paired_difference(first.correct[both] > 0, second.correct[both] > 0, self._groups(both))
+
+    def _groups(self, rows: np.ndarray) -> np.ndarray | None:
+        """The groups of held-out images; None if there are none. rows: which of them, bool."""
+        groups = self.pool.groups
+        return None if groups is None else groups[self.table.held_out[rows]]
 
     def _validation_loss(self, one: Contender) -> tuple[float, float]:
         return self._loss(one, self._validation_rows)
@@ -470,10 +489,10 @@ class Tournament:
         others = [one for one in self.contenders if one is not winner and one.asked.any() and one.state != "dropped"]
         if not others:
             return score
-        rival = max(others, key=lambda one: _ahead(one, winner)[0])
-        ahead, error = _ahead(rival, winner)
+        rival = max(others, key=lambda one: self._ahead(one, winner)[0])
+        ahead, error = self._ahead(rival, winner)
         both = rival.asked & winner.asked
-        p = paired_p_value(rival.correct[both] > 0, winner.correct[both] > 0)
+        p = paired_p_value(rival.correct[both] > 0, winner.correct[both] > 0, self._groups(both))
         beside = f"95 % interval ±{196 * error:.1f}, n = {int(both.sum()):,}; exact paired test: p = {p:.2g}, " + (
             "more than chance" if p < AT_CHANCE else "which these images cannot tell from chance"
         )
@@ -493,18 +512,3 @@ class Tournament:
         row = one.evidence()
         score = "not measured" if row["accuracy"] is None else f"accuracy {row['accuracy']:.1%} (n = {row['n']:,})"
         log.info(f"  {one.name:<24} {score}, {one.seconds:.1f} s" + (f"; {one.outcome}" if one.outcome else ""))
-
-
-def _clearly_behind(first: Contender, second: Contender) -> bool:
-    """Whether the first is less accurate by more than the standard error of the paired difference."""
-    ahead, error = _ahead(first, second)
-    return ahead < -CLEARLY * error
-
-
-def _ahead(first: Contender, second: Contender) -> tuple[float, float]:
-    """The paired difference in accuracy on the images that both were asked, and its standard error.
-
-    (0, 1) if there are no such images.
-    """
-    both = first.asked & second.asked
-    return paired_difference(first.correct[both] > 0, second.correct[both] > 0) if both.any() else (0.0, 1.0)

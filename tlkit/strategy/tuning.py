@@ -11,6 +11,8 @@ import math
 from tlkit.plan.job import Job
 from tlkit.plan.recipe import Recipe, Stage, Unfreeze
 
+# Validation images that fine-tuning needs to take part: with fewer, one in five strategies would win by chance.
+FEWEST_TO_JUDGE = 40
 STEPS = 1200  # gradient steps, within FEWEST_EPOCHS and MOST_EPOCHS
 FEWEST_EPOCHS, MOST_EPOCHS = 6, 24
 SMALL = 1000  # training images below which a batch has SMALL_BATCH images
@@ -22,6 +24,22 @@ SMALL_VIEWS, LARGE_VIEWS = 8, 4  # augmented versions of each image, for which t
 # What an epoch of all blocks, or of the upper ones, takes in forward passes of frozen layers. Only for a forecast.
 ALL_COST, UPPER_COST = 5, 2
 BEST_COST = 10  # what the variations of the effort "best" take, in trainings of the upper blocks
+
+
+def why_not_tuned(job: Job, validation: int) -> str:
+    """Why fine-tuning takes no part whatever the linear heads do; empty if it does.
+
+    validation: number of validation images.
+
+    >>> from pathlib import Path
+    >>> why_not_tuned(Job(Path("pets")), 39)
+    'it needs 40 or more validation images, and has 39'
+    """
+    if job.effort == "quick":
+        return "the effort asked for is quick"
+    if validation < FEWEST_TO_JUDGE:
+        return f"it needs {FEWEST_TO_JUDGE} or more validation images, and has {validation}"
+    return ""
 
 
 def upper_blocks(count: int) -> Unfreeze:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from tlkit.evaluation.refusal import coverage_and_risk
@@ -10,6 +12,9 @@ from tlkit.reporting.findings import Findings, Refusal
 from tlkit.reporting.page import Section, fill
 from tlkit.stats import FEWEST_TO_TELL
 from tlkit.words import counted
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 USUAL_ERROR = 0.05  # the error for which a threshold is proposed, if the run has none
 
@@ -68,19 +73,41 @@ def _threshold(findings: Findings, curve: Curve) -> list[str]:
             if refusal.assured
             else "on the held-out images; there are too few of them to guarantee it for new images"
         )
+        alone = f"; {refusal.alone}" if refusal.alone else ""
         return [
             f'Below a probability of {min(refusal.threshold, 1):.3f} the model answers "unsure". That keeps errors at '
-            f"or below {refusal.max_error:.1%} {how}. It answers {refusal.coverage:.1%} of the {split} images; "
+            f"or below {refusal.max_error:.1%} {how}{alone}. It answers {refusal.coverage:.1%} of the {split} images; "
             f"{refusal.error or 0:.1%} of those answers are wrong."
         ]
-    wanted = next((one for one in reversed(curve) if one[1] <= USUAL_ERROR), None)
+    validation = findings.record.predictions("validation")
+    elsewhere = split == "test" and len(validation) > 0
+    chosen_on = _points(validation) if elsewhere else curve
+    wanted = next((one for one in reversed(chosen_on) if one[1] <= USUAL_ERROR), None)
     if wanted is None or wanted[0] == 1:
         return []
-    coverage, wrong, threshold = wanted
-    return [
-        f"If the model answered only at a probability of {threshold:.2f} or more, it would answer {coverage:.0%} of "
-        f"the {split} images, and {wrong:.1%} of those answers would be wrong."
-    ]
+    threshold = wanted[2]
+    return [proposal(threshold, *_answered(findings.predictions, threshold), split, elsewhere=elsewhere)]
+
+
+def proposal(threshold: float, coverage: float, wrong: float, split: str, *, elsewhere: bool) -> str:
+    """What a threshold would do on the images of a split. elsewhere: whether it was chosen on other images."""
+    where = "chosen on the validation images" if elsewhere else "chosen on these images, so new ones may do worse"
+    return (
+        f"If the model answered only at a probability of {threshold:.2f} or more ({where}), it would answer "
+        f"{coverage:.0%} of the {split} images, and {wrong:.1%} of those answers would be wrong."
+    )
+
+
+def _points(predictions: pd.DataFrame) -> Curve:
+    correct = (predictions["prediction"] == predictions["label"]).to_numpy()
+    return list(zip(*coverage_and_risk(predictions["probability"].to_numpy(float), correct), strict=True))
+
+
+def _answered(predictions: pd.DataFrame, threshold: float) -> tuple[float, float]:
+    """The share of images at or above a threshold, and the share of these that is wrong; 0 where there are none."""
+    answered = predictions[predictions["probability"].astype(float) >= threshold]
+    wrong = answered["prediction"] != answered["label"]
+    return len(answered) / len(predictions), float(wrong.mean()) if len(answered) else 0.0
 
 
 def _curve(refusal: Refusal | None, curve: Curve) -> str:
