@@ -62,6 +62,11 @@ def _temperature(findings: Findings) -> list[str]:
 def _threshold(findings: Findings, curve: Curve) -> list[str]:
     """What the threshold of the model does, or what one would do."""
     refusal, split = findings.record.refusal, findings.split
+    if refusal is not None and refusal.threshold > 1:
+        return [
+            f"No threshold keeps errors at or below {refusal.max_error:.1%} on the validation images, so every answer "
+            'is "unsure".'
+        ]
     if refusal is not None:
         how = (
             "with 95 % confidence"
@@ -79,7 +84,8 @@ def _threshold(findings: Findings, curve: Curve) -> list[str]:
     coverage, wrong, threshold = wanted
     return [
         f"If the model answered only at a probability of {threshold:.2f} or more, it would answer {coverage:.0%} of "
-        f"the {split} images, and {wrong:.1%} of those answers would be wrong."
+        f"the {counted(len(findings.correct), f'{split} image')}, and {wrong:.1%} of those answers would be wrong. The "
+        "threshold was found on these same images, so expect more errors on new ones."
     ]
 
 
