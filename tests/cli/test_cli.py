@@ -22,6 +22,7 @@ from tlkit.backbones import BACKBONES
 from tlkit.cache import Store, describe
 from tlkit.cli.group import in_options, log_shown
 from tlkit.cli.main import main
+from tlkit.cli.runs import _show_exports
 from tlkit.progress import log
 
 COMMANDS = sorted(main.commands)
@@ -99,6 +100,15 @@ def test_evaluate_prints_the_table_and_json(trained: Path) -> None:
     done = CliRunner().invoke(main, ["evaluate", str(trained)])
     assert "accuracy 100.0%" in done.output and "red" in done.output
     assert '"confusion_matrix"' in CliRunner().invoke(main, ["evaluate", str(trained), "--json"]).output
+
+
+def test_each_speed_says_what_was_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"split": "validation", "n": 8, "top1_agreement": 1.0, "max_difference": 0.0, "bytes": 1e6}
+    names = ("savedmodel", "litert", "onnx")
+    _show_exports(pd.DataFrame([{**row, "format": name, "milliseconds_an_image": 4.5} for name in names]))
+    served, one, many = capsys.readouterr().out.splitlines()[-3:]
+    assert served.endswith("4.5 ms  files, decoding included, 16 at a time")
+    assert one.endswith("decoded pixels, one at a time") and many.endswith("decoded pixels, 16 at a time")
 
 
 def test_inspect_writes_over_its_own_tables_and_no_others(
