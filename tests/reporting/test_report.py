@@ -8,6 +8,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from tlkit.finetuning.words import result_lines
 from tlkit.folders import FILES
 from tlkit.reporting import report as report_module
 from tlkit.reporting.charts import Axis, lines, reliability
-from tlkit.reporting.findings import Analysis, ClassScore, Findings, ReportInputs, Score, collect
+from tlkit.reporting.findings import Analysis, ClassScore, Findings, ReportInputs, Score, _checkup, collect
 from tlkit.reporting.leaderboard import rank
 from tlkit.reporting.sections import confusion, robustness, summary
 from tlkit.reporting.sections import reliability as reliability_section
@@ -260,6 +261,14 @@ def test_the_next_step_names_leaks_before_all_else(run_folder: Path) -> None:
     steps = next_steps(collect(inputs, Analysis(found)))
     assert steps[0].startswith("1 duplicate pair of images lies in the validation split")
     assert "tlkit predict" in steps[-1]
+
+
+def test_the_report_judges_labels_as_inspect_does_whatever_the_seed_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr("tlkit.reporting.findings.check_data", lambda dataset, **settings: asked.append(settings))
+    for seed in (0, 5):
+        _checkup(None, None, SimpleNamespace(label_judge="nano", seed=seed))  # type: ignore[arg-type]
+    assert asked[0].get("seed", 0) == asked[1].get("seed", 0) == 0
 
 
 def findings_of(run_folder: Path, tmp_path: Path, **numbers: Any) -> Findings:
