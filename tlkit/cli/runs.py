@@ -62,7 +62,7 @@ def _show_seen(scores: dict[str, Any], given: bool) -> None:
     n = counted(scores["n"], "image")
     if scores["trained_on"]:
         others = scores["without_trained_on"]
-        without = f"without them: {_accuracy(others)}" if others else "without them there is none"
+        without = f"without them: {_accuracy(others)}" if others else "without them no image is left"
         click.echo(
             f"the run was trained on {scores['trained_on']:,} of these {n}, so its accuracy on new images is lower "
             f"than the one below; {without}"

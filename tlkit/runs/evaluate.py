@@ -17,7 +17,7 @@ from tlkit.models.inference import inference_batch
 from tlkit.plan.augmentation import Augmentation
 from tlkit.runs.folder import Run, open_run
 from tlkit.runs.lineage import Lineage, lineage
-from tlkit.runs.reading import BATCH, decoded, load_model, own_part
+from tlkit.runs.reading import BATCH, decoded, load_judged, load_model, own_part
 from tlkit.safety.check import check_safety
 from tlkit.stats import paired_difference
 from tlkit.words import counted
@@ -65,12 +65,14 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
         )
     dataset = decoded(run, images)
     images, examples = dataset.images, dataset.examples()
-    model, rows, labels = load_model(run), examples.pixels, examples.labels
+    model = load_judged(run) if data is None else load_model(run)
+    rows, labels = examples.pixels, examples.labels
     probabilities = while_memory_lasts(
         lambda batch: predict_probabilities(model, rows, batch_size=batch), inference_batch(BATCH)
     )
     left_out = images.problems[images.problems["action"] == LEFT_OUT]
-    scores = {**_scores(probabilities, images, lineage(run)), "left_out": len(left_out)}
+    seen = lineage(run, served=data is not None)
+    scores = {**_scores(probabilities, images, seen), "left_out": len(left_out)}
     if views is None:
         return scores
     mirror = _mirror_verdict(images)
