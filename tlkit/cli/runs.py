@@ -64,8 +64,8 @@ def _show_seen(scores: dict[str, Any], given: bool) -> None:
         others = scores["without_trained_on"]
         without = f"without them: {_accuracy(others)}" if others else "without them no image is left"
         click.echo(
-            f"the run was trained on {scores['trained_on']:,} of these {n}, so its accuracy on new images is probably lower "
-            f"than the one below; {without}"
+            f"the run was trained on {scores['trained_on']:,} of these {n}, so its accuracy on new images is "
+            f"probably lower than the one below; {without}"
         )
     if given and scores["chosen_by"]:
         click.echo(f"the run's epochs and settings were chosen by {scores['chosen_by']:,} of these {n}")
