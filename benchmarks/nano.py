@@ -1,12 +1,12 @@
 """Measure the quality and speed of `nano`: a linear probe on five real data sets beside two baselines.
 
-    TLKIT_SHARED=folder python benchmarks/nano.py [--weights FILE.npz] [--no-store]
+    TLKIT_SHARED=folder python benchmarks/nano.py [--weights FILE.npz] [--no-store] [--speed-alone]
 
 - Probe: average-pooled features at 96 pixels, standardised, and scikit-learn's logistic regression. Its C is chosen on
   the validation split after fitting on the train split. Test accuracy, fitted on the train split only and on both.
 - Baselines: MobileNetV2 0.35 at the same 96 pixels (weights from Keras' cache), and nano's network with random weights.
-- Speed: forward passes of batches of 64 in one `tf.function`, nano at 96 and MobileNetV2 0.35 at 224 alternating,
-  medians.
+- Speed: forward passes of batches of 64 in one `tf.function`, both networks at 96 and at 224 pixels alternating,
+  medians. The rows `speed` of 2026-11-21 are of nano at 96 and MobileNetV2 0.35 at 224.
 
 Appends dated rows to benchmarks/nano.csv.
 """
@@ -30,7 +30,11 @@ def main() -> None:
     parser.add_argument("--weights", default="imagenet", help="another .npz file for nano")
     parser.add_argument("--no-store", action="store_true", help="print only")
     parser.add_argument("--nano-alone", action="store_true", help="leave out the baselines and the speed")
+    parser.add_argument("--speed-alone", action="store_true", help="leave out the probes")
     arguments = parser.parse_args()
+    if arguments.speed_alone:
+        keep_speeds(arguments.no_store)
+        return
     networks = [("nano", arguments.weights)]
     if not arguments.nano_alone:
         networks += [("mobilenetv2_0.35", "imagenet"), ("nano", "none")]
@@ -50,9 +54,13 @@ def main() -> None:
             }
             keep(row, arguments.no_store)
     if not arguments.nano_alone:
-        for name, speed in images_per_second().items():
-            row = dict.fromkeys(row, "") | {"date": row["date"], "measured": "speed", "backbone": name}
-            keep(row | {"images_per_second": round(speed)} | versions(), arguments.no_store)
+        keep_speeds(arguments.no_store)
+
+
+def keep_speeds(print_only: bool) -> None:
+    for (name, size), speed in images_per_second().items():
+        row = {"date": date.today().isoformat(), "measured": f"speed at {size} pixels", "backbone": name}
+        keep({**row, "images_per_second": round(speed), **versions()}, print_only)
 
 
 def keep(row: dict, print_only: bool) -> None:
@@ -102,26 +110,27 @@ def probe(name: str, weights: str, dataset: str, size: int = 96) -> dict[str, fl
     }
 
 
-def images_per_second(rounds: int = 15, batch: int = 64) -> dict[str, float]:
+def images_per_second(rounds: int = 15, batch: int = 64) -> dict[tuple[str, int], float]:
+    """By backbone and pixels per side."""
     import tensorflow as tf
 
     import tlkit
 
     random = np.random.default_rng(0)
     calls = {}
-    for name, size in (("nano", 96), ("mobilenetv2_0.35", 224)):
-        model = tlkit.build_classifier(name, 2, weights="none")
+    for name, size in (("nano", 96), ("mobilenetv2_0.35", 96), ("nano", 224), ("mobilenetv2_0.35", 224)):
+        model = tlkit.build_classifier(name, 2, image_size=size, weights="none")
         pixels = tf.constant(random.integers(0, 256, (batch, size, size, 3)).astype("float32"))
         step = tf.function(lambda x, model=model: model(x, training=False))
         step(pixels)
-        calls[name] = (step, pixels)
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+        calls[name, size] = (step, pixels)
+    seconds: dict[tuple[str, int], list[float]] = {one: [] for one in calls}
     for _ in range(rounds):
-        for name, (step, pixels) in calls.items():
+        for one, (step, pixels) in calls.items():
             started = time.perf_counter()
             step(pixels)
-            seconds[name].append(time.perf_counter() - started)
-    return {name: batch / float(np.median(one)) for name, one in seconds.items()}
+            seconds[one].append(time.perf_counter() - started)
+    return {one: batch / float(np.median(times)) for one, times in seconds.items()}
 
 
 if __name__ == "__main__":

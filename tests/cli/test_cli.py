@@ -22,6 +22,8 @@ from tlkit.backbones import BACKBONES
 from tlkit.cache import Store, describe
 from tlkit.cli.group import in_options, log_shown
 from tlkit.cli.main import main
+from tlkit.cli.runs import _show_exports
+from tlkit.errors import DataError
 from tlkit.progress import log
 
 COMMANDS = sorted(main.commands)
@@ -101,6 +103,15 @@ def test_evaluate_prints_the_table_and_json(trained: Path) -> None:
     assert '"confusion_matrix"' in CliRunner().invoke(main, ["evaluate", str(trained), "--json"]).output
 
 
+def test_each_speed_says_what_was_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"split": "validation", "n": 8, "top1_agreement": 1.0, "max_difference": 0.0, "bytes": 1e6}
+    names = ("savedmodel", "litert", "onnx")
+    _show_exports(pd.DataFrame([{**row, "format": name, "milliseconds_an_image": 4.5} for name in names]))
+    served, one, many = capsys.readouterr().out.splitlines()[-3:]
+    assert served.endswith("4.5 ms  files, decoding included, 16 at a time")
+    assert one.endswith("decoded pixels, one at a time") and many.endswith("decoded pixels, 16 at a time")
+
+
 def test_inspect_writes_over_its_own_tables_and_no_others(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +130,20 @@ def test_inspect_writes_over_its_own_tables_and_no_others(
     for _ in range(2):
         assert CliRunner().invoke(main, words).exit_code == 0
     assert len(list(tmp_path.glob("*.csv"))) == 5
+
+
+@pytest.mark.parametrize(("words", "size"), [([], 96), (["--image-size", "64"], 64), (["--backbone", "resnet50"], 224)])
+def test_inspect_decodes_as_finetune_does(words: list[str], size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tlkit.finetuning.resolve.default_backbone", lambda: ("nano", "none was named"))
+    asked = []
+
+    def inspected(data: str, **settings: Any) -> None:
+        asked.append(settings["size"])
+        raise DataError("seen")
+
+    monkeypatch.setattr("tlkit.doctor.checkup.inspect", inspected)
+    CliRunner().invoke(main, ["inspect", "data", *words])
+    assert asked == [size]
 
 
 def test_inspect_of_a_folder_around_the_data_says_where_they_may_be(folder: Path, tmp_path: Path) -> None:

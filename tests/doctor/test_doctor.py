@@ -28,6 +28,10 @@ class Rows:
     def __init__(self, images: np.ndarray) -> None:
         self.images = images
 
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        return self.images.shape[1:]
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -245,6 +249,8 @@ def test_a_duplicate_across_splits_is_a_leak_and_comes_first() -> None:
     ]
     assert any(line.startswith("1 pair of duplicates lies across splits") for line in found.sentences())
     assert "2 pairs of duplicates" in found.sentences()
+    assert f"on the features of nano at {everything.shape[1]} pixels" in found.sentences()[0]
+    assert found.to_dict()["image_size"] == everything.shape[1]
     assert not any(line.startswith("0 ") for line in found.sentences())
     assert found.to_dict()["leaks"] == 1
 

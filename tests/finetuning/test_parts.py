@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
@@ -14,12 +16,14 @@ from click.testing import CliRunner
 from tests.conftest import write_folder
 from tlkit import evaluate_run, open_run
 from tlkit.cli.main import main
+from tlkit.data.images import ImageSet
 from tlkit.errors import DataError
 from tlkit.finetuning.prepare import Prepared, prepare
 from tlkit.finetuning.resolve import resolve
 from tlkit.plan.job import Job
+from tlkit.runs.evaluate import _scores
 from tlkit.runs.folder import Run
-from tlkit.runs.lineage import lineage
+from tlkit.runs.lineage import Lineage, lineage
 
 
 def prepared(data: Path, tiny: dict[str, Any], **settings: Any) -> Prepared:
@@ -103,7 +107,20 @@ def test_evaluate_says_how_many_images_the_run_was_trained_on(trained: Path, tmp
     assert f"the run was trained on {train} of these {train + held + 12} images" in done.output
     assert f"chosen by {held} of these {train + held + 12} images" in done.output
     own = evaluate_run(run)
-    assert (own["trained_on"], own["chosen_by"]) == (0, held)
+    assert (own["trained_on"], own["chosen_by"]) == (0, held) and "without_trained_on" not in own
+    assert own["accuracy_95"] == run.metrics["validation"]["accuracy_95"]
+    assert re.search(rf"without them: accuracy 100.0% .*, n = {held + 12}\)", done.output)
+
+
+def test_the_numbers_without_training_images_are_those_of_the_others() -> None:
+    table = pd.DataFrame({"path": list("abcdef"), "label": list("xyxyxy"), "sha256": list("123456"), "group": ""})
+    images = ImageSet(Path(), table, ("x", "y", "z"), pd.DataFrame())
+    answers = np.eye(3)[[0, 1, 0, 1, 1, 1]]
+    scores = _scores(answers, images, Lineage(frozenset("1234"), frozenset("5")))
+    assert (scores["trained_on"], scores["chosen_by"], scores["n"]) == (4, 1, 6)
+    assert scores["accuracy"] == pytest.approx(5 / 6)
+    assert (scores["without_trained_on"]["accuracy"], scores["without_trained_on"]["n"]) == (0.5, 2)
+    assert _scores(answers, images, Lineage(frozenset("123456")))["without_trained_on"] is None
 
 
 def test_groups_are_said_at_the_top(tmp_path: Path, tiny: dict[str, Any]) -> None:

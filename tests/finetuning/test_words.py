@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from tlkit import open_run
-from tlkit.finetuning.words import result_lines
+from tlkit.finetuning.finetune import _log_short_time
+from tlkit.finetuning.words import late, result_lines
+from tlkit.plan.job import Job
+from tlkit.progress import Deadline
 
 
 @pytest.fixture
@@ -39,3 +42,17 @@ def test_a_temperature_is_praised_only_with_enough_images_and_an_effect(
     line = next(one for one in result_lines(open_run(run)) if one.startswith("calibrated"))
     assert expected in line and ("calibration error" in line) == (fitted_on == 30)
     assert line.endswith("worse on these images") == (before == 0.3)
+
+
+def test_a_passed_time_limit_is_said_with_how_much() -> None:
+    (note,) = late(Deadline.after(-12.4), 0.5)
+    assert note.startswith("the time limit of 0.5 minutes was passed by 12 s")
+    assert late(Deadline.after(5), 0.5) == late(Deadline(), None) == []
+
+
+def test_a_time_limit_shorter_than_the_delivery_is_said_before_training(said: list[str]) -> None:
+    _log_short_time(Deadline.after(6), 100, Job("data", report=False))
+    assert len(said) == 1 and "the export, its proof and the report take about 25 s" in said[0]
+    _log_short_time(Deadline.after(40), 100, Job("data"))
+    _log_short_time(Deadline(), 100, Job("data"))
+    assert len(said) == 1

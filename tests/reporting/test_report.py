@@ -8,6 +8,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,16 @@ import pytest
 from tlkit import Recipe, RunError, SpecError, Stage, finetune, open_run, report
 from tlkit.doctor.checkup import Checkup
 from tlkit.doctor.labels import LabelNoise
+from tlkit.finetuning.words import result_lines
 from tlkit.folders import FILES
 from tlkit.reporting import report as report_module
 from tlkit.reporting.charts import Axis, lines, reliability
-from tlkit.reporting.findings import Analysis, ReportInputs, collect
+from tlkit.reporting.findings import Analysis, ClassScore, Findings, ReportInputs, Score, _checkup, collect
 from tlkit.reporting.leaderboard import rank
+from tlkit.reporting.sections import confusion, robustness, summary
 from tlkit.reporting.sections import reliability as reliability_section
-from tlkit.reporting.sections import robustness
 from tlkit.reporting.sections.confusion import confusion_order
-from tlkit.reporting.sections.summary import next_steps
+from tlkit.reporting.sections.summary import _weakest, next_steps
 
 SECTIONS = [
     "summary",
@@ -293,10 +295,72 @@ def test_the_next_step_names_leaks_before_all_else(run_folder: Path) -> None:
     nothing = pd.DataFrame({"probable": np.zeros(0, bool)})
     pairs = pd.DataFrame({"split": ["train"], "other_split": ["validation"], "leak": [True], "kind": ["near"]})
     pairs = pairs.assign(path="a.png", other="b.png", label="a", other_label="a")
-    found = Checkup(nothing, pairs, nothing, pd.DataFrame(), 48, "nano", LabelNoise(0.9), True, 1.0)
+    found = Checkup(nothing, pairs, nothing, pd.DataFrame(), 48, "nano", LabelNoise(0.9), True, 96, 1.0)
     steps = next_steps(collect(inputs, Analysis(found)))
     assert steps[0].startswith("1 duplicate pair of images lies in the validation split")
     assert "tlkit predict" in steps[-1]
+
+
+def test_the_report_judges_labels_as_inspect_does_whatever_the_seed_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr("tlkit.reporting.findings.check_data", lambda dataset, **settings: asked.append(settings))
+    for seed in (0, 5):
+        _checkup(None, None, SimpleNamespace(label_judge="nano", seed=seed))  # type: ignore[arg-type]
+    assert asked[0].get("seed", 0) == asked[1].get("seed", 0) == 0
+
+
+def findings_of(run_folder: Path, tmp_path: Path, **numbers: Any) -> Findings:
+    """What a report shows of the run, with other numbers in its metrics.json."""
+    shutil.copytree(run_folder, tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    run.write_json("metrics.json", {**run.metrics, **numbers})
+    return collect(ReportInputs(run, None, None), Analysis())  # type: ignore[arg-type]
+
+
+def test_a_class_without_images_is_not_measured_and_not_listed_first(run_folder: Path, tmp_path: Path) -> None:
+    score = json.loads((run_folder / "metrics.json").read_text())["validation"]
+    old = {**score["per_class"], "green": {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}}
+    found = findings_of(run_folder, tmp_path, validation={**score, "per_class": old})
+    html = confusion.render(found).html
+    rows = re.findall(r"<tr><td>(\w+)</td>(.*?)</tr>", html[html.index("Precision, recall") :], re.DOTALL)
+    assert rows[-1] == ("green", '<td colspan="3">not measured</td><td>0</td>')
+    assert any("1 class has no validation images ('green')" in step for step in next_steps(found))
+    assert "the 2 of 3 classes that have validation images" in summary.render(found).html
+
+
+@pytest.mark.parametrize(
+    ("found", "images", "words"),
+    [(1, 2, "may be chance with so few images"), (10, 40, "is the weakest class (F1 0.40 on 40 images)")],
+)
+def test_a_weakest_class_is_named_only_where_its_images_bear_it(found: int, images: int, words: str) -> None:
+    matrix = np.array([[found, images - found, 0], [images - found, 30, 8], [0, 0, 30]])
+    recalls = (found / images, 0.8, 1.0)
+    rows = zip("abc", recalls, (0.4, 0.8, 0.9), matrix.sum(1).tolist(), strict=True)
+    classes = tuple(ClassScore(name, recall, recall, f1, count) for name, recall, f1, count in rows)
+    accuracy = matrix.trace() / matrix.sum()
+    (step,) = _weakest(Score(int(matrix.sum()), accuracy, (0.5, 0.9), 0.8, 0.5, 0.1, classes, matrix))
+    assert step.startswith("'a' ") and words in step
+
+
+def test_a_threshold_that_answers_nothing_is_not_praised(run_folder: Path, tmp_path: Path) -> None:
+    nothing = {"n": 12, "coverage": 0.0, "answered": 0, "error": None}
+    refusal = {"max_error": 0.05, "threshold": 1.01, "assured": False, "validation": nothing, "test": None}
+    html = reliability_section.render(findings_of(run_folder, tmp_path, refusal=refusal)).html
+    assert "No threshold keeps errors at or below 5.0%" in html and "That keeps errors" not in html
+
+
+def test_groups_across_given_splits_stand_beside_the_estimate(run_folder: Path, tmp_path: Path) -> None:
+    plan = json.loads((run_folder / "plan.json").read_text())
+    evidence = {"sentences": [], "groups": 6, "groups_across_parts": 4, "held_out_but_trained_on_before": 2}
+    plan["decisions"].append({"what": "split", "chosen": "as given", "why": "", "evidence": evidence})
+    found = findings_of(run_folder, tmp_path)
+    assert "<b>But" not in summary.render(found).html
+    (tmp_path / "run" / "plan.json").write_text(json.dumps(plan))
+    run = open_run(tmp_path / "run")
+    html = summary.render(collect(ReportInputs(run, None, None), Analysis())).html  # type: ignore[arg-type]
+    assert html.index("But 4 of 6 groups") < html.index('class="tiles"') and "2 validation or test images" in html
+    lines_after = [line for line in result_lines(run) if line][1:3]
+    assert all(line.startswith("but ") for line in lines_after) and "on new groups" in lines_after[0]
 
 
 def test_charts_tell_in_words_what_they_show_and_escape_names() -> None:

@@ -61,6 +61,13 @@ def test_every_way_to_send_an_image_gives_what_predict_gives(client: Any, traine
         assert client.post("/predict", data=data[0], content_type=kind).json["predictions"] == by_json[:1]
 
 
+def test_without_a_threshold_no_answer_is_sure_or_unsure(client: Any, files: list[Path]) -> None:
+    sent = {"instances": [b64(files[0].read_bytes()), b64(b"junk")]}
+    sound, junk = client.post("/predict", json=sent).json["predictions"]
+    assert sound["ok"] and sound["sure"] is None and sound["class"] in sound["probabilities"]
+    assert not junk["ok"] and junk["class"] == ""
+
+
 def test_a_bad_item_does_not_fail_the_others(client: Any, files: list[Path]) -> None:
     sound = files[0].read_bytes()
     bad: list[Any] = [b64(b"junk"), b64(png_header(30_000, 30_000)), {"b64": "###"}, {"b64": 3}, 7, b64(b"")]

@@ -24,7 +24,7 @@ from tlkit.plan.job import Job
 from tlkit.progress import Deadline
 from tlkit.stats import paired_difference
 from tlkit.strategy.axes import activation_distance, learning_curve, profile, sentences, still_climbing
-from tlkit.strategy.recipes import decide_by_tournament, foresee_tournament
+from tlkit.strategy.recipes import decide_by_tournament, foresee_tournament, minutes_at_most
 from tlkit.strategy.tournament import Contender, Outcome, Tournament
 from tlkit.strategy.tuning import tuning_recipe
 
@@ -416,6 +416,16 @@ def test_what_each_strategy_would_cost_is_said_before(
     said = foresee_tournament(build, BACKBONE, 312, validation, job).evidence["sentences"]
     assert any(expected in sentence for sentence in said)
     assert validation == 39 or "about 60 seconds" in said[1]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "report", "left"), [(300, True, 150), (50, True, 17), (50, False, 25), (20, True, 0)]
+)
+def test_a_tournament_leaves_the_time_of_the_export_its_proof_and_the_report(
+    seconds: float, report: bool, left: float
+) -> None:
+    minutes = minutes_at_most(600, Job("data", report=report), Deadline.after(seconds))
+    assert 60 * minutes == pytest.approx(left, abs=0.5)
 
 
 @pytest.mark.usefixtures("blind_heads")

@@ -36,14 +36,16 @@ def inspect(
     With --backbone, also report how much data there is for its features."""
     from tlkit.backbones import find_backbone
 
-    size = image_size or (find_backbone(backbone).size if backbone else 224)
     with _tensorflow_quietly():
         from tlkit.data.split import too_few_classes
+        from tlkit.data.targets import about_regression
         from tlkit.doctor.checkup import inspect as inspect_data
         from tlkit.errors import DataError
         from tlkit.files import write_atomically
+        from tlkit.finetuning.resolve import default_backbone
         from tlkit.strategy.axes import measure_axes
         from tlkit.tables import Column, shown_table
+    size = image_size or find_backbone(backbone or default_backbone()[0]).size  # as `finetune` decodes by default
     images = inspect_data(data, group_by=group_by, strict=strict, size=size)
     table, problems = images.table, images.problems
     if len(images.class_names) < 2:
@@ -51,15 +53,17 @@ def inspect(
         if csv_file:
             write_atomically(Path(csv_file), problems.to_csv(index=False))
         raise DataError(too_few_classes(images))
-    classes = counted(len(images.class_names), "class", "classes")
-    click.echo(f"{data}: {counted(len(table), 'usable image')} in {classes}")
+    quantities = about_regression(list(table["label"]))
+    classes = "" if quantities else f" in {counted(len(images.class_names), 'class', 'classes')}"
+    click.echo(f"{data}: {counted(len(table), 'usable image')}{classes}")
     splits = [split for split in ("train", "validation", "test") if (table["split"] == split).any()]
     rows = []
     for name in images.class_names:
         of_class = table[table["label"] == name]
         counts = [int((of_class["split"] == split).sum()) for split in splits]
         rows.append((name, f"{len(of_class):,}", *[f"{count:,}" for count in counts]))
-    click.echo(shown_table([Column("class"), *[Column(one, right=True) for one in ("images", *splits)]], rows))
+    headers = [Column("class"), *[Column(one, right=True) for one in ("images", *splits)]]
+    click.echo(quantities or shown_table(headers, rows))
     if len(table):
         shorter = table[["width", "height"]].astype(int).min(axis=1)
         formats = ", ".join(f"{n:,} {kind}" for kind, n in table["format"].value_counts().items())
@@ -82,8 +86,8 @@ def inspect(
             )
             for one in axes["blocks"]
         ]
-        headers = ("block", "features", "linear probe", "95 % interval", "n")
-        click.echo(shown_table([Column(name, right=True) for name in headers], probed))
+        names = ("block", "features", "ridge probe", "95 % interval", "n")
+        click.echo(shown_table([Column(name, right=True) for name in names], probed))
         for line in axes["sentences"]:
             click.echo(f"- {line}")
 

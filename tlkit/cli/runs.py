@@ -29,22 +29,18 @@ def evaluate(run: str, data: str | None, views: str | None, as_json: bool) -> No
     if as_json:
         click.echo(json.dumps(scores, indent=2))
         return
-    seen, n = scores["trained_on"], counted(scores["n"], "image")
-    if seen:
-        click.echo(f"the run was trained on {seen:,} of these {n}: the accuracy is too good for new images")
-    if data is not None and scores["chosen_by"]:
-        click.echo(f"the run's epochs and settings were chosen by {scores['chosen_by']:,} of these {n}")
-    low, high = scores["accuracy_95"]
+    _show_seen(scores, given=data is not None)
     click.echo(
-        f"accuracy {scores['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}, n = {scores['n']:,}), "
-        f"macro-F1 {scores['macro_f1']:.3f}, log loss {scores['log_loss']:.3f}, ECE {scores['ece']:.3f}"
+        f"{_accuracy(scores)}, macro-F1 {scores['macro_f1']:.3f}, log loss {scores['log_loss']:.3f}, "
+        f"ECE {scores['ece']:.3f}"
     )
+    names = ("precision", "recall", "f1")
     columns = [Column("class"), *[Column(name, right=True) for name in ("precision", "recall", "F1", "images")]]
     rows = [
-        (name, f"{one['precision']:.3f}", f"{one['recall']:.3f}", f"{one['f1']:.3f}", one["support"])
-        for name, one in scores["per_class"].items()
+        (label, *["not measured" if one[name] is None else f"{one[name]:.3f}" for name in names], one["support"])
+        for label, one in scores["per_class"].items()
     ]
-    click.echo(shown_table(columns, rows))
+    click.echo(shown_table(columns, sorted(rows, key=lambda row: not row[-1])))
     if views:
         found = scores["views"]
         click.echo(
@@ -54,6 +50,25 @@ def evaluate(run: str, data: str | None, views: str | None, as_json: bool) -> No
     if scores["left_out"]:
         were = "file was" if scores["left_out"] == 1 else "files were"
         click.echo(f"{scores['left_out']:,} {were} left out; `tlkit inspect` names them")
+
+
+def _accuracy(scores: dict[str, Any]) -> str:
+    low, high = scores["accuracy_95"]
+    return f"accuracy {scores['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}, n = {scores['n']:,})"
+
+
+def _show_seen(scores: dict[str, Any], given: bool) -> None:
+    """Print how many images the run was trained on, and the accuracy without them. given: not the run's own images."""
+    n = counted(scores["n"], "image")
+    if scores["trained_on"]:
+        others = scores["without_trained_on"]
+        without = f"without them: {_accuracy(others)}" if others else "without them no image is left"
+        click.echo(
+            f"the run was trained on {scores['trained_on']:,} of these {n}, so its accuracy on new images is "
+            f"probably lower than the one below; {without}"
+        )
+    if given and scores["chosen_by"]:
+        click.echo(f"the run's epochs and settings were chosen by {scores['chosen_by']:,} of these {n}")
 
 
 @main.command()
@@ -143,6 +158,7 @@ def _show_exports(table: Any) -> None:
         size = "" if one.bytes != one.bytes else f"{one.bytes / 1e6:.1f} MB"
         speed = "" if one.milliseconds_an_image != one.milliseconds_an_image else f"{one.milliseconds_an_image:.1f} ms"
         timed = "files, decoding included" if one.format == "savedmodel" else "decoded pixels"
+        timed += ", one at a time" if one.format in ("litert", "litert-int8") else ", 16 at a time"
         images = f"{one.n:,} {one.split}"
         rows.append((one.format, f"{one.top1_agreement:.1%}", images, f"{one.max_difference:.1e}", size, speed, timed))
     right = [Column(name, right=True) for name in ("difference", "size", "an image")]

@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from tlkit.data.images import ImageSet, problem, raise_if_strict, summary
+from tlkit.data.targets import about_regression
 from tlkit.errors import DataError
 from tlkit.words import counted
 
@@ -79,6 +80,9 @@ def split(
 
 def too_few_classes(images: ImageSet) -> str:
     """What to say of a set with fewer than two classes, and where the data may be instead."""
+    number = about_regression([*images.table["label"], *images.problems["label"]])
+    if number:
+        return f"{counted(len(images.class_names), 'usable class', 'usable classes')} in '{images.root}': {number}."
     return (
         f"{counted(len(images.class_names), 'usable class', 'usable classes')} in '{images.root}' "
         f"({', '.join(images.class_names) or 'none'}). "

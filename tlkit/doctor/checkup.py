@@ -52,6 +52,7 @@ class Checkup:
     judge: the backbone whose features judged the labels.
     noise: what the labels are like, as far as a linear probe on its features can tell.
     several_parts: whether the images are in more than one split.
+    size: pixels per side of the images that were examined. Another size gives other findings.
     seconds: the time taken.
     drawn_from: the number of images from which the n were drawn at random; None if all were examined. Equal files are
         found among all of them.
@@ -65,6 +66,7 @@ class Checkup:
     judge: str
     noise: LabelNoise
     several_parts: bool
+    size: int
     seconds: float
     drawn_from: int | None = None
 
@@ -101,7 +103,10 @@ class Checkup:
             few = f"fewer than two classes have {FEWEST} images or more"
             return [f"the labels were not judged, because {few}"]
         probable, surprising = int(self.label_errors["probable"].sum()), int(self.label_errors["surprising"].sum())
-        probe = f"a linear probe on the features of {self.judge}, which predicts {noise.accuracy:.1%} as labelled"
+        probe = (
+            f"the probe that judges labels, a linear head on the features of {self.judge} at {self.size} pixels, which "
+            f"predicts {noise.accuracy:.1%} of all images as labelled"
+        )
         share = (
             f"an estimated {noise.share:.1%} of the labels are wrong (95 % interval {noise.low:.1%} to "
             f"{noise.high:.1%}), if they are wrong at random; of such labels, about {noise.recall:.0%} would be named"
@@ -132,6 +137,7 @@ class Checkup:
         return {
             "n": self.n,
             "judge": self.judge,
+            "image_size": self.size,
             "accuracy": _number(self.noise.accuracy),
             "label_errors": int(self.label_errors["probable"].sum()),
             "label_errors_precision": _number(self.noise.precision),
@@ -282,6 +288,7 @@ def examine(
         judge,
         noise,
         table["split"].nunique() > 1,
+        pixels.row_shape[0],
         time.monotonic() - started,
     )
 

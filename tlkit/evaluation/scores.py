@@ -29,8 +29,8 @@ def evaluate(
         JSON values: n, accuracy, accuracy_95 (see `tlkit.stats.proportion_interval`), balanced_accuracy (mean recall of
         the classes that occur), macro_f1 (mean over the classes that occur), roc_auc (see `roc_auc`), top_k (accuracy
         among the k most probable, k = 2, 3, 5), log_loss (natural, probabilities clipped at 1e-7), ece (15 equal bins
-        of the top probability; Naeini et al. 2015), per_class (precision, recall, f1, support) and confusion_matrix
-        (rows: true, columns: predicted).
+        of the top probability; Naeini et al. 2015), per_class (precision, recall, f1, support; the first three are None
+        for a class without images) and confusion_matrix (rows: true, columns: predicted).
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
@@ -52,7 +52,12 @@ def evaluate(
         "log_loss": log_loss(probabilities, labels),
         "ece": expected_calibration_error(probabilities, labels),
         "per_class": {
-            name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(s)}
+            name: {
+                "precision": float(p) if s else None,
+                "recall": float(r) if s else None,
+                "f1": float(f) if s else None,
+                "support": int(s),
+            }
             for name, p, r, f, s in zip(class_names, precision, recall, f1, support, strict=True)
         },
         "confusion_matrix": confusion_matrix(labels, predicted, labels=range(k)).tolist(),

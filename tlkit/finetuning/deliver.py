@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tlkit.deployment.parity import FreshProcess, prove_parity
 from tlkit.deployment.saved_model import export
 from tlkit.evaluation.predict import own_probabilities
-from tlkit.finetuning.words import result_lines
+from tlkit.finetuning.words import late, result_lines
 from tlkit.folders import removed_unless_proved
 from tlkit.progress import Clock, log
 from tlkit.reporting.findings import ReportInputs, analyse
@@ -68,7 +68,7 @@ def deliver(
         "seconds": clock.seconds(),
         "images_decoded": dataset.pixels.decoded,
         "images_computed": judged.images_computed,
-        "notes": list(judged.notes),
+        "notes": [*judged.notes, *late(clock.deadline, plan.job.max_minutes)],
     }
     run.write_metrics(metrics)
     run = finish_run(run, into or run.folder)
@@ -77,6 +77,9 @@ def deliver(
     if inputs is not None and analysing is not None:
         log.info(f"{'writing':<11} the report")
         log.info(f"{'report':<11} {write_report(dataclasses.replace(inputs, run=run), analysing.result())}")
+        if not run.metrics["notes"]:
+            for note in late(clock.deadline, plan.job.max_minutes):
+                log.info(f"{'note':<11} {note}")
     return run
 
 

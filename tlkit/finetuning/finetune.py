@@ -20,6 +20,7 @@ from tlkit.plan.plan import Plan
 from tlkit.plan.recipe import Recipe
 from tlkit.progress import Clock, Deadline, log
 from tlkit.runs.folder import Run, check_out, next_free, start_run
+from tlkit.strategy.recipes import delivery_seconds
 
 
 def finetune(
@@ -101,12 +102,23 @@ def carry_out(job: Job, out: str | Path | None = None, *, force: bool = False, d
     if run.folder != folder:
         log.info(f"replaces  {folder}, which is kept until the new run, in {run.folder}, is finished\n")
     prepared.write(run)
+    _log_short_time(clock.deadline, len(prepared.dataset), resolved.job)
     with FreshProcess() as fresh:  # it imports TensorFlow while this one decides and trains
         decided = decide(prepared, run, clock)
         _log_plan(decided.plan, prepared.backbone)
         trained = fit(decided, prepared, clock)
         judged = judge(decided.plan, trained, prepared, run, clock)
         return deliver(decided.plan, judged, prepared, run, into=folder, fresh=fresh, clock=clock)
+
+
+def _log_short_time(deadline: Deadline, images: int, job: Job) -> None:
+    """Say before anything is fitted that the time limit is shorter than what comes after it."""
+    needed = delivery_seconds(images, job.report)
+    if deadline.left < needed:
+        log.info(
+            f"time      {max(deadline.left, 0):.0f} s are left of `max_minutes`, and the export, its proof and the "
+            f"report take about {needed:.0f} s: the run will pass its limit, and fits only what is quick"
+        )
 
 
 def _log_plan(plan: Plan, backbone: Backbone) -> None:

@@ -9,6 +9,7 @@ from tlkit.finetuning.prepare import Prepared
 from tlkit.models.inference import seconds_per_image
 from tlkit.progress import NO_DEADLINE, Clock, Deadline
 from tlkit.runs.reading import parity_sample
+from tlkit.strategy.recipes import delivery_seconds
 from tlkit.training.train import train
 
 if TYPE_CHECKING:
@@ -48,7 +49,5 @@ def training_deadline(deadline: Deadline, model: keras.Model, dataset: Dataset, 
     per_image = seconds_per_image(model)
     validation, test = dataset.count("validation"), dataset.count("test")
     # the last epoch's validation, the evaluation of both splits, and the proof
-    reserve = 25 + 1.3 * per_image * (validation + validation + test + len(parity_sample(validation)))
-    if report:  # measured: 5 s with 600 images, 22 s with 3,781
-        reserve += 5 + 0.005 * len(dataset)
-    return deadline.keeping(reserve)
+    predicted = validation + validation + test + len(parity_sample(validation))
+    return deadline.keeping(delivery_seconds(len(dataset), report) + 1.3 * per_image * predicted)

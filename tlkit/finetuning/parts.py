@@ -1,10 +1,11 @@
-"""What a plan says about the split: earlier training images, groups, and near duplicates."""
+"""What a plan says about the labels and the split: quantities, earlier training images, groups, near duplicates."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from tlkit.data.dataset import Dataset
+from tlkit.data.targets import about_regression
 from tlkit.plan.decision import Decision
 from tlkit.plan.job import Job
 from tlkit.runs.lineage import Lineage
@@ -47,6 +48,12 @@ def split_decisions(
     }
     why = "accuracy on images like those trained on is too good"
     return (Decision("split", "as given" if given else "by content and seed", why, evidence),)
+
+
+def label_decisions(dataset: Dataset) -> tuple[Decision, ...]:
+    """The decision to take numbers for names of classes, if they may be quantities."""
+    about = about_regression(list(dataset.images.table["label"]))
+    return (Decision("labels", "classes", about),) if about else ()
 
 
 def _count(table: pd.DataFrame, part: str, seen: Lineage) -> int:

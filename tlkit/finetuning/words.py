@@ -7,6 +7,7 @@ from typing import Any
 from tlkit.backbones import Backbone
 from tlkit.evaluation.refusal import class_sentence
 from tlkit.plan.plan import Plan
+from tlkit.progress import Deadline
 from tlkit.runs.folder import Run
 from tlkit.stats import FEWEST_TO_TELL
 from tlkit.strategy.tuning import BEST_COST
@@ -37,6 +38,7 @@ def result_lines(run: Run) -> list[str]:
     metrics, lines = run.metrics, [""]
     if "estimate" in metrics:
         lines.append(f"{'estimate':<11} {metrics['estimate']['sentence']}")
+    lines += [f"{'but':<11} {sentence}" for sentence in run.plan.doubts]
     for split in ("validation", "test"):
         score = metrics[split]
         if score:
@@ -77,6 +79,16 @@ def result_lines(run: Run) -> list[str]:
     lines.append(f"{'run':<11} {run.folder}")
     lines.append(f"{'next':<11} tlkit predict {run.folder} FILE...")
     return lines
+
+
+def late(deadline: Deadline, max_minutes: float | None) -> list[str]:
+    """That the time limit was passed, and by how much, if it was."""
+    if max_minutes is None or not deadline.over:
+        return []
+    return [
+        f"the time limit of {max_minutes:g} minutes was passed by {-deadline.left:.0f} s: the export, its proof and "
+        "the report are never left out"
+    ]
 
 
 def _more(plan: Plan) -> list[str]:

@@ -11,6 +11,7 @@ from tlkit.plan.decision import Decision
 from tlkit.plan.job import Job
 from tlkit.plan.old import renewed
 from tlkit.plan.recipe import Recipe, recipe_from_dict
+from tlkit.words import counted
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,22 @@ class Plan:
         given["classes"] = tuple(given["classes"])
         given["ensemble_of"] = tuple(given.get("ensemble_of", ()))
         return cls(**{one.name: given[one.name] for one in dataclasses.fields(cls) if one.name in given})
+
+    @property
+    def doubts(self) -> list[str]:
+        """Why accuracy on new images is probably lower than on those of a given split, as sentences."""
+        split = self.decision("split")
+        found = split.evidence if split is not None else {}
+        told = []
+        if found.get("groups_across_parts"):
+            told.append(
+                f"{found['groups_across_parts']:,} of {counted(found['groups'], 'group')} are in several of the given "
+                "splits: on new groups the accuracy is probably lower"
+            )
+        if found.get("held_out_but_trained_on_before"):
+            held_out = counted(found["held_out_but_trained_on_before"], "validation or test image")
+            told.append(f"an earlier run was trained on {held_out}: on new images the accuracy is probably lower")
+        return told
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values, for plan.json."""

@@ -51,12 +51,12 @@ SPLITS = {"train": "training", "validation": "validation", "test": "test"}  # in
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How well one class is predicted. images: of the class."""
+    """How well one class is predicted. images: of the class; without any, the scores are None."""
 
     name: str
-    precision: float
-    recall: float
-    f1: float
+    precision: float | None
+    recall: float | None
+    f1: float | None
     images: int
 
 
@@ -255,10 +255,7 @@ class Record:
         """On the report's split."""
         found = self._metrics[self.split]
         low, high = found["accuracy_95"]
-        classes = tuple(
-            ClassScore(name, one["precision"], one["recall"], one["f1"], one["support"])
-            for name, one in found["per_class"].items()
-        )
+        classes = tuple(_class_score(name, one) for name, one in found["per_class"].items())
         return Score(
             n=found["n"],
             accuracy=found["accuracy"],
@@ -275,6 +272,11 @@ class Record:
         """The estimate of the accuracy on new images, as a sentence; "" for a run of an earlier version."""
         found = self._metrics.get("estimate")
         return found["sentence"] if found else ""
+
+    @property
+    def doubts(self) -> list[str]:
+        """Why accuracy on new images is probably lower, as sentences."""
+        return self._plan.doubts
 
     @property
     def temperature(self) -> Temperature | None:
@@ -341,6 +343,13 @@ class Record:
         """What an earlier report of the run measured, or None."""
         file = self.run.folder / "report.json"
         return json.loads(file.read_text(encoding="utf-8")).get("robustness") if file.is_file() else None
+
+
+def _class_score(name: str, found: Mapping[str, Any]) -> ClassScore:
+    """Before version 0.3 a class without images had scores of 0."""
+    if not found["support"]:
+        return ClassScore(name, None, None, None, 0)
+    return ClassScore(name, found["precision"], found["recall"], found["f1"], found["support"])
 
 
 def _field_check(field: str, found: Mapping[str, Any]) -> FieldCheck:
@@ -504,7 +513,7 @@ def _checkup(model: keras.Model, dataset: Dataset, record: Record) -> Checkup:
     """Check the data. The run's own pretrained backbone judges the labels if its features are cached, else `nano`."""
     (backbone,) = named_backbones(record.label_judge)
     prefix = _pretrained_prefix(model, backbone, record)
-    return check_data(dataset, backbone=backbone, prefix=prefix, compute=False, most=CHECKED, seed=record.seed)
+    return check_data(dataset, backbone=backbone, prefix=prefix, compute=False, most=CHECKED)  # as `tlkit inspect`
 
 
 def _pretrained_prefix(model: keras.Model, backbone: Backbone, record: Record) -> keras.Model | None:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tlkit.data.images import LEFT_OUT
+from tlkit.data.images import LEFT_OUT, ImageSet
 from tlkit.data.scan import scan
 from tlkit.devices import while_memory_lasts
 from tlkit.errors import DataError, SpecError, nearest, unknown
@@ -16,7 +16,7 @@ from tlkit.evaluation.scores import evaluate
 from tlkit.models.inference import inference_batch
 from tlkit.plan.augmentation import Augmentation
 from tlkit.runs.folder import Run, open_run
-from tlkit.runs.lineage import lineage
+from tlkit.runs.lineage import Lineage, lineage
 from tlkit.runs.reading import BATCH, decoded, load_judged, load_model, own_part
 from tlkit.safety.check import check_safety
 from tlkit.stats import paired_difference
@@ -42,7 +42,8 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
 
     Returns:
         The numbers of `tlkit.evaluate`, and how many files were left_out, how many of these images the run, or a run
-        that it started from, was trained_on, and how many more it was chosen_by (validation images); by SHA-256. With
+        that it started from, was trained_on, and how many more it was chosen_by (validation images); by SHA-256. If it
+        was trained on some, also without_trained_on: the numbers of the other images, None if there are none. With
         `views` also "views": accuracy, gain with its standard error, and how many times as long the prediction took.
 
     Raises:
@@ -70,12 +71,9 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
     probabilities = while_memory_lasts(
         lambda batch: predict_probabilities(model, rows, batch_size=batch), inference_batch(BATCH)
     )
-    scores = evaluate(probabilities, labels, plan.classes)
     left_out = images.problems[images.problems["action"] == LEFT_OUT]
     seen = lineage(run, served=data is not None)
-    scores = {**scores, "left_out": len(left_out)}
-    for name, keys in (("trained_on", seen.trained_on), ("chosen_by", seen.chosen_by)):
-        scores[name] = int(images.table["sha256"].isin(keys).sum())
+    scores = {**_scores(probabilities, images, seen), "left_out": len(left_out)}
     if views is None:
         return scores
     mirror = _mirror_verdict(dataset)
@@ -95,6 +93,20 @@ def _mirror_verdict(dataset: Dataset) -> Verdict:
     return check_safety(
         dataclasses.replace(dataset, images=images), Augmentation(flip_horizontal=1.0), thorough=False
     ).verdicts[0]
+
+
+def _scores(probabilities: np.ndarray, images: ImageSet, seen: Lineage) -> dict[str, Any]:
+    """The scores of all images, and of those that the run was not trained on."""
+    labels, groups = images.labels(), images.groups()
+    trained_on = images.table["sha256"].isin(seen.trained_on).to_numpy()
+    scores = evaluate(probabilities, labels, images.class_names, groups)
+    scores["trained_on"] = int(trained_on.sum())
+    scores["chosen_by"] = int(images.table["sha256"].isin(seen.chosen_by).sum())
+    if trained_on.any():
+        new = ~trained_on
+        others = evaluate(probabilities[new], labels[new], images.class_names, groups[new]) if new.any() else None
+        scores["without_trained_on"] = others
+    return scores
 
 
 def _gain(model: keras.Model, rows: Any, labels: np.ndarray, views: str, groups: np.ndarray | None) -> dict[str, Any]:

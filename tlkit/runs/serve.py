@@ -28,7 +28,7 @@ from tlkit.errors import RunError, SpecError, TlkitError
 from tlkit.evaluation.saliency import GradCam, occlusion_maps, overlay
 from tlkit.progress import log
 from tlkit.runs.folder import open_run
-from tlkit.runs.reading import load_model, open_exported
+from tlkit.runs.reading import load_model, open_exported, unsure_below
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 EVIDENCE_PIXELS = 384  # a saliency map is enlarged to this side if the model's images are smaller
@@ -47,7 +47,8 @@ def serve(
     {"instances": [{"b64": ...}]}; 32 MiB and 64 images at most. `?evidence=1` adds a saliency map as a PNG data URI.
 
     It answers {"predictions": [{"ok", "problem", "class", "probability", "sure", "probabilities": {class: number}}]},
-    with a row for each image. An image that cannot be read has `ok` false and its `problem`; the others are answered.
+    with a row for each image. `sure` is null where the model has no threshold below which it is unsure. An image that
+    cannot be read has `ok` false and its `problem`; the others are answered.
     Errors of the request give {"error": ...} with status 400, 403, 404, 405, 413 or 415.
 
     Args:
@@ -180,6 +181,7 @@ class _Answerer:
     def __init__(self, model: str | Path) -> None:
         self.title = Path(model).absolute().name
         self.names, self._ask = open_exported(model)
+        self._has_threshold = unsure_below(model) != 0
         self._lock = threading.Lock()
         self.explains = (Path(model) / "plan.json").is_file()
         if self.explains:
@@ -207,7 +209,7 @@ class _Answerer:
                 "problem": "",
                 "class": self.names[best] if sures[0] else UNSURE,
                 "probability": float(values[0][best]),
-                "sure": bool(sures[0]),
+                "sure": bool(sures[0]) if self._has_threshold else None,
                 "probabilities": {name: float(value) for name, value in zip(self.names, values[0], strict=True)},
             }
             if evidence and self.explains:

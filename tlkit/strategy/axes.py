@@ -124,7 +124,8 @@ def sentences(found: dict[str, Any]) -> list[str]:
     lines = [
         f"{counted(found['images'], 'image')}, effectively {found['effective_images_per_class']:g} per class "
         "(harmonic mean, so rare classes lower it; duplicate files count once)",
-        f"a linear probe on the last block predicts {last['accuracy']:.1%} of {counted(n, 'held-out image')} correctly "
+        "a quick linear probe (ridge regression; a recipe's heads are logistic regressions) on the last block predicts "
+        f"{last['accuracy']:.1%} of {counted(n, 'held-out image')} correctly "
         f"(95 % interval {low:.1%} to {high:.1%}; always predicting the largest class gives {found['chance']:.1%}; "
         f"{found['how']})",
     ]

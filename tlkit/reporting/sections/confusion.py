@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,9 @@ TEMPLATE = """
 {% endfor %}</div>
 <details><summary>Precision, recall and F1 of every class</summary>
 <div class="wide"><table><tr><th>class</th><th>precision</th><th>recall</th><th>F1</th><th>images</th></tr>
-{% for row in classes %}<tr><td>{{ row.name }}</td><td>{{ '%.3f' % row.precision }}</td>
-<td>{{ '%.3f' % row.recall }}</td><td>{{ '%.3f' % row.f1 }}</td><td>{{ row.images }}</td></tr>
+{% for row in classes %}<tr><td>{{ row.name }}</td>
+{%- if row.images %}<td>{{ '%.3f' % row.precision }}</td><td>{{ '%.3f' % row.recall }}</td>
+<td>{{ '%.3f' % row.f1 }}</td>{% else %}<td colspan="3">not measured</td>{% endif %}<td>{{ row.images }}</td></tr>
 {% endfor %}</table></div></details>
 """
 
@@ -49,7 +51,7 @@ def render(findings: Findings) -> Section:
         "names": [names[i] for i in order],
         "rows": _rows(score.confusion_matrix, names, order, links),
         "pairs": pairs,
-        "classes": sorted(score.classes, key=lambda one: one.f1),
+        "classes": sorted(score.classes, key=lambda one: math.inf if one.f1 is None else one.f1),
     }
     return Section("confusion", "Confusion matrix", fill(TEMPLATE, values))
 

@@ -67,6 +67,11 @@ def _temperature(findings: Findings) -> list[str]:
 def _threshold(findings: Findings, curve: Curve) -> list[str]:
     """What the threshold of the model does, or what one would do."""
     refusal, split = findings.record.refusal, findings.split
+    if refusal is not None and refusal.threshold > 1:
+        return [
+            f"No threshold keeps errors at or below {refusal.max_error:.1%} on the validation images, so every answer "
+            'is "unsure".'
+        ]
     if refusal is not None:
         how = (
             "with 95 % confidence"

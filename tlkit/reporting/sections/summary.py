@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from tlkit.reporting.findings import Findings
+from tlkit.reporting.findings import Findings, Score
 from tlkit.reporting.page import Section, fill
+from tlkit.stats import wilson_interval
 from tlkit.words import counted
 
 TEMPLATE = """
 {% if estimate %}<p><b>{{ estimate }}.</b></p>{% endif %}
+{% for line in doubts %}<p><b>But {{ line }}.</b></p>{% endfor %}
 <div class="tiles">{% for name, value, about in tiles %}
 <div class="tile"><small>{{ name }}</small><b>{{ value }}</b><small>{{ about }}</small></div>
 {% endfor %}</div>
@@ -23,6 +25,7 @@ WRONG = 0.02  # share of labels that are probably wrong above which they come fi
 def render(findings: Findings) -> Section:
     values = {
         "estimate": findings.record.estimate,
+        "doubts": findings.record.doubts,
         "tiles": _tiles(findings),
         "recipe": _recipe(findings),
         "steps": next_steps(findings),
@@ -41,7 +44,7 @@ def _tiles(findings: Findings) -> list[tuple[str, str, str]]:
             f"{score.accuracy:.1%}",
             f"95 % interval {low:.1%} to {high:.1%}, n = {counted(score.n, 'image')}",
         ),
-        ("macro-F1", f"{score.macro_f1:.3f}", f"mean F1 of {counted(len(record.classes), 'class', 'classes')}"),
+        ("macro-F1", f"{score.macro_f1:.3f}", f"mean F1 of {_measured_classes(findings)}"),
         ("log loss", f"{score.log_loss:.3f}", f"expected calibration error {score.calibration_error:.3f}"),
         (
             "model size",
@@ -60,6 +63,15 @@ def _tiles(findings: Findings) -> list[tuple[str, str, str]]:
             f"largest difference {parity.largest_difference:.0e}",
         ),
     ]
+
+
+def _measured_classes(findings: Findings) -> str:
+    """How many classes have a score: those that have images."""
+    classes = findings.record.score.classes
+    measured = sum(one.images > 0 for one in classes)
+    if measured == len(classes):
+        return counted(measured, "class", "classes")
+    return f"the {measured} of {counted(len(classes), 'class', 'classes')} that have {findings.split} images"
 
 
 def _recipe(findings: Findings) -> str:
@@ -106,12 +118,14 @@ def _about_data(findings: Findings) -> list[str]:
 def _about_accuracy(findings: Findings) -> list[str]:
     steps, score, split = [], findings.record.score, findings.split
     low, high = score.interval
-    worst = min(score.classes, key=lambda one: one.f1 if one.images else 2)
-    if worst.f1 < score.macro_f1 - WEAK:
+    without = [one.name for one in score.classes if not one.images]
+    if without:
+        some = ", ".join(f"'{name}'" for name in without[:5]) + (" and others" if len(without) > 5 else "")
         steps.append(
-            f"'{worst.name}' is the weakest class (F1 {worst.f1:.2f} on {counted(worst.images, 'image')}). "
-            "Look at its mistakes, and add images of it."
+            f"{counted(len(without), 'class', 'classes')} {'has' if len(without) == 1 else 'have'} no {split} images "
+            f"({some}), so how well the model knows {'it' if len(without) == 1 else 'them'} is not measured."
         )
+    steps += _weakest(score)
     if findings.record.still_climbing:
         steps.append("Accuracy still rises with the number of training images: more images would help.")
     if high - low > WIDE:
@@ -125,3 +139,17 @@ def _about_accuracy(findings: Findings) -> list[str]:
             "choose the model, so it may be a little too high. Set test images aside for an unbiased number."
         )
     return steps
+
+
+def _weakest(score: Score) -> list[str]:
+    """The class with the lowest F1, if it is far below the mean, and whether that may be chance."""
+    measured = [(one.f1, one.recall, one) for one in score.classes if one.f1 is not None and one.recall is not None]
+    f1, recall, worst = min(measured, key=lambda one: one[0])
+    if f1 >= score.macro_f1 - WEAK:
+        return []
+    images = f"F1 {f1:.2f} on {counted(worst.images, 'image')}"
+    found = round(recall * worst.images)
+    answers = int(score.confusion_matrix[:, [one.name for one in score.classes].index(worst.name)].sum())
+    if not any(wilson_interval(found, n)[1] < score.accuracy for n in (worst.images, answers)):
+        return [f"'{worst.name}' has the lowest score ({images}), but that may be chance with so few images."]
+    return [f"'{worst.name}' is the weakest class ({images}). Look at its mistakes, and add images of it."]
