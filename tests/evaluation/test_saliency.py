@@ -10,7 +10,7 @@ import pytest
 
 from tests.tiny import tiny_file
 from tlkit import (
-    GradCam,
+    ClassActivationMaps,
     Head,
     Recipe,
     SpecError,
@@ -56,7 +56,7 @@ def red_corner(side: int = 32) -> np.ndarray:
 
 
 def test_grad_cam_points_at_what_the_class_rests_on() -> None:
-    maps, probabilities = GradCam(looks_for_red())(red_corner()[None])
+    maps, probabilities = ClassActivationMaps(looks_for_red())(red_corner()[None])
     assert maps.shape == (1, 8, 8) and probabilities.argmax() == 1
     assert maps[0, :2, :2].min() == pytest.approx(1.0)
     assert maps[0, 3:, 3:].max() < 0.05
@@ -65,7 +65,7 @@ def test_grad_cam_points_at_what_the_class_rests_on() -> None:
 def test_grad_cam_of_another_class_points_elsewhere() -> None:
     picture = red_corner()
     picture[24:, 24:] = (20, 20, 250)
-    cam = GradCam(looks_for_red())
+    cam = ClassActivationMaps(looks_for_red())
     (red,), _ = cam(picture[None], [1])
     (blue,), _ = cam(picture[None], [0])
     assert red[0, 0] == pytest.approx(1.0) and red[7, 7] < 0.05
@@ -75,7 +75,7 @@ def test_grad_cam_of_another_class_points_elsewhere() -> None:
 def test_grad_cam_in_batches_is_grad_cam_at_once() -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3)).astype("uint8")
     model = build_classifier(find_backbone(tiny_file()), 3, image_size=32)
-    at_once, in_batches = GradCam(model, 16)(pictures), GradCam(model, 3)(pictures)
+    at_once, in_batches = ClassActivationMaps(model, 16)(pictures), ClassActivationMaps(model, 3)(pictures)
     assert np.allclose(at_once[0], in_batches[0], atol=1e-4)
     assert np.allclose(at_once[1], in_batches[1], atol=1e-5)
 
@@ -90,7 +90,7 @@ def test_occlusion_points_at_it_too() -> None:
 def test_a_model_without_feature_maps_is_refused_with_a_remedy() -> None:
     image = keras.Input((8,), name="image")
     with pytest.raises(SpecError, match="Use occlusion"):
-        GradCam(keras.Model(image, keras.layers.Dense(2, activation="softmax")(image)))
+        ClassActivationMaps(keras.Model(image, keras.layers.Dense(2, activation="softmax")(image)))
 
 
 def test_painting_over_takes_the_highest_evidence_and_no_more() -> None:
@@ -218,8 +218,8 @@ def test_the_mean_of_the_contributions_is_the_logit_less_its_bias(
         if layer.name.startswith(("head_bn", "predictions")):
             layer.set_weights([generator.uniform(0.5, 1.5, w.shape) for w in layer.weights])
     pictures = generator.integers(0, 256, (3, 32, 32, 3)).astype("uint8")
-    maps, _ = GradCam(model, 2)(pictures)
-    signed, _ = GradCam(model, 2).contributions(pictures, [0, 1, 2])
+    maps, _ = ClassActivationMaps(model, 2)(pictures)
+    signed, _ = ClassActivationMaps(model, 2).contributions(pictures, [0, 1, 2])
     last = model.get_layer("predictions")
     features = keras.Model(model.input, model.get_layer("head_features").output).predict(pictures, verbose=0)
     scaled, at_zero = (model.get_layer("head_bn")(x) if batch_norm else x for x in (features, 0 * features))
