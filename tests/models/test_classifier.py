@@ -98,15 +98,16 @@ def check_contributions(name: str, model: keras.Model) -> None:
     tf.config.run_functions_eagerly(True)  # tracing the large networks takes minutes, and is not tested here
     try:
         features = np.asarray(pooled(images, training=False), float)
+        bias = np.array([0.5, -0.5, 1.0])
         largest = np.abs(features @ np.asarray(last.kernel)).max()
-        last.set_weights([np.asarray(last.kernel) * 3 / largest, np.array([0.5, -0.5, 1.0])])
+        last.set_weights([np.asarray(last.kernel) * 3 / largest, bias])
         contributions, probabilities = ClassActivationMaps(model, 2).contributions(images, [0, 2])
     finally:
         tf.config.run_functions_eagerly(False)
     logits = features @ np.asarray(last.kernel, float)  # less the bias
     assert contributions.ndim == 3
     assert np.allclose(contributions.mean(axis=(1, 2)), logits[[0, 1], [0, 2]], rtol=0, atol=1e-4)
-    assert np.allclose(probabilities, softmax(logits + [0.5, -0.5, 1.0], axis=1), atol=1e-4)
+    assert np.allclose(probabilities, softmax(logits + bias, axis=1), atol=1e-4)
 
 
 def check_behaviour(name: str, tmp_path: Path, *, eagerly: bool = True) -> None:

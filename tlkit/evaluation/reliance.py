@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -139,7 +140,7 @@ class Reliance:
         return lines
 
     def to_dict(self) -> dict[str, Any]:
-        """The numbers, as JSON values."""
+        """The numbers, as JSON values: None for those that no image gives."""
         names = (
             "n",
             "accuracy",
@@ -151,7 +152,7 @@ class Reliance:
             "lost",
             "empty",
         )
-        return {name: getattr(self, name) for name in names} | {
+        return {name: None if math.isnan(getattr(self, name)) else getattr(self, name) for name in names} | {
             "at_edge_95": list(self.at_edge_95),
             "difference_95": list(self.difference_95) if self.n > 1 else None,
             "explains": self.explains,

@@ -43,7 +43,7 @@ class ClassActivationMaps:
         ends = feature_maps(model)
         if not ends or any(len(end.shape) != 4 for end in ends):
             raise SpecError(
-                f"The model '{model.name}' has no feature maps before its head, so no class activation map explains it. "
+                f"The model '{model.name}' has no feature maps before its head, so no class activation map exists. "
                 'Use occlusion (`method="occlusion"`).'
             )
         self._logits = model.get_layer("predictions")

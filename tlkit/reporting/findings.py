@@ -379,7 +379,8 @@ class ReportInputs:
 class Analysis:
     """The slow measurements of a report; each is None if it cannot be made.
 
-    checkup: of the data. cam: class activation maps of the model. reliance: how much predictions depend on the most salient pixels.
+    checkup: of the data. cam: class activation maps of the model. reliance: how much predictions depend on the most
+    salient pixels.
     """
 
     checkup: Checkup | None = None

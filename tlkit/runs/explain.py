@@ -81,14 +81,14 @@ def explain_files(
     probabilities = np.asarray(model.predict(images, verbose=0))
     chosen = [classes.index(of_class)] * len(found) if of_class else probabilities.argmax(1).tolist()
     maps, name = _maps(model, images, chosen, method)
-    drawn = has_map(maps)
+    has = has_map(maps)
     captions = [
         f"{classes[c]} {row[c]:.1%}{'' if shown else NO_MAP}"
-        for c, row, shown in zip(chosen, probabilities, drawn, strict=True)
+        for c, row, shown in zip(chosen, probabilities, has, strict=True)
     ]
     pictures = [
         overlay(image, one) if shown else np.full_like(image, 255)
-        for image, one, shown in zip(images, maps, drawn, strict=True)
+        for image, one, shown in zip(images, maps, has, strict=True)
     ]
     rows = [
         [(image, file.name), (picture, caption)]
