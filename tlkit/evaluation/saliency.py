@@ -33,6 +33,9 @@ class ClassActivationMaps:
     For a head with hidden layers it is gradient times activation (HiResCAM, Draelos and Carin 2020,
     arXiv:2011.08891), which is exact for the linear function that the network is around the image's features.
 
+    Where every position lowers the logit, which is then high through its bias alone, the map is empty. This happens to
+    classes that are told by what an image lacks, more often with a head on several blocks.
+
     Attributes:
         method: "class activation map" or "gradient times activation".
 
