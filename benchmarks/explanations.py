@@ -158,10 +158,9 @@ def report(rows: list[dict[str, str]]) -> None:
     cells = defaultdict(list)
     for row in rows:
         cells[row["backbone"], row["head"]].append(row)
-    print(
-        "| backbone | head | sets | n | no map | unmasked | map masked | random masked | p | n with Grad-CAM | map | "
-    )
-    print("Grad-CAM | p |")
+    columns = ("backbone", "head", "sets", "n", "no map", "unmasked", "map masked", "random masked", "p")
+    columns += ("n with Grad-CAM", "map masked", "Grad-CAM masked", "p")
+    print("| " + " | ".join(columns) + " |\n" + "| --- " * len(columns) + "|")
     for (backbone, head), some in cells.items():
         print("| " + " | ".join([backbone, head, *pooled(some)]) + " |")
     for head in HEADS:
@@ -185,13 +184,13 @@ def pooled(rows: list[dict[str, str]]) -> list[str]:
     unmasked, own, random, rival = (column(f"right_{name}") for name in ("unmasked", "map", "random", "grad_cam"))
     return [
         f"{len(rows)}",
-        f"{has.sum()}",
+        f"{has.sum():,}",
         f"{(~has).sum()}",
         f"{unmasked[has].mean():.1%}",
         f"{own[has].mean():.1%}",
         f"{random[has].mean():.1%}",
         f"{paired_p_value(own[has], random[has]):.1g}",
-        f"{both.sum()}",
+        f"{both.sum():,}",
         f"{own[both].mean():.1%}",
         f"{rival[both].mean():.1%}",
         f"{paired_p_value(own[both], rival[both]):.1g}",
