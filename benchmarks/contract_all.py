@@ -2,10 +2,10 @@
 
     python benchmarks/contract_all.py [NAME ...]
 
-The contract: blocks, `fit`, BatchNormalization, and the `.keras` and SavedModel round trips. Random weights, the
-smallest size that each backbone accepts, and one process per backbone, so that its memory is released. Appends a dated
-row per backbone to benchmarks/contract_all.csv, skips those that passed with this Keras version, and exits 1 if any
-failed.
+The contract: blocks, contributions that add up to the logit, `fit`, BatchNormalization, and the `.keras` and SavedModel
+round trips. Random weights, the smallest size that each backbone accepts, and one process per backbone, so that its
+memory is released. Appends a dated row per backbone to benchmarks/contract_all.csv, skips those that passed with this
+Keras version, and exits 1 if any failed.
 """
 
 import csv
@@ -27,8 +27,8 @@ FILE = Path(__file__).with_suffix(".csv")
 CHECK = """
 import sys
 from pathlib import Path
-from tests.models.test_classifier import check_behaviour, check_structure
-check_structure(sys.argv[1])
+from tests.models.test_classifier import check_behaviour, check_contributions, check_structure
+check_contributions(sys.argv[1], check_structure(sys.argv[1]))
 check_behaviour(sys.argv[1], Path(sys.argv[2]))
 """
 

@@ -73,7 +73,7 @@ _HOME = {
     "report": "reporting.report",
     "check_data": "doctor.checkup",
     "check_up": "doctor.checkup",
-    "GradCam": "evaluation.saliency",
+    "ClassActivationMaps": "evaluation.saliency",
     "occlusion_maps": "evaluation.saliency",
     "robustness": "evaluation.robustness",
     "demo": "finetuning.demo",
@@ -109,7 +109,7 @@ if TYPE_CHECKING:
     )
     from tlkit.evaluation.predict import predict_probabilities
     from tlkit.evaluation.robustness import robustness
-    from tlkit.evaluation.saliency import GradCam, occlusion_maps
+    from tlkit.evaluation.saliency import ClassActivationMaps, occlusion_maps
     from tlkit.evaluation.scores import evaluate
     from tlkit.features.extract import extract_features
     from tlkit.finetuning.demo import demo, write_digits

@@ -1,8 +1,11 @@
-"""Grad-CAM, occlusion, painting over, and robustness: on networks whose evidence is known, and on real ones."""
+"""Class activation maps, occlusion, masking, and robustness: on networks whose evidence is known, and on real ones."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,7 +13,7 @@ import pytest
 
 from tests.tiny import tiny_file
 from tlkit import (
-    GradCam,
+    ClassActivationMaps,
     Head,
     Recipe,
     SpecError,
@@ -25,10 +28,12 @@ from tlkit.data.corruptions import CORRUPTIONS
 from tlkit.drawing import draw_rows
 from tlkit.errors import NameUnknown
 from tlkit.evaluation.feature_visualization import first_filters, most_typical
-from tlkit.evaluation.reliance import Reliance, reliance, without
+from tlkit.evaluation.reliance import Reliance, mean_interval, reliance, without
 from tlkit.evaluation.robustness import MEASURED, STEPS, gradient_signs
 from tlkit.evaluation.saliency import enlarged, overlay
 from tlkit.models.blocks import feature_maps
+from tlkit.reporting.thumbnails import Thumbnails
+from tlkit.runs import explain
 from tlkit.runs.explain import explain_files
 from tlkit.runs.reading import load_model
 
@@ -55,27 +60,27 @@ def red_corner(side: int = 32) -> np.ndarray:
     return picture
 
 
-def test_grad_cam_points_at_what_the_class_rests_on() -> None:
-    maps, probabilities = GradCam(looks_for_red())(red_corner()[None])
+def test_a_map_points_at_what_the_class_rests_on() -> None:
+    maps, probabilities = ClassActivationMaps(looks_for_red())(red_corner()[None])
     assert maps.shape == (1, 8, 8) and probabilities.argmax() == 1
     assert maps[0, :2, :2].min() == pytest.approx(1.0)
     assert maps[0, 3:, 3:].max() < 0.05
 
 
-def test_grad_cam_of_another_class_points_elsewhere() -> None:
+def test_a_map_of_another_class_points_elsewhere() -> None:
     picture = red_corner()
     picture[24:, 24:] = (20, 20, 250)
-    cam = GradCam(looks_for_red())
+    cam = ClassActivationMaps(looks_for_red())
     (red,), _ = cam(picture[None], [1])
     (blue,), _ = cam(picture[None], [0])
     assert red[0, 0] == pytest.approx(1.0) and red[7, 7] < 0.05
     assert blue[7, 7] == pytest.approx(1.0) and blue[0, 0] < 0.05
 
 
-def test_grad_cam_in_batches_is_grad_cam_at_once() -> None:
+def test_maps_in_batches_are_maps_at_once() -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3)).astype("uint8")
     model = build_classifier(find_backbone(tiny_file()), 3, image_size=32)
-    at_once, in_batches = GradCam(model, 16)(pictures), GradCam(model, 3)(pictures)
+    at_once, in_batches = ClassActivationMaps(model, 16)(pictures), ClassActivationMaps(model, 3)(pictures)
     assert np.allclose(at_once[0], in_batches[0], atol=1e-4)
     assert np.allclose(at_once[1], in_batches[1], atol=1e-5)
 
@@ -90,7 +95,7 @@ def test_occlusion_points_at_it_too() -> None:
 def test_a_model_without_feature_maps_is_refused_with_a_remedy() -> None:
     image = keras.Input((8,), name="image")
     with pytest.raises(SpecError, match="Use occlusion"):
-        GradCam(keras.Model(image, keras.layers.Dense(2, activation="softmax")(image)))
+        ClassActivationMaps(keras.Model(image, keras.layers.Dense(2, activation="softmax")(image)))
 
 
 def test_painting_over_takes_the_highest_evidence_and_no_more() -> None:
@@ -166,11 +171,12 @@ def test_explaining_files_of_a_run_draws_a_sheet(trained: Path, tmp_path: Path) 
     for settings in ({}, {"method": "occlusion", "of_class": "red"}):
         said = explain_files(trained, files, tmp_path / "sheet.png", **settings)
         assert len(said) == 4 and "sheet.png" in said[-1]
+        assert said[-1].startswith(settings.get("method", "class activation map"))
         with Image.open(tmp_path / "sheet.png") as sheet:
             assert sheet.width > 3 * 224
     assert "filters of the first layer" in explain_files(trained, [], tmp_path / "filters.png", filters=True)[0]
-    with pytest.raises(NameUnknown, match="grad-cam"):
-        explain_files(trained, files, method="gradcam")
+    with pytest.raises(NameUnknown, match="Did you mean 'cam'"):
+        explain_files(trained, files, method="grad-cam")
     (tmp_path / "no.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"no\.png"):
         explain_files(trained, [tmp_path / "no.png"])
@@ -218,8 +224,8 @@ def test_the_mean_of_the_contributions_is_the_logit_less_its_bias(
         if layer.name.startswith(("head_bn", "predictions")):
             layer.set_weights([generator.uniform(0.5, 1.5, w.shape) for w in layer.weights])
     pictures = generator.integers(0, 256, (3, 32, 32, 3)).astype("uint8")
-    maps, _ = GradCam(model, 2)(pictures)
-    signed, _ = GradCam(model, 2).contributions(pictures, [0, 1, 2])
+    maps, _ = ClassActivationMaps(model, 2)(pictures)
+    signed, _ = ClassActivationMaps(model, 2).contributions(pictures, [0, 1, 2])
     last = model.get_layer("predictions")
     features = keras.Model(model.input, model.get_layer("head_features").output).predict(pictures, verbose=0)
     scaled, at_zero = (model.get_layer("head_bn")(x) if batch_norm else x for x in (features, 0 * features))
@@ -237,9 +243,83 @@ def test_feature_maps_are_in_the_order_of_the_blocks() -> None:
         assert [end.shape[1] for end in ends] == [16, 8, 4, 2]
 
 
-def test_maps_that_do_not_explain_support_no_sentence() -> None:
-    falls = np.random.default_rng(6101).normal(0, 0.1, (100, 2))
-    found = Reliance(100, 0.9, 0.9, 0.9, 0.0, 0.0, falls, 0.9, {})
-    assert not found.explains and "not shown to explain" in found.sentences()[-1]
-    assert not any("background" in one or "border" in one for one in found.sentences())
-    assert Reliance(100, 0.9, 0.9, 0.9, 0.1, 0.0, falls + np.array([0.5, 0]), 0.9, {}).explains
+def found(n: int = 200, *, ahead: float = 0.5, spread: float = 0.1, **values: Any) -> Reliance:
+    """A measurement in which salient pixels cost more of the probability than random ones: by `ahead`, on average."""
+    falls = np.random.default_rng(26101).normal(0, spread, (n, 2)) + np.array([ahead, 0])
+    defaults = {
+        "accuracy": 0.9,
+        "without_evidence": 0.4,
+        "without_random": 0.8,
+        "fall_evidence": 0.5,
+        "fall_random": 0.1,
+    }
+    edges = {"at_edge": 0.5, "at_edge_95": (0.48, 0.52), "lost": n // 2}
+    return Reliance(**{"n": n, "falls": falls, "maps": {}, **defaults, **edges, **values})
+
+
+@pytest.mark.parametrize(
+    "unsure",
+    [
+        found(ahead=0.0),
+        found(16),  # too few, however clear they are
+        found(40, ahead=0.1, spread=1.0),  # the interval reaches 0
+        found(without_evidence=0.85),  # accuracy falls less than with random pixels masked
+    ],
+)
+def test_maps_that_do_not_explain_support_no_sentence(unsure: Reliance) -> None:
+    unsure = dataclasses.replace(unsure, at_edge=0.9, at_edge_95=(0.88, 0.92), lost=0)
+    assert not unsure.explains and not unsure.to_dict()["explains"]
+    assert not any("background" in one or "border" in one for one in unsure.sentences())
+    assert "not shown to explain" in unsure.sentences()[-1] or "too few" in unsure.sentences()[-1]
+
+
+def test_a_cause_is_named_only_where_its_interval_bears_it() -> None:
+    assert found().explains and not any("give the class away" in one for one in found().sentences())
+    assert "more than chance" in found(at_edge=0.65, at_edge_95=(0.6, 0.7)).sentences()[2]
+    assert not any("more than chance" in one for one in found(at_edge=0.65, at_edge_95=(0.4, 0.9)).sentences())
+    assert "background" in found(lost=2).sentences()[-1]
+    assert not any("background" in one for one in found(50, lost=0).sentences()), "up to 7 % may be lost"
+
+
+def test_the_interval_of_a_mean_is_students() -> None:
+    from scipy.stats import ttest_1samp
+
+    values = np.random.default_rng(26102).normal(0.1, 1, 12)
+    expected = ttest_1samp(values, 0).confidence_interval()
+    assert mean_interval(values)[1:] == pytest.approx((expected.low, expected.high))
+    assert mean_interval(values[:1])[1:] == (-np.inf, np.inf)
+
+
+def test_images_without_a_map_are_counted_and_left_out() -> None:
+    grey = np.full((3, 32, 32, 3), 90, "uint8")
+    seen = reliance(looks_for_red(), np.concatenate([red_corner()[None], grey]), np.ones(4, int))
+    assert (seen.n, seen.empty) == (1, 3) and "3 images left out: no saliency map" in seen.sentences()[0]
+    nothing = reliance(looks_for_red(), grey, np.ones(3, int))
+    assert (nothing.n, nothing.empty, nothing.maps) == (0, 3, {})
+    assert nothing.sentences() == ["No saliency map: no position supports the prediction of any image."]
+    json.dumps(nothing.to_dict(), allow_nan=False)
+
+
+def one_of_two_empty(*_: object) -> tuple[np.ndarray, str]:
+    return np.stack([np.ones((4, 4), "float32"), np.zeros((4, 4), "float32")]), "class activation map"
+
+
+def test_the_report_shows_words_in_the_place_of_an_empty_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    thumbnails = Thumbnails(None)
+    monkeypatch.setattr(thumbnails, "pixels", lambda path: red_corner())
+    (drawn,), (empty,) = thumbnails.saliency(["a.png", "b.png"], one_of_two_empty)  # type: ignore[arg-type]
+    assert drawn["data"].startswith("data:image/jpeg")
+    assert not empty["data"] and "no saliency map" in empty["alt"]
+
+
+def test_explaining_a_file_without_a_map_says_so(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    monkeypatch.setattr(explain, "_maps", one_of_two_empty)
+    files = sorted((trained.parent / "data").rglob("*.png"))[:2]
+    first, second, _ = explain_files(trained, files, tmp_path / "sheet.png")
+    assert "no saliency map" not in first and second.endswith(", no saliency map")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert (np.asarray(sheet)[8:232, -232:-8] == 255).all(), "nothing is drawn in its place"

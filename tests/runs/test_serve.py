@@ -28,6 +28,7 @@ from tlkit import RunError, build_classifier, predict
 from tlkit.deployment.formats import write_target
 from tlkit.deployment.requests import MAX_IMAGES, MAX_REQUEST_BYTES
 from tlkit.errors import SpecError
+from tlkit.evaluation.saliency import ClassActivationMaps
 from tlkit.runs.serve import make_app, serve
 
 
@@ -88,6 +89,17 @@ def test_evidence_is_a_picture_of_where_it_lies(client: Any, files: list[Path]) 
     picture.close()
     assert spread.max() > 40, "the map is coloured, the picture under it grey"
     assert "evidence" not in client.post("/predict", data=files[0].read_bytes()).json["predictions"][0]
+
+
+def test_evidence_is_empty_where_no_position_supports_the_answer(
+    client: Any, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(self: ClassActivationMaps, images: np.ndarray, classes: Any) -> Any:
+        return np.zeros((len(images), 2, 2), "float32"), None
+
+    monkeypatch.setattr(ClassActivationMaps, "__call__", nothing)
+    (row,) = client.post("/predict?evidence=1", data=files[0].read_bytes()).json["predictions"]
+    assert row["ok"] and row["evidence"] == ""
 
 
 @pytest.mark.slow

@@ -204,7 +204,7 @@ def report_(runs: Sequence[str], robustness: bool, out: str | None) -> None:
 @click.argument("run")
 @click.argument("files", nargs=-1)
 @click.option("--out", metavar="FILE", default="explained.png", help="image file; default explained.png")
-@click.option("--method", metavar="NAME", default="grad-cam", help="grad-cam (default) or occlusion")
+@click.option("--method", metavar="NAME", default="cam", help="cam (class activation maps, default) or occlusion")
 @click.option("--class", "of_class", metavar="NAME", help="explain this class; default the answer")
 @click.option("--filters", is_flag=True, help="draw the first layer's filters instead")
 @click.option("--typical", is_flag=True, help="draw what excites each class (or --class) most")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.stats import t as student
 
-from tlkit.evaluation.saliency import GradCam, enlarged
+from tlkit.evaluation.saliency import ClassActivationMaps, enlarged, has_map
+from tlkit.stats import FEWEST_TO_TELL, wilson_interval
 from tlkit.words import counted
 
 if TYPE_CHECKING:
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 
 MASKED = 0.3  # share of the pixels that are masked
 EDGE = 0.125  # of the side, from each border inwards: the edge of an image
+EDGE_AREA = 1 - (1 - 2 * EDGE) ** 2  # share of the area: of saliency that is spread evenly
+HARDLY = 0.05  # share of correct predictions whose loss still counts as hardly any
 
 
 def without(images: np.ndarray, maps: np.ndarray, share: float = MASKED) -> np.ndarray:
@@ -29,6 +34,22 @@ def without(images: np.ndarray, maps: np.ndarray, share: float = MASKED) -> np.n
     return np.where(covered.reshape(large.shape)[..., None], means[:, None, None, :], images)
 
 
+def mean_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
+    """Return the mean of some values and its interval by Student's t (1908); an infinite one for fewer than two.
+
+    values: float, shape (n,). level: the confidence, 0 to 1.
+
+    >>> [round(one, 2) for one in mean_interval(np.array([0.1, 0.2, 0.3]))]
+    [0.2, -0.05, 0.45]
+    """
+    n = len(values)
+    mean = float(np.mean(values)) if n else float("nan")
+    if n < 2:
+        return mean, float("-inf"), float("inf")
+    half = float(student.ppf((1 + level) / 2, n - 1)) * float(np.std(values, ddof=1)) / n**0.5
+    return mean, mean - half, mean + half
+
+
 @dataclass(frozen=True)
 class Reliance:
     """How much a classifier's predictions depend on the most salient pixels.
@@ -39,7 +60,9 @@ class Reliance:
         without_evidence, without_random: Accuracy with the 30 % most salient pixels masked, and with a random 30 %.
         fall_evidence, fall_random: How far the predicted class's probability falls in either case, on average.
         falls: The same for each image, float, shape (n, 2).
-        at_edge: Share of the saliency in the outer eighth on each side, which is 44 % of the area.
+        at_edge: Share of the saliency in the outer eighth on each side, which is 44 % of the area, on average.
+        at_edge_95: Its interval.
+        lost: Number of correct predictions that become wrong with the most salient pixels masked.
         maps: Class index -> the mean saliency map of that class's images.
         empty: Number of images left out, since no position supports the prediction.
     """
@@ -54,17 +77,26 @@ class Reliance:
     at_edge: float
     maps: dict[int, np.ndarray]
     empty: int = 0
+    at_edge_95: tuple[float, float] = (0.0, 1.0)
+    lost: int = 0
+
+    @property
+    def difference_95(self) -> tuple[float, float]:
+        """The 95 % interval of how much further the probability falls if salient pixels are masked than random ones.
+
+        Of the mean paired difference, by Student's t.
+        """
+        return mean_interval(self.falls[:, 0] - self.falls[:, 1])[1:]
 
     @property
     def explains(self) -> bool:
-        """Whether masking the most salient pixels lowers the probability more than masking random ones does.
+        """Whether masking the most salient pixels costs more than masking random ones does.
 
-        True if the 95 % interval of the mean paired difference lies above 0.
+        True from 30 images on, if the interval of the difference in probability lies above 0, and accuracy does not
+        fall less than with random pixels masked.
         """
-        if self.n < 2:
-            return False
-        difference = self.falls[:, 0] - self.falls[:, 1]
-        return bool(difference.mean() > 1.96 * difference.std(ddof=1) / np.sqrt(self.n))
+        costs = self.difference_95[0] > 0 and self.without_evidence <= self.without_random
+        return bool(self.n >= FEWEST_TO_TELL and costs)
 
     def sentences(self) -> list[str]:
         """The numbers in words."""
@@ -76,27 +108,39 @@ class Reliance:
             f"masked, {self.without_random:.1%}; with none masked, {self.accuracy:.1%} "
             f"(n = {counted(self.n, 'image')}).{left_out}"
         ]
-        if not self.explains:
+        if self.n < FEWEST_TO_TELL:
             lines.append(
-                "Masking the most salient pixels does not lower the probability more than masking random ones, by more "
-                "than chance: on these images the saliency maps are not shown to explain the predictions."
+                f"These are fewer than {FEWEST_TO_TELL} images: too few to tell whether the saliency maps explain the "
+                "predictions."
             )
             return lines
-        lines.append(
-            f"{self.at_edge:.0%} of the saliency lies near the border: in the outer eighth on each side, which is 44 % "
-            "of the area."
+        low, high = self.difference_95
+        fall = (
+            f"The probability falls by {self.fall_evidence:.2f} with the most salient pixels masked, and by "
+            f"{self.fall_random:.2f} with random ones masked (95 % interval of the difference {low:.2f} to {high:.2f})"
         )
-        if self.at_edge > 0.6:
+        if not self.explains:
+            lines.append(f"{fall}: on these images the saliency maps are not shown to explain the predictions.")
+            return lines
+        low, high = self.at_edge_95
+        lines.append(
+            f"{fall}. {self.at_edge:.0%} of the saliency lies near the border (95 % interval {low:.0%} to {high:.0%}): "
+            f"in the outer eighth on each side, which is {EDGE_AREA:.0%} of the area."
+        )
+        if self.at_edge > 0.6 and low > EDGE_AREA:
             lines.append("That is more than chance: look for borders, marks or captions that give the class away.")
-        if self.n >= 50 and self.accuracy - self.without_evidence < 0.02:
+        most_lost = wilson_interval(self.lost, self.n)[1]
+        if most_lost < HARDLY:
             lines.append(
-                "Masking the most salient pixels hardly lowers accuracy: the classes can be told from almost any part "
-                "of the image, perhaps from the background."
+                "Masking the most salient pixels makes "
+                f"{self.lost / self.n:.1%} of the predictions wrong that were correct (at most {most_lost:.1%}, with "
+                "97.5 % confidence): the classes can be told from almost any part of the image, perhaps from the "
+                "background."
             )
         return lines
 
     def to_dict(self) -> dict[str, Any]:
-        """The numbers, as JSON values."""
+        """The numbers, as JSON values: None for those that no image gives."""
         names = (
             "n",
             "accuracy",
@@ -105,16 +149,19 @@ class Reliance:
             "fall_evidence",
             "fall_random",
             "at_edge",
+            "lost",
             "empty",
         )
-        return {name: getattr(self, name) for name in names} | {
+        return {name: None if math.isnan(getattr(self, name)) else getattr(self, name) for name in names} | {
+            "at_edge_95": list(self.at_edge_95),
+            "difference_95": list(self.difference_95) if self.n > 1 else None,
             "explains": self.explains,
             "sentences": self.sentences(),
         }
 
 
 def reliance(
-    model: keras.Model, images: np.ndarray, labels: np.ndarray, *, cam: GradCam | None = None, seed: int = 0
+    model: keras.Model, images: np.ndarray, labels: np.ndarray, *, cam: ClassActivationMaps | None = None, seed: int = 0
 ) -> Reliance:
     """Mask the most salient pixels, and predict again. Takes three forward passes for each image.
 
@@ -124,9 +171,9 @@ def reliance(
         cam: Default one of `model`.
         seed: Of the random pixels.
     """
-    cam = cam or GradCam(model)
+    cam = cam or ClassActivationMaps(model)
     maps, before = cam(images)
-    drawn = maps.max(axis=(1, 2)) > 0
+    drawn = has_map(maps)
     empty = int((~drawn).sum())
     images, labels, maps, before = images[drawn], labels[drawn], maps[drawn], before[drawn]
     if not len(images):
@@ -140,16 +187,20 @@ def reliance(
     large = enlarged(maps, 64)
     inner = slice(round(64 * EDGE), 64 - round(64 * EDGE))
     inside = large[:, inner, inner].sum((1, 2)) / np.maximum(large.sum((1, 2)), 1e-9)
-    salient_masked, random_masked = (float((after.argmax(1) == labels).mean()) for after in answers)
+    correct = predicted == labels
+    still = [after.argmax(1) == labels for after in answers]
+    at_edge, low, high = mean_interval(1 - inside)
     return Reliance(
         n=len(images),
-        accuracy=float((predicted == labels).mean()),
-        without_evidence=salient_masked,
-        without_random=random_masked,
+        accuracy=float(correct.mean()),
+        without_evidence=float(still[0].mean()),
+        without_random=float(still[1].mean()),
         fall_evidence=float(falls[:, 0].mean()),
         fall_random=float(falls[:, 1].mean()),
         falls=falls,
-        at_edge=float(1 - inside.mean()),
+        at_edge=at_edge,
         maps={int(c): maps[labels == c].mean(0) for c in np.unique(labels)},
         empty=empty,
+        at_edge_95=(max(low, 0.0), min(high, 1.0)),
+        lost=int((correct & ~still[0]).sum()),
     )

@@ -20,7 +20,7 @@ from tlkit.models.inference import frozen_call
 COLOURS = ((0.0, (0, 0, 4)), (0.35, (120, 28, 109)), (0.65, (237, 105, 37)), (1.0, (252, 255, 164)))
 
 
-class GradCam:
+class ClassActivationMaps:
     """Class activation maps of a classifier, over every block that its head reads.
 
     The contribution of a position is the sum over the channels of each feature map times the gradient of the class's
@@ -33,6 +33,9 @@ class GradCam:
     For a head with hidden layers it is gradient times activation (HiResCAM, Draelos and Carin 2020,
     arXiv:2011.08891), which is exact for the linear function that the network is around the image's features.
 
+    Where every position lowers the logit, which is then high through its bias alone, the map is empty. This happens to
+    classes that are told by what an image lacks, more often with a head on several blocks.
+
     Attributes:
         method: "class activation map" or "gradient times activation".
 
@@ -43,7 +46,7 @@ class GradCam:
         ends = feature_maps(model)
         if not ends or any(len(end.shape) != 4 for end in ends):
             raise SpecError(
-                f"The model '{model.name}' has no feature maps before its head, so Grad-CAM cannot explain it. "
+                f"The model '{model.name}' has no feature maps before its head, so no class activation map exists. "
                 'Use occlusion (`method="occlusion"`).'
             )
         self._logits = model.get_layer("predictions")
@@ -72,7 +75,8 @@ class GradCam:
             classes: Index of the class to explain, for each image. Default: the most probable.
 
         Returns:
-            Maps, shape (n, rows, columns), each with a maximum of 1, and the probabilities, shape (n, classes).
+            Maps, shape (n, rows, columns), each with a maximum of 1, and the probabilities, shape (n, classes). The map
+            is 0 everywhere if no position supports the class, see `has_map`.
         """
         signed, probabilities = self.contributions(images, classes)
         return _to_1(np.maximum(signed, 0)), probabilities
@@ -122,6 +126,14 @@ def _cells(count: int, length: int) -> np.ndarray:
     return np.maximum(high - low, 0) * count / length
 
 
+def has_map(maps: np.ndarray) -> np.ndarray:
+    """Whether each map shows anything: bool, shape (n,). An empty one says that no position supports the class.
+
+    maps: shape (n, rows, columns), 0 or more.
+    """
+    return np.asarray(maps.max(axis=(1, 2)) > 0)
+
+
 def occlusion_maps(
     model: keras.Model, images: np.ndarray, classes: Sequence[int], *, patches: int = 8, batch_size: int = 32
 ) -> np.ndarray:
@@ -136,7 +148,8 @@ def occlusion_maps(
         patches: Steps along each side.
 
     Returns:
-        Maps, shape (n, patches, patches); negative values are set to 0.
+        Maps, shape (n, patches, patches); negative values are set to 0. One that is 0 everywhere says that covering no
+        patch lowers the probability, see `has_map`.
     """
     call = frozen_call(model, batch_size)
     return np.stack([_occluded(call, *one, patches, batch_size) for one in zip(images, classes, strict=True)])

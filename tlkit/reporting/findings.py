@@ -24,14 +24,14 @@ from tlkit.evaluation.calibration import calibration_error_of
 from tlkit.evaluation.refusal import class_sentence
 from tlkit.evaluation.reliance import reliance
 from tlkit.evaluation.robustness import robustness
-from tlkit.evaluation.saliency import GradCam
+from tlkit.evaluation.saliency import ClassActivationMaps
 from tlkit.models.blocks import cut
 from tlkit.plan.decision import Decision
 from tlkit.plan.plan import Plan
 from tlkit.reporting.thumbnails import Thumbnails
 from tlkit.runs.folder import Run
 from tlkit.runs.reading import groups_of
-from tlkit.stats import reliability_bins
+from tlkit.stats import FEWEST_TO_TELL, reliability_bins
 from tlkit.strategy.axes import still_climbing
 
 if TYPE_CHECKING:
@@ -392,11 +392,12 @@ class ReportInputs:
 class Analysis:
     """The slow measurements of a report; each is None if it cannot be made.
 
-    checkup: of the data. cam: Grad-CAM of the model. reliance: how much predictions depend on the most salient pixels.
+    checkup: of the data. cam: class activation maps of the model. reliance: how much predictions depend on the most
+    salient pixels.
     """
 
     checkup: Checkup | None = None
-    cam: GradCam | None = None
+    cam: ClassActivationMaps | None = None
     reliance: Reliance | None = None
 
 
@@ -481,7 +482,7 @@ def analyse(inputs: ReportInputs, *, seconds: float = SECONDS) -> Analysis:
     if inputs.dataset is not None:
         checkup = _checkup(inputs.model, inputs.dataset, record)
     with contextlib.suppress(SpecError):  # an ensemble has no feature maps
-        cam = GradCam(inputs.model)
+        cam = ClassActivationMaps(inputs.model)
     if cam is not None and inputs.dataset is not None:
         found = _reliance(inputs, record, cam, seconds)
     return Analysis(checkup, cam, found)
@@ -526,9 +527,9 @@ def _pretrained_prefix(model: keras.Model, backbone: Backbone, record: Record) -
     return prefix
 
 
-def _reliance(inputs: ReportInputs, record: Record, cam: GradCam, seconds: float) -> Reliance:
-    """Mask salient pixels of as many of the predicted images as the time allows, at least 16."""
-    count = int(np.clip(seconds * 1000 / (3 * cam.milliseconds()), 16, EXPLAINED))
+def _reliance(inputs: ReportInputs, record: Record, cam: ClassActivationMaps, seconds: float) -> Reliance:
+    """Mask salient pixels of as many of the predicted images as the time allows, at least as many as can tell."""
+    count = int(np.clip(seconds * 1000 / (3 * cam.milliseconds()), FEWEST_TO_TELL, EXPLAINED))
     images, labels, _ = _sample(inputs, record, count)
     return reliance(inputs.model, images, labels, cam=cam)
 

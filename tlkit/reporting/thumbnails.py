@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from tlkit.evaluation.saliency import overlay
+from tlkit.evaluation.saliency import has_map, overlay
 
 if TYPE_CHECKING:
     from tlkit.data.dataset import Dataset
 
 SHOWN = 12  # images of a gallery
 SIDE = 168  # pixels of a thumbnail's longer side
+NO_MAP = {"data": "", "alt": "no saliency map: no position supports this prediction", "width": SIDE, "height": SIDE}
 
 SaliencyMaps = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -57,22 +58,25 @@ class Thumbnails:
         return self.figure(row.path, alt, caption or f"{row.label}, predicted {row.prediction} ({row.probability:.0%})")
 
     def saliency(self, paths: Sequence[str], maps_of: SaliencyMaps | None) -> list[list[dict[str, Any]]]:
-        """Each image with its saliency map drawn over it; an empty list for each if there are no maps."""
+        """Each image with its saliency map drawn over it, or words where its map is empty.
+
+        An empty list for each if there are no maps.
+        """
         images = [self.pixels(path) for path in paths]
         known = [one for one in images if one is not None]
         if maps_of is None or not known or len(known) < len(images):
             return [[] for _ in paths]
         maps, _ = maps_of(np.stack(known))
         return [
-            [as_data(overlay(image, one), f"saliency map of {path} for the predicted class")]
-            for path, image, one in zip(paths, known, maps, strict=True)
+            [as_data(overlay(image, one), f"saliency map of {path} for the predicted class")] if shown else [NO_MAP]
+            for path, image, one, shown in zip(paths, known, maps, has_map(maps), strict=True)
         ]
 
 
 def as_data(pixels: np.ndarray | None, alt: str) -> dict[str, Any]:
     """An image as the page embeds it: a data URI and its alternative text. For None, only the text."""
     if pixels is None:
-        return {"data": "", "alt": alt, "width": SIDE, "height": SIDE}
+        return {"data": "", "alt": f"{alt} (image no longer there)", "width": SIDE, "height": SIDE}
     image = Image.fromarray(pixels)
     image.thumbnail((SIDE, SIDE))
     stream = io.BytesIO()

@@ -6,13 +6,14 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
+import keras
 import numpy as np
 
 from tlkit.deployment.exported import decoded_pixels
 from tlkit.drawing import draw_rows
 from tlkit.errors import DataError, unknown
 from tlkit.evaluation.feature_visualization import first_filters, most_typical
-from tlkit.evaluation.saliency import GradCam, occlusion_maps, overlay
+from tlkit.evaluation.saliency import ClassActivationMaps, has_map, occlusion_maps, overlay
 from tlkit.runs.folder import Run, open_run
 from tlkit.runs.predict import _expand, _read
 from tlkit.runs.reading import load_model
@@ -20,7 +21,9 @@ from tlkit.words import counted
 
 MOST_EXPLAINED = 64
 
-METHODS = ("grad-cam", "occlusion")
+NO_MAP = ", no saliency map"  # of an image in which no position supports the class
+
+METHODS = ("cam", "occlusion")
 
 
 def explain_files(
@@ -28,7 +31,7 @@ def explain_files(
     files: Sequence[str | Path],
     out: str | Path = "explained.png",
     *,
-    method: str = "grad-cam",
+    method: str = "cam",
     of_class: str | None = None,
     filters: bool = False,
     typical: bool = False,
@@ -39,14 +42,15 @@ def explain_files(
         run: A finished run.
         files: Image files, and folders, which are searched. Only the first 64 images are drawn.
         out: The image file to write.
-        method: "grad-cam" or "occlusion" (see `tlkit.evaluation.saliency`).
+        method: "cam" (`ClassActivationMaps`) or "occlusion" (`occlusion_maps`).
         of_class: The class to explain. Default: the most probable class of each image.
         filters: Draw the filters of the first layer instead.
         typical: Draw synthetic images that maximise the score of a class instead: of `of_class`, else of the first 16
             classes.
 
     Returns:
-        A line for each image, and one that names the file; lines for a person to read.
+        A line for each image, which says so if it has no saliency map, and one that names the method and the file;
+        lines for a person to read.
 
     Raises:
         NameUnknown: The method or the class is unknown.
@@ -76,17 +80,30 @@ def explain_files(
     images = np.stack([_decoded(file, plan.image_size, plan.job.fit) for file in found])
     probabilities = np.asarray(model.predict(images, verbose=0))
     chosen = [classes.index(of_class)] * len(found) if of_class else probabilities.argmax(1).tolist()
-    if method == "grad-cam":
-        maps, _ = GradCam(model)(images, chosen)
-    else:
-        maps = occlusion_maps(model, images, chosen)
-    captions = [f"{classes[c]} {row[c]:.1%}" for c, row in zip(chosen, probabilities, strict=True)]
+    maps, name = _maps(model, images, chosen, method)
+    has = has_map(maps)
+    captions = [
+        f"{classes[c]} {row[c]:.1%}{'' if shown else NO_MAP}"
+        for c, row, shown in zip(chosen, probabilities, has, strict=True)
+    ]
+    pictures = [
+        overlay(image, one) if shown else np.full_like(image, 255)
+        for image, one, shown in zip(images, maps, has, strict=True)
+    ]
     rows = [
-        [(image, file.name), (overlay(image, one), caption)]
-        for image, file, one, caption in zip(images, found, maps, captions, strict=True)
+        [(image, file.name), (picture, caption)]
+        for image, file, picture, caption in zip(images, found, pictures, captions, strict=True)
     ]
     draw_rows([list(itertools.chain(*rows[at : at + 3])) for at in range(0, len(rows), 3)], out)
-    return [*(f"{file}  {caption}" for file, caption in zip(found, captions, strict=True)), f"drawn to {out}"]
+    return [*(f"{file}  {caption}" for file, caption in zip(found, captions, strict=True)), f"{name}, drawn to {out}"]
+
+
+def _maps(model: keras.Model, images: np.ndarray, chosen: Sequence[int], method: str) -> tuple[np.ndarray, str]:
+    """Return the maps, shape (n, rows, columns), and the name of the method that made them."""
+    if method == "occlusion":
+        return occlusion_maps(model, images, chosen), "occlusion"
+    cam = ClassActivationMaps(model)
+    return cam(images, chosen)[0], cam.method
 
 
 def _decoded(file: Path, size: int, fit: str) -> np.ndarray:

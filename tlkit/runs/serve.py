@@ -25,7 +25,7 @@ from tlkit.deployment.exported import decoded_pixels
 from tlkit.deployment.requests import MAX_IMAGES, MAX_REQUEST_BYTES, _images
 from tlkit.deployment.saved_model import UNSURE
 from tlkit.errors import RunError, SpecError, TlkitError
-from tlkit.evaluation.saliency import GradCam, occlusion_maps, overlay
+from tlkit.evaluation.saliency import ClassActivationMaps, has_map, occlusion_maps, overlay
 from tlkit.progress import log
 from tlkit.runs.folder import open_run
 from tlkit.runs.reading import load_model, open_exported, unsure_below
@@ -44,7 +44,8 @@ def serve(
     """Serve a run, or an exported folder, until interrupted.
 
     POST /predict takes one image file as the body, files of a form, or the JSON of TensorFlow Serving's REST interface,
-    {"instances": [{"b64": ...}]}; 32 MiB and 64 images at most. `?evidence=1` adds a saliency map as a PNG data URI.
+    {"instances": [{"b64": ...}]}; 32 MiB and 64 images at most. `?evidence=1` adds a saliency map as a PNG data URI,
+    empty if no position of the image supports the answer.
 
     It answers {"predictions": [{"ok", "problem", "class", "probability", "sure", "probabilities": {class: number}}]},
     with a row for each image. `sure` is null where the model has no threshold below which it is unsure. An image that
@@ -187,11 +188,11 @@ class _Answerer:
         if self.explains:
             run = open_run(model)
             self._model, self._size, self._fit = load_model(run), run.plan.image_size, run.plan.job.fit
-            self._cam = self._grad_cam()
+            self._cam = self._activation_maps()
 
-    def _grad_cam(self) -> Any:
+    def _activation_maps(self) -> ClassActivationMaps | None:
         try:
-            return GradCam(self._model, batch_size=1)
+            return ClassActivationMaps(self._model, batch_size=1)
         except SpecError:  # no feature maps before the head
             return None
 
@@ -217,15 +218,20 @@ class _Answerer:
             return answer
 
     def _drawn(self, data: bytes, chosen: int) -> str:
-        """The image, as the model sees it, with its saliency map drawn over it: a PNG as a data URI."""
+        """The image, as the model sees it, with its saliency map drawn over it: a PNG as a data URI.
+
+        An empty text if the map is empty.
+        """
         from PIL import Image
 
         image = decoded_pixels(data, self._size, self._fit)
         if self._cam is not None:
-            heat = self._cam(image[None], [chosen])[0][0]
+            maps = self._cam(image[None], [chosen])[0]
         else:
-            heat = occlusion_maps(self._model, image[None], [chosen])[0]
-        drawn = Image.fromarray(overlay(image, heat))
+            maps = occlusion_maps(self._model, image[None], [chosen])
+        if not has_map(maps)[0]:
+            return ""
+        drawn = Image.fromarray(overlay(image, maps[0]))
         drawn = drawn.resize((EVIDENCE_PIXELS, EVIDENCE_PIXELS)) if self._size < EVIDENCE_PIXELS else drawn
         out = io.BytesIO()
         drawn.save(out, "PNG")
