@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +56,8 @@ def scan(data: str | Path, *, group_by: str | None = None, strict: bool = False)
         raise DataError(
             f"'{data}' is a file but not a CSV. Expected a folder of class folders or a CSV with path,label."
         )
-    rows = [row for item in found if (row := _read_file(root, item, findings)) is not None]
+    composed = (replace(one, label=unicodedata.normalize("NFC", one.label)) for one in found)
+    rows = [row for item in composed if (row := _read_file(root, item, findings)) is not None]
     table = pd.DataFrame(rows, columns=list(TABLE_COLUMNS)).sort_values("path", ignore_index=True)
     table, more = _same_bytes(table)
     findings += more

@@ -1,0 +1,98 @@
+"""What happened to whole classes: those that lost their files, and those that a part of the split does not measure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from tlkit.data.images import LEFT_OUT, ImageSet, problem
+from tlkit.errors import DataError
+from tlkit.words import counted
+
+NEARLY = 0.5  # share of a class's files from which its loss is named
+# Problems that leave a whole file out, with the class in their label.
+OF_FILES = {
+    "empty-file",
+    "not-an-image",
+    "unsupported-format",
+    "truncated",
+    "corrupt",
+    "too-large",
+    "missing-file",
+    "unreadable",
+    "broken-link",
+    "two-labels",
+    "name-not-utf-8",
+    "hidden-file",
+}
+NOT_MEASURED = {
+    "validation": "it takes no part in choosing settings, and precision, recall and F1 of it are not measured there",
+    "test": "precision, recall and F1 of it are not measured there",
+}
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A class of which many files are left out. reasons: files by problem. first: one of them, as "path: detail"."""
+
+    label: str
+    used: int
+    lost: int
+    reasons: tuple[tuple[str, int], ...]
+    first: str
+
+    def sentence(self) -> str:
+        """What happened to the class, without a full stop."""
+        why = ", ".join(f"{count:,} {kind}" for kind, count in self.reasons)
+        all_of = counted(self.used + self.lost, "file")
+        rest = f"{self.used:,} {'is' if self.used == 1 else 'are'} used" if self.used else "nothing is left of it"
+        were = "is" if self.lost == 1 else "are"
+        return f"class '{self.label}': {self.lost:,} of {all_of} {were} left out ({why}), {rest}"
+
+
+def losses(images: ImageSet) -> list[Loss]:
+    """The classes of which half of the files or more are left out, those with nothing left first."""
+    problems, used = images.problems, Counter(images.table["label"])
+    gone = problems[(problems["action"] == LEFT_OUT) & problems["problem"].isin(OF_FILES) & (problems["label"] != "")]
+    found = []
+    for label, rows in gone.groupby("label", sort=True):
+        if len(rows) >= NEARLY * (len(rows) + used[label]):
+            first = f"{rows['path'].iat[0]}: {rows['detail'].iat[0]}"
+            reasons = tuple(Counter(rows["problem"]).most_common())
+            found.append(Loss(str(label), used[label], len(rows), reasons, first))
+    return sorted(found, key=lambda one: (one.used > 0, -one.lost, one.label))
+
+
+def check_no_class_is_lost(images: ImageSet) -> None:
+    """Raise DataError if a class had files, and none of them can be used: a model would be trained without it."""
+    lost = [one for one in losses(images) if not one.used]
+    if lost:
+        more = f" The same holds for {counted(len(lost) - 1, 'other class', 'other classes')}." if len(lost) > 1 else ""
+        sentence = lost[0].sentence()
+        raise DataError(
+            f"{sentence[0].upper()}{sentence[1:]}. The first: {lost[0].first}.{more} "
+            "Repair or convert its files, or take the class out of the data to train without it."
+        )
+
+
+def about_classes(images: ImageSet) -> ImageSet:
+    """Add to the problems which classes lost most of their files, and which a given or drawn part does not measure."""
+    rows = [
+        problem(one.label, one.label, "class-nearly-lost", f"{one.sentence()}, such as {one.first}")
+        for one in losses(images)
+        if one.used
+    ]
+    known = set(zip(images.problems["problem"], images.problems["label"], images.problems["detail"], strict=True))
+    for part, consequence in NOT_MEASURED.items():
+        there = set(images.table.loc[images.table["split"] == part, "label"])
+        for label in images.class_names if there else ():
+            if label not in there:
+                detail = f"class '{label}' has no {part} images: {consequence}"
+                rows.append(problem(label, label, "class-not-measured", detail))
+    return images.without([one for one in rows if (one["problem"], one["label"], one["detail"]) not in known])
+
+
+def sentences(images: ImageSet) -> list[str]:
+    """What `about_classes` found, in words."""
+    told = images.problems[images.problems["problem"].isin(["class-nearly-lost", "class-not-measured"])]
+    return list(told["detail"])
