@@ -14,9 +14,13 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write text to a temporary file in the same folder and rename it, so that no reader sees half a file."""
+    """Write text to a temporary file in the same folder and rename it, so that no reader sees half a file.
+
+    The file is UTF-8. Bytes of a path that are not, which Python holds as lone surrogates, are written as \\udcXX,
+    which JSON reads back.
+    """
     with temporary_beside(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 @contextlib.contextmanager

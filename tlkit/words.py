@@ -41,13 +41,15 @@ def text_of(path: object) -> str:
         return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def shown(text: object) -> str:
-    """Return a path or a name for a terminal: on one line, with control characters escaped.
+def shown(text: object, keep: str = "") -> str:
+    """Return a path or a name for a terminal: on one line, with control characters escaped except those to keep.
 
     >>> shown("a\\nb\\x1b[31m.png")
     'a\\\\nb\\\\x1b[31m.png'
     """
     return "".join(
-        one.encode("unicode_escape").decode("ascii") if unicodedata.category(one) in ("Cc", "Zl", "Zp") else one
+        one.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(one) in ("Cc", "Zl", "Zp") and one not in keep
+        else one
         for one in text_of(text)
     )

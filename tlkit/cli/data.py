@@ -9,7 +9,7 @@ import click
 
 from tlkit.cli.group import log_shown, main
 from tlkit.quiet import _tensorflow_quietly
-from tlkit.words import counted
+from tlkit.words import counted, shown
 
 
 @main.command()
@@ -38,6 +38,7 @@ def inspect(
 
     size = image_size or (find_backbone(backbone).size if backbone else 224)
     with _tensorflow_quietly():
+        from tlkit.data.classes import check_no_class_is_lost, losses, sentences
         from tlkit.data.split import too_few_classes
         from tlkit.doctor.checkup import inspect as inspect_data
         from tlkit.errors import DataError
@@ -52,13 +53,15 @@ def inspect(
             write_atomically(Path(csv_file), problems.to_csv(index=False))
         raise DataError(too_few_classes(images))
     classes = counted(len(images.class_names), "class", "classes")
-    click.echo(f"{data}: {counted(len(table), 'usable image')} in {classes}")
+    click.echo(f"{shown(data)}: {counted(len(table), 'usable image')} in {classes}")
+    for line in [one.sentence() for one in losses(images) if not one.used] + sentences(images):
+        click.echo(f"attention: {shown(line)}")
     splits = [split for split in ("train", "validation", "test") if (table["split"] == split).any()]
     rows = []
     for name in images.class_names:
         of_class = table[table["label"] == name]
         counts = [int((of_class["split"] == split).sum()) for split in splits]
-        rows.append((name, f"{len(of_class):,}", *[f"{count:,}" for count in counts]))
+        rows.append((shown(name), f"{len(of_class):,}", *[f"{count:,}" for count in counts]))
     click.echo(shown_table([Column("class"), *[Column(one, right=True) for one in ("images", *splits)]], rows))
     if len(table):
         shorter = table[["width", "height"]].astype(int).min(axis=1)
@@ -67,6 +70,7 @@ def inspect(
     _print_problems(problems)
     if csv_file:
         write_atomically(Path(csv_file), problems.to_csv(index=False))
+    check_no_class_is_lost(images)
     if not fast and len(table):
         _print_checkup(images, problems, backbone or "nano", size, folder)
     if backbone:
@@ -166,12 +170,14 @@ def _print_checkup(images: Any, problems: Any, backbone: str, size: int, folder:
     for kind, name in (("probable", "wrong?"), ("surprising", "surprising")):
         for row in found.label_errors[found.label_errors[kind]].head(5).itertuples():
             click.echo(
-                f"  {name:<10} {row.path}: labelled {row.label} ({row.probability:.1%}), perhaps {row.suggested}"
+                f"  {name:<10} {shown(row.path)}: labelled {row.label} ({row.probability:.1%}), perhaps {row.suggested}"
             )
     for row in found.duplicates.head(5).itertuples():
-        click.echo(f"  {row.kind:<10} {row.path} = {row.other}" + (" (across splits)" if row.leak else ""))
+        click.echo(
+            f"  {row.kind:<10} {shown(row.path)} = {shown(row.other)}" + (" (across splits)" if row.leak else "")
+        )
     for row in found.outliers.head(5).itertuples():
-        click.echo(f"  outlier    {row.path}: {row.label}")
+        click.echo(f"  outlier    {shown(row.path)}: {row.label}")
     if folder:
         from tlkit.errors import RunError
         from tlkit.files import write_atomically
@@ -195,4 +201,6 @@ def _print_problems(problems: Any) -> None:
         return
     for (severity, kind, action), rows in problems.groupby(["severity", "problem", "action"], sort=True):
         first = rows.iloc[0]
-        click.echo(f"{severity:<8} {len(rows):>6,} {kind} ({action}), such as {first['path']}: {first['detail']}")
+        click.echo(
+            f"{severity:<8} {len(rows):>6,} {kind} ({action}), such as {shown(first['path'])}: {shown(first['detail'])}"
+        )

@@ -10,22 +10,24 @@ import click
 
 from tlkit.cli.group import log_shown, main
 from tlkit.quiet import _tensorflow_quietly
-from tlkit.words import counted
+from tlkit.words import counted, shown
 
 
 @main.command()
 @click.argument("run")
 @click.argument("data", required=False)
 @click.option("--views", metavar="HOW", help="also average over views of each image: flip or ten-crop")
+@click.option("--data", "moved_to", metavar="DATA", help="where RUN's own data is now, if it was moved")
 @click.option("--json", "as_json", is_flag=True, help="print all numbers as JSON")
-def evaluate(run: str, data: str | None, views: str | None, as_json: bool) -> None:
+def evaluate(run: str, data: str | None, views: str | None, moved_to: str | None, as_json: bool) -> None:
     """Evaluate RUN on DATA, or on its own validation images."""
     import json
 
     with _tensorflow_quietly():
         from tlkit.runs.evaluate import evaluate_run
+        from tlkit.runs.folder import open_run
         from tlkit.tables import Column, shown_table
-    scores = evaluate_run(run, data, views=views)
+    scores = evaluate_run(open_run(run, moved_to), data, views=views)
     if as_json:
         click.echo(json.dumps(scores, indent=2))
         return
@@ -77,7 +79,7 @@ def predict(model: str, files: Sequence[str], csv_file: str | None, top: int) ->
         return
     for row in table.to_dict("records"):
         if row["problem"]:
-            click.echo(f"{row['path']}  ({row['problem']})")
+            click.echo(f"{shown(row['path'])}  ({row['problem']})")
             continue
         names = ["prediction", *[f"top{i}" for i in range(2, top + 1)]]
         answers = [
@@ -86,7 +88,7 @@ def predict(model: str, files: Sequence[str], csv_file: str | None, top: int) ->
             if name in row
         ]
         unsure = row["sure"] is not None and not row["sure"]
-        click.echo(f"{row['path']}  {'unsure: ' if unsure else ''}{'  '.join(answers)}")
+        click.echo(f"{shown(row['path'])}  {'unsure: ' if unsure else ''}{'  '.join(answers)}")
 
 
 @main.command()
@@ -100,8 +102,9 @@ def predict(model: str, files: Sequence[str], csv_file: str | None, top: int) ->
     default="savedmodel",
     help="savedmodel (default), litert, litert-int8, onnx, keras",
 )
+@click.option("--data", "moved_to", metavar="DATA", help="where RUN's data is now, if it was moved")
 @click.option("--force", is_flag=True, help="keep an 8-bit model that agrees on less than 95 %")
-def export(run: str, to: str | None, max_error: float | None, target: str, force: bool) -> None:
+def export(run: str, to: str | None, max_error: float | None, target: str, moved_to: str | None, force: bool) -> None:
     """Export RUN's model, and prove that it equals the trained one."""
     from tlkit.plan.job import check_max_error
 
@@ -110,7 +113,8 @@ def export(run: str, to: str | None, max_error: float | None, target: str, force
         from tlkit.finetuning.words import refusal_sentence
         from tlkit.runs.export import export_run, exports_of, other_thresholds
         from tlkit.runs.folder import open_run
-    folder, proof = export_run(run, to, target=target, max_error=max_error, force=force)
+    with log_shown():
+        folder, proof = export_run(open_run(run, moved_to), to, target=target, max_error=max_error, force=force)
     click.echo(f"written to {folder}")
     refusal = open_run(run).metrics["refusal"]
     if refusal:
@@ -119,7 +123,7 @@ def export(run: str, to: str | None, max_error: float | None, target: str, force
         kept = f"below {threshold:.3f}" if threshold else "to nothing"
         click.echo(f'the earlier export {name} still answers "unsure" {kept}: write it again')
     if proof is None:
-        click.echo("parity not measured: the run's images are not where they were")
+        click.echo("parity not measured")
         return
     interval = ""
     if "agreement_95" in proof and proof["top1_agreement"] < 1:
@@ -169,18 +173,18 @@ def serve_(run: str, host: str, port: int) -> None:
 @click.argument("runs", nargs=-1, required=True)
 @click.option("--robustness", is_flag=True, help="also measure accuracy on corrupted images (minutes)")
 @click.option("--out", metavar="FILE", help="page that ranks RUNS; default leaderboard.html")
-def report_(runs: Sequence[str], robustness: bool, out: str | None) -> None:
+@click.option("--data", "moved_to", metavar="DATA", help="where the data of RUN is now, if it was moved")
+def report_(runs: Sequence[str], robustness: bool, out: str | None, moved_to: str | None) -> None:
     """Write the report of a run again, or rank several RUNS.
 
     Several runs are compared on the images they share, on a page beside them."""
     from tlkit.runs.folder import open_run
 
-    for one in runs:
-        open_run(one)
+    opened = [open_run(one, moved_to) for one in runs]
     with _tensorflow_quietly():
         from tlkit.reporting.report import report
     with log_shown():
-        page = report(runs, robustness=robustness, out=out)
+        page = report(opened, robustness=robustness, out=out)
     click.echo(f"written to {page}")
 
 
@@ -206,16 +210,17 @@ def explain_(run: str, files: Sequence[str], **settings: Any) -> None:
 @main.command()
 @click.argument("runs", nargs=-1, required=True)
 @click.option("--out", metavar="RUN", required=True, help="folder of the new run")
+@click.option("--data", "moved_to", metavar="DATA", help="where the data of RUNS is now, if it was moved")
 @click.option("--force", is_flag=True, help="replace an earlier run in RUN")
-def ensemble(runs: Sequence[str], out: str, force: bool) -> None:
+def ensemble(runs: Sequence[str], out: str, moved_to: str | None, force: bool) -> None:
     """Average RUNS in one exportable model, and measure the gain."""
-    from tlkit.runs.folder import check_members
+    from tlkit.runs.folder import check_members, open_run
 
-    check_members(runs)
+    members = check_members([open_run(one, moved_to) for one in runs])
     with _tensorflow_quietly():
         from tlkit.runs.ensemble import ensemble as average
     with log_shown():
-        run = average(runs, out, force=force)
+        run = average(members, out, force=force)
     for split in ("validation", "test"):
         score = run.metrics[split]
         if score:

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from tlkit.data.classes import about_classes, check_no_class_is_lost
+from tlkit.data.classes import about_classes, check_no_class_is_lost, losses
 from tlkit.data.images import ImageSet, problem, raise_if_strict, summary
 from tlkit.errors import DataError
 from tlkit.words import counted
@@ -127,7 +127,9 @@ def _check_classes(images: ImageSet, remedy: str) -> None:
     train = set(table.loc[table["split"] == "train", "label"])
     for name in ("validation", "test"):
         for label in sorted(set(table.loc[table["split"] == name, "label"]) - train):
-            raise DataError(f"Class '{label}' is in {name} but not in train. {remedy}")
+            gone = [one for one in losses(images) if one.label == label]
+            why = f" Of its files, {gone[0].lost:,} are left out, such as {gone[0].first}." if gone else ""
+            raise DataError(f"Class '{label}' is in {name} but not in train.{why} {remedy}")
 
 
 def _draw_validation(

@@ -33,7 +33,7 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
     """Evaluate a run's classifier on other data, or on its own validation split.
 
     Args:
-        run: A finished run.
+        run: A finished run; `open_run(folder, moved_to)` if its own images are needed and were moved.
         data: As for `tlkit.scan`. None: the run's own validation images.
         views: Also average over views of each image, "flip" or "ten-crop" (see
             `tlkit.evaluation.predict.predict_averaged`). If the safety check finds that mirror images change the class,

@@ -16,7 +16,7 @@ from tlkit.evaluation.saliency import GradCam, occlusion_maps, overlay
 from tlkit.runs.folder import Run, open_run
 from tlkit.runs.predict import _expand, _read
 from tlkit.runs.reading import load_model
-from tlkit.words import counted
+from tlkit.words import counted, shown
 
 MOST_EXPLAINED = 64
 
@@ -70,7 +70,7 @@ def explain_files(
         drawn = [(most_typical(model, classes.index(name)), name) for name in names]
         draw_rows([drawn[at : at + 4] for at in range(0, len(drawn), 4)], out)
         return [f"synthetic images that maximise the score of {', '.join(names)}: {out}"]
-    found = _expand(files)[:MOST_EXPLAINED]
+    found = [file for file, aside in _expand(files) if not aside][:MOST_EXPLAINED]
     if not found:
         raise DataError("No files to explain. Expected image files or folders.")
     images = np.stack([_decoded(file, plan.image_size, plan.job.fit) for file in found])
@@ -82,18 +82,18 @@ def explain_files(
         maps = occlusion_maps(model, images, chosen)
     captions = [f"{classes[c]} {row[c]:.1%}" for c, row in zip(chosen, probabilities, strict=True)]
     rows = [
-        [(image, file.name), (overlay(image, one), caption)]
+        [(image, shown(file.name)), (overlay(image, one), caption)]
         for image, file, one, caption in zip(images, found, maps, captions, strict=True)
     ]
     draw_rows([list(itertools.chain(*rows[at : at + 3])) for at in range(0, len(rows), 3)], out)
-    return [*(f"{file}  {caption}" for file, caption in zip(found, captions, strict=True)), f"drawn to {out}"]
+    return [*(f"{shown(file)}  {caption}" for file, caption in zip(found, captions, strict=True)), f"drawn to {out}"]
 
 
 def _decoded(file: Path, size: int, fit: str) -> np.ndarray:
     data = _read(file)
     if isinstance(data, str):
-        raise DataError(f"'{file}' cannot be read: {data}. Expected an image file.")
+        raise DataError(f"'{shown(file)}' cannot be read: {data}. Expected an image file.")
     try:
         return decoded_pixels(data, size, fit)
     except DataError as error:
-        raise DataError(f"'{file}' is {error}") from None
+        raise DataError(f"'{shown(file)}' is {error}") from None

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tlkit.data.sources.table import TABLES, root_of_table
 from tlkit.errors import RunError, SpecError
 from tlkit.files import contents, name_beside, remove, replace_folder, write_atomically
 from tlkit.folders import PLAN, _check_movable, _foreign, _is_left, check_replaceable
@@ -46,9 +47,13 @@ NUMBERS = ("probability", "top2_probability", "top3_probability")  # numeric col
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder on disk. Files are read on access."""
+    """A run folder on disk. Files are read on access.
+
+    moved_to: where the run's data is now, if not where the plan says.
+    """
 
     folder: Path
+    moved_to: Path | None = None
 
     @property
     def finished(self) -> bool:
@@ -91,7 +96,14 @@ class Run:
         import pandas as pd
 
         table = renewed_table(pd.read_csv(self.folder / name, dtype=str, keep_default_na=False))
+        table = with_slashes(table)
         return table.astype({column: float for column in NUMBERS if column in table})
+
+    @property
+    def data_root(self) -> Path:
+        """The folder that the paths in split.csv are relative to. It may be gone."""
+        data = self.moved_to or self.plan.job.data
+        return root_of_table(data) if data.suffix.lower() in TABLES and not data.is_dir() else data
 
     def write_json(self, name: str, values: dict[str, Any]) -> None:
         write_atomically(self.folder / name, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
@@ -101,12 +113,28 @@ class Run:
         write_atomically(self.folder / name, table.to_csv(index=False))
 
 
-def open_run(folder: str | Path) -> Run:
-    """Open a finished run. Raises RunError if the folder is not a run, or a run that did not finish."""
+def with_slashes(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of images whose paths have forward slashes, also where they were written on Windows."""
+    if "path" not in table or not len(table):
+        return table
+    windows = table["path"].str.contains("\\", regex=False) & ~table["path"].str.contains("/", regex=False)
+    return table.assign(path=table["path"].mask(windows, table["path"].str.replace("\\", "/", regex=False)))
+
+
+def open_run(folder: str | Path, moved_to: str | Path | None = None) -> Run:
+    """Open a finished run.
+
+    Args:
+        folder: The run's folder.
+        moved_to: Where the run's data is now, if it was moved: the folder or CSV that the run was made from.
+
+    Raises:
+        RunError: The folder is not a run, or a run that did not finish.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise RunError(f"No such run: '{folder}'. Expected the folder that `tlkit finetune` wrote.")
-    run = Run(folder)
+    run = Run(folder, None if moved_to is None else Path(moved_to))
     if not (folder / "plan.json").is_file():
         raise RunError(
             f"'{folder}' is not a run: it has no plan.json. Expected the folder that `tlkit finetune` wrote."
@@ -119,9 +147,9 @@ def open_run(folder: str | Path) -> Run:
     return run
 
 
-def check_members(runs: Sequence[str | Path]) -> list[Run]:
+def check_members(runs: Sequence[Run | str | Path]) -> list[Run]:
     """Open the runs of an ensemble. Raises RunError if one is not a run, SpecError if they do not go together."""
-    members = [open_run(one) for one in runs]
+    members = [one if isinstance(one, Run) else open_run(one) for one in runs]
     if len(members) < 2:
         raise SpecError(f"An ensemble was given {counted(len(members), 'run')}. Expected two or more.")
     first = members[0].plan

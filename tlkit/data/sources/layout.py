@@ -29,7 +29,7 @@ class ClassFolder:
 
 @dataclass(frozen=True)
 class Aside:
-    """A folder that is no class: its kind of problem, and the detail. each: whether its files have it, not the folder."""
+    """A folder that is no class: the kind and detail of its problem. each: whether its files have it, not the folder."""
 
     folder: Path
     kind: str
