@@ -121,11 +121,27 @@ def test_inspect_writes_over_its_own_tables_and_no_others(
     assert len(list(tmp_path.glob("*.csv"))) == 5
 
 
-def test_inspect_of_a_folder_around_the_data_says_where_they_may_be(folder: Path, tmp_path: Path) -> None:
+def test_inspect_of_a_folder_around_the_data_finds_them(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "around" / "images")
-    done = CliRunner().invoke(main, ["inspect", str(tmp_path / "around"), "--image-size", "32"])
-    assert done.exit_code == 1 and "1 usable class in" in done.stderr
-    assert f"Did you mean '{tmp_path / 'around' / 'images'}'?" in done.stderr and "nan" not in done.output
+    done = CliRunner().invoke(main, ["inspect", str(tmp_path / "around"), "--fast", "--image-size", "32"])
+    assert done.exit_code == 0 and "24 usable images in 3 classes" in done.output
+    assert "1 wrapper-folder (used), such as images" in done.output
+
+
+def test_inspect_says_at_the_top_what_a_class_has_lost_and_fails_if_nothing_is_left_of_it(
+    folder: Path, tmp_path: Path
+) -> None:
+    for file in sorted((folder / "red").iterdir())[:7]:
+        file.write_bytes(b"")
+    words = ["inspect", str(folder), "--fast", "--image-size", "32"]
+    nearly = CliRunner().invoke(main, words)
+    assert nearly.exit_code == 0
+    assert "class 'red': 7 of 8 files are left out (7 empty-file), 1 is used" in nearly.output.splitlines()[1]
+    for file in (folder / "red").iterdir():
+        file.write_bytes(b"")
+    lost = CliRunner().invoke(main, words)
+    assert lost.exit_code == 1 and "class 'red': 8 of 8 files are left out" in lost.output.splitlines()[1]
+    assert "nothing is left of it" in lost.stderr and "red/000.png: 0 bytes" in lost.stderr
 
 
 def test_inspect_names_images_of_a_few_pixels(tmp_path: Path) -> None:

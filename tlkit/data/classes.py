@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from tlkit.data.images import LEFT_OUT, ImageSet, problem
@@ -63,14 +64,18 @@ def losses(images: ImageSet) -> list[Loss]:
     return sorted(found, key=lambda one: (one.used > 0, -one.lost, one.label))
 
 
-def check_no_class_is_lost(images: ImageSet) -> None:
-    """Raise DataError if a class had files, and none of them can be used: a model would be trained without it."""
-    lost = [one for one in losses(images) if not one.used]
+def check_no_class_is_lost(images: ImageSet, kept: Collection[str] | None = None) -> None:
+    """Raise DataError if a class lost its files, so that a model would be trained without it.
+
+    kept: the classes that are left after the split. None: those of which at least one file can be used.
+    """
+    lost = [one for one in losses(images) if (not one.used if kept is None else one.label not in kept)]
     if lost:
         more = f" The same holds for {counted(len(lost) - 1, 'other class', 'other classes')}." if len(lost) > 1 else ""
         sentence = lost[0].sentence()
+        few = ", too few to be in both train and validation" if lost[0].used else ""
         raise DataError(
-            f"{sentence[0].upper()}{sentence[1:]}. The first: {lost[0].first}.{more} "
+            f"{sentence[0].upper()}{sentence[1:]}{few}. The first: {lost[0].first}.{more} "
             "Repair or convert its files, or take the class out of the data to train without it."
         )
 
@@ -93,6 +98,6 @@ def about_classes(images: ImageSet) -> ImageSet:
 
 
 def sentences(images: ImageSet) -> list[str]:
-    """What `about_classes` found, in words."""
-    told = images.problems[images.problems["problem"].isin(["class-nearly-lost", "class-not-measured"])]
-    return list(told["detail"])
+    """What `about_classes` and the split found of whole classes, in words."""
+    kinds = ["class-nearly-lost", "class-too-small", "class-not-measured"]
+    return list(dict.fromkeys(images.problems.loc[images.problems["problem"].isin(kinds), "detail"]))

@@ -71,10 +71,12 @@ def split(
     if given:
         images = _check_given(images)
     check_no_class_is_lost(images)
+    before = images
     if "validation" not in given:
         images = _draw_validation(images, validation, seed, links, frozenset(trained_on))
     if len(images.class_names) < 2:
         raise DataError(too_few_classes(images))
+    check_no_class_is_lost(before, set(images.class_names))
     images = about_classes(images)
     if strict:
         raise_if_strict(images)

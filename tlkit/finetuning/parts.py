@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tlkit.data.classes import sentences
 from tlkit.data.dataset import Dataset
+from tlkit.data.images import ImageSet
 from tlkit.plan.decision import Decision
 from tlkit.plan.job import Job
 from tlkit.runs.lineage import Lineage
@@ -47,6 +49,13 @@ def split_decisions(
     }
     why = "accuracy on images like those trained on is too good"
     return (Decision("split", "as given" if given else "by content and seed", why, evidence),)
+
+
+def class_decisions(images: ImageSet) -> tuple[Decision, ...]:
+    """What is said first of a plan: classes that lost their files, are left out, or are not measured in a part."""
+    told = sentences(images)
+    why = "half of the files of a class or more are left out, or a part of the data has no images of it"
+    return (Decision("classes", f"{len(images.class_names)}", why, {"sentences": told}),) if told else ()
 
 
 def _count(table: pd.DataFrame, part: str, seen: Lineage) -> int:

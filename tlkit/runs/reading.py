@@ -58,8 +58,8 @@ def own_part(run: Run, part: str | None) -> ImageSet:
         with file.open("rb") as stream:
             if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:
                 raise DataError(
-                    f"'{file}' has changed since the run '{run.folder}' was made. Restore it, give `moved_to` if the run's "
-                    "images are elsewhere, or repeat the run."
+                    f"'{file}' has changed since the run '{run.folder}' was made. Restore it, give `moved_to` if the "
+                    "run's images are elsewhere, or repeat the run."
                 )
     table = table.reindex(columns=list(TABLE_COLUMNS))
     problems = pd.DataFrame(columns=list(PROBLEM_COLUMNS))

@@ -29,7 +29,7 @@ class ClassFolder:
 
 @dataclass(frozen=True)
 class Aside:
-    """A folder that is no class: the kind and detail of its problem. each: whether its files have it, not the folder."""
+    """A folder that is no class: the kind and detail of its problem. each: whether its files have it."""
 
     folder: Path
     kind: str
@@ -183,7 +183,7 @@ def _of_parts(tree: Tree, parts: dict[Path, str], others: Sequence[Path]) -> Lay
     for part, split in sorted(parts.items(), key=lambda item: (item[1] != "train", item[0])):
         inner = _classes_of_part(tree, part, known)
         if not inner:
-            why = f"{shown(part.name)} has no class folders, so its images have no labels; only they are left out"
+            why = f"{shown(part.name)} has no class folders, so its images have no labels"
             aside.append(Aside(part, "unlabelled", why, each=True))
             continue
         between += [part, *{one.parent for one in inner if one.parent != part}]
@@ -211,7 +211,8 @@ def _classes_of_part(tree: Tree, part: Path, known: Iterable[str]) -> list[Path]
 
 def _empty(tree: Tree, folder: Path, between_parts: bool) -> Aside:
     """What to say of a folder without images."""
-    beside = [detail for item in tree.walk(folder) if isinstance(item, tuple) for _, kind, detail in [item]]
+    odd = [item for item in tree.walk(folder) if isinstance(item, tuple)]
+    beside = [detail for _, kind, detail in odd if kind == "beside-images"]
     if beside:
         return Aside(folder, "beside-images", f"no class, because it holds no images: {beside[0]}")
     if between_parts and part_in_name(folder.name):
