@@ -42,7 +42,7 @@ def inspect(
         from tlkit.data.split import too_few_classes
         from tlkit.doctor.checkup import inspect as inspect_data
         from tlkit.errors import DataError
-        from tlkit.files import write_atomically
+        from tlkit.files import csv_text, write_atomically
         from tlkit.strategy.axes import measure_axes
         from tlkit.tables import Column, shown_table
     images = inspect_data(data, group_by=group_by, strict=strict, size=size)
@@ -50,7 +50,7 @@ def inspect(
     if len(images.class_names) < 2:
         _print_problems(problems)
         if csv_file:
-            write_atomically(Path(csv_file), problems.to_csv(index=False))
+            write_atomically(Path(csv_file), csv_text(problems))
         raise DataError(too_few_classes(images))
     classes = counted(len(images.class_names), "class", "classes")
     click.echo(f"{shown(data)}: {counted(len(table), 'usable image')} in {classes}")
@@ -69,7 +69,7 @@ def inspect(
         click.echo(f"shorter side {shorter.min()} to {shorter.max()} px (median {int(shorter.median())}); {formats}")
     _print_problems(problems)
     if csv_file:
-        write_atomically(Path(csv_file), problems.to_csv(index=False))
+        write_atomically(Path(csv_file), csv_text(problems))
     check_no_class_is_lost(images)
     if not fast and len(table):
         _print_checkup(images, problems, backbone or "nano", size, folder)
@@ -180,7 +180,7 @@ def _print_checkup(images: Any, problems: Any, backbone: str, size: int, folder:
         click.echo(f"  outlier    {shown(row.path)}: {row.label}")
     if folder:
         from tlkit.errors import RunError
-        from tlkit.files import write_atomically
+        from tlkit.files import csv_text, write_atomically
 
         Path(folder).mkdir(parents=True, exist_ok=True)
         tables = {"label_errors": found.label_errors, "duplicates": found.duplicates, "outliers": found.outliers}
@@ -191,7 +191,7 @@ def _print_checkup(images: Any, problems: Any, backbone: str, size: int, folder:
             if header and not set(header.split(",")) <= set(tables[name].columns):  # an earlier version had fewer
                 raise RunError(f"'{file}' was not written by `tlkit inspect`. Nothing was written. Give another --out.")
         for name, file in files.items():
-            write_atomically(file, tables[name].to_csv(index=False))
+            write_atomically(file, csv_text(tables[name]))
         click.echo(f"all findings written to {folder}")
 
 

@@ -71,9 +71,9 @@ def predict(model: str, files: Sequence[str], csv_file: str | None, top: int) ->
         from tlkit.runs.predict import predict as answer
     table = answer(model, files, top=top)
     if csv_file:
-        from tlkit.files import write_atomically
+        from tlkit.files import csv_text, write_atomically
 
-        write_atomically(Path(csv_file), table.to_csv(index=False))
+        write_atomically(Path(csv_file), csv_text(table))
         bad = int((table["problem"] != "").sum())
         click.echo(f"{counted(len(table), 'file')}, {bad:,} with a problem: {csv_file}")
         return

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlkit.data.sources.table import TABLES, root_of_table
 from tlkit.errors import RunError, SpecError
-from tlkit.files import contents, name_beside, remove, replace_folder, write_atomically
+from tlkit.files import contents, csv_text, name_beside, remove, replace_folder, write_atomically
 from tlkit.folders import PLAN, _check_movable, _foreign, _is_left, check_replaceable
 from tlkit.plan.old import renewed_table
 from tlkit.plan.plan import Plan
@@ -110,7 +110,7 @@ class Run:
 
     def write_table(self, name: str, table: Any) -> None:
         """Write a pandas table as CSV, without its index."""
-        write_atomically(self.folder / name, table.to_csv(index=False))
+        write_atomically(self.folder / name, csv_text(table))
 
 
 def with_slashes(table: pd.DataFrame) -> pd.DataFrame:
