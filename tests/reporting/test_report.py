@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tlkit import Recipe, RunError, SpecError, Stage, finetune, open_run, report
+from tlkit import DataError, Recipe, RunError, SpecError, Stage, finetune, open_run, report
 from tlkit.doctor.checkup import Checkup
 from tlkit.doctor.labels import LabelNoise
 from tlkit.folders import FILES
@@ -118,17 +118,44 @@ def test_the_same_numbers_are_files_beside_it(run_folder: Path) -> None:
     assert (mistakes["label"] != mistakes["prediction"]).all()
 
 
-def test_a_report_is_made_again_without_the_images_when_they_are_gone(
-    run_folder: Path, tmp_path: Path, reported: None, said: list[str]
-) -> None:
-    folder = tmp_path / "run"
+def of_data_that_is_gone(run_folder: Path, folder: Path, *, reported: bool) -> Path:
+    """A copy of a run, with or without its report, whose data is no longer where the plan says."""
     shutil.copytree(run_folder, folder)
     plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-    plan["job"]["data"] = str(tmp_path / "gone")
+    plan["job"]["data"] = str(folder.parent / "gone")
     (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
-    page = Page(report([folder]).read_text(encoding="utf-8"))
-    assert [one for one in page.ids if one in SECTIONS] == SECTIONS
-    assert not page.images and any("gone" in line for line in said)
+    for name in () if reported else ("report.html", "report.json"):
+        (folder / name).unlink()
+    return folder
+
+
+def test_a_report_is_made_without_the_images_when_they_are_gone_and_there_is_none(
+    run_folder: Path, tmp_path: Path, reported: None, said: list[str]
+) -> None:
+    folder = of_data_that_is_gone(run_folder, tmp_path / "run", reported=False)
+    for _ in range(2):
+        page = Page(report([folder]).read_text(encoding="utf-8"))
+        assert [one for one in page.ids if one in SECTIONS] == SECTIONS
+        assert not page.images and any("gone" in line for line in said)
+
+
+def test_a_report_with_images_is_never_replaced_by_one_without(
+    run_folder: Path, tmp_path: Path, reported: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = of_data_that_is_gone(run_folder, tmp_path / "run", reported=True)
+    before = {name: (folder / name).read_bytes() for name in ("report.html", "report.json", "mistakes.csv")}
+    with pytest.raises(DataError, match=r"48 of the 48 images .*gone.*Give|give `moved_to`.* is kept as it is"):
+        report([folder])
+    (folder / "report.json").write_text("{")
+    with pytest.raises(DataError, match="is kept as it is"):
+        report([folder])
+    assert {name: (folder / name).read_bytes() for name in before} == before | {"report.json": b"{"}
+    monkeypatch.setattr(report_module, "write_report", lambda inputs, **settings: len(inputs.dataset))
+    assert report([open_run(folder, run_folder_data(run_folder))]) == 48
+
+
+def run_folder_data(run_folder: Path) -> Path:
+    return open_run(run_folder).plan.job.data
 
 
 def test_of_very_many_images_a_sample_is_checked_and_the_page_says_so(
@@ -151,6 +178,7 @@ def test_what_names_hold_is_shown_and_not_run(run_folder: Path, tmp_path: Path, 
     plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
     plan["job"]["data"] = str(tmp_path / "gone")
     (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    (folder / "report.html").unlink()
     page = Page(report([folder]).read_text(encoding="utf-8"))
     assert not page.images
     assert any("<img src=x onerror=alert(1)>" in words for words in page.words)

@@ -79,7 +79,7 @@ def predict(model: str, files: Sequence[str], csv_file: str | None, top: int) ->
         return
     for row in table.to_dict("records"):
         if row["problem"]:
-            click.echo(f"{shown(row['path'])}  ({row['problem']})")
+            click.echo(f"{shown(row['path'])}  ({shown(row['problem'])})")
             continue
         names = ["prediction", *[f"top{i}" for i in range(2, top + 1)]]
         answers = [

@@ -14,7 +14,7 @@ import glob
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from tlkit.data.sources.table import TABLES, root_of_table
@@ -103,7 +103,10 @@ class Run:
     def data_root(self) -> Path:
         """The folder that the paths in split.csv are relative to. It may be gone."""
         data = self.moved_to or self.plan.job.data
-        return root_of_table(data) if data.suffix.lower() in TABLES and not data.is_dir() else data
+        if data.is_dir() or data.suffix.lower() not in TABLES:
+            return data
+        windows = PureWindowsPath(data)
+        return Path(str(windows.parent)) if windows.drive and not data.exists() else root_of_table(data)
 
     def write_json(self, name: str, values: dict[str, Any]) -> None:
         write_atomically(self.folder / name, json.dumps(values, indent=2, ensure_ascii=False) + "\n")

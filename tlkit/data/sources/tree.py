@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tlkit.data.headers import image_format
 from tlkit.data.sources.names import BESIDE_IMAGES, is_system
+from tlkit.words import text_of
 
 LOOKED_INTO = 200  # files of a hidden folder
 Odd = tuple[Path, str, str]  # an entry that is left aside, with the kind and detail of its problem
@@ -72,9 +73,9 @@ class Tree:
             for child in listing.folders:
                 real = os.path.realpath(child)
                 if real in above:
-                    yield child, "symlink-loop", f"the link leads back to '{real}'"
+                    yield child, "symlink-loop", f"the link leads back to '{text_of(real)}'"
                 elif real in walked:
-                    yield child, "repeated-link", f"it leads to '{real}', whose files are used already"
+                    yield child, "repeated-link", f"it leads to '{text_of(real)}', whose files are used already"
                 else:
                     walked.add(real)
                     pending.append((child, (*above, real)))
@@ -96,7 +97,7 @@ def _list(folder: Path) -> Listing:
         elif _is_dir(entry):
             loop = _leads_up(entry, folder)
             if loop:
-                odd.append((entry, "symlink-loop", f"the link leads back to '{loop}'"))
+                odd.append((entry, "symlink-loop", f"the link leads back to '{text_of(loop)}'"))
             elif not entry.name.startswith("."):
                 folders.append(entry)
             elif _hides_images(entry):
