@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -15,7 +17,8 @@ from tlkit.data.images import ImageSet
 from tlkit.data.scan import scan
 from tlkit.data.sources.folder import _walk, files_below
 from tlkit.data.split import split
-from tlkit.errors import DataError
+from tlkit.errors import DataError, RunError
+from tlkit.runs.folder import Run, check_out
 
 
 def files(root: Path, *names: str) -> Path:
@@ -199,6 +202,39 @@ def test_class_names_are_one_line_of_text_and_names_alike_but_for_case_are_named
     assert set(found) == {"a b", "c", "-d", "Cat", "cat", "x" * 255}
     assert named == {"class-name": 2, "alike-names": 1}
     assert all(unicodedata.is_normalized("NFC", one) for one in found)
+
+
+def test_data_below_a_path_that_is_not_utf_8_are_decoded_and_written(tmp_path: Path) -> None:
+    from tlkit.data.dataset import decode_images
+
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    write_folder(root, 2, classes=("red", "blue"), start=26690)
+    (root / "red" / "000.png").rename(root / "red" / 'line\r\nbreak, "quoted".png')
+    images = decode_images(scan(root), 16).images
+    assert len(images) == 4 and images.problems.empty
+    run = Run(tmp_path)
+    run.write_table("split.csv", images.table)
+    assert run.read_table("split.csv")["path"].tolist() == images.table["path"].tolist()
+    run.write_json("data.json", {"data": str(root)})
+    assert json.loads((tmp_path / "data.json").read_text(encoding="utf-8")) == {"data": str(root)}
+    with pytest.raises(RunError, match=r"caf\\xe9.* is not UTF-8. Give another `out`"):
+        check_out(root / "run", force=False)
+
+
+def test_a_flat_test_folder_is_no_class_and_test_set_is_a_part(tmp_path: Path) -> None:
+    write_folder(tmp_path / "data" / "train", 3, start=26600)
+    (tmp_path / "data" / "test").mkdir()
+    for number in range(4):
+        draw((90, 90, 90), 26650 + number).save(tmp_path / "data" / "test" / f"{number}.png")
+    images = split(scan(tmp_path / "data"))
+    assert images.class_names == ("blue", "green", "red") and len(images) == 9
+    assert images.problems["problem"].tolist() == ["unlabelled"] * 4 and set(images.problems["action"]) == {"left out"}
+    (tmp_path / "data" / "train").rename(tmp_path / "data" / "training_set")
+    shutil.rmtree(tmp_path / "data" / "test")
+    write_folder(tmp_path / "data" / "test_set", 2, start=26670)
+    images = split(scan(tmp_path / "data"))
+    assert images.class_names == ("blue", "green", "red")
+    assert len(images.part("test")) == 6 and len(images.part("train", "validation")) == 9
 
 
 # -- what happened to whole classes ------------------------------------------------------------------------

@@ -31,6 +31,8 @@ def evaluate(run: str, data: str | None, views: str | None, moved_to: str | None
     if as_json:
         click.echo(json.dumps(scores, indent=2))
         return
+    for line in scores["lost"]:
+        click.echo(f"attention: {shown(line)}")
     seen, n = scores["trained_on"], counted(scores["n"], "image")
     if seen:
         click.echo(f"the run was trained on {seen:,} of these {n}: the accuracy is too good for new images")

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tlkit.data.classes import losses
 from tlkit.data.images import LEFT_OUT, ImageSet
 from tlkit.data.scan import scan
 from tlkit.devices import while_memory_lasts
@@ -40,9 +41,9 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
             "flip" is refused, and "ten-crop" takes the five crops without mirror images.
 
     Returns:
-        The numbers of `tlkit.evaluate`, and how many files were left_out, how many of these images the run, or a run
-        that it started from, was trained_on, and how many more it was chosen_by (validation images); by SHA-256. With
-        `views` also "views": accuracy, gain with its standard error, and how many times as long the prediction took.
+        The numbers of `tlkit.evaluate`, and how many files were left_out; lost, a sentence on each class of which half of
+        the files or more were left out; how many of these images the run, or a run that it started from, was trained_on,
+        and how many more it was chosen_by (validation images), by SHA-256. With `views` also "views": accuracy, gain with its standard error, and how many times as long the prediction took.
 
     Raises:
         SpecError: "flip" is not safe.
@@ -71,7 +72,7 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
     scores = evaluate(probabilities, labels, plan.classes)
     left_out = images.problems[images.problems["action"] == LEFT_OUT]
     seen = lineage(run)
-    scores = {**scores, "left_out": len(left_out)}
+    scores = {**scores, "left_out": len(left_out), "lost": [one.sentence() for one in losses(images)]}
     for name, keys in (("trained_on", seen.trained_on), ("chosen_by", seen.chosen_by)):
         scores[name] = int(images.table["sha256"].isin(keys).sum())
     if views is None:

@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
+from tlkit.data.sources.names import is_utf8
 from tlkit.data.sources.table import TABLES, root_of_table
 from tlkit.errors import RunError, SpecError
 from tlkit.files import contents, csv_text, name_beside, remove, replace_folder, write_atomically
 from tlkit.folders import PLAN, _check_movable, _foreign, _is_left, check_replaceable
 from tlkit.plan.old import renewed_table
 from tlkit.plan.plan import Plan
-from tlkit.words import counted
+from tlkit.words import counted, text_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -184,6 +185,9 @@ def check_out(folder: Path, force: bool, data: Path | None = None) -> None:
     if replaced and not force:
         state = "a finished run" if Run(folder).finished else "an unfinished run"
         raise RunError(f"'{folder}' holds {state}. Use `force` to replace it, or another `out`.")
+    path = folder.resolve() if replaced else folder
+    if not is_utf8(str(path)):  # TensorFlow writes to no such path
+        raise RunError(f"The path of the run's folder '{text_of(path)}' is not UTF-8. Give another `out`.")
     if replaced:
         _check_movable(folder)
     stuck = [] if folder.exists() else _left_beside(folder, "old")
