@@ -7,6 +7,7 @@ import os
 import shutil
 import unicodedata
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,8 @@ LAYOUTS: list[tuple[str, str, str]] = [
     ("train/1 bus/1", "train:1 bus:1", ""),
     ("train_station/1 test_tube/1", "train_station:1 test_tube:1", ""),
     ("cat/1 contest/1", "cat:1 contest:1", ""),
+    ("cat/1 dog/1 test/1", "cat:1 dog:1 test:1", "named-as-part:1"),
+    ("cat/1 dog/1 bird/.keep", "cat:1 dog:1", "empty-class:1"),
     # classes with folders of their own
     ("a/x/1 a/1 b/x/1", "a:2 b:1", ""),
     ("a/x/1 a/y/1 b/z/1 b/w/1", "a:2 b:2", "sub-folders:2"),
@@ -139,6 +142,26 @@ def test_links_are_followed_once_and_loops_are_named_as_predict_sees_them(tmp_pa
     seen = {str(path.relative_to(data)) for path, aside in files_below(data / "b") if not aside}
     problems: list[dict[str, str]] = []
     assert seen == {one.path for one in _walk(data, problems) if one.label == "b"} and len(seen) == 3
+
+
+def test_a_class_whose_link_leads_nowhere_or_whose_folder_cannot_be_read_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path, 2, start=26630)
+    (tmp_path / "cyan").symlink_to(tmp_path / "nowhere", target_is_directory=True)
+    with pytest.raises(DataError, match=r"Class 'cyan': 1 of 1 file is left out \(1 broken-link\)"):
+        split(scan(tmp_path))
+    (tmp_path / "cyan").unlink()
+    listed = Path.iterdir
+
+    def refused(self: Path) -> Iterator[Path]:
+        if self.name == "red":
+            raise PermissionError(13, "Permission denied")
+        return listed(self)
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(DataError, match=r"Class 'red': .*unreadable.* red: Permission denied"):
+        split(scan(tmp_path))
 
 
 def test_links_of_each_to_all_others_end(tmp_path: Path) -> None:

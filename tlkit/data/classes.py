@@ -99,5 +99,5 @@ def about_classes(images: ImageSet) -> ImageSet:
 
 def sentences(images: ImageSet) -> list[str]:
     """What `about_classes` and the split found of whole classes, in words."""
-    kinds = ["class-nearly-lost", "class-too-small", "class-not-measured"]
+    kinds = ["class-nearly-lost", "class-too-small", "empty-class", "named-as-part", "class-not-measured"]
     return list(dict.fromkeys(images.problems.loc[images.problems["problem"].isin(kinds), "detail"]))

@@ -46,6 +46,7 @@ PROBLEMS: dict[str, tuple[str, str]] = {
     "tiny": ("problem", "used"),
     "group-across-parts": ("problem", "used"),
     "alike-names": ("problem", "used"),
+    "named-as-part": ("problem", "used"),
     "class-nearly-lost": ("problem", "used"),
     "class-not-measured": ("problem", "used"),
     "empty-file": ("problem", "left out"),

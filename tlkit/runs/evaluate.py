@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +43,10 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
             "flip" is refused, and "ten-crop" takes the five crops without mirror images.
 
     Returns:
-        The numbers of `tlkit.evaluate`, and how many files were left_out; lost, a sentence on each class of which half of
-        the files or more were left out; how many of these images the run, or a run that it started from, was trained_on,
-        and how many more it was chosen_by (validation images), by SHA-256. With `views` also "views": accuracy, gain with its standard error, and how many times as long the prediction took.
+        The numbers of `tlkit.evaluate`, and how many files were left_out; lost, a sentence on each class of which half
+        of the files or more were; how many of these images the run, or a run that it started from, was trained_on, and
+        how many more it was chosen_by (validation images), by SHA-256. With `views` also "views": accuracy, gain with
+        its standard error, and how many times as long the prediction took.
 
     Raises:
         SpecError: "flip" is not safe.
@@ -53,7 +56,7 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
         raise unknown("views", views, VIEWS)
     run = run if isinstance(run, Run) else open_run(run)
     plan = run.plan
-    images = scan(data) if data is not None else own_part(run, "validation")
+    images = _named_as(scan(data), plan.classes) if data is not None else own_part(run, "validation")
     strange = sorted(set(images.class_names) - set(plan.classes))
     if strange:
         close = nearest(strange[0], plan.classes)
@@ -86,6 +89,16 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
             )
         views = "five-crop"
     return {**scores, "views": {**_gain(model, rows, labels, views), "mirror_images": mirror.verdict}}
+
+
+def _named_as(images: ImageSet, classes: Sequence[str]) -> ImageSet:
+    """The images with the class names of a run, which in earlier versions may be in another Unicode form."""
+    forms = {unicodedata.normalize("NFC", name): name for name in classes}
+    if all(form == name for form, name in forms.items()):
+        return images
+    names = {name: forms.get(name, name) for name in images.class_names}
+    table = images.table.assign(label=images.table["label"].map(names))
+    return dataclasses.replace(images, table=table, class_names=tuple(sorted(names.values())))
 
 
 def _mirror_verdict(images: ImageSet) -> Verdict:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tlkit.data.images import problem
 from tlkit.data.sources.item import _Found, _relative
 from tlkit.data.sources.layout import Aside, ClassFolder, Layout, layout_of
-from tlkit.data.sources.names import is_utf8
+from tlkit.data.sources.names import is_utf8, label_of_name, part_of_name
 from tlkit.data.sources.tree import Tree
 from tlkit.words import counted, shown
 
@@ -27,7 +27,7 @@ def _walk(data: Path, findings: Findings) -> Iterator[_Found]:
         for path, kind, detail in listing.odd:
             findings.append(problem(_relative(path, data), "", kind, detail))
         for file in listing.files:
-            findings.append(problem(_relative(file, data), "", "outside-class-folder", "not in a class folder"))
+            findings.append(_outside(file, data))
     for one in layout.aside:
         findings.extend(_aside(tree, one, data))
     findings.extend(_names(layout))
@@ -62,7 +62,7 @@ def _class_folder(tree: Tree, of: ClassFolder, root: Path, findings: Findings) -
         else:
             findings.append(problem(relative, of.label, "name-not-utf-8", NOT_UTF_8))
     if not found:
-        detail = "the class folder holds no images"
+        detail = f"class '{of.label}': its folder holds no images"
         findings.append(problem(_relative(of.folder, root), of.label, "empty-class", detail))
     inner = tree.bearing(of.folder)
     if len(inner) > 1 and not tree.listing(of.folder).files:
@@ -71,10 +71,19 @@ def _class_folder(tree: Tree, of: ClassFolder, root: Path, findings: Findings) -
         findings.append(problem(_relative(of.folder, root), of.label, "sub-folders", detail))
 
 
+def _outside(file: Path, root: Path) -> dict[str, str]:
+    """The problem of an entry beside class folders. A link without a suffix that leads nowhere was a class folder."""
+    if file.is_symlink() and not file.exists():
+        label = "" if file.suffix else label_of_name(file.name)
+        return problem(_relative(file, root), label, "broken-link", "the link leads nowhere")
+    return problem(_relative(file, root), "", "outside-class-folder", "not in a class folder")
+
+
 def _aside(tree: Tree, one: Aside, root: Path) -> Findings:
     """The problems of a folder that is no class."""
     if not one.each:
-        return [problem(_relative(one.folder, root), "", one.kind, one.detail)]
+        label = label_of_name(one.folder.name) if one.kind == "empty-class" else ""
+        return [problem(_relative(one.folder, root), label, one.kind, one.detail)]
     found = []
     for item in tree.walk(one.folder):
         path, kind, detail = (item, one.kind, one.detail) if isinstance(item, Path) else item
@@ -94,6 +103,12 @@ def _names(layout: Layout) -> Findings:
         elif name != label:
             detail = f"the folder's name is in another Unicode form (decomposed); it is the class '{label}'"
             found.append(problem(label, label, "class-name", detail))
+    for one in layout.classes:
+        if not one.split and part_of_name(one.name) in ("validation", "test"):
+            detail = (
+                f"class '{one.label}' is named as a part of the data; if it is one, name the other folders train/CLASS"
+            )
+            found.append(problem(one.label, one.label, "named-as-part", detail))
     for labels in (sorted(one) for one in cases.values() if len(one) > 1):
         detail = (
             f"the classes {', '.join(labels)} differ in case only; put their images into one folder if they are one"

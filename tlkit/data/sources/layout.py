@@ -140,10 +140,13 @@ def _check_train(parts: dict[Path, str], train: Sequence[Path], nested: Sequence
             "class."
         )
     if not nested:
+        tables = sorted(train[0].parent.glob("*.csv"))
+        table = f" such as '{tables[0]}'" if tables else ""
         raise DataError(
             f"'{text_of(train[0].parent)}' holds part folders ({_named([one.name for one in folders])}), but "
             f"'{train[0].name}' has no class folders. Make one folder per class in each, such as "
-            f"{text_of(train[0])}/cat/001.jpg, or give a CSV with the columns path, label and split."
+            f"{text_of(train[0])}/cat/001.jpg, or give a CSV{table} with the columns path, label and "
+            "split."
         )
 
 
@@ -217,7 +220,7 @@ def _empty(tree: Tree, folder: Path, between_parts: bool) -> Aside:
         return Aside(folder, "beside-images", f"no class, because it holds no images: {beside[0]}")
     if between_parts and part_in_name(folder.name):
         return Aside(folder, "empty-part", "the folder holds no files")
-    return Aside(folder, "empty-class", "the class folder holds no files")
+    return Aside(folder, "empty-class", f"class '{label_of_name(folder.name)}': its folder holds no files")
 
 
 def _no_class_folders(tree: Tree, top: Path, empty: Sequence[Path]) -> str:

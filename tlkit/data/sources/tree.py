@@ -46,12 +46,13 @@ class Tree:
         return self._listed[folder]
 
     def holds_images(self, folder: Path) -> bool:
-        """Whether a folder, or one below it, holds a file that may be an image."""
+        """Whether a folder, or one below it, holds a file that may be an image, or cannot be read."""
         real = os.path.realpath(folder)
         if real not in self._bearing:
             self._bearing[real] = False  # a link that leads back here finds nothing new
             here = self.listing(folder)
-            self._bearing[real] = bool(here.files) or any(self.holds_images(one) for one in here.folders)
+            unread = any(kind == "unreadable" for _, kind, _ in here.odd)
+            self._bearing[real] = unread or bool(here.files) or any(self.holds_images(one) for one in here.folders)
         return self._bearing[real]
 
     def bearing(self, folder: Path) -> list[Path]:
