@@ -532,6 +532,12 @@ def test_images_that_were_moved_are_named_by_their_true_place_and_found_at_the_n
     assert own_part(open_run(of_split), None).root == data
 
 
+def test_the_split_of_a_run_whose_images_were_moved_says_where_they_belong(trained: Path, tmp_path: Path) -> None:
+    run = copied(trained, tmp_path / "run", data=tmp_path / "gone")
+    with pytest.raises(DataError, match=rf"belong in '{tmp_path / 'gone'}', which does not exist.*copy the CSV"):
+        scan(run / "split.csv")
+
+
 @pytest.mark.parametrize("table", [False, True])
 def test_a_run_that_was_made_on_windows_finds_its_images_here(table: bool, trained: Path, tmp_path: Path) -> None:
     data = open_run(trained).plan.job.data

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tlkit.data.images import LEFT_OUT, ImageSet, problem
 from tlkit.errors import DataError
 from tlkit.words import counted
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NEARLY = 0.5  # share of a class's files from which its loss is named
 # Problems that leave a whole file out, with the class in their label.
@@ -26,6 +30,7 @@ OF_FILES = {
     "name-not-utf-8",
     "hidden-file",
 }
+OF_CLASSES = ("class-nearly-lost", "class-too-small", "empty-class", "named-as-part", "class-not-measured")
 NOT_MEASURED = {
     "validation": "it takes no part in choosing settings, and precision, recall and F1 of it are not measured there",
     "test": "precision, recall and F1 of it are not measured there",
@@ -99,5 +104,9 @@ def about_classes(images: ImageSet) -> ImageSet:
 
 def sentences(images: ImageSet) -> list[str]:
     """What `about_classes` and the split found of whole classes, in words."""
-    kinds = ["class-nearly-lost", "class-too-small", "empty-class", "named-as-part", "class-not-measured"]
-    return list(dict.fromkeys(images.problems.loc[images.problems["problem"].isin(kinds), "detail"]))
+    return told_of_classes(images.problems)
+
+
+def told_of_classes(problems: pd.DataFrame) -> list[str]:
+    """The details of the problems of whole classes, each once. problems: of an `ImageSet`, or a run's problems.csv."""
+    return list(dict.fromkeys(problems.loc[problems["problem"].isin(OF_CLASSES), "detail"]))

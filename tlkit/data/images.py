@@ -73,6 +73,11 @@ PROBLEMS: dict[str, tuple[str, str]] = {
     "class-too-small": ("problem", "left out"),
 }
 
+NOT_OF_FILES = {  # problems of a folder or a class, whose path is that of the folder, or the class
+    *("beside-images", "repeated-link", "wrapper-folder", "sub-folders", "class-name", "alike-names", "named-as-part"),
+    *("class-nearly-lost", "class-not-measured", "empty-class", "empty-part", "symlink-loop"),
+}
+
 
 @dataclass(frozen=True)
 class ImageSet:
