@@ -27,8 +27,9 @@ REPORT_FILES = (
     "report.html",
 )
 EXPORTED = "exports.csv"
-# that only some runs have: folders that `tlkit export` added and their table, and the module of a SavedModel backbone
-OPTIONAL_FILES = ("litert", "litert-int8", "onnx", "keras", EXPORTED, "modules")
+# that only some runs have: folders that `tlkit export` added and their table, the module of a SavedModel backbone, and
+# what was trained without the validation images if the model was trained on them too
+OPTIONAL_FILES = ("litert", "litert-int8", "onnx", "keras", EXPORTED, "modules", "judged_head.npz", "judged.keras")
 FILES = (
     PLAN,
     "split.csv",

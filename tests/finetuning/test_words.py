@@ -23,7 +23,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("fitted_on", "before", "expected"),
     [
-        (29, 0.5, "fitted on 29 validation images: too few to tell"),
+        (29, 0.5, "fitted on 29 held-out images: too few to tell"),
         (30, 0.5, "log loss 0.500 to 0.400"),
         (30, 0.3, "log loss 0.300 to 0.400: worse on these images"),
     ],

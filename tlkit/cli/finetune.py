@@ -42,6 +42,7 @@ def demo(out: str) -> None:
 @click.option("--augment", metavar="NAME|FILE", help="a preset or a file; checked on DATA first")
 @click.option("--allow", multiple=True, metavar="FIELD", help="augment by FIELD although unsafe; repeatable")
 @click.option("--max-error", type=float, metavar="SHARE", help='answer "unsure" to keep errors below SHARE')
+@click.option("--refit/--no-refit", default=None, hidden=True)  # documented in docs/runs.md
 @click.option("--balance", metavar="HOW", hidden=True)  # documented in docs/recipes.md
 @click.option("--metric", metavar="NAME", hidden=True)  # documented in docs/recipes.md
 @click.option("--max-minutes", type=float, metavar="M", help="time limit of the whole command")

@@ -53,6 +53,7 @@ class CrossValidation:
         shape (held out, classes).
     loss: the log loss of these probabilities. losses: the log loss for each C that was tried.
     tried: the probabilities for each C that was tried.
+    factor: what the outputs of these heads were multiplied by, if the solver scales them.
     edge: "smallest" or "largest" if `strength` is that of the values offered, so that a better one may lie beyond; else
         "".
     """
@@ -62,6 +63,7 @@ class CrossValidation:
     loss: float
     losses: dict[float, float]
     tried: dict[float, np.ndarray] = field(default_factory=dict)
+    factor: float = 1.0
     edge: str = ""
 
 
@@ -123,6 +125,7 @@ def solve(
     strength: float,
     solver: Solver = LOGISTIC,
     validation: tuple[np.ndarray, np.ndarray] | None = None,
+    factor: float | None = None,
 ) -> LinearHead:
     """Solve a head at one value of C.
 
@@ -134,15 +137,17 @@ def solve(
         solver: which problem is solved.
         validation: (features, labels) on which outputs are scaled to probabilities, if the solver scales them; default
             the training rows. A logistic head is scaled on given rows only: it fits the training rows too well.
+        factor: what the outputs are multiplied by, if it is known already, as from `choose_strength`.
     """
     space = _Space(features, solver.sizes, solver.standardise)
     head = _fit(_estimator(solver), space.rows, labels, classes, strength)
     kernel = space.basis @ head.kernel if space.basis is not None else head.kernel
     kernel = kernel / space.deviation[:, None]
     bias = head.bias - space.mean @ kernel
-    if solver.scales(classes) and (validation is not None or solver.kind != "logistic"):
+    if factor is None and solver.scales(classes) and (validation is not None or solver.kind != "logistic"):
         held_out, true = validation if validation is not None else (features, labels)
         factor = _best_factor(held_out @ kernel + bias, true)
+    if factor is not None:
         kernel, bias = kernel * factor, bias * factor
     return LinearHead(kernel.astype("float32"), bias.astype("float32"), strength)
 
@@ -178,13 +183,13 @@ def choose_strength(
             in_fold = folds == number
             head = _fit(estimators[number], space.rows[~in_fold], labels[~in_fold], classes, strength)
             logits[in_fold] = space.rows[in_fold] @ head.kernel + head.bias
-        margins, true = logits[held_out], labels[held_out]
+        margins, true, factor = logits[held_out], labels[held_out], 1.0
         if solver.scales(classes):
-            margins = margins * _best_factor(margins, true)
-        probabilities = softmax(margins, axis=-1)
+            factor = _best_factor(margins, true)
+        probabilities = softmax(margins * factor, axis=-1)
         losses[strength], tried[strength] = log_loss(probabilities, true), probabilities
         if best is None or losses[strength] < best.loss:
-            best = CrossValidation(strength, probabilities, losses[strength], losses, tried)
+            best = CrossValidation(strength, probabilities, losses[strength], losses, tried, factor)
         elif list(losses).index(strength) - list(losses).index(best.strength) >= PATIENCE:
             break
     assert best is not None

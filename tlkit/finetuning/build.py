@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import keras
+
+from tlkit.backbones import Backbone
 from tlkit.finetuning.prepare import Prepared
-from tlkit.models.classifier import build_classifier, copy_weights
+from tlkit.models.batch_norm import batch_norms
+from tlkit.models.classifier import as_float32, build_classifier, copy_weights
 from tlkit.plan.plan import Plan
 from tlkit.plan.recipe import Head
 from tlkit.runs.folder import open_run
-from tlkit.runs.reading import load_model
+from tlkit.runs.reading import load_judged
 
 if TYPE_CHECKING:
-    import keras
-
     from tlkit.training.history import History
 
 
@@ -57,5 +59,22 @@ def build(prepared: Prepared, head: Head, precision: str = "float32") -> keras.M
     )
     if job.from_run:
         earlier = open_run(job.from_run)
-        copy_weights(load_model(earlier), model, with_head=earlier.plan.classes == tuple(dataset.class_names))
+        copy_weights(load_judged(earlier), model, with_head=earlier.plan.classes == tuple(dataset.class_names))
     return model
+
+
+def as_saved(model: keras.Model, backbone: Backbone, plan: Plan) -> keras.Model:
+    """Return the model as it is saved: in float32, and trainable except for its BatchNormalization layers.
+
+    Those keep their statistics when the saved model is trained with plain Keras on small batches, unless the last stage
+    trained them. `tlkit.set_trainable` decides anew.
+    """
+    assert plan.recipe is not None
+    if plan.precision != "float32":
+        model = as_float32(model, backbone, plan.recipe.head)
+    for layer in model.layers:
+        layer.trainable = True  # the saved model does not keep which layers a stage froze
+    if plan.recipe.stages[-1].batch_norm != "moving":
+        for layer in batch_norms(model, backbone, 0 if backbone.frozen_because else "all"):
+            layer.trainable = False
+    return keras.Model(model.input, model.output, name=model.name)  # without the optimizer and loss of the last stage

@@ -55,7 +55,7 @@ def deliver(
         unsure_below = refusal["threshold"] if refusal else 0.0
         settings: dict[str, Any] = {"fit": plan.job.fit, "unsure_below": unsure_below, "refusal": refusal}
         export(judged.model, plan.classes, run.saved_model, **settings)
-    inputs = ReportInputs(run, judged.model, dataset) if plan.job.report else None
+    inputs = ReportInputs(run, judged.reported, dataset) if plan.job.report else None
     with ThreadPoolExecutor(1) as beside:  # the slow part of the report runs while another process proves
         analysing = beside.submit(analyse, inputs) if inputs else None
         log.info("proving   in a fresh process that it predicts what the model predicts")
@@ -81,12 +81,12 @@ def deliver(
 
 def _prove(run: Run, judged: Judged, dataset: Dataset, fresh: FreshProcess | None) -> dict[str, Any]:
     """Prove the export on validation images spread over all classes."""
-    chosen = parity_sample(len(judged.probabilities["validation"]))
+    chosen = parity_sample(len(judged.served))
     sample = dataset.images.part("validation").take(chosen)
     return prove_parity(
         run.saved_model,
         sample.files(),
-        judged.probabilities["validation"][chosen],
+        judged.served[chosen],
         dataset.class_names,
         fresh,
         functools.partial(own_probabilities, judged.model, dataset.pixels.of(sample)),

@@ -43,6 +43,7 @@ def finetune(
     from_run: str | Path | None = None,
     augment: Augmentation | str | None = None,
     allow: Sequence[str] = (),
+    refit: bool | None = None,
     max_error: float | None = None,
     max_minutes: float | None = None,
     cache_gb: float | None = None,

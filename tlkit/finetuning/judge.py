@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +15,15 @@ import pandas as pd
 from tlkit.backbones import Backbone
 from tlkit.data.images import ImageSet
 from tlkit.devices import while_memory_lasts
-from tlkit.evaluation.calibration import bake, bake_without_prior, fit_temperature, temper
+from tlkit.evaluation.calibration import bake, bake_without_prior, fit_temperature, temper, without_prior
 from tlkit.evaluation.estimate import Estimate, estimate_from
 from tlkit.evaluation.predict import predict_from_cache
 from tlkit.evaluation.refusal import refusal_threshold
 from tlkit.evaluation.scores import evaluate, prediction_table
-from tlkit.finetuning.build import Trained
+from tlkit.files import temporary_beside
+from tlkit.finetuning.build import Trained, as_saved
 from tlkit.finetuning.prepare import Prepared
-from tlkit.models.batch_norm import batch_norms
-from tlkit.models.classifier import as_float32
+from tlkit.finetuning.refit import Refitted, refit
 from tlkit.models.files import save_model
 from tlkit.models.inference import inference_batch
 from tlkit.plan.plan import Plan
@@ -44,15 +45,17 @@ class Judged:
 
     Attributes:
         model: As saved, with its temperature baked in.
-        scores: "validation", "test", "calibration" and "refusal" of metrics.json.
-        probabilities: By split, "validation" and "test", each of shape (n, classes).
+        scores: "estimate", "validation", "test", "calibration", "refusal" and "refit" of metrics.json.
+        served: Its probabilities of the validation images, shape (n, classes), for the proof.
+        reported: The classifier that the report is on. It was not trained on the images that the report measures it on.
         images_computed: How many images ran through frozen layers, including those of training.
         notes: What did not go as planned, in words.
     """
 
     model: keras.Model
     scores: dict[str, Any]
-    probabilities: dict[str, np.ndarray]
+    served: np.ndarray
+    reported: keras.Model
     images_computed: int
     notes: tuple[str, ...] = ()
 
@@ -60,54 +63,110 @@ class Judged:
 def judge(plan: Plan, trained: Trained, prepared: Prepared, run: Run, clock: Clock | None = None) -> Judged:
     """Calibrate a trained model on the validation images, and score it on them and on the test images.
 
-    Writes history.csv, model.keras and predictions.csv into the run's folder.
+    If the model is then trained on the validation images too (see `tlkit.finetuning.refit`), they judge the one before,
+    and the test images the one after, which is delivered. A head that is solved is calibrated on the training images
+    too, each predicted by a head that was not trained on it, if the validation images are few.
+
+    Writes history.csv, model.keras, predictions.csv and what `tlkit.runs.reading.load_judged` needs into the run's
+    folder.
     """
-    assert plan.recipe is not None
-    clock = clock or Clock()
+    clock, dataset = clock or Clock(), prepared.dataset
+    refitted = refit(plan, trained, prepared, clock)
     run.write_table("history.csv", pd.DataFrame(trained.history.rows))
-    model = _as_saved(trained.model, prepared.backbone, plan)
-    save_model(model, run.model_file)
-    count = sum(prepared.dataset.count(split) for split in ("validation", "test"))
+    judged = as_saved(trained.model, prepared.backbone, plan)
+    delivered = judged if refitted is None else refitted.delivered(judged)
+    save_model(delivered, run.model_file)
+    count = sum(dataset.count(split) for split in ("validation", "test"))
     log.info(f"evaluating on {counted(count, 'image')}")
     with clock.timed("evaluate"):
-        if plan.recipe.prior_shift:
-            bake_without_prior(model, _class_shares(prepared.dataset))
-        raw, computed = _predict_splits(model, prepared.backbone, plan.recipe, prepared.dataset)
-        scores, probabilities = _calibrate_and_score(run, model, prepared.dataset.images, raw, plan)
-        save_model(model, run.model_file)
-    notes = tuple(trained.history.notes)
-    return Judged(model, scores, probabilities, trained.images_computed + computed, notes)
+        answers, computed = _answers(judged, delivered, refitted, prepared, plan)
+        scores, temperature = _calibrate_and_score(run, dataset.images, answers, plan)
+        for model in {id(one): one for one in (judged, delivered)}.values():
+            bake(model, temperature)
+        save_model(delivered, run.model_file)
+        if refitted is not None:
+            _keep_judged(run, judged, whole=refitted.model is not None)
+            scores["refit"] = {"images": dataset.count("train") + dataset.count("validation")}
+            computed += refitted.images_computed
+    return Judged(
+        delivered,
+        scores,
+        temper(answers.served, temperature),
+        delivered if "test" in answers.reported else judged,
+        trained.images_computed + computed,
+        tuple(trained.history.notes),
+    )
 
 
-def _class_shares(dataset: Dataset) -> np.ndarray:
-    """The share of each class among the training images: float, shape (classes,)."""
-    labels = dataset.images.part("train").labels()
+@dataclass(frozen=True)
+class Answers:
+    """Probabilities before calibration, each of shape (n, classes).
+
+    Attributes:
+        reported: By split. Those of "validation" are by the model that was not trained on these images, and those of
+            "test" by the one that is delivered.
+        served: Of the validation images, by the model that is delivered.
+        training: Of the training images, each by a head that was not trained on it; None if there are none.
+    """
+
+    reported: dict[str, np.ndarray]
+    served: np.ndarray
+    training: np.ndarray | None = None
+
+
+def _answers(
+    judged: keras.Model, delivered: keras.Model, refitted: Refitted | None, prepared: Prepared, plan: Plan
+) -> tuple[Answers, int]:
+    """Predict the validation and test images, after freeing both models from the classes' shares if the recipe says so.
+
+    Returns the probabilities, and how many images ran through the frozen blocks.
+    """
+    assert plan.recipe is not None
+    shares, prior = functools.partial(_class_shares, prepared.dataset), plan.recipe.prior_shift
+    predict = functools.partial(
+        _predict_splits, backbone=prepared.backbone, recipe=plan.recipe, dataset=prepared.dataset
+    )
+    if prior:
+        bake_without_prior(judged, shares("train"))
+    if refitted is None:
+        reported, computed = predict(judged)
+        return Answers(reported, reported["validation"]), computed
+    if prior:
+        bake_without_prior(delivered, shares("train", "validation"))
+    reported, computed = predict(judged, splits=("validation",))
+    of_delivered, more = predict(delivered)
+    training = refitted.out_of_fold
+    if training is not None and prior:
+        training = without_prior(training, shares("train"))
+    return Answers({**of_delivered, **reported}, of_delivered["validation"], training), computed + more
+
+
+def _keep_judged(run: Run, judged: keras.Model, *, whole: bool) -> None:
+    """Keep the model that was not trained on the validation images: all of it, or its last layer."""
+    if whole:
+        save_model(judged, run.judged_file)
+        return
+    kernel, bias = judged.layers[-1].get_weights()
+    with temporary_beside(run.judged_head) as temporary, temporary.open("wb") as file:
+        np.savez(file, kernel=kernel, bias=bias)
+
+
+def _class_shares(dataset: Dataset, *splits: str) -> np.ndarray:
+    """The share of each class among the images of these splits: float, shape (classes,)."""
+    labels = dataset.images.part(*splits).labels()
     return np.bincount(labels, minlength=len(dataset.class_names)) / len(labels)
 
 
-def _as_saved(model: keras.Model, backbone: Backbone, plan: Plan) -> keras.Model:
-    """Return the model as it is saved: in float32, and trainable except for its BatchNormalization layers.
-
-    Those keep their statistics when the saved model is trained with plain Keras on small batches, unless the last stage
-    trained them. `tlkit.set_trainable` decides anew.
-    """
-    assert plan.recipe is not None
-    if plan.precision != "float32":
-        model = as_float32(model, backbone, plan.recipe.head)
-    for layer in model.layers:
-        layer.trainable = True  # the saved model does not keep which layers a stage froze
-    if plan.recipe.stages[-1].batch_norm != "moving":
-        for layer in batch_norms(model, backbone, 0 if backbone.frozen_because else "all"):
-            layer.trainable = False
-    return keras.Model(model.input, model.output, name=model.name)  # without the optimizer and loss of the last stage
-
-
 def _predict_splits(
-    model: keras.Model, backbone: Backbone, recipe: Recipe, dataset: Dataset
+    model: keras.Model,
+    backbone: Backbone,
+    recipe: Recipe,
+    dataset: Dataset,
+    splits: Sequence[str] = ("validation", "test"),
 ) -> tuple[dict[str, np.ndarray], int]:
     """Probabilities by split, and how many images ran through the frozen blocks."""
     probabilities, computed = {}, 0
-    for split in ("validation", "test"):
+    for split in splits:
         examples = dataset.part(split)
         if not len(examples):
             continue
@@ -120,39 +179,31 @@ def _predict_splits(
     return probabilities, computed
 
 
-def _calibrate_and_score(
-    run: Run, model: keras.Model, images: ImageSet, raw: dict[str, np.ndarray], plan: Plan
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Bake a temperature into the model, and write the predictions.
-
-    raw: probabilities by split, before calibration. Returns the scores for metrics.json, and the calibrated
-    probabilities by split.
-    """
+def _calibrate_and_score(run: Run, images: ImageSet, answers: Answers, plan: Plan) -> tuple[dict[str, Any], float]:
+    """Fit a temperature, and write the calibrated predictions. Returns the scores, and the temperature."""
     assert plan.recipe is not None
+    raw, balanced = answers.reported, plan.recipe.prior_shift
     labels = {split: images.part(split).labels() for split in raw}
-    balanced = plan.recipe.prior_shift
-    temperature = fit_temperature(raw["validation"], labels["validation"], balanced=balanced)
-    bake(model, temperature)
+    pooled, pooled_labels = raw["validation"], labels["validation"]
+    if answers.training is not None:
+        pooled = np.concatenate([answers.training, pooled])
+        pooled_labels = np.concatenate([images.part("train").labels(), pooled_labels])
+    temperature = fit_temperature(pooled, pooled_labels, balanced=balanced)
     probabilities = {split: temper(found, temperature) for split, found in raw.items()}
-    before, scores, tables = {}, {}, []
+    before, scores = {}, {}
     for split, found in probabilities.items():
-        groups = images.part(split).groups()
         uncalibrated = evaluate(raw[split], labels[split], images.class_names)
         before[split] = {name: uncalibrated[name] for name in ("log_loss", "ece")}
-        scores[split] = evaluate(found, labels[split], images.class_names, groups)
-        listed = images.part(split).table
-        table = prediction_table(list(listed["path"]), found, images.class_names)
-        table.insert(1, "split", split)
-        table.insert(2, "label", list(listed["label"]))
-        tables.append(table)
-    run.write_table("predictions.csv", pd.concat(tables, ignore_index=True))
+        scores[split] = evaluate(found, labels[split], images.class_names, images.part(split).groups())
+    run.write_table("predictions.csv", _predictions(images, answers, temperature))
     refusal = None
     max_error = plan.job.max_error
     if max_error is not None:
-        chosen = refusal_threshold(probabilities["validation"], labels["validation"], max_error)
+        chosen = refusal_threshold(temper(pooled, temperature), pooled_labels, max_error)
         measured = {split: chosen.measured(probabilities[split], labels[split]) for split in raw}
         refusal = {
             **dataclasses.asdict(chosen),
+            "chosen_on": len(pooled_labels),
             "validation": measured["validation"],
             "test": measured.get("test"),
         }
@@ -162,12 +213,39 @@ def _calibrate_and_score(
         "test": scores.get("test"),
         "calibration": {
             "temperature": temperature,
-            "fitted_on": len(labels["validation"]),
+            "fitted_on": len(pooled_labels),
             "before": {"validation": before["validation"], "test": before.get("test")},
         },
         "refusal": refusal,
     }
-    return numbers, probabilities
+    return numbers, temperature
+
+
+def _predictions(images: ImageSet, answers: Answers, temperature: float) -> pd.DataFrame:
+    """The table of predictions.csv: each image predicted by a model that was not trained on it.
+
+    If the model that is delivered was trained on validation images, `final` and `final_probability` are what it
+    predicts.
+    """
+    found = {**({} if answers.training is None else {"train": answers.training}), **answers.reported}
+    tables = []
+    for split, raw in found.items():
+        listed = images.part(split).table
+        table = prediction_table(list(listed["path"]), temper(raw, temperature), images.class_names)
+        table.insert(1, "split", split)
+        table.insert(2, "label", list(listed["label"]))
+        tables.append(table)
+    whole = pd.concat(tables, ignore_index=True)
+    if answers.served is answers.reported["validation"]:
+        return whole
+    validation = images.part("validation").table
+    final = prediction_table(list(validation["path"]), temper(answers.served, temperature), images.class_names, top=1)
+    final = final.rename(columns={"prediction": "final", "probability": "final_probability"})
+    whole = whole.merge(final, on="path", how="left")
+    test = whole["split"] == "test"
+    whole.loc[test, "final"] = whole["prediction"]
+    whole.loc[test, "final_probability"] = whole["probability"]
+    return whole
 
 
 def _estimate(plan: Plan, images: ImageSet, probabilities: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def result_lines(run: Run) -> list[str]:
     calibration, best = metrics["calibration"], "test" if metrics["test"] else "validation"
     before, after = calibration["before"][best], metrics[best]
     fitted = f"temperature {calibration['temperature']:.2f}, fitted on "
-    fitted += counted(calibration["fitted_on"], "validation image")
+    fitted += counted(calibration["fitted_on"], "held-out image")
     effect = f"{best} calibration error {before['ece']:.3f} to {after['ece']:.3f}, "
     effect += f"log loss {before['log_loss']:.3f} to {after['log_loss']:.3f}"
     if calibration["fitted_on"] < FEWEST_TO_TELL:
@@ -63,6 +63,8 @@ def result_lines(run: Run) -> list[str]:
     elif after["log_loss"] > before["log_loss"]:
         effect += ": worse on these images"
     lines.append(f"{'calibrated':<11} {fitted}: {effect}")
+    if metrics["refit"]:
+        lines.append(f"{'refitted':<11} {refit_sentence(metrics['refit']['images'])}")
     if metrics["refusal"]:
         lines.append(f"{'unsure':<11} {refusal_sentence(metrics['refusal'])}")
     parity = metrics["parity"]
@@ -94,18 +96,26 @@ def _more(plan: Plan) -> list[str]:
     return [f"the effort `best` also trains three variations of this network: {roughly(BEST_COST * seconds)}"]
 
 
+def refit_sentence(images: int) -> str:
+    """What is said of a model that was also trained on the validation images."""
+    return (
+        f"the delivered model learned from all {counted(images, 'training and validation image')}; the validation "
+        "images judged one that had not learned from them"
+    )
+
+
 def refusal_sentence(refusal: dict[str, Any]) -> str:
     """What a limit on the error leads to, in one sentence."""
-    limit, validation = refusal["max_error"], refusal["validation"]
+    limit, chosen_on = refusal["max_error"], refusal.get("chosen_on", refusal["validation"]["n"])
     if refusal["threshold"] > 1:
         return (
-            f"no threshold keeps the error at or below {limit:.1%} on {counted(validation['n'], 'validation image')}: "
+            f"no threshold keeps the error at or below {limit:.1%} on {counted(chosen_on, 'image')}: "
             "every answer is unsure"
         )
     held = (
         "with 95 % confidence"
         if refusal["assured"]
-        else f"on {counted(validation['n'], 'validation image')}, too few for 95 % confidence"
+        else f"on {counted(chosen_on, 'image')}, too few for 95 % confidence"
     )
     text = f"below a probability of {refusal['threshold']:.3f}, which keeps the error at or below {limit:.1%} {held}"
     for split in ("validation", "test"):

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import keras
+import numpy as np
 
 from tlkit.backbones import Backbone, find_backbone, find_weights, load_backbone_weights
 from tlkit.errors import SpecError
@@ -83,6 +84,18 @@ def as_float32(model: keras.Model, backbone: Backbone, head: Head) -> keras.Mode
     plain.set_weights(model.get_weights())
     _copy_momentum(model, plain)
     return plain
+
+
+def with_head(model: keras.Model, kernel: np.ndarray, bias: np.ndarray) -> keras.Model:
+    """Return a classifier that shares all layers with another one but the last, which has these weights.
+
+    kernel: shape (features, classes). bias: shape (classes,).
+    """
+    last = model.layers[-1]
+    other = type(last).from_config(last.get_config())
+    copy = keras.Model(model.input, other(last.input), name=model.name)
+    other.set_weights([kernel, bias])
+    return copy
 
 
 def copy_weights(source: keras.Model, target: keras.Model, *, with_head: bool) -> None:

@@ -59,6 +59,9 @@ class Job:
         augment: An Augmentation, a preset, or a JSON file of fields, instead of the recipe's augmentation. It is
             reduced to what keeps the classes (see `tlkit.check_safety`).
         allow: Fields of the augmentation that are not reduced.
+        refit: Whether the delivered model is trained on the validation images too, after they have judged one that was
+            not. None: a head that is solved is, which takes seconds; a network that is trained by gradient descent is
+            not, since that would take as long again.
         max_error: Error rate allowed among accepted predictions, above 0 and below 1. Predictions that are not
             confident enough are served as "unsure".
         max_minutes: Time limit of the whole run in minutes, above 0.
@@ -96,6 +99,7 @@ class Job:
     from_run: Path | None = None
     augment: Augmentation | str | None = None
     allow: tuple[str, ...] = ()
+    refit: bool | None = None
     max_error: float | None = None
     max_minutes: float | None = None
     cache_gb: float | None = None

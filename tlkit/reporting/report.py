@@ -32,7 +32,7 @@ from tlkit.reporting.sections import (
     summary,
 )
 from tlkit.runs.folder import Run, open_run
-from tlkit.runs.reading import decoded, load_model, own_part
+from tlkit.runs.reading import decoded, load_judged, load_model, own_part
 from tlkit.words import counted
 
 # In the order of the page. Each makes its section, or returns None if it has nothing to show.
@@ -77,7 +77,8 @@ def report(
     if len(opened) > 1:
         return leaderboard(opened, out)
     (run,) = opened
-    inputs = ReportInputs(run, load_model(run), None)
+    model = load_model(run) if run.metrics["test"] else load_judged(run)  # not trained on what it is measured on
+    inputs = ReportInputs(run, model, None)
     try:
         inputs = ReportInputs(run, inputs.model, decoded(run, own_part(run, None), cache))
     except DataError as error:

@@ -21,11 +21,9 @@ from tlkit.evaluation.scores import evaluate, prediction_table
 from tlkit.models.files import save_model
 from tlkit.progress import log
 from tlkit.runs.folder import Run, check_members, check_out, finish_run, start_run
-from tlkit.runs.reading import BATCH, decoded, load_model, own_part, parity_sample
+from tlkit.runs.reading import BATCH, decoded, load_judged, load_model, own_part, parity_sample
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from tlkit.data.dataset import Dataset
 
 
@@ -53,14 +51,9 @@ def ensemble(runs: Sequence[Run | str | Path], out: str | Path, *, force: bool =
     if any(one.folder.resolve() == out.resolve() for one in members):
         raise SpecError(f"'{out}' is one of the runs to be averaged. Give another folder for the ensemble.")
     plan = members[0].plan
-    models = [load_model(one) for one in members]
-    image = keras.Input(models[0].input_shape[1:], name="image")
-    for number, model in enumerate(models, start=1):
-        model.name = f"member_{number}"
-    model = keras.Model(
-        image, keras.layers.Average(name="predictions")([one(image) for one in models]), name="ensemble"
-    )
-
+    model, *models = _averaged([load_model(one) for one in members])
+    refitted = any(one.refitted for one in members)
+    held_out = _averaged([load_judged(one) for one in members]) if refitted else [model, *models]
     run = start_run(out, force)
     if members[0].moved_to is not None:
         plan = dataclasses.replace(plan, job=dataclasses.replace(plan.job, data=members[0].moved_to.absolute()))
@@ -68,9 +61,12 @@ def ensemble(runs: Sequence[Run | str | Path], out: str | Path, *, force: bool =
     run.write_table("split.csv", _common_split(members))
     run.write_table("problems.csv", pd.read_csv(members[0].folder / "problems.csv", keep_default_na=False))
     save_model(model, run.model_file)
+    if refitted:
+        save_model(held_out[0], run.judged_file)
+    judges = {"validation": held_out, "test": [model, *models]}
     metrics: dict[str, Any] = {"members": [], "images_decoded": 0, "images_computed": 0}
     with FreshProcess() as fresh:
-        judged = {split: one for split in ("validation", "test") if (one := _judge(run, split, [model, *models]))}
+        judged = {split: one for split, by in judges.items() if (one := _judge(run, split, by))}
         if not judged:
             raise SpecError(
                 "No image is in the validation split, or in the test split, of all runs, "
@@ -84,7 +80,8 @@ def ensemble(runs: Sequence[Run | str | Path], out: str | Path, *, force: bool =
         export(model, plan.classes, run.saved_model, fit=plan.job.fit)
         first = next(iter(judged.values()))
         chosen = parity_sample(len(first.dataset))
-        dataset, probabilities = first.dataset.take(chosen), first.probabilities[chosen]
+        dataset = first.dataset.take(chosen)
+        probabilities = predict_probabilities(model, dataset.examples().pixels, batch_size=BATCH)
         own = functools.partial(own_probabilities, model, dataset.examples().pixels)
         files = dataset.images.files()
         metrics["parity"] = prove_parity(run.saved_model, files, probabilities, plan.classes, fresh, own)
@@ -101,12 +98,20 @@ def ensemble(runs: Sequence[Run | str | Path], out: str | Path, *, force: bool =
     return run
 
 
+def _averaged(models: list[keras.Model]) -> list[keras.Model]:
+    """The model that averages the probabilities of these, and then these, renamed."""
+    image = keras.Input(models[0].input_shape[1:], name="image")
+    for number, model in enumerate(models, start=1):
+        model.name = f"member_{number}"
+    average = keras.layers.Average(name="predictions")([one(image) for one in models])
+    return [keras.Model(image, average, name="ensemble"), *models]
+
+
 @dataclass(frozen=True)
 class _Judged:
-    """A split with the ensemble's probabilities and predictions, and the scores of the ensemble and its members."""
+    """A split with the ensemble's predictions, and the scores of the ensemble and its members."""
 
     dataset: Dataset
-    probabilities: np.ndarray
     table: pd.DataFrame
     scores: list[dict[str, Any]]
 
@@ -122,7 +127,7 @@ def _judge(run: Run, split: str, models: Sequence[keras.Model]) -> _Judged | Non
     table = prediction_table(list(images.table["path"]), found[0], classes)
     table.insert(1, "split", split)
     table.insert(2, "label", list(images.table["label"]))
-    return _Judged(dataset, found[0], table, [evaluate(one, images.labels(), classes) for one in found])
+    return _Judged(dataset, table, [evaluate(one, images.labels(), classes) for one in found])
 
 
 def _common_split(members: Sequence[Run]) -> Any:

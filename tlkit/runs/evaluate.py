@@ -20,7 +20,7 @@ from tlkit.models.inference import inference_batch
 from tlkit.plan.augmentation import Augmentation
 from tlkit.runs.folder import Run, open_run
 from tlkit.runs.lineage import lineage
-from tlkit.runs.reading import BATCH, decoded, load_model, own_part
+from tlkit.runs.reading import BATCH, decoded, load_judged, load_model, own_part
 from tlkit.safety.check import check_safety
 from tlkit.stats import paired_difference
 from tlkit.words import counted
@@ -68,13 +68,14 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
         )
     dataset = decoded(run, images)
     images, examples = dataset.images, dataset.examples()
-    model, rows, labels = load_model(run), examples.pixels, examples.labels
+    model = load_judged(run) if data is None else load_model(run)
+    rows, labels = examples.pixels, examples.labels
     probabilities = while_memory_lasts(
         lambda batch: predict_probabilities(model, rows, batch_size=batch), inference_batch(BATCH)
     )
     scores = evaluate(probabilities, labels, plan.classes)
     left_out = images.problems[images.problems["action"] == LEFT_OUT]
-    seen = lineage(run)
+    seen = lineage(run, served=data is not None)
     scores = {**scores, "left_out": len(left_out), "lost": [one.sentence() for one in losses(images)]}
     for name, keys in (("trained_on", seen.trained_on), ("chosen_by", seen.chosen_by)):
         scores[name] = int(images.table["sha256"].isin(keys).sum())

@@ -135,9 +135,10 @@ def _refusal(run: Run, max_error: float) -> dict[str, Any]:
     """Find the threshold for a limit on the error from predictions.csv, as `tlkit.finetune` does. See `METRICS`."""
     table, classes = run.read_table("predictions.csv"), run.plan.classes
     found = {split: _answers(table[table["split"] == split], classes) for split in ("validation", "test")}
-    chosen = refusal_threshold(*found["validation"], max_error)
+    pooled = _answers(table[table["split"] != "test"], classes)  # training images are in it if they were held out once
+    chosen = refusal_threshold(*pooled, max_error)
     measured = {split: chosen.measured(*answers) if len(answers[1]) else None for split, answers in found.items()}
-    return {**dataclasses.asdict(chosen), **measured}
+    return {**dataclasses.asdict(chosen), "chosen_on": len(pooled[1]), **measured}
 
 
 def _answers(table: pd.DataFrame, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -191,4 +192,7 @@ def _prove_pixels(run: Run, model: keras.Model, folder: Path, force: bool) -> di
     except DataError as error:
         log.info(f"not proved: {error}")
         return None
-    return prove_target(folder, pixels, _predicted(model, pixels), labels, force=force)
+    proof = prove_target(folder, pixels, _predicted(model, pixels), labels, force=force)
+    if run.refitted:  # the accuracy on images that the model was trained on says nothing
+        del proof["accuracy"], proof["accuracy_before"]
+    return proof

@@ -36,6 +36,7 @@ METRICS: dict[str, Any] = {
     "test": None,
     "calibration": None,  # the temperature, how many images it was fitted on, and the scores before it
     "refusal": None,  # the threshold of `max_error`
+    "refit": None,  # on how many images the delivered model was trained, if on validation images too
     "parity": None,  # the proof that the export predicts as the trained model does
     "members": (),  # of an ensemble: run, accuracy and log_loss of each
     "seconds": {},  # of each step, and "total"
@@ -43,7 +44,8 @@ METRICS: dict[str, Any] = {
     "images_computed": 0,  # single-image forward passes of frozen layers
     "notes": (),  # what did not go as planned
 }
-NUMBERS = ("probability", "top2_probability", "top3_probability")  # numeric columns of the CSVs of images
+# numeric columns of the CSVs of images
+NUMBERS = ("probability", "top2_probability", "top3_probability", "final_probability")
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,21 @@ class Run:
         return self.folder / "model.keras"
 
     @property
+    def judged_head(self) -> Path:
+        """The kernel and bias that were trained without the validation images, if model.keras has others."""
+        return self.folder / "judged_head.npz"
+
+    @property
+    def judged_file(self) -> Path:
+        """The whole model that was trained without the validation images, if model.keras differs in more."""
+        return self.folder / "judged.keras"
+
+    @property
+    def refitted(self) -> bool:
+        """Whether model.keras was also trained on the validation images."""
+        return self.judged_head.is_file() or self.judged_file.is_file()
+
+    @property
     def saved_model(self) -> Path:
         return self.folder / "saved_model"
 
@@ -98,7 +115,8 @@ class Run:
 
         table = renewed_table(pd.read_csv(self.folder / name, dtype=str, keep_default_na=False))
         table = with_slashes(table)
-        return table.astype({column: float for column in NUMBERS if column in table})
+        numbers = [column for column in NUMBERS if column in table]
+        return table.assign(**{column: table[column].replace("", "nan").astype(float) for column in numbers})
 
     @property
     def data_root(self) -> Path:

@@ -23,26 +23,31 @@ class Lineage:
     missing: tuple[Path, ...] = ()
 
 
-def lineage(run: Run | str | Path) -> Lineage:
+def lineage(run: Run | str | Path, *, served: bool = False) -> Lineage:
     """Read which images a run and its ancestors trained on, from their plan.json and split.csv.
 
     Ancestors are the runs named by `from_run`, and the members of an ensemble.
+
+    served: Of the model that the run delivers, which may have been trained on its validation images too. Otherwise of
+        the one that these judge (see `tlkit.runs.reading.load_judged`), from which other runs start.
     """
-    waiting = [(run.folder if isinstance(run, Run) else Path(run)).absolute()]
-    known, missing = set(waiting), []
+    start = (run.folder if isinstance(run, Run) else Path(run)).absolute()
+    waiting, known, missing = [(start, served)], {(start, served)}, []
     trained_on: set[str] = set()
     chosen_by: set[str] = set()
     while waiting:
-        one = Run(waiting.pop())
+        folder, delivered = waiting.pop()
+        one = Run(folder)
         try:
             plan, table = one.plan, one.read_table("split.csv")
-            trained_on.update(table.loc[table["split"] == "train", "sha256"])
+            used = ("train", "validation") if delivered and one.refitted else ("train",)
+            trained_on.update(table.loc[table["split"].isin(used), "sha256"])
             chosen_by.update(table.loc[table["split"] == "validation", "sha256"])
         except (RunError, OSError, KeyError):
-            missing.append(one.folder)
+            missing.append(folder)
             continue
-        earlier = [Path(member) for member in plan.ensemble_of or ()]
-        earlier += [plan.job.from_run] if plan.job.from_run else []
-        waiting += [folder for folder in earlier if folder not in known]
+        earlier = [(Path(member), delivered) for member in plan.ensemble_of or ()]
+        earlier += [(plan.job.from_run, False)] if plan.job.from_run else []
+        waiting += [one for one in earlier if one not in known]
         known.update(earlier)
     return Lineage(frozenset(trained_on), frozenset(chosen_by - trained_on), tuple(missing))

@@ -42,6 +42,21 @@ def load_model(run: Run | str | Path) -> keras.Model:
         raise RunError(f"'{run.model_file}' cannot be loaded: {str(error).splitlines()[0]}. Repeat the run.") from error
 
 
+def load_judged(run: Run | str | Path) -> keras.Model:
+    """Load the classifier that a run's validation images may judge, because it was not trained on them.
+
+    It is the classifier of `load_model`, unless that was trained again on training and validation images together.
+    """
+    run = run if isinstance(run, Run) else open_run(run)
+    if run.judged_file.is_file():
+        return open_model(run.judged_file)
+    model = load_model(run)
+    if run.judged_head.is_file():
+        with np.load(run.judged_head, allow_pickle=False) as head:
+            model.get_layer("predictions").set_weights([head["kernel"], head["bias"]])
+    return model
+
+
 def own_part(run: Run, part: str | None) -> ImageSet:
     """The images of one split of a run: part is "train", "validation" or "test"; None for all.
 

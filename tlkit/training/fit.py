@@ -228,7 +228,9 @@ def _interpolate(
     share = min(tried, key=lambda one: tried[one]["val_loss"])
     suffix.set_weights([start + share * (end - start) for start, end in zip(initial, final, strict=True)])
     best = keeper.consider(tried[share])
-    if not best:
+    if best:
+        history.position = share
+    else:
         keeper.restore()
     seconds = time.monotonic() - started
     row = history.add(plan.number, tried[share], best=best, seconds=seconds, at_seconds=plan.clock.seconds)

@@ -23,6 +23,8 @@ class History:
     cut_short: whether a time limit, or Ctrl-C, cut anything short; a note says what.
     interrupted: whether that was Ctrl-C.
     expected_seconds: how long a stage would have taken that was given up after its first steps, see `train`.
+    position: where between its first and last weights the last stage ended, see `Stage.interpolate`; None if it was
+        not interpolated.
     images_computed: number of images that ran through frozen layers; the others came from the cache.
     earlier: the rows of earlier stages, in the history of one stage. They are counted, but stored in another history.
     """
@@ -32,6 +34,7 @@ class History:
     cut_short: bool = False
     interrupted: bool = False
     expected_seconds: float | None = None
+    position: float | None = None
     images_computed: int = 0
     earlier: tuple[dict[str, Any], ...] = field(default=(), repr=False)
 
@@ -56,6 +59,7 @@ class History:
         self.cut_short |= later.cut_short
         self.interrupted |= later.interrupted
         self.expected_seconds = self.expected_seconds or later.expected_seconds
+        self.position = later.position
         self.images_computed += later.images_computed
 
     def note(self, sentence: str) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tlkit.features.extract import all_rows
-from tlkit.features.folds import solving_folds
+from tlkit.features.folds import ALWAYS_TRAINING, solving_folds
 from tlkit.features.linear import LinearHead, Solver, choose_strength, solve
 from tlkit.plan.recipe import Stage
 from tlkit.progress import Deadline, log
@@ -74,6 +74,49 @@ def solve_stage(
         model.get_layer("predictions").set_weights([head.kernel, head.bias])
     log.info(line + (epoch_line(row) if best else "no improvement, so the earlier weights are kept"))
     return history
+
+
+@dataclass(frozen=True)
+class Refit:
+    """A head that was solved again on the training and validation images together.
+
+    out_of_fold: probabilities of the training images, each predicted by a head that was not trained on it: float32,
+        shape (n, classes). None if the validation images alone were held out, or if the images are augmented.
+    """
+
+    head: LinearHead
+    out_of_fold: np.ndarray | None
+
+
+def refit_stage(plan: StagePlan, inputs: StageInputs, strength: float, deadline: Deadline) -> Refit | None:
+    """Solve a head on the training and validation images together, and predict each training image without it.
+
+    The validation images then count as often as the training images have views.
+
+    Args:
+        plan, inputs, deadline: As for `solve_stage`.
+        strength: C, the weight of an image.
+
+    Returns:
+        The head; None if the caches have no room for the features.
+    """
+    found = _sources(plan, inputs, History(), deadline)
+    if found is None:
+        return None
+    source, held_out = found
+    views, classes = len(source.views), inputs.suffix.output_shape[-1]
+    sizes = tuple(rows.row_shape[-1] for rows in source.views[0])
+    solver = Solver(plan.stage.solver, balanced=plan.recipe.class_weights, sizes=sizes)
+    training, validation, folds = _rows(source), _rows(held_out), _folds(source, held_out, plan.seed)[0]
+    crossed, plain = None, views == 1 and plan.augmentation.is_identity()
+    out_of_fold = plain and folds[0] != ALWAYS_TRAINING
+    if out_of_fold or solver.scales(classes):
+        rows, labels = (np.concatenate(both) for both in zip(training, validation, strict=True))
+        crossed = choose_strength(rows, labels, folds, classes, solver=solver, strengths=(strength / views,))
+    rows, labels = (np.concatenate([one, *[other] * views]) for one, other in zip(training, validation, strict=True))
+    factor = crossed.factor if crossed is not None and solver.scales(classes) else None
+    head = solve(rows, labels, classes, strength=strength / views, solver=solver, factor=factor)
+    return Refit(head, crossed.probabilities[: source.count] if crossed is not None and out_of_fold else None)
 
 
 def _sources(

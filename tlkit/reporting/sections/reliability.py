@@ -45,7 +45,7 @@ def _temperature(findings: Findings) -> list[str]:
     found, score = findings.record.temperature, findings.record.score
     if found is None:
         return []
-    images = counted(found.fitted_on, "validation image")
+    images = counted(found.fitted_on, "held-out image")
     if f"{found.value:.2f}" == "1.00":
         return [f"The temperature fitted on {images} is 1.00: the probabilities were left as they are."]
     divided = f"The exported model divides its logits by a temperature of {found.value:.2f}, fitted on {images}"
@@ -66,7 +66,7 @@ def _threshold(findings: Findings, curve: Curve) -> list[str]:
         how = (
             "with 95 % confidence"
             if refusal.assured
-            else "on the validation images; there are too few of them to guarantee it for new images"
+            else "on the held-out images; there are too few of them to guarantee it for new images"
         )
         return [
             f'Below a probability of {min(refusal.threshold, 1):.3f} the model answers "unsure". That keeps errors at '
