@@ -564,6 +564,15 @@ def test_commands_that_need_the_data_take_the_place_where_it_is_now(trained: Pat
         assert "--data" in [name for one in main.commands[command].params for name in one.opts]
 
 
+def test_a_run_copied_without_the_run_that_it_started_from_says_what_is_not_known(
+    trained: Path, tmp_path: Path
+) -> None:
+    run = copied(trained, tmp_path / "run", from_run=tmp_path / "earlier")
+    data = str(open_run(trained).plan.job.data)
+    done = CliRunner().invoke(main, ["evaluate", str(run), data])
+    assert done.exit_code == 0 and f"the earlier run {tmp_path / 'earlier'} is gone" in done.output
+
+
 @pytest.mark.slow
 def test_exporting_a_run_again_proves_it_again_and_predicts_the_same(trained: Path, tmp_path: Path) -> None:
     folder, proof = export_run(trained, tmp_path / "served")

@@ -33,6 +33,8 @@ def evaluate(run: str, data: str | None, views: str | None, moved_to: str | None
         return
     for line in scores["lost"]:
         click.echo(f"attention: {shown(line)}")
+    for folder in scores["gone"] if data is not None else ():
+        click.echo(f"attention: the earlier run {shown(folder)} is gone: whether these images trained it is not known")
     seen, n = scores["trained_on"], counted(scores["n"], "image")
     if seen:
         click.echo(f"the run was trained on {seen:,} of these {n}: the accuracy is too good for new images")

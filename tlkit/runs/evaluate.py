@@ -45,7 +45,8 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
     Returns:
         The numbers of `tlkit.evaluate`, and how many files were left_out; lost, a sentence on each class of which half
         of the files or more were; how many of these images the run, or a run that it started from, was trained_on, and
-        how many more it was chosen_by (validation images), by SHA-256. With `views` also "views": accuracy, gain with
+        how many more it was chosen_by (validation images), by SHA-256; gone, the folders of earlier runs that are not
+        there any more, so that theirs could not be counted. With `views` also "views": accuracy, gain with
         its standard error, and how many times as long the prediction took.
 
     Raises:
@@ -77,6 +78,7 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
     left_out = images.problems[images.problems["action"] == LEFT_OUT]
     seen = lineage(run, served=data is not None)
     scores = {**scores, "left_out": len(left_out), "lost": [one.sentence() for one in losses(images)]}
+    scores["gone"] = [str(folder) for folder in seen.missing]
     for name, keys in (("trained_on", seen.trained_on), ("chosen_by", seen.chosen_by)):
         scores[name] = int(images.table["sha256"].isin(keys).sum())
     if views is None:
