@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from tlkit import DataError, Recipe, RunError, SpecError, Stage, finetune, open_run, report
+from tlkit.data.images import problem
 from tlkit.doctor.checkup import Checkup
 from tlkit.doctor.labels import LabelNoise
 from tlkit.folders import FILES
@@ -286,6 +287,15 @@ def test_the_next_step_names_leaks_before_all_else(run_folder: Path) -> None:
     steps = next_steps(collect(inputs, Analysis(found)))
     assert steps[0].startswith("1 duplicate pair of images lies in the validation split")
     assert "tlkit predict" in steps[-1]
+
+
+def test_the_next_steps_begin_with_classes_that_were_lost_or_are_not_measured(run_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(run_folder, tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    rows = [problem("red", "red", "class-not-measured", f"class 'red' has no {part} images") for part in "abcdef"]
+    run.write_table("problems.csv", pd.DataFrame(rows))
+    steps = next_steps(collect(ReportInputs(run, None, None), Analysis()))  # type: ignore[arg-type]
+    assert steps[0] == "Class 'red' has no a images." and "problems.csv names all 6" in steps[4]
 
 
 def test_charts_tell_in_words_what_they_show_and_escape_names() -> None:
