@@ -6,17 +6,32 @@ Uses only the standard library.
 from __future__ import annotations
 
 import contextlib
+import csv
 import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write text to a temporary file in the same folder and rename it, so that no reader sees half a file."""
+    """Write text to a temporary file in the same folder and rename it, so that no reader sees half a file.
+
+    The file is UTF-8. Bytes of a path that are not, which Python holds as lone surrogates, are written as \\udcXX,
+    which JSON reads back.
+    """
     with temporary_beside(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def csv_text(table: Any) -> str:
+    """A pandas table as CSV, without its index.
+
+    Text is quoted throughout where some of it holds a carriage return, which would end the row for a reader.
+    """
+    text = table.to_csv(index=False, lineterminator="\n")
+    return table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC) if "\r" in text else text
 
 
 @contextlib.contextmanager

@@ -1,6 +1,9 @@
-"""Numbers with their nouns, and rough times."""
+"""Numbers with their nouns, rough times, and names of files as one line of text."""
 
 from __future__ import annotations
+
+import os
+import unicodedata
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
@@ -21,3 +24,32 @@ def roughly(seconds: float) -> str:
     if seconds < 90:
         return f"about {max(5, 5 * round(seconds / 5))} seconds"
     return f"about {seconds / 60:.0f} minutes" if seconds < 5400 else f"about {seconds / 3600:.1f} hours"
+
+
+def text_of(path: object) -> str:
+    """Return a path as text that can be written to any file: bytes that are not UTF-8 are escaped.
+
+    >>> text_of("caf\\udce9.png"), text_of("café.png")
+    ('caf\\\\xe9.png', 'café.png')
+    """
+    text = str(path)
+    if not any("\ud800" <= one <= "\udfff" for one in text):
+        return text
+    try:
+        return os.fsencode(text).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a pair, which no file name has
+        return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def shown(text: object, keep: str = "") -> str:
+    """Return a path or a name for a terminal: on one line, with control characters escaped except those to keep.
+
+    >>> shown("a\\nb\\x1b[31m.png")
+    'a\\\\nb\\\\x1b[31m.png'
+    """
+    return "".join(
+        one.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(one) in ("Cc", "Zl", "Zp") and one not in keep
+        else one
+        for one in text_of(text)
+    )

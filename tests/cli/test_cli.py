@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -146,11 +148,39 @@ def test_inspect_decodes_as_finetune_does(words: list[str], size: int, monkeypat
     assert asked == [size]
 
 
-def test_inspect_of_a_folder_around_the_data_says_where_they_may_be(folder: Path, tmp_path: Path) -> None:
+def test_inspect_of_a_folder_around_the_data_finds_them(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "around" / "images")
-    done = CliRunner().invoke(main, ["inspect", str(tmp_path / "around"), "--image-size", "32"])
-    assert done.exit_code == 1 and "1 usable class in" in done.stderr
-    assert f"Did you mean '{tmp_path / 'around' / 'images'}'?" in done.stderr and "nan" not in done.output
+    done = CliRunner().invoke(main, ["inspect", str(tmp_path / "around"), "--fast", "--image-size", "32"])
+    assert done.exit_code == 0 and "24 usable images in 3 classes" in done.output
+    assert "1 wrapper-folder (used), such as images" in done.output
+
+
+def test_inspect_says_at_the_top_what_a_class_has_lost_and_fails_if_nothing_is_left_of_it(
+    folder: Path, tmp_path: Path
+) -> None:
+    for file in sorted((folder / "red").iterdir())[:7]:
+        file.write_bytes(b"")
+    words = ["inspect", str(folder), "--fast", "--image-size", "32"]
+    nearly = CliRunner().invoke(main, words)
+    assert nearly.exit_code == 0
+    assert "class 'red': 7 of 8 files are left out (7 empty-file), 1 is used" in nearly.output.splitlines()[1]
+    for file in (folder / "red").iterdir():
+        file.write_bytes(b"")
+    lost = CliRunner().invoke(main, words)
+    assert lost.exit_code == 1 and "class 'red': 8 of 8 files are left out" in lost.output.splitlines()[1]
+    assert "nothing is left of it" in lost.stderr and "red/000.png: 0 bytes" in lost.stderr
+
+
+def test_a_name_that_the_terminal_cannot_show_is_escaped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "red").rename(folder / "r\u6f22t\x1b[31m")
+    (folder / "blue" / "000.png").rename(folder / "blue" / os.fsdecode(b"caf\xe9\n.png"))
+    for encoding, name in (("utf-8", "r\u6f22t"), ("cp1252", "r\\u6f22t")):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", stream)
+        main(["inspect", str(folder), "--fast", "--image-size", "32"], standalone_mode=False)
+        stream.flush()
+        printed = stream.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+        assert f"\n{name} [31m" in printed and "blue/caf\\xe9\\n.png" in printed and "\x1b" not in printed
 
 
 def test_inspect_names_images_of_a_few_pixels(tmp_path: Path) -> None:

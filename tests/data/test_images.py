@@ -265,12 +265,10 @@ def test_a_test_class_without_training_images_is_an_error(tmp_path: Path) -> Non
         split(scan(tmp_path))
 
 
-def test_data_one_step_away_are_pointed_at(tmp_path: Path) -> None:
-    write_folder(tmp_path / "images", 3)
-    with pytest.raises(DataError, match=r"1 usable class.*Did you mean '.*images'"):
-        split(scan(tmp_path))
+def test_a_table_beside_folders_that_are_no_classes_is_pointed_at(tmp_path: Path) -> None:
+    write_folder(tmp_path, 3, classes=("red",))
     (tmp_path / "splits.csv").write_text("path,label\n")
-    with pytest.raises(DataError, match=r"Did you mean '.*splits\.csv'"):
+    with pytest.raises(DataError, match=r"1 usable class.*Did you mean '.*splits\.csv'"):
         split(scan(tmp_path))
 
 

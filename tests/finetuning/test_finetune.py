@@ -48,7 +48,7 @@ from tlkit.folders import FILES, OPTIONAL_FILES, REPORT_FILES
 from tlkit.plan.decision import Decision
 from tlkit.plan.job import Job
 from tlkit.runs.folder import METRICS
-from tlkit.runs.reading import parity_sample
+from tlkit.runs.reading import own_part, parity_sample
 
 QUICK = Recipe("quick", stages=(Stage(2, 1e-3),), batch_size=8)
 
@@ -502,6 +502,76 @@ def test_changed_or_missing_images_are_not_evaluated_as_if_they_were_the_same(tr
     victim.unlink()
     with pytest.raises(DataError, match="is gone"):
         evaluate_run(copy)
+
+
+def copied(trained: Path, folder: Path, **job: object) -> Path:
+    """A copy of a run, whose plan has another job."""
+    shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("saved_model"))
+    plan = open_run(folder).plan
+    open_run(folder).write_plan(replace(plan, job=replace(plan.job, **job)))
+    return folder
+
+
+def test_images_that_were_moved_are_named_by_their_true_place_and_found_at_the_new_one(
+    trained: Path, tmp_path: Path
+) -> None:
+    data = open_run(trained).plan.job.data
+    old = tmp_path / "old" / "data"
+    run = copied(trained, tmp_path / "run", data=old)
+    first = open_run(run).read_table("split.csv")["path"].iloc[0]
+    with pytest.raises(DataError, match="give `moved_to`") as error:
+        own_part(open_run(run), None)
+    assert f"such as '{tmp_path / 'old' / 'data' / first}'. The folder '{tmp_path / 'old' / 'data'}'" in str(
+        error.value
+    )
+    assert own_part(open_run(run, data), "validation").root == data
+    with pytest.raises(DataError, match=r"of the run .* gone, such as .*Expected the folder or CSV"):
+        own_part(open_run(run, data.parent), None)
+    of_split = copied(
+        trained, tmp_path / "other", data=trained / "split.csv"
+    )  # its images are where those of that run are
+    assert own_part(open_run(of_split), None).root == data
+
+
+def test_the_split_of_a_run_whose_images_were_moved_says_where_they_belong(trained: Path, tmp_path: Path) -> None:
+    run = copied(trained, tmp_path / "run", data=tmp_path / "gone")
+    with pytest.raises(DataError, match=rf"belong in '{tmp_path / 'gone'}', which does not exist.*copy the CSV"):
+        scan(run / "split.csv")
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_a_run_that_was_made_on_windows_finds_its_images_here(table: bool, trained: Path, tmp_path: Path) -> None:
+    data = open_run(trained).plan.job.data
+    run = copied(trained, tmp_path / "run", data=Path("C:\\Users\\me\\data" + "\\labels.csv" * table))
+    for name in ("split.csv", "predictions.csv"):
+        (run / name).write_text((run / name).read_text().replace("/", "\\").replace("\n", "\r\n"))
+    with pytest.raises(DataError, match=r"such as 'C:\\Users\\me\\data/(blue|green|red)/"):
+        own_part(open_run(run), None)
+    images = own_part(open_run(run, data), None)
+    assert len(images) == 48 and all(file.is_file() for file in images.files())
+    assert set(open_run(run).read_table("predictions.csv")["path"]) <= set(images.table["path"])
+
+
+def test_commands_that_need_the_data_take_the_place_where_it_is_now(trained: Path, tmp_path: Path) -> None:
+    data = open_run(trained).plan.job.data
+    run = copied(trained, tmp_path / "run", data=tmp_path / "gone")
+    done = CliRunner().invoke(main, ["evaluate", str(run)])
+    assert done.exit_code == 1 and "give --data" in done.stderr
+    done = CliRunner().invoke(main, ["evaluate", str(run), "--data", str(data)])
+    assert done.exit_code == 0 and done.output.startswith("accuracy")
+    done = CliRunner().invoke(main, ["finetune", str(run / "plan.json"), "--dry-run"])
+    assert done.exit_code == 1 and f"is not at '{tmp_path / 'gone'}' any more. Give --data" in done.stderr
+    for command in ("evaluate", "export", "report", "ensemble", "finetune"):
+        assert "--data" in [name for one in main.commands[command].params for name in one.opts]
+
+
+def test_a_run_copied_without_the_run_that_it_started_from_says_what_is_not_known(
+    trained: Path, tmp_path: Path
+) -> None:
+    run = copied(trained, tmp_path / "run", from_run=tmp_path / "earlier")
+    data = str(open_run(trained).plan.job.data)
+    done = CliRunner().invoke(main, ["evaluate", str(run), data])
+    assert done.exit_code == 0 and f"the earlier run {tmp_path / 'earlier'} is gone" in done.output
 
 
 @pytest.mark.slow

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tlkit import Recipe, RunError, SpecError, Stage, finetune, open_run, report
+from tlkit import DataError, Recipe, RunError, SpecError, Stage, finetune, open_run, report
+from tlkit.data.images import problem
 from tlkit.doctor.checkup import Checkup
 from tlkit.doctor.labels import LabelNoise
 from tlkit.finetuning.words import result_lines
@@ -121,17 +122,44 @@ def test_the_same_numbers_are_files_beside_it(run_folder: Path) -> None:
     assert (mistakes["label"] != mistakes["prediction"]).all()
 
 
-def test_a_report_is_made_again_without_the_images_when_they_are_gone(
-    run_folder: Path, tmp_path: Path, reported: None, said: list[str]
-) -> None:
-    folder = tmp_path / "run"
+def of_data_that_is_gone(run_folder: Path, folder: Path, *, reported: bool) -> Path:
+    """A copy of a run, with or without its report, whose data is no longer where the plan says."""
     shutil.copytree(run_folder, folder)
     plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-    plan["job"]["data"] = str(tmp_path / "gone")
+    plan["job"]["data"] = str(folder.parent / "gone")
     (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
-    page = Page(report([folder]).read_text(encoding="utf-8"))
-    assert [one for one in page.ids if one in SECTIONS] == SECTIONS
-    assert not page.images and any("gone" in line for line in said)
+    for name in () if reported else ("report.html", "report.json"):
+        (folder / name).unlink()
+    return folder
+
+
+def test_a_report_is_made_without_the_images_when_they_are_gone_and_there_is_none(
+    run_folder: Path, tmp_path: Path, reported: None, said: list[str]
+) -> None:
+    folder = of_data_that_is_gone(run_folder, tmp_path / "run", reported=False)
+    for _ in range(2):
+        page = Page(report([folder]).read_text(encoding="utf-8"))
+        assert [one for one in page.ids if one in SECTIONS] == SECTIONS
+        assert not page.images and any("gone" in line for line in said)
+
+
+def test_a_report_with_images_is_never_replaced_by_one_without(
+    run_folder: Path, tmp_path: Path, reported: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = of_data_that_is_gone(run_folder, tmp_path / "run", reported=True)
+    before = {name: (folder / name).read_bytes() for name in ("report.html", "report.json", "mistakes.csv")}
+    with pytest.raises(DataError, match=r"48 of the 48 images .*gone.*Give|give `moved_to`.* is kept as it is"):
+        report([folder])
+    (folder / "report.json").write_text("{")
+    with pytest.raises(DataError, match="is kept as it is"):
+        report([folder])
+    assert {name: (folder / name).read_bytes() for name in before} == before | {"report.json": b"{"}
+    monkeypatch.setattr(report_module, "write_report", lambda inputs, **settings: len(inputs.dataset))
+    assert report([open_run(folder, run_folder_data(run_folder))]) == 48
+
+
+def run_folder_data(run_folder: Path) -> Path:
+    return open_run(run_folder).plan.job.data
 
 
 def test_of_very_many_images_a_sample_is_checked_and_the_page_says_so(
@@ -154,6 +182,7 @@ def test_what_names_hold_is_shown_and_not_run(run_folder: Path, tmp_path: Path, 
     plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
     plan["job"]["data"] = str(tmp_path / "gone")
     (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    (folder / "report.html").unlink()
     page = Page(report([folder]).read_text(encoding="utf-8"))
     assert not page.images
     assert any("<img src=x onerror=alert(1)>" in words for words in page.words)
@@ -361,6 +390,15 @@ def test_groups_across_given_splits_stand_beside_the_estimate(run_folder: Path, 
     assert html.index("But 4 of 6 groups") < html.index('class="tiles"') and "2 validation or test images" in html
     lines_after = [line for line in result_lines(run) if line][1:3]
     assert all(line.startswith("but ") for line in lines_after) and "on new groups" in lines_after[0]
+
+
+def test_the_next_steps_begin_with_classes_that_were_lost_or_are_not_measured(run_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(run_folder, tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    rows = [problem("red", "red", "class-not-measured", f"class 'red' has no {part} images") for part in "abcdef"]
+    run.write_table("problems.csv", pd.DataFrame(rows))
+    steps = next_steps(collect(ReportInputs(run, None, None), Analysis()))  # type: ignore[arg-type]
+    assert steps[0] == "Class 'red' has no a images." and "problems.csv names all 6" in steps[4]
 
 
 def test_charts_tell_in_words_what_they_show_and_escape_names() -> None:

@@ -9,7 +9,7 @@ import click
 
 from tlkit.cli.group import log_shown, main
 from tlkit.quiet import _tensorflow_quietly
-from tlkit.words import counted
+from tlkit.words import counted, shown
 
 
 @main.command()
@@ -37,11 +37,12 @@ def inspect(
     from tlkit.backbones import find_backbone
 
     with _tensorflow_quietly():
+        from tlkit.data.classes import check_no_class_is_lost, losses, sentences
         from tlkit.data.split import too_few_classes
         from tlkit.data.targets import about_regression
         from tlkit.doctor.checkup import inspect as inspect_data
         from tlkit.errors import DataError
-        from tlkit.files import write_atomically
+        from tlkit.files import csv_text, write_atomically
         from tlkit.finetuning.resolve import default_backbone
         from tlkit.strategy.axes import measure_axes
         from tlkit.tables import Column, shown_table
@@ -51,17 +52,19 @@ def inspect(
     if len(images.class_names) < 2:
         _print_problems(problems)
         if csv_file:
-            write_atomically(Path(csv_file), problems.to_csv(index=False))
+            write_atomically(Path(csv_file), csv_text(problems))
         raise DataError(too_few_classes(images))
     quantities = about_regression(list(table["label"]))
     classes = "" if quantities else f" in {counted(len(images.class_names), 'class', 'classes')}"
-    click.echo(f"{data}: {counted(len(table), 'usable image')}{classes}")
+    click.echo(f"{shown(data)}: {counted(len(table), 'usable image')}{classes}")
+    for line in [one.sentence() for one in losses(images) if not one.used] + sentences(images):
+        click.echo(f"attention: {shown(line)}")
     splits = [split for split in ("train", "validation", "test") if (table["split"] == split).any()]
     rows = []
     for name in images.class_names:
         of_class = table[table["label"] == name]
         counts = [int((of_class["split"] == split).sum()) for split in splits]
-        rows.append((name, f"{len(of_class):,}", *[f"{count:,}" for count in counts]))
+        rows.append((shown(name), f"{len(of_class):,}", *[f"{count:,}" for count in counts]))
     headers = [Column("class"), *[Column(one, right=True) for one in ("images", *splits)]]
     click.echo(quantities or shown_table(headers, rows))
     if len(table):
@@ -70,7 +73,8 @@ def inspect(
         click.echo(f"shorter side {shorter.min()} to {shorter.max()} px (median {int(shorter.median())}); {formats}")
     _print_problems(problems)
     if csv_file:
-        write_atomically(Path(csv_file), problems.to_csv(index=False))
+        write_atomically(Path(csv_file), csv_text(problems))
+    check_no_class_is_lost(images)
     if not fast and len(table):
         _print_checkup(images, problems, backbone or "nano", size, folder)
     if backbone:
@@ -170,15 +174,17 @@ def _print_checkup(images: Any, problems: Any, backbone: str, size: int, folder:
     for kind, name in (("probable", "wrong?"), ("surprising", "surprising")):
         for row in found.label_errors[found.label_errors[kind]].head(5).itertuples():
             click.echo(
-                f"  {name:<10} {row.path}: labelled {row.label} ({row.probability:.1%}), perhaps {row.suggested}"
+                f"  {name:<10} {shown(row.path)}: labelled {row.label} ({row.probability:.1%}), perhaps {row.suggested}"
             )
     for row in found.duplicates.head(5).itertuples():
-        click.echo(f"  {row.kind:<10} {row.path} = {row.other}" + (" (across splits)" if row.leak else ""))
+        click.echo(
+            f"  {row.kind:<10} {shown(row.path)} = {shown(row.other)}" + (" (across splits)" if row.leak else "")
+        )
     for row in found.outliers.head(5).itertuples():
-        click.echo(f"  outlier    {row.path}: {row.label}")
+        click.echo(f"  outlier    {shown(row.path)}: {row.label}")
     if folder:
         from tlkit.errors import RunError
-        from tlkit.files import write_atomically
+        from tlkit.files import csv_text, write_atomically
 
         Path(folder).mkdir(parents=True, exist_ok=True)
         tables = {"label_errors": found.label_errors, "duplicates": found.duplicates, "outliers": found.outliers}
@@ -189,7 +195,7 @@ def _print_checkup(images: Any, problems: Any, backbone: str, size: int, folder:
             if header and not set(header.split(",")) <= set(tables[name].columns):  # an earlier version had fewer
                 raise RunError(f"'{file}' was not written by `tlkit inspect`. Nothing was written. Give another --out.")
         for name, file in files.items():
-            write_atomically(file, tables[name].to_csv(index=False))
+            write_atomically(file, csv_text(tables[name]))
         click.echo(f"all findings written to {folder}")
 
 
@@ -199,4 +205,6 @@ def _print_problems(problems: Any) -> None:
         return
     for (severity, kind, action), rows in problems.groupby(["severity", "problem", "action"], sort=True):
         first = rows.iloc[0]
-        click.echo(f"{severity:<8} {len(rows):>6,} {kind} ({action}), such as {first['path']}: {first['detail']}")
+        click.echo(
+            f"{severity:<8} {len(rows):>6,} {kind} ({action}), such as {shown(first['path'])}: {shown(first['detail'])}"
+        )

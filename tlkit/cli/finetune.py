@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -48,16 +49,21 @@ def demo(out: str) -> None:
 @click.option("--cache-gb", type=float, hidden=True)  # documented in docs/runs.md
 @click.option("--strict", is_flag=True, hidden=True)  # documented in docs/runs.md
 @click.option("--report/--no-report", default=True, hidden=True)  # documented in docs/report.md
+@click.option("--data", "moved_to", hidden=True)  # where the data of plan.json is now; documented in docs/runs.md
 @click.option("--dry-run", is_flag=True, help="print the plan and stop")
 @click.option("--force", is_flag=True, help="replace an earlier run in RUN")
 @click.pass_context
 def finetune(context: click.Context, data: str, out: str | None, dry_run: bool, force: bool, **options: Any) -> None:
     """Fine-tune a backbone on DATA: a folder, CSV, or plan.json."""
+    from tlkit.errors import DataError
     from tlkit.finetuning.resolve import check_names
     from tlkit.plan.job import Job
 
+    moved_to = options.pop("moved_to")
     given = {name: value for name, value in options.items() if _is_given(context, name)}
-    job = Job.given(data, given)
+    job = Job.given(data, given if moved_to is None else {**given, "data": Path(moved_to)})
+    if data.endswith(".json") and not job.data.exists():
+        raise DataError(f"The data of '{data}' is not at '{job.data}' any more. Give `moved_to`: where it is now.")
     check_names(job)  # before TensorFlow is imported
     with _tensorflow_quietly():
         from tlkit.finetuning.finetune import carry_out

@@ -6,8 +6,10 @@ Exit codes: 0 success, 1 an error of `tlkit.errors`, 2 an invalid command line, 
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +18,9 @@ import click
 from tlkit import __version__
 from tlkit.errors import TlkitError, nearest
 from tlkit.progress import log
+from tlkit.words import shown
+
+NEWLINES = "\n\t"  # of messages that have several lines
 
 
 def in_options(text: str) -> str:
@@ -44,7 +49,7 @@ class _Echo(logging.Handler):
     """Print each line of the log."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(in_options(self.format(record)))
+        click.echo(shown(in_options(self.format(record)), keep=NEWLINES))
 
 
 @contextlib.contextmanager
@@ -98,10 +103,13 @@ class _Group(click.Group):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
+        for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show ends no command
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except TlkitError as error:
-            click.echo(f"Error: {in_options(str(error))}", err=True)
+            click.echo(f"Error: {shown(in_options(str(error)), keep=NEWLINES)}", err=True)
             ctx.exit(1)
 
 

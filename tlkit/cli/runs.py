@@ -10,25 +10,31 @@ import click
 
 from tlkit.cli.group import log_shown, main
 from tlkit.quiet import _tensorflow_quietly
-from tlkit.words import counted
+from tlkit.words import counted, shown
 
 
 @main.command()
 @click.argument("run")
 @click.argument("data", required=False)
 @click.option("--views", metavar="HOW", help="also average over views of each image: flip or ten-crop")
+@click.option("--data", "moved_to", metavar="DATA", help="where RUN's own data is now, if it was moved")
 @click.option("--json", "as_json", is_flag=True, help="print all numbers as JSON")
-def evaluate(run: str, data: str | None, views: str | None, as_json: bool) -> None:
+def evaluate(run: str, data: str | None, views: str | None, moved_to: str | None, as_json: bool) -> None:
     """Evaluate RUN on DATA, or on its own validation images."""
     import json
 
     with _tensorflow_quietly():
         from tlkit.runs.evaluate import evaluate_run
+        from tlkit.runs.folder import open_run
         from tlkit.tables import Column, shown_table
-    scores = evaluate_run(run, data, views=views)
+    scores = evaluate_run(open_run(run, moved_to), data, views=views)
     if as_json:
         click.echo(json.dumps(scores, indent=2))
         return
+    for line in scores["lost"]:
+        click.echo(f"attention: {shown(line)}")
+    for folder in scores["gone"] if data is not None else ():
+        click.echo(f"attention: the earlier run {shown(folder)} is gone: whether these images trained it is not known")
     _show_seen(scores, given=data is not None)
     click.echo(
         f"{_accuracy(scores)}, macro-F1 {scores['macro_f1']:.3f}, log loss {scores['log_loss']:.3f}, "
@@ -37,7 +43,7 @@ def evaluate(run: str, data: str | None, views: str | None, as_json: bool) -> No
     names = ("precision", "recall", "f1")
     columns = [Column("class"), *[Column(name, right=True) for name in ("precision", "recall", "F1", "images")]]
     rows = [
-        (label, *["not measured" if one[name] is None else f"{one[name]:.3f}" for name in names], one["support"])
+        (shown(label), *["not measured" if one[name] is None else f"{one[name]:.3f}" for name in names], one["support"])
         for label, one in scores["per_class"].items()
     ]
     click.echo(shown_table(columns, sorted(rows, key=lambda row: not row[-1])))
@@ -84,15 +90,15 @@ def predict(model: str, files: Sequence[str], csv_file: str | None, top: int) ->
         from tlkit.runs.predict import predict as answer
     table = answer(model, files, top=top)
     if csv_file:
-        from tlkit.files import write_atomically
+        from tlkit.files import csv_text, write_atomically
 
-        write_atomically(Path(csv_file), table.to_csv(index=False))
+        write_atomically(Path(csv_file), csv_text(table))
         bad = int((table["problem"] != "").sum())
         click.echo(f"{counted(len(table), 'file')}, {bad:,} with a problem: {csv_file}")
         return
     for row in table.to_dict("records"):
         if row["problem"]:
-            click.echo(f"{row['path']}  ({row['problem']})")
+            click.echo(f"{shown(row['path'])}  ({shown(row['problem'])})")
             continue
         names = ["prediction", *[f"top{i}" for i in range(2, top + 1)]]
         answers = [
@@ -101,7 +107,7 @@ def predict(model: str, files: Sequence[str], csv_file: str | None, top: int) ->
             if name in row
         ]
         unsure = row["sure"] is not None and not row["sure"]
-        click.echo(f"{row['path']}  {'unsure: ' if unsure else ''}{'  '.join(answers)}")
+        click.echo(f"{shown(row['path'])}  {'unsure: ' if unsure else ''}{'  '.join(answers)}")
 
 
 @main.command()
@@ -115,8 +121,9 @@ def predict(model: str, files: Sequence[str], csv_file: str | None, top: int) ->
     default="savedmodel",
     help="savedmodel (default), litert, litert-int8, onnx, keras",
 )
+@click.option("--data", "moved_to", metavar="DATA", help="where RUN's data is now, if it was moved")
 @click.option("--force", is_flag=True, help="keep an 8-bit model that agrees on less than 95 %")
-def export(run: str, to: str | None, max_error: float | None, target: str, force: bool) -> None:
+def export(run: str, to: str | None, max_error: float | None, target: str, moved_to: str | None, force: bool) -> None:
     """Export RUN's model, and prove that it equals the trained one."""
     from tlkit.plan.job import check_max_error
 
@@ -125,7 +132,8 @@ def export(run: str, to: str | None, max_error: float | None, target: str, force
         from tlkit.finetuning.words import refusal_sentence
         from tlkit.runs.export import export_run, exports_of, other_thresholds
         from tlkit.runs.folder import open_run
-    folder, proof = export_run(run, to, target=target, max_error=max_error, force=force)
+    with log_shown():
+        folder, proof = export_run(open_run(run, moved_to), to, target=target, max_error=max_error, force=force)
     click.echo(f"written to {folder}")
     refusal = open_run(run).metrics["refusal"]
     if refusal:
@@ -134,7 +142,7 @@ def export(run: str, to: str | None, max_error: float | None, target: str, force
         kept = f"below {threshold:.3f}" if threshold else "to nothing"
         click.echo(f'the earlier export {name} still answers "unsure" {kept}: write it again')
     if proof is None:
-        click.echo("parity not measured: the run's images are not where they were")
+        click.echo("parity not measured")
         return
     interval = ""
     if "agreement_95" in proof and proof["top1_agreement"] < 1:
@@ -185,18 +193,18 @@ def serve_(run: str, host: str, port: int) -> None:
 @click.argument("runs", nargs=-1, required=True)
 @click.option("--robustness", is_flag=True, help="also measure accuracy on corrupted images (minutes)")
 @click.option("--out", metavar="FILE", help="page that ranks RUNS; default leaderboard.html")
-def report_(runs: Sequence[str], robustness: bool, out: str | None) -> None:
+@click.option("--data", "moved_to", metavar="DATA", help="where the data of RUN is now, if it was moved")
+def report_(runs: Sequence[str], robustness: bool, out: str | None, moved_to: str | None) -> None:
     """Write the report of a run again, or rank several RUNS.
 
     Several runs are compared on the images they share, on a page beside them."""
     from tlkit.runs.folder import open_run
 
-    for one in runs:
-        open_run(one)
+    opened = [open_run(one, moved_to) for one in runs]
     with _tensorflow_quietly():
         from tlkit.reporting.report import report
     with log_shown():
-        page = report(runs, robustness=robustness, out=out)
+        page = report(opened, robustness=robustness, out=out)
     click.echo(f"written to {page}")
 
 
@@ -222,16 +230,17 @@ def explain_(run: str, files: Sequence[str], **settings: Any) -> None:
 @main.command()
 @click.argument("runs", nargs=-1, required=True)
 @click.option("--out", metavar="RUN", required=True, help="folder of the new run")
+@click.option("--data", "moved_to", metavar="DATA", help="where the data of RUNS is now, if it was moved")
 @click.option("--force", is_flag=True, help="replace an earlier run in RUN")
-def ensemble(runs: Sequence[str], out: str, force: bool) -> None:
+def ensemble(runs: Sequence[str], out: str, moved_to: str | None, force: bool) -> None:
     """Average RUNS in one exportable model, and measure the gain."""
-    from tlkit.runs.folder import check_members
+    from tlkit.runs.folder import check_members, open_run
 
-    check_members(runs)
+    members = check_members([open_run(one, moved_to) for one in runs])
     with _tensorflow_quietly():
         from tlkit.runs.ensemble import ensemble as average
     with log_shown():
-        run = average(runs, out, force=force)
+        run = average(members, out, force=force)
     for split in ("validation", "test"):
         score = run.metrics[split]
         if score:

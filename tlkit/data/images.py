@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from tlkit.errors import DataError, unknown
 from tlkit.plan.job import PARTS
-from tlkit.words import counted
+from tlkit.words import counted, text_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +30,11 @@ LEFT_OUT = "left out"  # the action of a problem whose image is not used
 # problem -> (severity, action). A "note" means that nothing is lost. `strict` makes every "problem" an error.
 PROBLEMS: dict[str, tuple[str, str]] = {
     "system-file": ("note", "ignored"),
+    "beside-images": ("note", "ignored"),
+    "repeated-link": ("note", "ignored"),
+    "wrapper-folder": ("note", "used"),
+    "sub-folders": ("note", "used"),
+    "class-name": ("note", "used"),
     "grey": ("note", "used"),
     "exif-rotated": ("note", "used"),
     "duplicate": ("note", "used"),
@@ -40,6 +45,10 @@ PROBLEMS: dict[str, tuple[str, str]] = {
     "orientation-ignored": ("problem", "used"),
     "tiny": ("problem", "used"),
     "group-across-parts": ("problem", "used"),
+    "alike-names": ("problem", "used"),
+    "named-as-part": ("problem", "used"),
+    "class-nearly-lost": ("problem", "used"),
+    "class-not-measured": ("problem", "used"),
     "empty-file": ("problem", "left out"),
     "not-an-image": ("problem", "left out"),
     "unsupported-format": ("problem", "left out"),
@@ -53,10 +62,20 @@ PROBLEMS: dict[str, tuple[str, str]] = {
     "two-labels": ("problem", "left out"),
     "duplicate-across-parts": ("problem", "left out"),
     "outside-class-folder": ("problem", "left out"),
+    "name-not-utf-8": ("problem", "left out"),
+    "hidden-file": ("problem", "left out"),
+    "unlabelled": ("problem", "left out"),
+    "outside-parts": ("problem", "left out"),
+    "empty-part": ("problem", "left out"),
     "symlink-loop": ("problem", "left out"),
     "broken-link": ("problem", "left out"),
     "empty-class": ("problem", "left out"),
     "class-too-small": ("problem", "left out"),
+}
+
+NOT_OF_FILES = {  # problems of a folder or a class, whose path is that of the folder, or the class
+    *("beside-images", "repeated-link", "wrapper-folder", "sub-folders", "class-name", "alike-names", "named-as-part"),
+    *("class-nearly-lost", "class-not-measured", "empty-class", "empty-part", "symlink-loop"),
 }
 
 
@@ -142,12 +161,12 @@ def problem(path: str, label: str, kind: str, detail: str) -> dict[str, str]:
     """One row for `ImageSet.problems`."""
     severity, action = PROBLEMS[kind]
     return {
-        "path": path,
+        "path": text_of(path),
         "label": label,
         "problem": kind,
         "severity": severity,
         "action": action,
-        "detail": detail,
+        "detail": text_of(detail),
     }
 
 

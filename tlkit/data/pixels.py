@@ -6,6 +6,7 @@ training and serving use, and become problems of the image set.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,7 +140,7 @@ def _first_of_each(keys: Sequence[str], known: np.ndarray) -> list[int]:
 def _decoded(files: Sequence[Path], size: int, fit: str):  # type: ignore[no-untyped-def]
     """Yield batches of (indices into `files`, pixels), and skip files that do not decode."""
     with tf.device("cpu"):
-        paths = tf.data.Dataset.from_tensor_slices([str(f) for f in files]).enumerate()
+        paths = tf.data.Dataset.from_tensor_slices([os.fsencode(f) for f in files]).enumerate()
         decoded = paths.map(
             tf.autograph.experimental.do_not_convert(
                 lambda i, path: (i, decode_and_resize(tf.io.read_file(path), size, fit))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +25,9 @@ def scan(data: str | Path, *, group_by: str | None = None, strict: bool = False)
     Files that do not decode are found later, by `tlkit.decode_images`.
 
     Args:
-        data: a folder of class folders; a folder with train/, val/ and test/ folders of class folders; or a CSV with
-            the columns path (relative to the CSV's folder), label and, optionally, split (train, validation, test)
+        data: a folder of class folders; a folder with train/, val/ and test/ folders of class folders, or names like
+            these; class folders with train/ and test/ folders in each; a folder that only wraps one of these; or a CSV
+            with the columns path (relative to the CSV's folder), label and, optionally, split (train, validation, test)
             and group. The split.csv of a run is such a CSV, of that run's data.
         group_by: the CSV column whose equal values must stay in one split (patient, camera, site). A column named
             "group" is used by default.
@@ -50,11 +53,17 @@ def scan(data: str | Path, *, group_by: str | None = None, strict: bool = False)
         root, found = data, _walk(data, findings)
     elif data.suffix.lower() in TABLES:
         root, found = root_of_table(data), _read_csv(data, group_by, findings)
+        if not root.is_dir():
+            raise DataError(
+                f"The images of '{data}' belong in '{root}', which does not exist. If they were moved, copy the CSV "
+                "into the folder where they are now: its paths are relative to its own folder."
+            )
     else:
         raise DataError(
             f"'{data}' is a file but not a CSV. Expected a folder of class folders or a CSV with path,label."
         )
-    rows = [row for item in found if (row := _read_file(root, item, findings)) is not None]
+    composed = (replace(one, label=unicodedata.normalize("NFC", one.label)) for one in found)
+    rows = [row for item in composed if (row := _read_file(root, item, findings)) is not None]
     table = pd.DataFrame(rows, columns=list(TABLE_COLUMNS)).sort_values("path", ignore_index=True)
     table, more = _same_bytes(table)
     findings += more

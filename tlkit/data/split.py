@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+from tlkit.data.classes import about_classes, check_no_class_is_lost, losses
 from tlkit.data.images import ImageSet, problem, raise_if_strict, summary
 from tlkit.data.targets import about_regression
 from tlkit.errors import DataError
@@ -46,7 +47,8 @@ def split(
       again when their class grows. Of classes of 20, 50 and 100 units, 16, 5 and 1 % need this at a share of 0.2.
     - A new image may join units, by its group or as a near duplicate of several images. Only these may move with it.
 
-    A class that cannot be in both train and validation is left out, and is named in the problems.
+    A class that cannot be in both train and validation is left out, and is named in the problems. So are classes of
+    which half of the files or more are left out, and classes without validation or test images.
 
     Args:
         images: from `tlkit.scan`.
@@ -60,8 +62,8 @@ def split(
     Returns: the images with their splits.
 
     Raises:
-        DataError: if fewer than two classes remain, a given test or validation split has a class that train lacks, or
-            all images are in `trained_on`.
+        DataError: if fewer than two classes remain, no file of a class can be used, a given test or validation split
+            has a class that train lacks, or all images are in `trained_on`.
     """
     if not 0 < validation < 1:
         raise DataError(f"validation is {validation!r}. Expected a share above 0 and below 1, such as 0.2.")
@@ -69,10 +71,14 @@ def split(
     links = () if pairs is None else [(images.table["path"].iat[i], images.table["path"].iat[j]) for i, j in pairs]
     if given:
         images = _check_given(images)
+    check_no_class_is_lost(images)
+    before = images
     if "validation" not in given:
         images = _draw_validation(images, validation, seed, links, frozenset(trained_on))
     if len(images.class_names) < 2:
         raise DataError(too_few_classes(images))
+    check_no_class_is_lost(before, set(images.class_names))
+    images = about_classes(images)
     if strict:
         raise_if_strict(images)
     return images
@@ -127,7 +133,9 @@ def _check_classes(images: ImageSet, remedy: str) -> None:
     train = set(table.loc[table["split"] == "train", "label"])
     for name in ("validation", "test"):
         for label in sorted(set(table.loc[table["split"] == name, "label"]) - train):
-            raise DataError(f"Class '{label}' is in {name} but not in train. {remedy}")
+            gone = [one for one in losses(images) if one.label == label]
+            why = f" Of its files, {gone[0].lost:,} are left out, such as {gone[0].first}." if gone else ""
+            raise DataError(f"Class '{label}' is in {name} but not in train.{why} {remedy}")
 
 
 def _draw_validation(
@@ -276,9 +284,6 @@ def _within_bounds(
 
 
 def _hint_elsewhere(images: ImageSet) -> str:
-    """A hint where the data may be instead: in a CSV beside the folders, or in class folders inside the only folder."""
+    """A hint where the data may be instead: in a CSV beside the folders."""
     tables = sorted(images.root.glob("*.csv"))
-    if tables:
-        return f" Did you mean '{tables[0]}'?"
-    inner = {path.split("/")[0] for path in images.table["path"] if path.count("/") > 1}
-    return f" Did you mean '{images.root / inner.pop()}'?" if len(inner) == 1 else ""
+    return f" Did you mean '{tables[0]}'?" if tables else ""

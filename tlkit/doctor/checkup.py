@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from tlkit.backbones import Backbone, find_backbone
+from tlkit.data.classes import about_classes
 from tlkit.data.dataset import Dataset, decode_images
 from tlkit.data.examples import Examples, RowSource
 from tlkit.data.images import ImageSet, raise_if_strict
@@ -316,7 +317,7 @@ def inspect(data: str | Path, *, group_by: str | None = None, strict: bool = Fal
         size: pixels per side of the decoded images.
     """
     images = scan(data, group_by=group_by, strict=strict)
-    images = decode_images(images, size).images
+    images = about_classes(decode_images(images, size).images)
     if strict:
         raise_if_strict(images)
     return images

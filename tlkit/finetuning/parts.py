@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tlkit.data.classes import sentences
 from tlkit.data.dataset import Dataset
+from tlkit.data.images import ImageSet
 from tlkit.data.targets import about_regression
 from tlkit.plan.decision import Decision
 from tlkit.plan.job import Job
@@ -54,6 +56,13 @@ def label_decisions(dataset: Dataset) -> tuple[Decision, ...]:
     """The decision to take numbers for names of classes, if they may be quantities."""
     about = about_regression(list(dataset.images.table["label"]))
     return (Decision("labels", "classes", about),) if about else ()
+
+
+def class_decisions(images: ImageSet) -> tuple[Decision, ...]:
+    """What is said first of a plan: classes that lost their files, are left out, or are not measured in a part."""
+    told = sentences(images)
+    why = "half of the files of a class or more are left out, or a part of the data has no images of it"
+    return (Decision("classes", f"{len(images.class_names)}", why, {"sentences": told}),) if told else ()
 
 
 def _count(table: pd.DataFrame, part: str, seen: Lineage) -> int:

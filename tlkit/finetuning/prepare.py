@@ -11,7 +11,7 @@ from tlkit.data.dataset import Dataset, decode_images
 from tlkit.data.scan import scan
 from tlkit.deployment.saved_model import check_no_class_is_unsure
 from tlkit.devices import _use_devices
-from tlkit.finetuning.parts import label_decisions, split_decisions
+from tlkit.finetuning.parts import class_decisions, label_decisions, split_decisions
 from tlkit.finetuning.resolve import Resolved
 from tlkit.plan.augmentation import Augmentation
 from tlkit.plan.decision import Decision
@@ -70,5 +70,6 @@ def prepare(resolved: Resolved, clock: Clock | None = None) -> Prepared:
         parts = dataset.split(
             validation=job.validation, seed=job.seed, strict=job.strict, pairs=pairs, trained_on=seen.trained_on
         )
-    decisions = (*decisions, *label_decisions(parts), *split_decisions(dataset, parts, pairs, seen, job))
+    before = (*class_decisions(parts.images), *decisions, *label_decisions(parts))
+    decisions = (*before, *split_decisions(dataset, parts, pairs, seen, job))
     return Prepared(job, parts, backbone, resolved.recipe, resolved.augmentation, decisions)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tlkit.backbones import BACKBONES, Backbone, cached_file, check_backbone_name, find_weights, named_backbones
 from tlkit.data.scan import check_exists
+from tlkit.data.sources.names import is_utf8
 from tlkit.errors import SpecError
 from tlkit.plan.augmentation import Augmentation, find_augmentation
 from tlkit.plan.decision import Decision
@@ -15,6 +16,8 @@ from tlkit.plan.job import AUTO, Job
 from tlkit.plan.recipe import Recipe
 from tlkit.recipes import find_recipe
 from tlkit.runs.folder import open_run
+
+LONGEST_NAME = 80  # characters of the data's name in the name of a run's folder
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,8 @@ def _check_backbone(job: Job, backbone: Backbone, size: int, recipe: Recipe | No
 
 
 def _data_name(source: Path) -> str:
-    """A name for the data: data/ gives data, birds/splits.csv gives birds-splits."""
+    """A name for the data, as part of a folder's name: data/ gives data, birds/splits.csv gives birds-splits."""
     source = source.absolute()
-    return source.name if source.is_dir() else f"{source.parent.name}-{source.stem}"
+    name = source.name if source.is_dir() else f"{source.parent.name}-{source.stem}"
+    name = "".join(one if is_utf8(one) and one.isprintable() else "_" for one in name)
+    return name.lstrip(".-")[:LONGEST_NAME] or "data"

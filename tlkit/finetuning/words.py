@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from tlkit.backbones import Backbone
 from tlkit.evaluation.refusal import class_sentence
+from tlkit.plan.decision import Decision
 from tlkit.plan.plan import Plan
 from tlkit.progress import Deadline
 from tlkit.runs.folder import Run
@@ -21,12 +23,18 @@ def plan_lines(plan: Plan, backbone: Backbone) -> list[str]:
     lines = [f"data      {job.data}: {counted(len(plan.classes), 'class', 'classes')}; images: {splits}"]
     if plan.problems:
         lines.append(f"problems  {plan.problems} (listed in problems.csv)")
+    lines += _decision_lines(one for one in plan.decisions if one.about == "classes")
     weights = f"from {job.from_run}" if job.from_run else backbone.weights_line(job.weights)
     terms = f" ({backbone.licence_line(job.weights)})" if job.weights == "imagenet" else ""
     if backbone.note:
         terms += f", {backbone.note}"
     lines.append(f"backbone  {backbone.name} at {plan.image_size} px, weights: {weights}{terms}")
-    for decision in plan.decisions:
+    return lines + _decision_lines(one for one in plan.decisions if one.about != "classes")
+
+
+def _decision_lines(decisions: Iterable[Decision]) -> list[str]:
+    lines = []
+    for decision in decisions:
         sentences = decision.evidence.get("sentences")
         lines.append(f"{decision.about:<9} {decision.chosen}" + ("" if sentences else f": {decision.why}"))
         lines += [f"{'':<9} - {sentence}" for sentence in sentences or ()]

@@ -7,6 +7,7 @@ made again. A new section is a file in `sections/` and a row in `SECTIONS`.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -59,7 +60,8 @@ def report(
     """Write the report of a run again, or a leaderboard of several runs.
 
     Args:
-        runs: run folders; with one, its `report.html` is made again.
+        runs: run folders; with one, its `report.html` is made again. Where the data was moved,
+            `open_run(folder, moved_to)`.
         robustness: also measure accuracy on corrupted images, up to 500 of them. Takes minutes.
         out: where the leaderboard goes, default leaderboard.html beside the first run.
         cache: where pixels and features are kept, default the user's.
@@ -68,6 +70,7 @@ def report(
 
     Raises:
         RunError: a folder is not a finished run.
+        DataError: the run's images are gone, and its report has results that need them. That report is kept.
         SpecError: the runs were not evaluated on the same images.
     """
     opened = [one if isinstance(one, Run) else open_run(one) for one in runs]
@@ -79,8 +82,21 @@ def report(
     try:
         inputs = ReportInputs(run, inputs.model, decoded(run, own_part(run, None), cache))
     except DataError as error:
+        _check_no_richer_report(run, error)
         log.info(f"without images: {error}")
     return write_report(inputs, seconds=15 * SECONDS, robust=robustness)
+
+
+def _check_no_richer_report(run: Run, reason: DataError) -> None:
+    """Raise DataError if the run's report shows images, which a report without them would replace."""
+    if not (run.folder / "report.html").is_file():
+        return
+    try:
+        shows_images = "data" in json.loads((run.folder / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        shows_images = True  # unknown, so it is kept
+    if shows_images:
+        raise DataError(f"{reason} '{run.folder / 'report.html'}', which shows the images, is kept as it is.") from None
 
 
 def write_report(

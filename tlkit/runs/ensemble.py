@@ -28,14 +28,15 @@ if TYPE_CHECKING:
     from tlkit.data.dataset import Dataset
 
 
-def ensemble(runs: Sequence[str | Path], out: str | Path, *, force: bool = False) -> Run:
+def ensemble(runs: Sequence[Run | str | Path], out: str | Path, *, force: bool = False) -> Run:
     """Average the probabilities of several runs in one model, evaluate it, export it, and prove the export.
 
     An image is in the ensemble's validation or test split only if it is in that split of every run. All others are
     training images, because some run may have trained on them.
 
     Args:
-        runs: Two or more finished runs with the same classes, image size, fit and data.
+        runs: Two or more finished runs with the same classes, image size, fit and data. Where the first one's data was
+            moved, give it as `open_run(folder, moved_to)`.
         out: The new run's folder.
         force: Replace an earlier run in it when the new one is finished (see `tlkit.folders`).
 
@@ -55,6 +56,8 @@ def ensemble(runs: Sequence[str | Path], out: str | Path, *, force: bool = False
     refitted = any(one.refitted for one in members)
     held_out = _averaged([load_judged(one) for one in members]) if refitted else [model, *models]
     run = start_run(out, force)
+    if members[0].moved_to is not None:
+        plan = dataclasses.replace(plan, job=dataclasses.replace(plan.job, data=members[0].moved_to.absolute()))
     run.write_plan(dataclasses.replace(plan, ensemble_of=tuple(str(one.folder.absolute()) for one in members)))
     run.write_table("split.csv", _common_split(members))
     run.write_table("problems.csv", pd.read_csv(members[0].folder / "problems.csv", keep_default_na=False))

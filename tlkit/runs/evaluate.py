@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tlkit.data.classes import losses
 from tlkit.data.images import LEFT_OUT, ImageSet
 from tlkit.data.scan import scan
 from tlkit.devices import while_memory_lasts
@@ -34,17 +37,19 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
     """Evaluate a run's classifier on other data, or on its own validation split.
 
     Args:
-        run: A finished run.
+        run: A finished run; `open_run(folder, moved_to)` if its own images are needed and were moved.
         data: As for `tlkit.scan`. None: the run's own validation images.
         views: Also average over views of each image, "flip" or "ten-crop" (see
             `tlkit.evaluation.predict.predict_averaged`). If the safety check finds that mirror images change the class,
             "flip" is refused, and "ten-crop" takes the five crops without mirror images.
 
     Returns:
-        The numbers of `tlkit.evaluate`, and how many files were left_out, how many of these images the run, or a run
-        that it started from, was trained_on, and how many more it was chosen_by (validation images); by SHA-256. If it
-        was trained on some, also without_trained_on: the numbers of the other images, None if there are none. With
-        `views` also "views": accuracy, gain with its standard error, and how many times as long the prediction took.
+        The numbers of `tlkit.evaluate`, and how many files were left_out; lost, a sentence on each class of which half
+        of the files or more were; how many of these images the run, or a run that it started from, was trained_on, and
+        how many more it was chosen_by (validation images), by SHA-256. If it was trained on some, also
+        without_trained_on: the numbers of the other images, None if there are none. gone: the folders of earlier runs
+        that are not there any more, so that theirs could not be counted. With `views` also "views": accuracy, gain with
+        its standard error, and how many times as long the prediction took.
 
     Raises:
         SpecError: "flip" is not safe.
@@ -54,7 +59,7 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
         raise unknown("views", views, VIEWS)
     run = run if isinstance(run, Run) else open_run(run)
     plan = run.plan
-    images = scan(data) if data is not None else own_part(run, "validation")
+    images = _named_as(scan(data), plan.classes) if data is not None else own_part(run, "validation")
     strange = sorted(set(images.class_names) - set(plan.classes))
     if strange:
         close = nearest(strange[0], plan.classes)
@@ -74,6 +79,8 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
     left_out = images.problems[images.problems["action"] == LEFT_OUT]
     seen = lineage(run, served=data is not None)
     scores = {**_scores(probabilities, images, seen), "left_out": len(left_out)}
+    scores["lost"] = [one.sentence() for one in losses(images)]
+    scores["gone"] = [str(folder) for folder in seen.missing]
     if views is None:
         return scores
     mirror = _mirror_verdict(dataset)
@@ -93,6 +100,16 @@ def _mirror_verdict(dataset: Dataset) -> Verdict:
     return check_safety(
         dataclasses.replace(dataset, images=images), Augmentation(flip_horizontal=1.0), thorough=False
     ).verdicts[0]
+
+
+def _named_as(images: ImageSet, classes: Sequence[str]) -> ImageSet:
+    """The images with the class names of a run, which in earlier versions may be in another Unicode form."""
+    forms = {unicodedata.normalize("NFC", name): name for name in classes}
+    if all(form == name for form, name in forms.items()):
+        return images
+    names = {name: forms.get(name, name) for name in images.class_names}
+    table = images.table.assign(label=images.table["label"].map(names))
+    return dataclasses.replace(images, table=table, class_names=tuple(sorted(names.values())))
 
 
 def _scores(probabilities: np.ndarray, images: ImageSet, seen: Lineage) -> dict[str, Any]:

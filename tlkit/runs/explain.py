@@ -17,7 +17,7 @@ from tlkit.evaluation.saliency import ClassActivationMaps, has_map, occlusion_ma
 from tlkit.runs.folder import Run, open_run
 from tlkit.runs.predict import _expand, _read
 from tlkit.runs.reading import load_model
-from tlkit.words import counted
+from tlkit.words import counted, shown
 
 MOST_EXPLAINED = 64
 
@@ -74,7 +74,7 @@ def explain_files(
         drawn = [(most_typical(model, classes.index(name)), name) for name in names]
         draw_rows([drawn[at : at + 4] for at in range(0, len(drawn), 4)], out)
         return [f"synthetic images that maximise the score of {', '.join(names)}: {out}"]
-    found = _expand(files)[:MOST_EXPLAINED]
+    found = [file for file, aside in _expand(files) if not aside][:MOST_EXPLAINED]
     if not found:
         raise DataError("No files to explain. Expected image files or folders.")
     images = np.stack([_decoded(file, plan.image_size, plan.job.fit) for file in found])
@@ -83,19 +83,22 @@ def explain_files(
     maps, name = _maps(model, images, chosen, method)
     has = has_map(maps)
     captions = [
-        f"{classes[c]} {row[c]:.1%}{'' if shown else NO_MAP}"
-        for c, row, shown in zip(chosen, probabilities, has, strict=True)
+        f"{classes[c]} {row[c]:.1%}{'' if mapped else NO_MAP}"
+        for c, row, mapped in zip(chosen, probabilities, has, strict=True)
     ]
     pictures = [
-        overlay(image, one) if shown else np.full_like(image, 255)
-        for image, one, shown in zip(images, maps, has, strict=True)
+        overlay(image, one) if mapped else np.full_like(image, 255)
+        for image, one, mapped in zip(images, maps, has, strict=True)
     ]
     rows = [
-        [(image, file.name), (picture, caption)]
+        [(image, shown(file.name)), (picture, caption)]
         for image, file, picture, caption in zip(images, found, pictures, captions, strict=True)
     ]
     draw_rows([list(itertools.chain(*rows[at : at + 3])) for at in range(0, len(rows), 3)], out)
-    return [*(f"{file}  {caption}" for file, caption in zip(found, captions, strict=True)), f"{name}, drawn to {out}"]
+    return [
+        *(f"{shown(file)}  {caption}" for file, caption in zip(found, captions, strict=True)),
+        f"{name}, drawn to {out}",
+    ]
 
 
 def _maps(model: keras.Model, images: np.ndarray, chosen: Sequence[int], method: str) -> tuple[np.ndarray, str]:
@@ -109,8 +112,8 @@ def _maps(model: keras.Model, images: np.ndarray, chosen: Sequence[int], method:
 def _decoded(file: Path, size: int, fit: str) -> np.ndarray:
     data = _read(file)
     if isinstance(data, str):
-        raise DataError(f"'{file}' cannot be read: {data}. Expected an image file.")
+        raise DataError(f"'{shown(file)}' cannot be read: {data}. Expected an image file.")
     try:
         return decoded_pixels(data, size, fit)
     except DataError as error:
-        raise DataError(f"'{file}' is {error}") from None
+        raise DataError(f"'{shown(file)}' is {error}") from None

@@ -19,6 +19,7 @@ from tlkit.evaluation.predict import own_probabilities, predict_probabilities
 from tlkit.evaluation.refusal import refusal_threshold
 from tlkit.folders import DESCRIPTION, EXPORTED, own_manifest, until_proved
 from tlkit.plan.job import check_max_error
+from tlkit.progress import log
 from tlkit.runs.folder import Run, open_run
 from tlkit.runs.reading import (
     BATCH,
@@ -49,7 +50,7 @@ def export_run(
     activations take no part, because integers agree better on these than on others.
 
     Args:
-        run: A finished run.
+        run: A finished run; `open_run(folder, moved_to)` if its data was moved.
         to: A folder, replaced if it holds an earlier export and nothing else. Default: RUN/saved_model, or RUN/TARGET.
         target: "savedmodel" takes encoded files. "litert", "litert-int8", "onnx" and "keras" take pixels (see
             `tlkit.deployment.formats`).
@@ -184,7 +185,8 @@ def _prove_served(run: Run, model: keras.Model, folder: Path) -> dict[str, Any] 
     plan = run.plan
     try:
         images = own_part(run, "validation")
-    except DataError:
+    except DataError as error:
+        log.info(f"not proved: {error}")
         return None
     images = images.take(parity_sample(len(images)))
     dataset = decoded(run, images)
@@ -198,7 +200,8 @@ def _prove_pixels(run: Run, model: keras.Model, folder: Path, force: bool) -> di
     """Prove an export that takes pixels on validation images. None if the run's images are gone."""
     try:
         pixels, labels = _some_pixels(run, "validation", PARITY_FILES)
-    except DataError:
+    except DataError as error:
+        log.info(f"not proved: {error}")
         return None
     proof = prove_target(folder, pixels, _predicted(model, pixels), labels, force=force)
     if run.refitted:  # the accuracy on images that the model was trained on says nothing

@@ -14,15 +14,17 @@ import glob
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
+from tlkit.data.sources.names import is_utf8
+from tlkit.data.sources.table import TABLES, root_of_table
 from tlkit.errors import RunError, SpecError
-from tlkit.files import contents, name_beside, remove, replace_folder, write_atomically
+from tlkit.files import contents, csv_text, name_beside, remove, replace_folder, write_atomically
 from tlkit.folders import PLAN, _check_movable, _foreign, _is_left, check_replaceable
 from tlkit.plan.old import renewed_table
 from tlkit.plan.plan import Plan
-from tlkit.words import counted
+from tlkit.words import counted, text_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,9 +50,13 @@ NUMBERS = ("probability", "top2_probability", "top3_probability", "final_probabi
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder on disk. Files are read on access."""
+    """A run folder on disk. Files are read on access.
+
+    moved_to: where the run's data is now, if not where the plan says.
+    """
 
     folder: Path
+    moved_to: Path | None = None
 
     @property
     def finished(self) -> bool:
@@ -108,23 +114,49 @@ class Run:
         import pandas as pd
 
         table = renewed_table(pd.read_csv(self.folder / name, dtype=str, keep_default_na=False))
+        table = with_slashes(table)
         numbers = [column for column in NUMBERS if column in table]
         return table.assign(**{column: table[column].replace("", "nan").astype(float) for column in numbers})
+
+    @property
+    def data_root(self) -> Path:
+        """The folder that the paths in split.csv are relative to. It may be gone."""
+        data = self.moved_to or self.plan.job.data
+        if data.is_dir() or data.suffix.lower() not in TABLES:
+            return data
+        windows = PureWindowsPath(data)
+        return Path(str(windows.parent)) if windows.drive and not data.exists() else root_of_table(data)
 
     def write_json(self, name: str, values: dict[str, Any]) -> None:
         write_atomically(self.folder / name, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
     def write_table(self, name: str, table: Any) -> None:
         """Write a pandas table as CSV, without its index."""
-        write_atomically(self.folder / name, table.to_csv(index=False))
+        write_atomically(self.folder / name, csv_text(table))
 
 
-def open_run(folder: str | Path) -> Run:
-    """Open a finished run. Raises RunError if the folder is not a run, or a run that did not finish."""
+def with_slashes(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of images whose paths have forward slashes, also where they were written on Windows."""
+    if "path" not in table or not len(table):
+        return table
+    windows = table["path"].str.contains("\\", regex=False) & ~table["path"].str.contains("/", regex=False)
+    return table.assign(path=table["path"].mask(windows, table["path"].str.replace("\\", "/", regex=False)))
+
+
+def open_run(folder: str | Path, moved_to: str | Path | None = None) -> Run:
+    """Open a finished run.
+
+    Args:
+        folder: The run's folder.
+        moved_to: Where the run's data is now, if it was moved: the folder or CSV that the run was made from.
+
+    Raises:
+        RunError: The folder is not a run, or a run that did not finish.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise RunError(f"No such run: '{folder}'. Expected the folder that `tlkit finetune` wrote.")
-    run = Run(folder)
+    run = Run(folder, None if moved_to is None else Path(moved_to))
     if not (folder / "plan.json").is_file():
         raise RunError(
             f"'{folder}' is not a run: it has no plan.json. Expected the folder that `tlkit finetune` wrote."
@@ -137,9 +169,9 @@ def open_run(folder: str | Path) -> Run:
     return run
 
 
-def check_members(runs: Sequence[str | Path]) -> list[Run]:
+def check_members(runs: Sequence[Run | str | Path]) -> list[Run]:
     """Open the runs of an ensemble. Raises RunError if one is not a run, SpecError if they do not go together."""
-    members = [open_run(one) for one in runs]
+    members = [one if isinstance(one, Run) else open_run(one) for one in runs]
     if len(members) < 2:
         raise SpecError(f"An ensemble was given {counted(len(members), 'run')}. Expected two or more.")
     first = members[0].plan
@@ -171,6 +203,9 @@ def check_out(folder: Path, force: bool, data: Path | None = None) -> None:
     if replaced and not force:
         state = "a finished run" if Run(folder).finished else "an unfinished run"
         raise RunError(f"'{folder}' holds {state}. Use `force` to replace it, or another `out`.")
+    path = folder.resolve() if replaced else folder
+    if not is_utf8(str(path)):  # TensorFlow writes to no such path
+        raise RunError(f"The path of the run's folder '{text_of(path)}' is not UTF-8. Give another `out`.")
     if replaced:
         _check_movable(folder)
     stuck = [] if folder.exists() else _left_beside(folder, "old")

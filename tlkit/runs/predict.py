@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,10 @@ import numpy as np
 import pandas as pd
 
 from tlkit.data.pixels import why_not
+from tlkit.data.sources.folder import files_below
 from tlkit.errors import DataError, nearest
 from tlkit.runs.reading import BATCH, open_exported, unsure_below
+from tlkit.words import shown, text_of
 
 MAX_FILE_BYTES = 512 * 1024 * 1024
 
@@ -22,13 +23,14 @@ def predict(model: str | Path, files: Sequence[str | Path], *, top: int = 3) -> 
 
     Args:
         model: A run's folder, or a folder that export wrote.
-        files: Files, and folders, which are searched.
+        files: Files, and folders, which are searched as `tlkit.scan` does: links are followed, system files and files
+            that lie beside images, such as annotations, are passed over.
         top: How many classes to give, 1 or more.
 
     Returns:
-        One row per file: path, prediction, probability, top2, top2_probability, ..., sure, problem. `sure` is None
-        where the model has no threshold below which it is unsure. A file that cannot be read has its reason under
-        problem and no prediction.
+        One row per file: path (bytes that are not UTF-8 are escaped), prediction, probability, top2, top2_probability,
+        ..., sure, problem. `sure` is None where the model has no threshold below which it is unsure. A file that cannot
+        be read has its reason under problem and no prediction.
 
     Raises:
         DataError: There are no such files, or `top` is below 1.
@@ -38,15 +40,15 @@ def predict(model: str | Path, files: Sequence[str | Path], *, top: int = 3) -> 
         raise DataError(f"top is {top}. Expected 1 or more.")
     found = _expand(files)
     if not found:
-        raise DataError(f"No files in {', '.join(repr(str(f)) for f in files)}. Expected image files.")
+        raise DataError(f"No files in {', '.join(repr(text_of(f)) for f in files)}. Expected image files.")
     (names, answer), has_threshold = open_exported(model), unsure_below(model) != 0
     rows: list[dict[str, Any]] = []
     for start in range(0, len(found), BATCH):
         chunk = found[start : start + BATCH]
-        data = [_read(file) for file in chunk]
+        data = [aside or _read(file) for file, aside in chunk]
         oks, sures, all_values = answer([one if isinstance(one, bytes) else b"" for one in data])
-        for file, one, ok, sure, values in zip(chunk, data, oks, sures, all_values, strict=True):
-            row: dict[str, Any] = {"path": str(file)}
+        for (file, _), one, ok, sure, values in zip(chunk, data, oks, sures, all_values, strict=True):
+            row: dict[str, Any] = {"path": text_of(file)}
             for rank, best in enumerate(np.argsort(-values, kind="stable")[:top], start=1):
                 column = "prediction" if rank == 1 else f"top{rank}"
                 row[column] = names[best] if ok else None
@@ -57,26 +59,30 @@ def predict(model: str | Path, files: Sequence[str | Path], *, top: int = 3) -> 
     return pd.DataFrame(rows).astype({"sure": object})
 
 
-def _expand(files: Sequence[str | Path]) -> list[Path]:
-    """The files, and those in the folders. Raises DataError for one that does not exist."""
-    found: list[Path] = []
+def _expand(files: Sequence[str | Path]) -> list[tuple[Path, str]]:
+    """The files, and those in the folders, each with why it is left aside, or "".
+
+    Folders are searched as `tlkit.scan` searches a class folder. Raises DataError for one that does not exist.
+    """
+    found: list[tuple[Path, str]] = []
     for one in map(Path, files):
         if one.is_dir():
-            for here, folders, names in os.walk(one):
-                folders[:] = sorted(f for f in folders if not f.startswith("."))
-                found += [Path(here) / name for name in sorted(names) if not name.startswith(".")]
-        elif one.exists():
-            found.append(one)
+            found += sorted(files_below(one))
+        elif one.exists() or one.is_symlink():
+            found.append((one, ""))
         else:
             siblings = [p.name for p in one.parent.iterdir()] if one.parent.is_dir() else []
             close = nearest(one.name, siblings)
-            raise DataError(f"No such file: '{one}'." + (f" Did you mean '{one.parent / close}'?" if close else ""))
+            hint = f" Did you mean '{shown(one.parent / close)}'?" if close else ""
+            raise DataError(f"No such file: '{shown(one)}'.{hint}")
     return found
 
 
 def _read(file: Path) -> bytes | str:
     """A file's bytes, or why it cannot be read."""
     try:
+        if file.is_symlink() and not file.exists():
+            return "the link leads nowhere"
         if not file.is_file():
             return "not a regular file"
         if file.stat().st_size > MAX_FILE_BYTES:

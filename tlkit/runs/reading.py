@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from tlkit.errors import DataError, RunError, WeightsError
 from tlkit.folders import DESCRIPTION, own_manifest
 from tlkit.models.files import open_model
 from tlkit.runs.folder import Run, open_run
+from tlkit.words import counted
 
 if TYPE_CHECKING:
     import keras
@@ -59,23 +60,21 @@ def load_judged(run: Run | str | Path) -> keras.Model:
 def own_part(run: Run, part: str | None) -> ImageSet:
     """The images of one split of a run: part is "train", "validation" or "test"; None for all.
 
-    Raises DataError for files that are gone or have changed.
+    Raises DataError for files that are gone or have changed, with the place where they were looked for.
     """
     table = run.read_table("split.csv")
     table = table if part is None else table[table["split"] == part].reset_index(drop=True)
-    data = run.plan.job.data
-    root = data if data.is_dir() else data.parent
-    for row in table.itertuples():
-        file = root / row.path
-        if not file.is_file():
-            raise DataError(
-                f"'{file}', an image of the run '{run.folder}', is gone. "
-                "Give DATA, or run the command where the data is."
-            )
+    root = run.data_root
+    files = [root / path for path in table["path"]]
+    gone = [file for file in files if not file.is_file()]
+    if gone:
+        raise DataError(_gone(run, root, gone, len(files)))
+    for file, sha256 in zip(files, table["sha256"], strict=True):
         with file.open("rb") as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() != row.sha256:
+            if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:
                 raise DataError(
-                    f"'{file}' has changed since the run '{run.folder}' was made. Give DATA, or repeat the run."
+                    f"'{file}' has changed since the run '{run.folder}' was made. Restore it, give `moved_to` if the "
+                    "run's images are elsewhere, or repeat the run."
                 )
     table = table.reindex(columns=list(TABLE_COLUMNS))
     problems = pd.DataFrame(columns=list(PROBLEM_COLUMNS))
@@ -89,6 +88,20 @@ def groups_of(run: Run, paths: Iterable[str]) -> np.ndarray:
     if "group" in split:
         names = split["group"].where(split["group"] != "", names)
     return names.reindex(list(paths)).to_numpy(str)
+
+
+def _gone(run: Run, root: Path, gone: Sequence[Path], count: int) -> str:
+    """What to say of a run's images that are not where they were."""
+    number = f"{len(gone):,} of the {counted(count, 'image')}" if count > 1 else "The image"
+    if run.moved_to is not None:
+        remedy = "Expected the folder or CSV that the run was made from, with its files under the same names."
+    else:
+        remedy = "If they were moved, give `moved_to`: the folder or CSV that the run was made from, where it is now."
+    there = "" if root.is_dir() else f" The folder '{root}' does not exist."
+    return (
+        f"{number} of the run '{run.folder}' {'are' if len(gone) > 1 else 'is'} gone, such as '{gone[0]}'.{there} "
+        f"{remedy}"
+    )
 
 
 def decoded(run: Run, images: ImageSet, cache: Cache | None = None) -> Dataset:

@@ -2,89 +2,116 @@
 
 from __future__ import annotations
 
-import os
+import unicodedata
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 from tlkit.data.images import problem
-from tlkit.data.sources.item import SPLIT_FOLDERS, _Found, _relative
-from tlkit.errors import DataError
-from tlkit.words import counted
+from tlkit.data.sources.item import _Found, _relative
+from tlkit.data.sources.layout import Aside, ClassFolder, Layout, layout_of
+from tlkit.data.sources.names import is_utf8, label_of_name, part_of_name
+from tlkit.data.sources.tree import Tree
+from tlkit.words import counted, shown
 
-SYSTEM_NAMES = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"}
+NOT_UTF_8 = "the file name is not UTF-8; rename it"
+Findings = list[dict[str, str]]
 
 
-def _walk(data: Path, findings: list[dict[str, str]]) -> Iterator[_Found]:
+def _walk(data: Path, findings: Findings) -> Iterator[_Found]:
     """Yield the files of every class folder, sorted by folder, and append the problems to `findings`."""
-    folders, loose = _children(data, data, "", findings)
-    if not folders:
-        raise DataError(
-            f"No class folders in '{data}'. Expected one folder per class, such as {data}/cat/001.jpg. "
-            f"Found {counted(len(loose), 'file')} and no folders."
-        )
-    splits = {f: SPLIT_FOLDERS.get(f.name.lower()) for f in folders}
-    is_split = len(folders) > 1 and all(splits.values()) and all(_has_folder(f) for f in folders)
-    if is_split and "train" not in splits.values():
-        raise DataError(f"'{data}' holds {', '.join(f.name for f in folders)} but no train folder. Add train/.")
-    for file in loose:
-        findings.append(problem(_relative(file, data), "", "outside-class-folder", "not in a class folder"))
-    for folder in folders:
-        if not is_split:
-            yield from _class_folder(folder, data, "", findings)
-            continue
-        classes, stray = _children(folder, data, "", findings)
-        for file in stray:
-            findings.append(problem(_relative(file, data), "", "outside-class-folder", "not in a class folder"))
-        for child in classes:
-            yield from _class_folder(child, data, splits[folder] or "", findings)
+    tree = Tree()
+    layout = layout_of(tree, data)
+    for here in layout.between:
+        listing = tree.listing(here)
+        for path, kind, detail in listing.odd:
+            findings.append(problem(_relative(path, data), "", kind, detail))
+        for file in listing.files:
+            findings.append(_outside(file, data))
+    for one in layout.aside:
+        findings.extend(_aside(tree, one, data))
+    findings.extend(_names(layout))
+    for folder in layout.classes:
+        yield from _class_folder(tree, folder, data, findings)
 
 
-def _class_folder(folder: Path, root: Path, split: str, findings: list[dict[str, str]]) -> Iterator[_Found]:
-    """Yield the files of a class folder and its sub-folders, following links that do not lead back."""
+def files_below(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Yield each file below a folder that may be an image, as `tlkit.scan` finds them, and why it is left aside, or "".
+
+    System files, and other files that lie beside images, are not named.
+    """
+    for one in Tree().walk(folder):
+        if isinstance(one, Path):
+            yield one, ""
+        elif one[1] not in ("system-file", "beside-images", "repeated-link"):
+            yield one[0], one[2]
+
+
+def _class_folder(tree: Tree, of: ClassFolder, root: Path, findings: Findings) -> Iterator[_Found]:
+    """Yield the files of a class folder and its sub-folders."""
     found = 0
-    pending: list[tuple[Path, tuple[str, ...]]] = [(folder, (os.path.realpath(folder),))]
-    while pending:
-        here, above = pending.pop()
-        children, files = _children(here, root, folder.name, findings)
-        for child in children:
-            real = os.path.realpath(child)
-            if any(real == one or one.startswith(real + os.sep) for one in above):
-                detail = f"the link leads back to '{real}'"
-                findings.append(problem(_relative(child, root), folder.name, "symlink-loop", detail))
-            else:
-                pending.append((child, (*above, real)))
-        for file in files:
-            found += 1
-            yield _Found(_relative(file, root), folder.name, split)
-    if not found:
-        detail = "the class folder holds no files"
-        findings.append(problem(_relative(folder, root), folder.name, "empty-class", detail))
-
-
-def _children(folder: Path, root: Path, label: str, findings: list[dict[str, str]]) -> tuple[list[Path], list[Path]]:
-    """The sub-folders and files of a folder, sorted. System files are left out and noted in `findings`."""
-    folders, files = [], []
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError as error:
-        findings.append(problem(_relative(folder, root), label, "unreadable", error.strerror or str(error)))
-        return [], []
-    for entry in entries:
-        if entry.name.startswith(".") or entry.name.lower() in SYSTEM_NAMES:
-            findings.append(problem(_relative(entry, root), label, "system-file", "written by the operating system"))
-        elif _is_dir(entry):
-            folders.append(entry)
+    for item in tree.walk(of.folder):
+        if isinstance(item, tuple):
+            path, kind, detail = item
+            findings.append(problem(_relative(path, root), of.label, kind, detail))
+            continue
+        found += 1
+        relative = _relative(item, root)
+        if is_utf8(relative):
+            yield _Found(relative, of.label, of.split)
         else:
-            files.append(entry)
-    return folders, files
+            findings.append(problem(relative, of.label, "name-not-utf-8", NOT_UTF_8))
+    if not found:
+        detail = f"class '{of.label}': its folder holds no images"
+        findings.append(problem(_relative(of.folder, root), of.label, "empty-class", detail))
+    inner = tree.bearing(of.folder)
+    if len(inner) > 1 and not tree.listing(of.folder).files:
+        names = ", ".join(shown(one.name) for one in inner[:3]) + (", ..." if len(inner) > 3 else "")
+        detail = f"all its images are in {counted(len(inner), 'folder')} below ({names}) and count as '{of.label}'"
+        findings.append(problem(_relative(of.folder, root), of.label, "sub-folders", detail))
 
 
-def _is_dir(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # a link that leads to itself
-        return False
+def _outside(file: Path, root: Path) -> dict[str, str]:
+    """The problem of an entry beside class folders. A link without a suffix that leads nowhere was a class folder."""
+    if file.is_symlink() and not file.exists():
+        label = "" if file.suffix else label_of_name(file.name)
+        return problem(_relative(file, root), label, "broken-link", "the link leads nowhere")
+    return problem(_relative(file, root), "", "outside-class-folder", "not in a class folder")
 
 
-def _has_folder(folder: Path) -> bool:
-    return any(_is_dir(child) and not child.name.startswith(".") for child in folder.iterdir())
+def _aside(tree: Tree, one: Aside, root: Path) -> Findings:
+    """The problems of a folder that is no class."""
+    if not one.each:
+        label = label_of_name(one.folder.name) if one.kind == "empty-class" else ""
+        return [problem(_relative(one.folder, root), label, one.kind, one.detail)]
+    found = []
+    for item in tree.walk(one.folder):
+        path, kind, detail = (item, one.kind, one.detail) if isinstance(item, Path) else item
+        found.append(problem(_relative(path, root), "", kind, detail))
+    return found
+
+
+def _names(layout: Layout) -> Findings:
+    """The problems of class names: changed for the class, or alike but for case."""
+    found = []
+    cases: dict[str, set[str]] = defaultdict(set)
+    for label, name in sorted({(one.label, one.name) for one in layout.classes}):
+        cases[label.lower()].add(label)
+        if unicodedata.normalize("NFC", name) != label:
+            detail = f"the folder '{shown(name)}' is the class '{label}', without control characters and spaces around"
+            found.append(problem(label, label, "class-name", detail))
+        elif name != label:
+            detail = f"the folder's name is in another Unicode form (decomposed); it is the class '{label}'"
+            found.append(problem(label, label, "class-name", detail))
+    for one in layout.classes:
+        if not one.split and part_of_name(one.name) in ("validation", "test"):
+            detail = (
+                f"class '{one.label}' is named as a part of the data; if it is one, name the other folders train/CLASS"
+            )
+            found.append(problem(one.label, one.label, "named-as-part", detail))
+    for labels in (sorted(one) for one in cases.values() if len(one) > 1):
+        detail = (
+            f"the classes {', '.join(labels)} differ in case only; put their images into one folder if they are one"
+        )
+        found.append(problem(labels[0], labels[0], "alike-names", detail))
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tlkit.data.images import NOT_OF_FILES
 from tlkit.reporting.findings import Duplicate, Findings
 from tlkit.reporting.page import Section, fill
 from tlkit.reporting.thumbnails import SHOWN, Thumbnails
@@ -93,9 +94,14 @@ def _labels(rows: pd.DataFrame, thumbnails: Thumbnails) -> list[Any]:
 def _problems(table: pd.DataFrame) -> list[str]:
     """One line for each kind of problem, with an example."""
     return [
-        f"{kind} ({action}): {counted(len(rows), 'file')}, such as {rows.iloc[0]['path']}"
+        f"{kind} ({action}): {counted(len(rows), *_noun(kind))}, such as {rows.iloc[0]['path']}"
         for (kind, action), rows in table.groupby(["problem", "action"], sort=True)
     ]
+
+
+def _noun(kind: str) -> tuple[str, str]:
+    """What a problem of this kind is counted in, in singular and plural."""
+    return ("folder or class", "folders or classes") if kind in NOT_OF_FILES else ("file", "files")
 
 
 def _pair(pair: Duplicate, findings: Findings) -> dict[str, Any]:

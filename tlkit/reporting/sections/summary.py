@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tlkit.data.classes import told_of_classes
 from tlkit.reporting.findings import Findings, Score
 from tlkit.reporting.page import Section, fill
 from tlkit.stats import wilson_interval
@@ -17,6 +18,7 @@ TEMPLATE = """
 <div class="next"><b>What to do next</b><ul>{% for line in steps %}<li>{{ line }}</li>{% endfor %}</ul></div>
 """
 
+MOST_CLASSES = 4  # sentences on classes that lost files or are not measured
 WEAK = 0.1  # of F1: how far below the mean the weakest class must be to be named
 WIDE = 0.1  # of accuracy: a wider interval is pointed out
 WRONG = 0.02  # share of labels that are probably wrong above which they come first
@@ -90,7 +92,11 @@ def next_steps(findings: Findings) -> list[str]:
 
 
 def _about_data(findings: Findings) -> list[str]:
-    steps, checkup, split = [], findings.analysis.checkup, findings.split
+    checkup, split = findings.analysis.checkup, findings.split
+    told = told_of_classes(findings.record.problems())
+    steps = [f"{one[0].upper()}{one[1:]}." for one in told[:MOST_CLASSES]]
+    if len(told) > MOST_CLASSES:
+        steps.append(f"The same or the like holds for others: problems.csv names all {len(told):,}.")
     leaks = sum(split in one.splits and one.splits[0] != one.splits[1] for one in findings.duplicates)
     sampled = checkup is not None and checkup.drawn_from is not None
     among = f" among the {checkup.n:,} that were examined" if checkup is not None and sampled else ""
