@@ -16,16 +16,17 @@ from tlkit.words import counted
 @main.command()
 @click.argument("run")
 @click.argument("data", required=False)
+@click.option("--columns", metavar="PATH=NAME,...", help="a table's columns, such as path=photo,label=kind")
 @click.option("--views", metavar="HOW", help="also average over views of each image: flip or ten-crop")
 @click.option("--json", "as_json", is_flag=True, help="print all numbers as JSON")
-def evaluate(run: str, data: str | None, views: str | None, as_json: bool) -> None:
+def evaluate(run: str, data: str | None, columns: str | None, views: str | None, as_json: bool) -> None:
     """Evaluate RUN on DATA, or on its own validation images."""
     import json
 
     with _tensorflow_quietly():
         from tlkit.runs.evaluate import evaluate_run
         from tlkit.tables import Column, shown_table
-    scores = evaluate_run(run, data, views=views)
+    scores = evaluate_run(run, data, views=views, columns=columns)
     if as_json:
         click.echo(json.dumps(scores, indent=2))
         return
@@ -39,12 +40,12 @@ def evaluate(run: str, data: str | None, views: str | None, as_json: bool) -> No
         f"accuracy {scores['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%}, n = {scores['n']:,}), "
         f"macro-F1 {scores['macro_f1']:.3f}, log loss {scores['log_loss']:.3f}, ECE {scores['ece']:.3f}"
     )
-    columns = [Column("class"), *[Column(name, right=True) for name in ("precision", "recall", "F1", "images")]]
+    shown = [Column("class"), *[Column(name, right=True) for name in ("precision", "recall", "F1", "images")]]
     rows = [
         (name, f"{one['precision']:.3f}", f"{one['recall']:.3f}", f"{one['f1']:.3f}", one["support"])
         for name, one in scores["per_class"].items()
     ]
-    click.echo(shown_table(columns, rows))
+    click.echo(shown_table(shown, rows))
     if views:
         found = scores["views"]
         click.echo(

@@ -12,6 +12,7 @@ import pandas as pd
 
 from tlkit.data.dataset import decode_images
 from tlkit.data.images import PROBLEM_COLUMNS, TABLE_COLUMNS, ImageSet
+from tlkit.data.sources.table import root_of_table
 from tlkit.deployment.exported import Opened, _opened_target
 from tlkit.errors import DataError, RunError, WeightsError
 from tlkit.folders import DESCRIPTION, own_manifest
@@ -48,7 +49,7 @@ def own_part(run: Run, part: str | None) -> ImageSet:
     table = run.read_table("split.csv")
     table = table if part is None else table[table["split"] == part].reset_index(drop=True)
     data = run.plan.job.data
-    root = data if data.is_dir() else data.parent
+    root = data if data.is_dir() else root_of_table(data)
     for row in table.itertuples():
         file = root / row.path
         if not file.is_file():
