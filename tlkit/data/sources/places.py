@@ -165,10 +165,13 @@ class Places:
                 here = self._on_disk(os.path.join(base, *tail))
                 if here is not None and here != as_written:
                     yield "moved", _In(self, here)
-            if kept and (alike := self._below(tail)):
+            if not kept or (kept < len(parts) and not os.path.isabs(folder)):
+                continue  # one prefix in place of another only where the path is another machine's
+            dropped = _splits(parts[: len(parts) - kept])
+            if alike := [one for one in self._below(tail) if not dropped or _splits(one.split("/")) <= dropped]:
                 yield "moved", _Among(self, alike)
-            elif not parts:
-                yield "moved", _Anywhere(self)
+        if not parts:
+            yield "moved", _Anywhere(self)
 
     def _on_disk(self, folder: str) -> str | None:
         """A folder as it is on disk: as written, or with other capitals. None if there is none."""
@@ -402,6 +405,11 @@ def _parted(path: str) -> tuple[str, str]:
 
 def _parts(folder: str) -> list[str]:
     return [part for part in folder.split("/") if part and part != ".."]
+
+
+def _splits(parts: Iterable[str]) -> set[str]:
+    """The parts of the split that folders are named after."""
+    return {split for part in parts if (split := SPLIT_FOLDERS.get(fold(part)))}
 
 
 def _images(listed: _Folder) -> list[str]:
