@@ -81,7 +81,7 @@ def test_an_image_with_two_labels_is_left_out_and_most_of_them_are_an_error(fold
     rows = [*rows_of(folder), {"path": "red/000.png", "label": "green"}]
     images = scan(csv_of(folder, rows))
     assert len(images) == 23 and problems_of(images) == {"red/000.png": "two-labels"}
-    assert "several labels in rows 2, 26: green, red" in images.problems["detail"][0]
+    assert "several labels in rows 18, 26: green, red" in images.problems["detail"][0]
     rows = [{**row, "label": label} for row in rows_of(folder) for label in ("a", "b")]
     with pytest.raises(DataError, match=r"24 images of 24 .* have several labels.*single-label"):
         scan(csv_of(folder, rows))
