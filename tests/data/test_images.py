@@ -77,9 +77,13 @@ def test_a_csv_as_spreadsheets_write_it(folder: Path, separator: str) -> None:
     assert len(scan(folder / "x.csv")) == 24
 
 
-def test_two_labels_for_one_path_is_an_error(folder: Path) -> None:
+def test_an_image_with_two_labels_is_left_out_and_most_of_them_are_an_error(folder: Path) -> None:
     rows = [*rows_of(folder), {"path": "red/000.png", "label": "green"}]
-    with pytest.raises(DataError, match=r"red/000.png' has two labels.*single-label"):
+    images = scan(csv_of(folder, rows))
+    assert len(images) == 23 and problems_of(images) == {"red/000.png": "two-labels"}
+    assert "several labels in rows 18, 26: green, red" in images.problems["detail"][0]
+    rows = [{**row, "label": label} for row in rows_of(folder) for label in ("a", "b")]
+    with pytest.raises(DataError, match=r"24 images of 24 .* have several labels.*single-label"):
         scan(csv_of(folder, rows))
 
 
@@ -101,7 +105,7 @@ def test_csv_rows_that_lead_nowhere_are_named(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file,label\na.png,x\n", "no column 'path'"),
+        ("where,label\na.png,x\n", "no column 'path'"),
         ("path,label,split\nred/000.png,red,somewhere\n", "split is 'somewhere' in row 2"),
         ("", "Cannot read"),
     ],

@@ -82,6 +82,7 @@ def test_every_field_of_a_job_is_described() -> None:
         ({"batch_size": 2.5}, SpecError),
         ({"image_size": 0}, SpecError),
         ({"seed": -1}, SpecError),
+        ({"columns": "filename"}, SpecError),
     ],
 )
 def test_a_job_checks_itself_and_names_the_option(options: dict[str, Any], error: type[Exception]) -> None:
@@ -96,6 +97,7 @@ def test_a_job_checks_itself_and_names_the_option(options: dict[str, Any], error
 def test_a_job_comes_back_from_json_as_it_was() -> None:
     jobs = [
         Job("data"),
+        Job("data.csv", columns={"path": "photo, no", "label": "kind=of"}),
         Job("data", recipe="auto", similar=False, seed=3, epochs=2, allow=("rotate",), from_run="runs/a"),
         Job("data", recipe=RECIPE, augment=Augmentation(zoom=(0.9, 1.1)), checked=RECIPE, max_minutes=2.5),
     ]

@@ -15,6 +15,7 @@ from tlkit.words import counted, shown
 @main.command()
 @click.argument("data")
 @click.option("--group-by", metavar="COLUMN", help="CSV column whose values stay together")
+@click.option("--columns", metavar="PATH=NAME,...", help="a table's columns, such as path=photo,label=kind")
 @click.option("--csv", "csv_file", metavar="FILE", help="write every problem to a CSV")
 @click.option("--strict", is_flag=True, help="treat any problem as an error")
 @click.option("--fast", is_flag=True, help="do not look for label errors and near duplicates")
@@ -24,6 +25,7 @@ from tlkit.words import counted, shown
 def inspect(
     data: str,
     group_by: str | None,
+    columns: str | None,
     csv_file: str | None,
     strict: bool,
     fast: bool,
@@ -47,7 +49,7 @@ def inspect(
         from tlkit.strategy.axes import measure_axes
         from tlkit.tables import Column, shown_table
     size = image_size or find_backbone(backbone or default_backbone()[0]).size  # as `finetune` decodes by default
-    images = inspect_data(data, group_by=group_by, strict=strict, size=size)
+    images = inspect_data(data, group_by=group_by, columns=columns, strict=strict, size=size)
     table, problems = images.table, images.problems
     if len(images.class_names) < 2:
         _print_problems(problems)
@@ -98,6 +100,7 @@ def inspect(
 
 @main.command("augment")
 @click.argument("data")
+@click.option("--columns", metavar="PATH=NAME,...", help="a table's columns, such as path=photo,label=kind")
 @click.option("--preset", metavar="NAME|FILE", help="none, light, standard, strong, trivial, or a file")
 @click.option("--out", metavar="FILE", help="draw what training will see into an image file")
 @click.option("--check", is_flag=True, help="measure whether it keeps the classes")
@@ -109,7 +112,7 @@ def inspect(
 @click.option("--image-size", type=click.IntRange(16), metavar="N", default=224, help="pixels, for --out; default 224")
 @click.option("--max-minutes", type=float, metavar="M", default=5.0, help="time limit of --search; default 5")
 @click.option("--seed", type=int, default=0, help="default 0")
-def augment_(data: str, **settings: Any) -> None:
+def augment_(data: str, columns: str | None, **settings: Any) -> None:
     """Draw, check or choose augmentation for DATA.
 
     Without --preset, every field is checked at its full range."""
@@ -122,16 +125,18 @@ def augment_(data: str, **settings: Any) -> None:
     find_backbone(settings["backbone"])
     check_exists(data)
     with _tensorflow_quietly():
+        from tlkit.data.scan import scan
         from tlkit.safety.explore import Files, explore_augmentation
     files = Files(settings["json_file"], settings["write"], settings["out"], settings["image_size"])
     minutes = settings["max_minutes"] if settings["search"] else None
     same = {name: settings[name] for name in ("check", "backbone", "allow", "seed")}
     with log_shown():
-        explore_augmentation(data, asked, search_minutes=minutes, files=files, **same)
+        explore_augmentation(scan(data, columns=columns), asked, search_minutes=minutes, files=files, **same)
 
 
 @main.command("lr-find")
 @click.argument("data")
+@click.option("--columns", metavar="PATH=NAME,...", help="a table's columns, such as path=photo,label=kind")
 @click.option("--backbone", metavar="NAME", default="nano", help="see `tlkit backbones`; default nano")
 @click.option("--unfreeze", metavar="N|all", default="0", help="top blocks to train; default 0, only the head")
 @click.option("--optimizer", metavar="NAME", default="adam", help="adam (default), adamw or sgd")
@@ -139,7 +144,7 @@ def augment_(data: str, **settings: Any) -> None:
 @click.option("--image-size", type=click.IntRange(1), metavar="N", help="pixels; default the backbone's own")
 @click.option("--weights", metavar="NAME|FILE", default="imagenet", help="imagenet (default), none, or a file")
 @click.option("--csv", "csv_file", metavar="FILE", help="write the rate and loss of each step")
-def lr_find(data: str, csv_file: str | None, unfreeze: str, **settings: Any) -> None:
+def lr_find(data: str, columns: str | None, csv_file: str | None, unfreeze: str, **settings: Any) -> None:
     """Suggest a learning rate for DATA by a short range test."""
     from tlkit.data.scan import check_exists
     from tlkit.plan.recipe import Stage
@@ -150,7 +155,7 @@ def lr_find(data: str, csv_file: str | None, unfreeze: str, **settings: Any) -> 
     with _tensorflow_quietly():
         from tlkit.data.scan import scan
         from tlkit.training.learning_rate import suggest_learning_rate
-    found = suggest_learning_rate(scan(data), unfreeze=blocks, **settings)
+    found = suggest_learning_rate(scan(data, columns=columns), unfreeze=blocks, **settings)
     highest, lowest = max(found.losses), min(found.losses)
     for rate, loss in list(zip(found.rates, found.losses, strict=True))[:: max(1, len(found.losses) // 20)]:
         bar = "#" * (1 + round(40 * (loss - lowest) / max(highest - lowest, 1e-9)))

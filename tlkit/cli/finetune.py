@@ -37,6 +37,7 @@ def demo(out: str) -> None:
 @click.option("--weights", metavar="NAME|FILE", help="imagenet (default), none, or a file")
 @click.option("--validation", type=float, metavar="SHARE", help="of the training images; default 0.2")
 @click.option("--group-by", metavar="COLUMN", help="CSV column whose values stay together")
+@click.option("--columns", metavar="PATH=NAME,...", hidden=True)  # documented in docs/data.md
 @click.option("--fit", metavar="HOW", help="make images square: squash (default), crop or pad")
 @click.option("--from", "from_run", metavar="RUN", help="start from an earlier run's weights")
 @click.option("--augment", metavar="NAME|FILE", help="a preset or a file; checked on DATA first")
@@ -54,7 +55,7 @@ def demo(out: str) -> None:
 @click.option("--force", is_flag=True, help="replace an earlier run in RUN")
 @click.pass_context
 def finetune(context: click.Context, data: str, out: str | None, dry_run: bool, force: bool, **options: Any) -> None:
-    """Fine-tune a backbone on DATA: a folder, CSV, or plan.json."""
+    """Fine-tune a backbone on DATA: a folder, table, or plan.json."""
     from tlkit.errors import DataError
     from tlkit.finetuning.resolve import check_names
     from tlkit.plan.job import Job

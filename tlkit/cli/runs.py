@@ -16,10 +16,13 @@ from tlkit.words import counted, shown
 @main.command()
 @click.argument("run")
 @click.argument("data", required=False)
+@click.option("--columns", metavar="PATH=NAME,...", help="a table's columns, such as path=photo,label=kind")
 @click.option("--views", metavar="HOW", help="also average over views of each image: flip or ten-crop")
 @click.option("--data", "moved_to", metavar="DATA", help="where RUN's own data is now, if it was moved")
 @click.option("--json", "as_json", is_flag=True, help="print all numbers as JSON")
-def evaluate(run: str, data: str | None, views: str | None, moved_to: str | None, as_json: bool) -> None:
+def evaluate(
+    run: str, data: str | None, columns: str | None, views: str | None, moved_to: str | None, as_json: bool
+) -> None:
     """Evaluate RUN on DATA, or on its own validation images."""
     import json
 
@@ -27,7 +30,7 @@ def evaluate(run: str, data: str | None, views: str | None, moved_to: str | None
         from tlkit.runs.evaluate import evaluate_run
         from tlkit.runs.folder import open_run
         from tlkit.tables import Column, shown_table
-    scores = evaluate_run(open_run(run, moved_to), data, views=views)
+    scores = evaluate_run(open_run(run, moved_to), data, views=views, columns=columns)
     if as_json:
         click.echo(json.dumps(scores, indent=2))
         return
@@ -41,12 +44,12 @@ def evaluate(run: str, data: str | None, views: str | None, moved_to: str | None
         f"ECE {scores['ece']:.3f}"
     )
     names = ("precision", "recall", "f1")
-    columns = [Column("class"), *[Column(name, right=True) for name in ("precision", "recall", "F1", "images")]]
+    header = [Column("class"), *[Column(name, right=True) for name in ("precision", "recall", "F1", "images")]]
     rows = [
         (shown(label), *["not measured" if one[name] is None else f"{one[name]:.3f}" for name in names], one["support"])
         for label, one in scores["per_class"].items()
     ]
-    click.echo(shown_table(columns, sorted(rows, key=lambda row: not row[-1])))
+    click.echo(shown_table(header, sorted(rows, key=lambda row: not row[-1])))
     if views:
         found = scores["views"]
         click.echo(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -307,16 +308,23 @@ def _described(found: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([rows, found.drop(columns="row").reset_index(drop=True)], axis=1)
 
 
-def inspect(data: str | Path, *, group_by: str | None = None, strict: bool = False, size: int = 224) -> ImageSet:
+def inspect(
+    data: str | Path,
+    *,
+    group_by: str | None = None,
+    columns: Mapping[str, str] | str | None = None,
+    strict: bool = False,
+    size: int = 224,
+) -> ImageSet:
     """Scan and decode every image, and name every problem, without a network.
 
     The decoded pixels are cached, so a later run at this size does not decode again.
 
     Args:
-        data, group_by, strict: as in `tlkit.scan`.
+        data, group_by, columns, strict: as in `tlkit.scan`.
         size: pixels per side of the decoded images.
     """
-    images = scan(data, group_by=group_by, strict=strict)
+    images = scan(data, group_by=group_by, columns=columns, strict=strict)
     images = about_classes(decode_images(images, size).images)
     if strict:
         raise_if_strict(images)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tlkit.backbones import Backbone
@@ -40,6 +40,7 @@ def finetune(
     weights: str = "imagenet",
     validation: float = 0.2,
     group_by: str | None = None,
+    columns: Mapping[str, str] | str | None = None,
     fit: str = "squash",
     from_run: str | Path | None = None,
     augment: Augmentation | str | None = None,

@@ -51,7 +51,7 @@ def prepare(resolved: Resolved, clock: Clock | None = None) -> Prepared:
     """
     clock, job = clock or Clock(), resolved.job
     with clock.timed("scan"):
-        images = scan(job.data, group_by=job.group_by, strict=job.strict)
+        images = scan(job.data, group_by=job.group_by, columns=job.columns, strict=job.strict)
     if job.max_error is not None:  # before training, not after it
         check_no_class_is_unsure(images.class_names)
     _use_devices()

@@ -12,6 +12,7 @@ from typing import Any
 from tlkit.errors import RunError, unknown
 from tlkit.plan.augmentation import Augmentation, augmentation_from_dict, check_fields
 from tlkit.plan.checks import _between, _from_dict, _whole
+from tlkit.plan.columns import named_columns
 from tlkit.plan.old import renewed
 from tlkit.plan.recipe import Recipe, recipe_from_dict
 
@@ -28,7 +29,7 @@ class Job:
     """The request for a run. Every field is a keyword of `tlkit.finetune` and an option of the command.
 
     Args:
-        data: A folder of class folders, a folder of train/ val/ test/ folders, or a CSV (see `tlkit.scan`).
+        data: A folder of class folders, a folder of train/ val/ test/ folders, or a table (see `tlkit.scan`).
         backbone: A name of `tlkit backbones` or a `.keras` file. Several separated by commas, or "auto" for all whose
             weights are on this machine, are compared by linear probes first. None: mobilenetv2 if its ImageNet weights
             are on this machine, else nano.
@@ -54,6 +55,8 @@ class Job:
         weights: "imagenet", "none" or a file.
         validation: Share of the training images, above 0 and below 1. Not used if the data has validation images.
         group_by: CSV column. Images with equal values stay in the same split.
+        columns: The columns of a table that hold the path, label or split, if they have other names, such as
+            "path=photo no,label=species" or a mapping of the same.
         fit: How an image becomes square: "squash", "crop" or "pad".
         from_run: An earlier run's folder, to start from its weights.
         augment: An Augmentation, a preset, or a JSON file of fields, instead of the recipe's augmentation. It is
@@ -95,6 +98,7 @@ class Job:
     weights: str = "imagenet"
     validation: float = 0.2
     group_by: str | None = None
+    columns: Mapping[str, str] | str | None = None
     fit: str = "squash"
     from_run: Path | None = None
     augment: Augmentation | str | None = None
@@ -110,6 +114,7 @@ class Job:
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", Path(self.data))
         object.__setattr__(self, "from_run", None if self.from_run is None else Path(self.from_run))
+        object.__setattr__(self, "columns", named_columns(self.columns) or None)
         object.__setattr__(self, "allow", tuple(check_fields(self.allow)))
         if self.fit not in FITS:
             raise unknown("fit", self.fit, FITS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,13 @@ if TYPE_CHECKING:
     from tlkit.safety.verdict import Verdict
 
 
-def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views: str | None = None) -> dict[str, Any]:
+def evaluate_run(
+    run: Run | str | Path,
+    data: str | Path | None = None,
+    *,
+    views: str | None = None,
+    columns: Mapping[str, str] | str | None = None,
+) -> dict[str, Any]:
     """Evaluate a run's classifier on other data, or on its own validation split.
 
     Args:
@@ -42,6 +48,7 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
         views: Also average over views of each image, "flip" or "ten-crop" (see
             `tlkit.evaluation.predict.predict_averaged`). If the safety check finds that mirror images change the class,
             "flip" is refused, and "ten-crop" takes the five crops without mirror images.
+        columns: As for `tlkit.scan`.
 
     Returns:
         The numbers of `tlkit.evaluate`, and how many files were left_out; lost, a sentence on each class of which half
@@ -59,7 +66,7 @@ def evaluate_run(run: Run | str | Path, data: str | Path | None = None, *, views
         raise unknown("views", views, VIEWS)
     run = run if isinstance(run, Run) else open_run(run)
     plan = run.plan
-    images = _named_as(scan(data), plan.classes) if data is not None else own_part(run, "validation")
+    images = _named_as(scan(data, columns=columns), plan.classes) if data is not None else own_part(run, "validation")
     strange = sorted(set(images.class_names) - set(plan.classes))
     if strange:
         close = nearest(strange[0], plan.classes)

@@ -18,7 +18,8 @@ from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from tlkit.data.sources.names import is_utf8
-from tlkit.data.sources.table import TABLES, root_of_table
+from tlkit.data.sources.records import TABLES
+from tlkit.data.sources.table import root_of_table
 from tlkit.errors import RunError, SpecError
 from tlkit.files import contents, csv_text, name_beside, remove, replace_folder, write_atomically
 from tlkit.folders import PLAN, _check_movable, _foreign, _is_left, check_replaceable

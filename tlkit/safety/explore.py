@@ -40,7 +40,7 @@ NO_FILES = Files()
 
 
 def explore_augmentation(
-    data: str | Path,
+    data: str | Path | ImageSet,
     asked: Augmentation | None = None,
     *,
     check: bool = False,
@@ -53,7 +53,7 @@ def explore_augmentation(
     """Check an augmentation on a data set, choose among its safe fields, and draw it, as `tlkit augment` does.
 
     Args:
-        data: see `tlkit.scan`.
+        data: see `tlkit.scan`; or what it found.
         asked: the augmentation; default every field at its full range for the check, and the preset "strong" for the
             search and the sheet.
         check: check the safety of each field. The check is also made before a search, for a file of verdicts, and if
@@ -67,7 +67,7 @@ def explore_augmentation(
     Raises:
         DataError: if there are too few images for a search.
     """
-    images, searched = scan(data), search_minutes is not None
+    images, searched = data if isinstance(data, ImageSet) else scan(data), search_minutes is not None
     idle = files.augmentation is None and files.sheet is None
     checked = check or searched or files.verdicts is not None or idle
     augmentation = asked or (PRESETS["strong"] if searched or not checked else FULL)
@@ -82,7 +82,7 @@ def explore_augmentation(
         augmentation = _searched(images, augmentation, backbone, seed, search_minutes)
     if files.augmentation is not None:
         write_atomically(Path(files.augmentation), json.dumps(to_dict(augmentation), indent=2) + "\n")
-        log.info(f"written   {files.augmentation}; use it with `tlkit finetune {data} --augment {files.augmentation}`")
+        log.info(f"written   {files.augmentation}; use it with `tlkit finetune DATA --augment {files.augmentation}`")
     if files.sheet is not None:
         draw_sheet(images, augmentation, files.sheet, size=files.sheet_size, seed=seed)
         log.info(f"drawn     {files.sheet}")

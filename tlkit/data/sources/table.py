@@ -1,21 +1,63 @@
-"""Finds images in a CSV of paths and labels."""
+"""Finds images in a table of paths and labels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from tlkit.data.images import problem
-from tlkit.data.sources.item import _Found, _split_named
+from tlkit.data.sources.item import SPLIT_FOLDERS, _Found
+from tlkit.data.sources.places import Place, Places, Wanted
+from tlkit.data.sources.records import SEVERAL, TABLES, Record, Records, read_records
 from tlkit.errors import DataError, unknown
 from tlkit.folders import PLAN, own_manifest
-from tlkit.plan.old import renewed, renewed_table
+from tlkit.plan.job import PARTS
+from tlkit.plan.old import RENAMED_COLUMNS, renewed
+from tlkit.words import counted
 
-TABLES = (".csv", ".tsv", ".txt")
+# what a column holds -> its names, the likeliest first; capitals, spaces, "_", "-" and "." do not count
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "path": (
+        *("path", "paths", "filepath", "filepaths", "filename", "filenames", "file", "files", "fname"),
+        *("imagepath", "imagepaths", "imgpath", "imagefile", "imagefilename", "imagename", "imgname"),
+        *("image", "images", "img", "photo", "picture", "imageid", "idcode", "id"),
+    ),
+    "label": (
+        *("label", "labels", "labelname", "class", "classes", "classname", "category", "categories", "categoryname"),
+        *("target", "labelid", "classid", "categoryid"),
+    ),
+    "split": ("split", "splits", "set", "subset", "dataset", "datasplit", "partition", "part"),
+    "group": ("group",),
+}
+ONE, ZERO = ("1", "1.0", "true"), ("0", "0.0", "false", "")  # values of a column that stands for a class
+_INDEX = re.compile(r"|index|level\d+|unnamed:?\d+")  # names that pandas gives to an index
+MOST_SHOWN = 20  # columns in a message
+
+
+class _Row(NamedTuple):
+    """A row that names one file and one class."""
+
+    number: int
+    path: str
+    label: str
+    split: str
+    group: str
+
+
+class _Layout(NamedTuple):
+    """Which column holds what, by its number. label: -1 if each class has a column of its own."""
+
+    path: int
+    label: int
+    split: int | None
+    group: int | None
 
 
 def root_of_table(file: Path) -> Path:
-    """The folder that the paths of a CSV are relative to: its own, or the data's for the split.csv of a run."""
+    """The folder that the paths of a table are relative to: its own, or the data's for the split.csv of a run."""
     seen: set[Path] = set()
     while file.name == "split.csv" and file not in seen and (values := own_manifest(file.parent, PLAN)):
         seen.add(file)
@@ -26,40 +68,192 @@ def root_of_table(file: Path) -> Path:
     return file.parent
 
 
-def _read_csv(file: Path, group_by: str | None, findings: list[dict[str, str]]) -> Iterator[_Found]:
-    """Yield the images of a CSV and append the problems to `findings`."""
-    import pandas as pd
+def _read_table(
+    file: Path, group_by: str | None, named: Mapping[str, str], findings: list[dict[str, str]]
+) -> list[_Found]:
+    """Find the images of a table. A row that cannot be used is named in `findings` and left out.
 
-    try:
-        with file.open(encoding="utf-8-sig") as stream:
-            header = stream.readline()
-        separator = max(",;\t", key=header.count)
-        table = pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        table = renewed_table(table) if own_manifest(file.parent, PLAN) else table
-    except (OSError, ValueError) as error:  # pandas' errors are ValueErrors
-        raise DataError(f"Cannot read '{file}' as a CSV: {error}. Expected the columns path,label[,split].") from None
-    columns = [str(c) for c in table.columns]
-    for needed in ("path", "label"):
-        if needed not in columns:
+    named: the columns that hold something, if not by one of the names in COLUMNS (see `plan.columns.named_columns`).
+
+    Raises:
+        DataError: if the table cannot be read, has no column of paths or of labels, or names several labels for more
+            than half of its images.
+        NameUnknown: if `group_by` or a column of `named` is not a column.
+    """
+    records = read_records(file)
+    layout = _layout(file, records, group_by, named)
+    rows = _labelled(file, records, layout, findings)
+    places = Places(root_of_table(file)).find([Wanted(row.path, row.label, row.split) for row in rows])
+    return _one_each(file, rows, places, findings)
+
+
+# -- which column holds what ---------------------------------------------------------------------------------
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_.\-]+", "", name).lower()
+
+
+def _layout(file: Path, records: Records, group_by: str | None, named: Mapping[str, str]) -> _Layout:
+    names = records.names
+    if own_manifest(file.parent, PLAN):
+        names = [RENAMED_COLUMNS.get(name, name) for name in names]
+    found: dict[str, int | None] = {}
+    for role, known in COLUMNS.items():
+        wanted = named.get(role) or (group_by if role == "group" else None)
+        found[role] = _column(names, [wanted] if wanted else [role, *known])
+        if wanted and found[role] is None:
+            raise unknown("column", wanted, names, see=f"('{file}')")
+    path, label = found["path"], found["label"]
+    shown = ", ".join(names[:MOST_SHOWN]) + (f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else "")
+    if path is None:
+        raise DataError(
+            f"'{file}' has no column 'path'. Expected path,label[,split]; found {shown}. "
+            "If another column holds the paths, name it: `columns=path=NAME`."
+        )
+    if names[path] in records.inside:
+        raise DataError(
+            f"'{file}' holds the images themselves in its column '{names[path]}'. tlkit reads images from files: "
+            "write each to a file, and the files' paths into the table."
+        )
+    return _Layout(path, -1 if label is None else label, found["split"], found["group"])
+
+
+def _column(names: Sequence[str], wanted: Sequence[str]) -> int | None:
+    """The number of the first column that has one of the names: exactly, or but for capitals, spaces and the like."""
+    plain = [_plain(name) for name in names]
+    for one in wanted:
+        if one in names:
+            return list(names).index(one)
+        if _plain(one) in plain:
+            return plain.index(_plain(one))
+    return None
+
+
+def _class_columns(names: Sequence[str], rows: Sequence[Record], taken: set[int | None]) -> list[int]:
+    """The columns that stand for a class each: two or more that hold nothing but 0 and 1, and some 1."""
+    found = []
+    for i, name in enumerate(names):
+        if i in taken or _INDEX.fullmatch(_plain(name)):
+            continue
+        values = {row.cells[i].lower() for row in rows if not row.fault and i < len(row.cells)}
+        if values <= {*ONE, *ZERO} and values & {*ONE}:
+            found.append(i)
+    return found if len(found) > 1 else []
+
+
+# -- rows ----------------------------------------------------------------------------------------------------
+
+
+def _labelled(file: Path, records: Records, layout: _Layout, findings: list[dict[str, str]]) -> list[_Row]:
+    """The rows with a path and one label. The others are named in `findings`."""
+    rows, names = records.rows, records.names
+    classes: list[int] = []
+    if layout.label < 0:
+        kept = list(rows)
+        classes = _class_columns(names, kept, {layout.path, layout.split, layout.group})
+        if not classes:
             raise DataError(
-                f"'{file}' has no column '{needed}'. Expected path,label[,split]; found {', '.join(columns)}."
+                f"'{file}' has no column 'label'. Expected path,label[,split], or a column for each class with 1 in "
+                f"one of them; found {', '.join(names[:MOST_SHOWN])}. "
+                "If another column holds the labels, name it: `columns=label=NAME`."
             )
-    if group_by and group_by not in columns:
-        raise unknown("column", group_by, columns, see=f"('{file}')")
-    group_column = group_by or ("group" if "group" in columns else None)
-    seen: dict[str, str] = {}
-    for number, row in enumerate(table.to_dict("records"), start=2):
-        path, label = row["path"].strip(), row["label"].strip()
-        split = _split_named(row["split"], file, number) if "split" in columns else ""
-        if not label:
-            findings.append(problem(path, "", "no-label", f"row {number} has an empty label"))
-        elif path in seen and seen[path] != label:
-            raise DataError(
-                f"'{path}' has two labels in '{file}': '{seen[path]}' and '{label}' (row {number}). tlkit trains "
-                "single-label classifiers only. Give each image one label."
-            )
-        elif path in seen:
-            findings.append(problem(path, label, "repeated-row", f"row {number} repeats an earlier one"))
+        rows = iter(kept)
+    found: list[_Row] = []
+    several: list[dict[str, str]] = []
+    for record in rows:
+        path, split, group = (_cell(record, i) for i in (layout.path, layout.split, layout.group))
+        if classes:
+            labels = [names[i] for i in classes if _cell(record, i).lower() in ONE]
         else:
-            seen[path] = label
-            yield _Found(path, label, split, row[group_column].strip() if group_column else "")
+            labels = list(filter(None, _cell(record, layout.label).split(SEVERAL)))
+        if record.fault:
+            findings.append(problem(path, "", "bad-row", f"row {record.number}: {record.fault}"))
+        elif not path:
+            findings.append(problem("", "", "bad-row", f"row {record.number}: an empty path"))
+        elif not labels:
+            findings.append(problem(path, "", "no-label", f"row {record.number} has an empty label"))
+        elif len(labels) > 1:
+            several.append(problem(path, "", "two-labels", _several(f"row {record.number}", labels)))
+        else:
+            found.append(_Row(record.number, path, labels[0], split, group))
+    _check_single(file, several, len(found))
+    findings += several
+    return _in_parts(names, layout, found, findings)
+
+
+def _cell(record: Record, number: int | None) -> str:
+    return record.cells[number] if number is not None and number < len(record.cells) else ""
+
+
+def _several(where: str, labels: Sequence[str]) -> str:
+    return f"several labels in {where}: {', '.join(labels[:10])}; tlkit trains single-label classifiers only"
+
+
+def _check_single(file: Path, several: Sequence[Mapping[str, str]], others: int) -> None:
+    """Raise DataError if more images have several labels than have one: they are not for a single-label classifier."""
+    if len(several) > others:
+        first = several[0]
+        raise DataError(
+            f"{counted(len(several), 'image')} of {len(several) + others:,} in '{file}' have several labels, such as "
+            f"'{first['path']}': {first['detail']}. Give each image one label."
+        )
+
+
+def _in_parts(names: Sequence[str], layout: _Layout, rows: list[_Row], findings: list[dict[str, str]]) -> list[_Row]:
+    """The rows with their part of the split by tlkit's name. An unknown part is named in `findings`.
+
+    A column that is only called like a split, such as "set", counts if it holds the name of a part.
+    """
+    values = {value: SPLIT_FOLDERS.get(value.lower()) for value in {row.split for row in rows}}
+    if layout.split is None or not any(values):
+        return rows
+    if not any(values.values()) and _plain(names[layout.split]) not in COLUMNS["split"][:2]:
+        return [row._replace(split="") for row in rows]
+    found = []
+    for row in rows:
+        if (split := values[row.split]) is not None:
+            found.append(row._replace(split=split))
+        else:
+            detail = f"split is '{row.split}' in row {row.number}; expected one of {', '.join(PARTS)}"
+            findings.append(problem(row.path, row.label, "bad-row", detail))
+    return found
+
+
+# -- files ---------------------------------------------------------------------------------------------------
+
+
+def _one_each(
+    file: Path, rows: Sequence[_Row], places: Sequence[Place], findings: list[dict[str, str]]
+) -> list[_Found]:
+    """The image of each row that leads to a file, once, and without those that rows give different labels."""
+    by_file: dict[str, list[_Row]] = defaultdict(list)
+    elsewhere: Counter[tuple[str, str]] = Counter()
+    example: dict[tuple[str, str], tuple[_Row, str]] = {}
+    for row, place in zip(rows, places, strict=True):
+        if place.how == "missing":
+            findings.append(problem(row.path, row.label, "missing-file", f"row {row.number}: {place.detail}"))
+            continue
+        by_file[place.path].append(row)
+        if place.how != "written":
+            where = (row.path.rpartition("/")[0], place.path.rpartition("/")[0])
+            elsewhere[where] += 1
+            example.setdefault(where, (row, place.path))
+    for where, count in elsewhere.items():
+        row, path = example[where]
+        detail = f"read as '{path}'" + (f", and {counted(count - 1, 'path')} like it" if count > 1 else "")
+        findings.append(problem(row.path, row.label, "other-path", f"row {row.number}: {detail}"))
+    several, found = [], []
+    for path, same in by_file.items():
+        first = same[0]
+        labels = sorted({row.label for row in same})
+        if len(labels) > 1:
+            lines = ", ".join(str(row.number) for row in same[:10])
+            several.append(problem(path, "", "two-labels", _several(f"rows {lines}", labels)))
+            continue
+        for row in same[1:]:
+            findings.append(problem(path, row.label, "repeated-row", f"row {row.number} repeats row {first.number}"))
+        found.append(_Found(path, first.label, first.split, first.group))
+    _check_single(file, several, len(found))
+    findings += several
+    return found

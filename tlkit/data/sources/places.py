@@ -1,0 +1,416 @@
+"""Finds the files that the rows of a table mean: each folder is listed once, and no file is opened.
+
+A path is taken as it is written if there is such a file. If not, its folder may have another prefix on this machine,
+and its name no extension or another case. Only a file whose path ends as the row's path does is taken, and only if no
+other file and no other row fits as well; anything else is named with the nearest file that exists.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import unicodedata
+from bisect import bisect
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from tlkit.data.sources.item import SPLIT_FOLDERS
+
+# extensions that a table may leave out
+IMAGE_EXTENSIONS = frozenset(
+    [
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".heic", ".heif"),
+        *(".avif", ".jp2", ".j2k", ".jxl", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".sgi", ".rgb", ".pcx", ".ico"),
+        ".qoi",
+    ]
+)
+SAME_EXTENSIONS = ((".jpg", ".jpeg"), (".tif", ".tiff"))  # two spellings of one format
+MOST_FOLDERS = 100_000  # that are searched below the table's folder
+MOST_ALIKE = 1_000  # folders that end alike and are looked into
+NEAREST = 10  # rows whose nearest file is looked for; it compares letters
+COMPARED = 2_000  # names at most that are compared with one
+
+_DRIVE = re.compile(r"^[A-Za-z]:(?=/)")
+
+
+class Wanted(NamedTuple):
+    """What a row says: its path, and its label and split ("" if none), which decide between two files of one name."""
+
+    path: str
+    label: str = ""
+    split: str = ""
+
+
+class Place(NamedTuple):
+    """What was found for a row.
+
+    path: the file, relative to the root where it lies below it; "" if there is none.
+    how: "written", "named" (other case or extension), "moved" (another folder), or "missing".
+    detail: of a missing file, the path that was looked for and the nearest that exists.
+    """
+
+    path: str
+    how: str
+    detail: str = ""
+
+
+@dataclass
+class _Folder:
+    """The names in a folder on disk."""
+
+    files: set[str] = field(default_factory=set)
+    folders: set[str] = field(default_factory=set)
+
+    @cached_property
+    def folded(self) -> dict[str, list[str]]:
+        """The files by their name without regard to case, also without its extension if it is an image's."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for name in self.files:
+            found[fold(name)].append(name)
+            stem, extension = os.path.splitext(name)
+            if extension.lower() in IMAGE_EXTENSIONS:
+                found[fold(stem) + "."].append(name)
+        return dict(found)
+
+    def fitting(self, name: str) -> list[str]:
+        """The files that a name may mean: the one of that name, or all that differ in case or extension only."""
+        if name in self.files:
+            return [name]
+        return next((found for key in keys(name) if (found := self.folded.get(key))), [])
+
+
+def fold(name: str) -> str:
+    """A name without regard to case and to the form of its accents."""
+    return name.lower() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
+
+
+def keys(name: str) -> list[str]:
+    """The keys under which a name may be found, the likeliest first. One that ends in "." is of any extension."""
+    stem, extension = os.path.splitext(fold(name))
+    other = [stem + one for pair in SAME_EXTENSIONS if extension in pair for one in pair if one != extension]
+    return [fold(name), *other, *([] if extension in IMAGE_EXTENSIONS else [fold(name) + "."])]
+
+
+class Places:
+    """The files below a folder, and beside it, as rows of a table in it name them.
+
+    root: the folder that paths are relative to.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._base = os.path.abspath(root)
+        self._listed: dict[str, _Folder | None] = {}
+        self._prefixes: dict[str, str] = {}
+        self._to_explain = NEAREST
+
+    def find(self, wanted: Sequence[Wanted]) -> list[Place]:
+        """Find the file of each row. Rows of one written folder are looked for in the same folder on disk."""
+        places: list[Place | None] = [None] * len(wanted)
+        waiting: dict[str, list[int]] = defaultdict(list)
+        for i, one in enumerate(wanted):
+            folder, name = _parted(one.path)
+            if name and (listed := self._list(folder)) is not None and name in listed.files:
+                places[i] = Place(self._relative(folder, name), "written")
+            else:
+                waiting[_parted(_normal(one.path))[0]].append(i)
+        written = Counter(_parted(one.path)[0] for one, place in zip(wanted, places, strict=True) if waiting and place)
+        for folder, rows in waiting.items():
+            for i, place in self._moved(folder, rows, wanted, written[folder]):
+                places[i] = place
+        self._claimed_twice(wanted, places)
+        return [
+            place if place is not None else Place("", "missing", self._explained(one))
+            for one, place in zip(wanted, places, strict=True)
+        ]
+
+    # -- where a written folder may be on disk -----------------------------------------------------------------
+
+    def _moved(self, folder: str, rows: list[int], wanted: Sequence[Wanted], known: int) -> Iterator[tuple[int, Place]]:
+        """The places of rows of one written folder that are not where they are written.
+
+        The first reading that fits at least half of the rows is taken, else the one that fits the most.
+        known: how many rows of the folder are where they are written.
+        """
+        best: dict[int, Place] = {}
+        for how, read in self._readings(folder):
+            found = {i: Place(path, how) for i in rows if (path := read(wanted[i]))}
+            if how == "named":
+                yield from found.items()
+                rows = [i for i in rows if i not in found]
+                known += len(found)
+                if not rows or known >= len(rows):
+                    return
+                continue
+            if len(found) > len(best):
+                best = found
+            if 2 * len(found) >= len(rows):
+                break
+        if len(best) > known:
+            yield from best.items()
+
+    def _readings(self, folder: str) -> Iterator[tuple[str, _Reading]]:
+        """The ways to read a written folder, the most faithful first: (how, path of a row or "")."""
+        as_written = self._on_disk(folder)
+        yield "named", _In(self, as_written)
+        parts = tuple(_parts(folder))
+        for kept in range(len(parts), -1, -1):
+            tail = parts[len(parts) - kept :]
+            for base in ("", "..") if kept else ("",):
+                here = self._on_disk(os.path.join(base, *tail))
+                if here is not None and here != as_written:
+                    yield "moved", _In(self, here)
+            if not kept or (kept < len(parts) and not os.path.isabs(folder)):
+                continue  # one prefix in place of another only where the path is another machine's
+            dropped = _splits(parts[: len(parts) - kept])
+            if alike := [one for one in self._below(tail) if not dropped or _splits(one.split("/")) <= dropped]:
+                yield "moved", _Among(self, alike)
+        if not parts:
+            yield "moved", _Anywhere(self)
+
+    def _on_disk(self, folder: str) -> str | None:
+        """A folder as it is on disk: as written, or with other capitals. None if there is none."""
+        if self._list(folder) is not None:
+            return folder
+        above, name = _parted(folder.rstrip("/"))
+        if above == folder or not name:
+            return None
+        parent = self._on_disk(above)
+        if parent is None or (listed := self._list(parent)) is None:
+            return None
+        alike = [one for one in listed.folders if fold(one) == fold(name)]
+        return os.path.join(parent, alike[0]) if len(alike) == 1 else None
+
+    def _below(self, tail: tuple[str, ...]) -> list[str]:
+        """The folders below the root that end in these parts; none if there are more than MOST_ALIKE."""
+        found = self._by_tail.get(fold("/".join(tail)), [])
+        return found if len(found) <= MOST_ALIKE else []
+
+    def _list(self, folder: str) -> _Folder | None:
+        """The names in a folder, read once. folder: relative to the root, or absolute."""
+        if folder not in self._listed:
+            self._listed[folder] = _listing(os.path.join(self._base, folder))
+        return self._listed[folder]
+
+    def _relative(self, folder: str, name: str) -> str:
+        """A file's path with forward slashes: relative to the root, or absolute if it was found by an absolute path."""
+        if folder not in self._prefixes:
+            path = os.path.normpath(os.path.join(self._base, folder))
+            outside = os.path.commonpath([path, self._base]) != self._base
+            shown = path if outside and os.path.isabs(folder) else os.path.relpath(path, self._base)
+            self._prefixes[folder] = "" if shown == "." else shown.replace(os.sep, "/").rstrip("/") + "/"
+        return self._prefixes[folder] + name
+
+    # -- everything below the root, listed once, and only if a row needs it -----------------------------------------
+
+    @cached_property
+    def _tree(self) -> list[str]:
+        """The folders below the root, relative to it, at most MOST_FOLDERS. A link is followed once."""
+        found: list[str] = []
+        pending, linked = deque([""]), {os.path.realpath(self._base)}
+        while pending and len(found) < MOST_FOLDERS:
+            here = pending.popleft()
+            listed = self._list(here)
+            found.append(here)
+            for name in sorted(listed.folders) if listed else ():
+                below = f"{here}/{name}" if here else name
+                path = os.path.join(self._base, below)
+                if name.startswith(".") or (os.path.islink(path) and os.path.realpath(path) in linked):
+                    continue
+                if os.path.islink(path):
+                    linked.add(os.path.realpath(path))
+                pending.append(below)
+        return found
+
+    @cached_property
+    def _by_tail(self) -> dict[str, list[str]]:
+        """The folders below the root by each end of their path."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for folder in self._tree:
+            parts = fold(folder).split("/")
+            for start in range(len(parts)):
+                found["/".join(parts[start:])].append(folder)
+        found.pop("", None)
+        return dict(found)
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[str]]:
+        """The folders that hold a file of a name (see `keys`); at most two of each name."""
+        found: dict[str, list[str]] = {}
+        for folder in self._tree:
+            listed = self._list(folder)
+            for key in listed.folded if listed else ():
+                held = found.setdefault(key, [])
+                if len(held) < 2:
+                    held.append(folder)
+        return found
+
+    # -- what is wrong -------------------------------------------------------------------------------------------
+
+    def _claimed_twice(self, wanted: Sequence[Wanted], places: list[Place | None]) -> None:
+        """Take back a file found in another folder that a row with another path has, too: one of them is wrong."""
+        claims: dict[str, set[str]] = defaultdict(set)
+        moved = {place.path for place in places if place is not None and place.how == "moved"}
+        for one, place in zip(wanted, places, strict=True):
+            if place is not None and place.path in moved:
+                claims[place.path].add(fold(_normal(one.path)))
+        for i, place in enumerate(places):
+            if place is not None and place.how == "moved" and len(claims[place.path]) > 1:
+                others = f"{len(claims[place.path])} paths of the table may mean '{self._shown(place.path)}'"
+                places[i] = Place("", "missing", f"{self._looked_for(wanted[i])}; {others}")
+
+    def _looked_for(self, one: Wanted) -> str:
+        return f"no file '{self._shown(one.path)}'"
+
+    def _shown(self, path: str) -> str:
+        return os.path.join(self.root, path)[:300]
+
+    def _explained(self, one: Wanted) -> str:
+        """What was looked for first, and the nearest file that exists."""
+        looked = self._looked_for(one)
+        if self._to_explain <= 0:
+            return looked
+        self._to_explain -= 1
+        nearest = self._nearest(one)
+        return f"{looked}; the nearest that exists: '{self._shown(nearest)}'" if nearest else looked
+
+    def _nearest(self, one: Wanted) -> str:
+        """The file that is nearest to what a row says: of its name elsewhere, or of a like name where it should be."""
+        folder, name = _parted(_normal(one.path))
+        stem = os.path.splitext(fold(name))[0]
+        here = next((at for at in self._folders_like(folder) if (found := self._list(at)) and _images(found)), None)
+        listed = self._list(here) if here is not None else None
+        if here is not None and listed and (alike := listed.fitting(stem)):
+            return self._relative(here, sorted(alike)[0])
+        for key in (*keys(name), stem + "."):
+            for other in self._by_name.get(key, ()):
+                return self._relative(other, sorted(self._list(other).folded[key])[0])  # type: ignore[union-attr]
+        if here is None or listed is None:
+            here = next((at for at in self._tree if (found := self._list(at)) and _images(found)), None)
+            listed = self._list(here) if here is not None else None
+        if here is None or listed is None:
+            return ""
+        names = sorted(_images(listed) or listed.files)
+        start = max(0, bisect(names, name) - COMPARED // 2)
+        names = names[start : start + COMPARED]
+        best = max(names, key=lambda other: difflib.SequenceMatcher(None, fold(other), fold(name)).ratio())
+        return self._relative(here, best)
+
+    def _folders_like(self, folder: str) -> Iterable[str]:
+        """Where the files of a written folder should be: there, or in the nearest reading of it."""
+        for _, read in self._readings(folder):
+            yield from read.folders()
+
+
+# -- readings: where the rows of a written folder may be -----------------------------------------------------
+
+
+class _Reading:
+    """A way to read a written folder."""
+
+    def __call__(self, one: Wanted) -> str:
+        """The path of a row's file, "" if there is none or more than one."""
+        raise NotImplementedError
+
+    def folders(self) -> list[str]:
+        return []
+
+
+class _In(_Reading):
+    """In one folder."""
+
+    def __init__(self, places: Places, folder: str | None) -> None:
+        self.places, self.folder = places, folder
+
+    def __call__(self, one: Wanted) -> str:
+        listed = None if self.folder is None else self.places._list(self.folder)
+        fitting = listed.fitting(_parted(_normal(one.path))[1]) if listed else []
+        return self.places._relative(self.folder or "", fitting[0]) if len(fitting) == 1 else ""
+
+    def folders(self) -> list[str]:
+        return [] if self.folder is None else [self.folder]
+
+
+class _Among(_Reading):
+    """In exactly one of several folders, or in the one that is of the row's split."""
+
+    def __init__(self, places: Places, among: list[str]) -> None:
+        self.places, self.among = places, among
+
+    def __call__(self, one: Wanted) -> str:
+        found = [(folder, path) for folder in self.among if (path := _In(self.places, folder)(one))]
+        if len(found) > 1 and one.split:
+            found = [pair for pair in found if one.split in {SPLIT_FOLDERS.get(fold(p)) for p in pair[0].split("/")}]
+        return found[0][1] if len(found) == 1 else ""
+
+    def folders(self) -> list[str]:
+        return self.among
+
+
+class _Anywhere(_Reading):
+    """In the only folder below the root with a file of the name, or the one that is called as the label or split is."""
+
+    def __init__(self, places: Places) -> None:
+        self.places = places
+
+    def __call__(self, one: Wanted) -> str:
+        name = _parted(_normal(one.path))[1]
+        folders = next((found for key in keys(name) if (found := self.places._by_name.get(key))), [])
+        if len(folders) < 2:
+            return _In(self.places, folders[0])(one) if folders else ""
+        names = [one.label, *[name for name, split in SPLIT_FOLDERS.items() if one.split and split == one.split]]
+        return next((path for name in names if (path := _Among(self.places, self.places._below((name,)))(one))), "")
+
+
+# -- paths as text -------------------------------------------------------------------------------------------
+
+
+def _listing(folder: str) -> _Folder | None:
+    found = _Folder()
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                (found.folders if _is_folder(entry) else found.files).add(entry.name)
+    except (OSError, ValueError):  # no such folder; a name that no folder can have
+        return None
+    return found
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _normal(path: str) -> str:
+    """A path with forward slashes, without a drive, and without `.` and empty parts."""
+    path = path.replace("\\", "/")
+    drive = _DRIVE.match(path)
+    rooted = path.startswith("/") or drive is not None
+    parts = [part.strip() for part in path[drive.end() if drive else 0 :].split("/")]
+    return ("/" if rooted else "") + "/".join(part for part in parts if part not in ("", "."))
+
+
+def _parted(path: str) -> tuple[str, str]:
+    """A path's folder and name. The folder of "/a" is "/"."""
+    folder, sign, name = path.rpartition("/")
+    return folder or sign, name
+
+
+def _parts(folder: str) -> list[str]:
+    return [part for part in folder.split("/") if part and part != ".."]
+
+
+def _splits(parts: Iterable[str]) -> set[str]:
+    """The parts of the split that folders are named after."""
+    return {split for part in parts if (split := SPLIT_FOLDERS.get(fold(part)))}
+
+
+def _images(listed: _Folder) -> list[str]:
+    return [name for name in listed.files if os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS]

@@ -1,0 +1,250 @@
+"""Reads the rows of a table as text: CSV as Excel, Windows and pandas write it, JSON Lines, or Parquet.
+
+Knows nothing of what the columns mean. Text stays what it is: "NA", "None" and "001" are not converted.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tlkit.errors import DataError
+
+SEPARATORS = ",;\t|"
+DELIMITED = (".csv", ".tsv", ".txt")
+JSON_LINES = (".jsonl", ".ndjson")
+PARQUET = (".parquet",)
+TABLES = (*DELIMITED, *JSON_LINES, *PARQUET)  # extensions of files that are read as a table
+
+SEVERAL = "\x1f"  # joins the values of a list in one cell; no text of a table holds it by chance
+
+_MARKS = (  # byte order mark -> encoding; UTF-32 first, whose mark begins with that of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
+_SAVE_AS = "in Excel save as 'CSV UTF-8'"
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE | re.DOTALL)
+_UNCLOSED = "a quotation mark is opened and not closed"
+MOST_UNCLOSED = 100  # each costs another look at the lines after it
+
+
+class Record(NamedTuple):
+    """A row of a table.
+
+    number: the line in the file, from 1; in Parquet the row, from 1.
+    cells: the text of each column, without spaces around it. A row that is too short lacks its last cells.
+    fault: why the row cannot be read, or "".
+    """
+
+    number: int
+    cells: list[str]
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class Records:
+    """The rows of a table.
+
+    names: the columns, as the file names them.
+    rows: can be read once.
+    inside: the columns of bytes or structures, such as the images themselves. Their cells are "".
+    """
+
+    names: list[str]
+    rows: Iterator[Record]
+    inside: frozenset[str] = frozenset()
+
+
+def read_records(file: Path) -> Records:
+    """Read a table by its extension, one of TABLES.
+
+    Raises DataError if it cannot be read, is not UTF-8 or UTF-16 with a mark, or is a workbook.
+    """
+    try:
+        if file.suffix.lower() in PARQUET:
+            return _parquet(file)
+        lines = list(io.StringIO(_decoded(file), newline=None))
+    except OSError as error:
+        raise DataError(f"Cannot read '{file}': {error.strerror or error}.") from error
+    return _json_lines(file, lines) if file.suffix.lower() in JSON_LINES else _delimited(file, lines)
+
+
+def _decoded(file: Path) -> str:
+    """The text of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark."""
+    data = file.read_bytes()
+    if data.startswith(_WORKBOOKS):
+        raise DataError(f"'{file}' is a workbook, not text; {_SAVE_AS}.")
+    encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    try:
+        decoded = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise DataError(_not_utf8(file, data, encoding, error.start)) from None
+    if "\x00" in decoded[:1000]:
+        raise DataError(
+            f"'{file}' is not UTF-8; {_SAVE_AS}. It holds zero bytes, as UTF-16 without a byte order mark does."
+        )
+    return decoded
+
+
+def _not_utf8(file: Path, data: bytes, encoding: str, place: int) -> str:
+    """The message for a file that does not decode at a byte. What it was meant to be is shown, never assumed."""
+    if encoding not in ("utf-8", "utf-8-sig"):
+        return f"'{file}' begins as {encoding.upper()} and is damaged after byte {place:,}. Save it again, as UTF-8."
+    row = data.count(b"\n", 0, place) + 1
+    start = data.rfind(b"\n", 0, place) + 1
+    shown = data[start : start + 80].split(b"\n")[0].decode("cp1252", errors="replace").strip()
+    return (
+        f"'{file}' is not UTF-8; {_SAVE_AS}. Row {row} holds the byte 0x{data[place]:02x}; in Windows-1252 it would be "
+        f"'{shown}', but other encodings give other letters, so none is assumed."
+    )
+
+
+# -- CSV -----------------------------------------------------------------------------------------------------
+
+
+def _delimited(file: Path, lines: list[str]) -> Records:
+    """The rows of a CSV whose cells are separated by one of SEPARATORS, by the header or a line `sep=;`."""
+    start = next((i for i, one in enumerate(lines) if one.strip()), len(lines))
+    given = _SEPARATOR_LINE.fullmatch(lines[start]) if start < len(lines) else None
+    if given:
+        start = next((i for i in range(start + 1, len(lines)) if lines[i].strip()), len(lines))
+    if start == len(lines):
+        raise DataError(f"Cannot read '{file}': it has no rows. Expected a line with the names of the columns.")
+    separator = given[1] if given else _separator(lines[start])
+    found = _parsed(file, lines, start, separator)
+    header = next(found)
+    if header.fault:
+        raise DataError(f"Cannot read '{file}': {header.fault} in row {header.number}, the names of the columns.")
+    return Records(header.cells, _checked(found, len(header.cells)))
+
+
+def _separator(header: str) -> str:
+    outside = re.sub(r'"[^"]*"', "", header)
+    return max(SEPARATORS, key=outside.count)
+
+
+def _checked(found: Iterator[Record], columns: int) -> Iterator[Record]:
+    """Leave out empty rows, and name those with more cells than columns. Empty cells at the end do not count."""
+    for one in found:
+        if not one.fault and len(one.cells) > columns:
+            if any(one.cells[columns:]):
+                fault = f"{len(one.cells)} cells and {columns} columns; put text that holds the separator in quotes"
+                yield Record(one.number, one.cells[:columns], fault)
+                continue
+            one = Record(one.number, one.cells[:columns])
+        if one.fault or any(one.cells):
+            yield one
+
+
+def _parsed(file: Path, lines: list[str], start: int, separator: str) -> Iterator[Record]:
+    """Every row from a line on. A row whose quotation mark is not closed is named, and the next line read afresh."""
+    unclosed = 0
+    while start < len(lines):
+        reader = csv.reader(itertools.islice(lines, start, None), delimiter=separator, skipinitialspace=True)
+        used = 0
+        while True:
+            number = start + used + 1
+            try:
+                cells = next(reader, None)
+                taken, used = range(start + used, start + reader.line_num), reader.line_num
+                bad = len(taken) > 1 and sum(lines[i].count('"') for i in taken) % 2 == 1
+            except csv.Error:  # a cell of more than 131,072 letters
+                cells, bad = [], True
+            if cells is None:
+                return
+            if bad:
+                break
+            yield Record(number, [cell.strip() for cell in cells])
+        unclosed += 1
+        if unclosed > MOST_UNCLOSED:
+            raise DataError(f"Cannot read '{file}': in more than {MOST_UNCLOSED} rows, such as {number}, {_UNCLOSED}.")
+        yield Record(number, [lines[number - 1].strip()[:200]], _UNCLOSED)
+        start = number
+
+
+# -- JSON Lines and Parquet ----------------------------------------------------------------------------------
+
+
+def _json_lines(file: Path, lines: list[str]) -> Records:
+    """The rows of a file with a JSON object in each line. The columns are the keys of all of them."""
+    names: dict[str, int] = {}
+    rows: list[Record] = []
+    for number, one in enumerate(lines, start=1):
+        if not one.strip():
+            continue
+        try:
+            values = json.loads(one)
+        except (ValueError, RecursionError):
+            values = None
+        if not isinstance(values, dict):
+            rows.append(Record(number, [one.strip()[:200]], "not a JSON object"))
+            continue
+        for name in values:
+            names.setdefault(str(name), len(names))
+        cells = [""] * len(names)
+        for name, value in values.items():
+            cells[names[str(name)]] = _as_text(value)
+        rows.append(Record(number, cells))
+    if not names:
+        raise DataError(f"Cannot read '{file}': none of its lines is a JSON object, such as {_OBJECT}.")
+    return Records(list(names), iter(rows))
+
+
+_OBJECT = '{"file_name": "cat/001.jpg", "label": "cat"}'
+
+
+def _parquet(file: Path) -> Records:
+    """The rows of a Parquet file."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise DataError(
+            f"Reading '{file}' needs the package pyarrow. Install it with `pip install tlkit[parquet]`, "
+            "or save the table as CSV UTF-8."
+        ) from None
+    try:
+        opened = parquet.ParquetFile(file)
+    except pyarrow.ArrowException as error:
+        raise DataError(f"Cannot read '{file}' as Parquet: {error}.") from error
+    types, is_a = opened.schema_arrow, pyarrow.types
+    inside = [one.name for one in types if is_a.is_struct(one.type) or is_a.is_binary(one.type)]
+
+    def rows() -> Iterator[Record]:
+        done = 0
+        try:
+            for batch in opened.iter_batches(columns=[name for name in types.names if name not in inside]):
+                values = dict(zip(batch.schema.names, (column.to_pylist() for column in batch.columns), strict=True))
+                columns = [values.get(name, [""] * len(batch)) for name in types.names]
+                for number, cells in enumerate(zip(*columns, strict=True), start=done + 1):
+                    yield Record(number, [_as_text(cell) for cell in cells])
+                done += len(batch)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise DataError(f"Cannot read '{file}' as Parquet after row {done:,}: {error}.") from error
+
+    return Records(list(types.names), rows(), frozenset(inside))
+
+
+def _as_text(value: Any) -> str:
+    """A value of JSON or Parquet as text: whole numbers without a point, lists joined by SEVERAL."""
+    if isinstance(value, str):
+        return value.strip()
+    if value is None or isinstance(value, dict | bytes) or value != value:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, list):
+        return SEVERAL.join(_as_text(one) for one in value)
+    return str(value)
