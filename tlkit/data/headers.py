@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,42 @@ class _LeftOut(Exception):
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(detail)
         self.kind, self.detail = kind, detail
+
+
+class Status(enum.Enum):
+    """What can become of a file."""
+
+    DECODES = "the graph decodes it"
+    CONVERT = "the graph cannot decode it; Pillow may"
+    REFUSED = "neither decodes it"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a file is, by its bytes. See `examine`.
+
+    status: who decodes it.
+    format: "jpeg", "png", "gif", "bmp", "webp", "tiff", "heic", "avif", "jpeg2000", "pnm", "tga", "ico" ...; "" for no
+        image.
+    reason: unless the status is DECODES: what it is, in words that end a sentence: "TIFF", "a BMP of 4 bits a pixel",
+        "a JPEG of 12 bits a sample", "an XYB colour profile".
+    problem: the kind of problem (a key of `PROBLEMS`) if the file is left out: "unsupported-format", "truncated" ...
+    width, height: pixels as stored; 0 where only a decoder of the format can tell (status CONVERT).
+    notes: (kind, detail) of each change that the image needs if the graph decodes it.
+    """
+
+    status: Status
+    format: str
+    reason: str = ""
+    problem: str = ""
+    width: int = 0
+    height: int = 0
+    notes: tuple[tuple[str, str], ...] = ()
+
+
+def examine(data: bytes) -> Verdict:
+    """What a file is, from all its bytes. Decodes no pixels and never raises."""
+    raise NotImplementedError
 
 
 TINY = 16  # pixels of the shorter side below which an image is named
