@@ -25,7 +25,7 @@ class Foreign:
 
 
 _PICTURE = "convert it to PNG, such as with ImageMagick"
-_RAW = "develop it to JPEG or 16-bit TIFF, such as with darktable, dcraw or rawpy"
+RAW = "develop it to JPEG or 16-bit TIFF, such as with darktable, dcraw or rawpy"
 _LIGHT = "tone-map it to PNG, such as with ImageMagick or oiiotool"
 _VIDEO = "take frames as JPEG or PNG, such as with ffmpeg"
 _UNPACK = "unpack it into the class folders"
@@ -33,19 +33,19 @@ _ARRAY = "save each image in it as PNG"
 
 # (offset, bytes) -> what it is; the first that fits
 _SIGNATURES: tuple[tuple[int, bytes, Foreign], ...] = (
-    (8, b"CR\x02\x00", Foreign("", "camera raw (CR2)", _RAW)),
+    (8, b"CR\x02\x00", Foreign("", "camera raw (CR2)", RAW)),
     (0, b"II*\x00", Foreign("tiff", "TIFF")),
     (0, b"MM\x00*", Foreign("tiff", "TIFF")),
     (0, b"II+\x00\x08\x00", Foreign("tiff", "BigTIFF")),
     (0, b"MM\x00+\x00\x08", Foreign("tiff", "BigTIFF")),
-    (0, b"IIU\x00", Foreign("", "camera raw (RW2)", _RAW)),
-    (0, b"IIRO", Foreign("", "camera raw (ORF)", _RAW)),
-    (0, b"IIRS", Foreign("", "camera raw (ORF)", _RAW)),
-    (0, b"MMOR", Foreign("", "camera raw (ORF)", _RAW)),
-    (0, b"FUJIFILMCCD-RAW", Foreign("", "camera raw (RAF)", _RAW)),
-    (0, b"FOVb", Foreign("", "camera raw (X3F)", _RAW)),
-    (0, b"\x00MRM", Foreign("", "camera raw (MRW)", _RAW)),
-    (4, b"ftypcrx ", Foreign("", "camera raw (CR3)", _RAW)),
+    (0, b"IIU\x00", Foreign("", "camera raw (RW2)", RAW)),
+    (0, b"IIRO", Foreign("", "camera raw (ORF)", RAW)),
+    (0, b"IIRS", Foreign("", "camera raw (ORF)", RAW)),
+    (0, b"MMOR", Foreign("", "camera raw (ORF)", RAW)),
+    (0, b"FUJIFILMCCD-RAW", Foreign("", "camera raw (RAF)", RAW)),
+    (0, b"FOVb", Foreign("", "camera raw (X3F)", RAW)),
+    (0, b"\x00MRM", Foreign("", "camera raw (MRW)", RAW)),
+    (4, b"ftypcrx ", Foreign("", "camera raw (CR3)", RAW)),
     (0, b"II\xbc\x01", Foreign("", "JPEG XR", _PICTURE)),
     (0, b"\x00\x00\x00\x0cjP  \r\n\x87\n", Foreign("jpeg2000", "JPEG 2000")),
     (0, b"\xff\x4f\xff\x51", Foreign("jpeg2000", "JPEG 2000")),
@@ -55,7 +55,7 @@ _SIGNATURES: tuple[tuple[int, bytes, Foreign], ...] = (
     (0, b"DDS ", Foreign("dds", "DDS")),
     (0, b"\x00\x00\x01\x00", Foreign("ico", "ICO")),
     (0, b"\x00\x00\x02\x00\x01\x00", Foreign("cur", "CUR")),
-    (0, b"icns", Foreign("icns", "ICNS")),
+    (0, b"icns", Foreign("", "ICNS", _PICTURE)),
     (0, b"\x59\xa6\x6a\x95", Foreign("sun", "Sun raster")),
     (128, b"DICM", Foreign("", "DICOM", "convert it to PNG, such as with pydicom or dcmj2pnm")),
     (0, b"SIMPLE  =", Foreign("", "FITS", "scale it to 16-bit PNG, such as with astropy")),
