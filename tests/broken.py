@@ -61,14 +61,15 @@ def left_out(seed: int) -> Iterator[tuple[str, bytes, str]]:
     yield "half.webp", webp[: len(webp) // 2], "truncated"
     yield "header only.jpg", jpeg[:20], "truncated"
     yield "flipped.png", bytes(corrupt), "corrupt"
-    yield "scan.tif", encode(image, "TIFF"), "unsupported-format"
-    yield "scan.jpg", encode(image.rotate(seed % 360), "TIFF"), "unsupported-format"
+    yield "slice.dcm", bytes(128) + b"DICM" + bytes([seed % 256]) * 40, "unsupported-format"
+    yield "layers.jpg", b"8BPS\x00\x01" + bytes([seed % 256]) * 40, "unsupported-format"
+    yield "half.tif", encode(image, "TIFF")[:5000], "truncated"
     yield "drawing.svg", b'<svg xmlns="http://www.w3.org/2000/svg"><!-- %d --></svg>' % seed, "unsupported-format"
     yield "moving.webp", encode(image, "WEBP", save_all=True, append_images=[image.rotate(90)]), "unsupported-format"
     yield "two bits.bmp", encode(image.convert("1"), "BMP"), "unsupported-format"
     yield "bomb.png", png_header(30_000 + seed, 30_000), "too-large"
     yield "bomb.jpg", jpeg_of_size(60_000 + seed, 60_000), "too-large"
-    yield "phone.heic", b"\x00\x00\x00\x18ftypheic" + bytes([seed % 256]) * 40, "unsupported-format"
+    yield "phone.mov", b"\x00\x00\x00\x18ftypqt  " + bytes([seed % 256]) * 40, "unsupported-format"
     yield "\u732b \u00e9\u0308.jpg", jpeg[: len(jpeg) // 3], "truncated"
 
 

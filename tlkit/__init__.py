@@ -40,6 +40,7 @@ _HOME = {
     "check_safety": "safety.check",
     "draw_sheet": "data.preview",
     "explore_augmentation": "safety.explore",
+    "convert": "data.convert",
     "decode_and_resize": "data.decode",
     "Run": "runs.folder",
     "open_run": "runs.folder",
@@ -85,6 +86,7 @@ __all__ = [*_HOME]
 if TYPE_CHECKING:
     from tlkit.backbones import Backbone, find_backbone
     from tlkit.data.augment import augment
+    from tlkit.data.convert import convert
     from tlkit.data.dataset import Dataset, decode_images
     from tlkit.data.decode import decode_and_resize
     from tlkit.data.examples import Examples

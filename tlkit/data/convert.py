@@ -22,6 +22,7 @@ import numpy as np
 from tlkit.data.foreign import AVIF, HEIC, NAMES, RAW, foreign
 from tlkit.data.headers import image_format, looks_truncated
 from tlkit.data.limits import MAX_PIXELS
+from tlkit.errors import DataError
 from tlkit.words import counted
 
 CONVERTER_VERSION = 1  # increase it when a pixel changes, so that cached pixels are not found
@@ -37,7 +38,6 @@ READERS = {
     "ico": "ICO",
     "cur": "CUR",
     "qoi": "QOI",
-    "dds": "DDS",
     "sun": "SUN",
     "jpeg": "JPEG",
     "png": "PNG",
@@ -45,16 +45,17 @@ READERS = {
     "bmp": "BMP",
     "webp": "WEBP",
 }
+_MOST_PIXELS = {"qoi": 2_000_000}  # Pillow decodes it in Python, at 3 seconds a megapixel; other formats: MAX_PIXELS
 _BLOCK = 1_000_000  # pixels that are composited at once
 _WHITE = 65_535
 _TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 
 
-class Unreadable(Exception):
-    """A file that is not converted. kind, detail: as in `tlkit.data.images.problem`."""
+class Unreadable(DataError):
+    """A file that cannot be converted. kind, detail: as in `tlkit.data.images.problem`."""
 
     def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(detail)
+        super().__init__(f"{kind}: {detail}")
         self.kind, self.detail = kind, detail
 
 
@@ -76,8 +77,8 @@ class Header:
 def read_header(data: bytes) -> Header:
     """Read the header of a file that the graph does not decode.
 
-    Raises Unreadable, with what the file is and what converts it, if `to_png` would refuse it. A file whose header is
-    sound may still be damaged.
+    Raises Unreadable, with what the file is and what converts it, if `convert` would. A file whose header is sound may
+    still be damaged.
     """
     kind = _format(data)
     with without_warnings(), _opened(data, kind) as image:
@@ -85,27 +86,40 @@ def read_header(data: bytes) -> Header:
         return Header(kind, width, height, _words(image, kind))
 
 
-def to_png(data: bytes) -> bytes:
-    """Convert an image file that the graph does not decode to PNG.
+def needs_conversion(data: bytes) -> bool:
+    """Whether the graph refuses a file that may be converted."""
+    return image_format(data[:16]) is None and (found := foreign(data)) is not None and bool(found.format)
+
+
+def convert(data: bytes) -> bytes:
+    """Return what an exported model decodes: PNG for a TIFF, HEIC and so on; the same bytes for what it decodes itself.
+
+    Example:
+        >>> from tlkit import convert
+        >>> convert(b"P6 1 1 255 abc")[:4]
+        b'\\x89PNG'
 
     The first page or frame is used. The orientation is applied, transparency is composited over white, and colours are
     converted to sRGB by the embedded profile with its perceptual intent, if it has one; CMYK without a profile is
-    converted by (255 - C)(255 - K) / 255. The result has 8 bits a channel and one or three channels; it has 16 bits
-    for grey and RGB images of 16, whose values stay as they are.
+    converted by (255 - C)(255 - K) / 255. The PNG has 8 bits a channel and one or three channels; it has 16 bits for
+    grey and RGB images of 16, whose values stay as they are, because the model scales them.
 
     Args:
         data: the file's bytes: TIFF, HEIC (needs the package pi-heif), AVIF, JPEG 2000, PNM, TGA, SGI, PCX, ICO, CUR,
-            QOI, DDS or Sun raster; also JPEG, PNG, GIF, BMP or WebP.
+            QOI or Sun raster; JPEG, PNG, GIF, BMP or WebP of a kind that the model refuses. Anything else is returned
+            as it is.
 
     Raises:
-        Unreadable: for anything else, for a damaged file, and for one of more than 50 megapixels.
+        Unreadable: (a DataError) for a damaged file, and for one of more than 50 megapixels (QOI: 2).
     """
     with without_warnings():
-        return to_png_in_thread(data)
+        return convert_in_thread(data)
 
 
-def to_png_in_thread(data: bytes) -> bytes:
-    """`to_png` for threads that run `without_warnings`, because filters of warnings belong to the whole process."""
+def convert_in_thread(data: bytes) -> bytes:
+    """`convert` for threads that run `without_warnings`, because filters of warnings belong to the whole process."""
+    if not needs_conversion(data):
+        return data
     kind = _format(data)
     with _opened(data, kind) as image:
         pixels = _pixels(image, data, kind)
@@ -168,7 +182,7 @@ def _open(data: bytes, kind: str) -> Any:
         if READERS[kind] not in Image.OPEN:
             raise Unreadable("unsupported-format", f"{_name(kind)}: Pillow was built without its decoder here")
         image = Image.OPEN[READERS[kind]][0](io.BytesIO(data), "")
-    _check_size(*image.size)
+    _check_size(*image.size, _MOST_PIXELS.get(kind, MAX_PIXELS))
     return image
 
 
@@ -203,9 +217,9 @@ def _open_icon(data: bytes) -> Any:
     return icon.frame(0)
 
 
-def _check_size(width: int, height: int) -> None:
-    if abs(width * height) > MAX_PIXELS:
-        detail = f"{width} x {height} pixels; at most {MAX_PIXELS // 1_000_000} megapixels are decoded"
+def _check_size(width: int, height: int, most: int = MAX_PIXELS) -> None:
+    if abs(width * height) > most:
+        detail = f"{width} x {height} pixels; at most {most // 1_000_000} megapixels are decoded"
         raise Unreadable("too-large", detail)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 HEIC, AVIF = "heic", "avif"  # formats whose first bytes are alike
 
@@ -52,7 +53,7 @@ _SIGNATURES: tuple[tuple[int, bytes, Foreign], ...] = (
     (0, b"\xff\x0a", Foreign("", "JPEG XL", "convert it to PNG, such as with djxl")),
     (0, b"\x00\x00\x00\x0cJXL ", Foreign("", "JPEG XL", "convert it to PNG, such as with djxl")),
     (0, b"qoif", Foreign("qoi", "QOI")),
-    (0, b"DDS ", Foreign("dds", "DDS")),
+    (0, b"DDS ", Foreign("", "DDS", _PICTURE)),
     (0, b"\x00\x00\x01\x00", Foreign("ico", "ICO")),
     (0, b"\x00\x00\x02\x00\x01\x00", Foreign("cur", "CUR")),
     (0, b"icns", Foreign("", "ICNS", _PICTURE)),
@@ -127,6 +128,15 @@ def foreign(data: bytes) -> Foreign | None:
         if (other := test(head)) is not None:
             return other
     return None
+
+
+def foreign_file(file: Path) -> Foreign | None:
+    """Name a file; None if its first bytes tell nothing or cannot be read."""
+    try:
+        with file.open("rb") as stream:
+            return foreign(stream.read(HEAD))
+    except OSError:
+        return None
 
 
 def _of_boxes(head: bytes) -> Foreign | None:

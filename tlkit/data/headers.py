@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tlkit.data.foreign import foreign
 from tlkit.data.images import problem
 from tlkit.data.limits import MAX_JPEG_PIXELS, MAX_PIXELS
 from tlkit.data.sources.item import _Found
@@ -21,17 +22,6 @@ _SIGNATURES = (
     (b"GIF87a", "gif"),
     (b"GIF89a", "gif"),
     (b"BM", "bmp"),
-)
-_UNSUPPORTED = (
-    (b"II*\x00", "TIFF"),
-    (b"MM\x00*", "TIFF"),
-    (b"8BPS", "Photoshop"),
-    (b"\x00\x00\x01\x00", "ICO"),
-    (b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
-    (b"\xff\x0a", "JPEG XL"),
-    (b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
-    (b"DDS ", "DDS"),
-    (b"%PDF", "PDF"),
 )
 
 
@@ -70,7 +60,7 @@ TINY = 16  # pixels of the shorter side below which an image is named
 Notes = list[tuple[str, str]]  # (kind, detail) of each change that the image needs
 
 
-def _read_file(root: Path, found: _Found, findings: list[dict[str, str]]) -> dict[str, Any] | None:
+def read_row(root: Path, found: _Found, findings: list[dict[str, str]]) -> dict[str, Any] | None:
     """One file's table row, from its header and hash. None if it cannot be used; the reason goes to `findings`."""
     file = root / found.path
     try:
@@ -219,19 +209,8 @@ def what_else(head: bytes) -> tuple[str, str]:
     if not head:
         return "empty-file", "0 bytes"
     supported = "expected JPEG, PNG, GIF, BMP or WebP"
-    for signature, kind in _UNSUPPORTED:
-        if head.startswith(signature):
-            return "unsupported-format", f"{kind}; {supported}"
-    if head[4:8] == b"ftyp":
-        return (
-            "unsupported-format",
-            f"{head[8:12].decode('latin-1').strip().upper()} (HEIC, AVIF or video); {supported}",
-        )
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if b"<svg" in text:
-        return "unsupported-format", f"SVG; {supported}"
-    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
-        return "not-an-image", "it is an HTML or XML page"
+    if (found := foreign(head)) is not None:
+        return found.problem, f"{found.name}: {found.remedy}" if found.remedy else found.name
     if not any(head):
         return "not-an-image", "it holds only zeros"
     return "not-an-image", f"its first bytes are {head[:4].hex(' ')}; {supported}"

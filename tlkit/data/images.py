@@ -33,6 +33,7 @@ PROBLEMS: dict[str, tuple[str, str]] = {
     "grey": ("note", "used"),
     "exif-rotated": ("note", "used"),
     "duplicate": ("note", "used"),
+    "converted": ("note", "used"),
     "cmyk": ("problem", "used"),
     "16-bit": ("problem", "used"),
     "transparent": ("problem", "used"),
