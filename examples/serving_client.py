@@ -1,4 +1,4 @@
-"""Classify images with TensorFlow Serving, using only the standard library (and tlkit, if installed, for TIFF and HEIC).
+"""Classify images with TensorFlow Serving, using only the standard library (and tlkit, if it is there, for TIFF).
 
 python examples/serving_client.py http://localhost:8501/v1/models/classifier:predict IMAGE...
 """

@@ -6,7 +6,8 @@ training and serving use, and become problems of the image set.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,8 +169,7 @@ def _by_graph(files: Sequence[Path], size: int, fit: str):  # type: ignore[no-un
 
 def _by_conversion(files: Sequence[Path], rows: np.ndarray, size: int, fit: str):  # type: ignore[no-untyped-def]
     """Convert the files at `rows`, and decode what that gives."""
-    signature = [tf.TensorSpec((), tf.string)]
-    square = tf.function(lambda data: decode_and_resize(data, size, fit), input_signature=signature, autograph=False)
+    square = _square(size, fit)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for start in range(0, len(rows), 2 * AT_ONCE):
             some = rows[start : start + 2 * AT_ONCE]
@@ -178,6 +178,12 @@ def _by_conversion(files: Sequence[Path], rows: np.ndarray, size: int, fit: str)
             good = [(row, data) for row, data in zip(some, found, strict=True) if data]
             if good:
                 yield np.array([row for row, _ in good]), np.stack([square(tf.constant(data)) for _, data in good])
+
+
+@functools.cache
+def _square(size: int, fit: str) -> Callable[[tf.Tensor], tf.Tensor]:
+    signature = [tf.TensorSpec((), tf.string)]
+    return tf.function(lambda data: decode_and_resize(data, size, fit), input_signature=signature, autograph=False)
 
 
 def _converted(file: Path) -> bytes:
