@@ -182,7 +182,8 @@ def _open(data: bytes, kind: str) -> Any:
         if READERS[kind] not in Image.OPEN:
             raise Unreadable("unsupported-format", f"{_name(kind)}: Pillow was built without its decoder here")
         image = Image.OPEN[READERS[kind]][0](io.BytesIO(data), "")
-    _check_size(*image.size, _MOST_PIXELS.get(kind, MAX_PIXELS))
+    width, height = image.size
+    _check_size(width, height, _MOST_PIXELS.get(kind, MAX_PIXELS))
     return image
 
 
@@ -445,7 +446,7 @@ def _converted_to_srgb(image: Any, profile: bytes | None) -> Any:
         if image.mode == "LAB":
             source, mode = ImageCms.createProfile("LAB"), "LAB"
         else:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile or b""))
             if "sRGB" in ImageCms.getProfileDescription(source):
                 return image
             mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}.get(source.profile.xcolor_space.strip(), "")
