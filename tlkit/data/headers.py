@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import hashlib
 import io
 import stat
 import struct
@@ -16,14 +15,18 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tlkit.data.images import problem
+from tlkit.data.foreign import foreign
 from tlkit.data.limits import MAX_JPEG_PIXELS, MAX_PIXELS
 from tlkit.data.parsing import PARSERS, Parsed, Unreadable
-from tlkit.data.signatures import convertible, image_format, named
-from tlkit.data.sources.item import _Found
 
+_SIGNATURES = (  # first bytes, format: what the graph decodes; WebP beside them
+    (b"\xff\xd8\xff", "jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"GIF87a", "gif"),
+    (b"GIF89a", "gif"),
+    (b"BM", "bmp"),
+)
 TINY = 16  # pixels of the shorter side below which an image is named
 Notes = tuple[tuple[str, str], ...]  # (kind, detail) of each change that the image needs
 
@@ -59,8 +62,34 @@ class Verdict:
     notes: tuple[tuple[str, str], ...] = ()
 
 
-def examine(data: bytes) -> Verdict:
-    """What a file is, from all its bytes. Never raises."""
+def image_format(head: bytes) -> str | None:
+    """The format by a file's first bytes: jpeg, png, gif, bmp or webp; None for any other."""
+    for signature, kind in _SIGNATURES:
+        if head.startswith(signature):
+            return kind
+    return "webp" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else None
+
+
+def looks_truncated(data: bytes, kind: str) -> bool:
+    """Whether the end of an image file is missing, by its format's end marker or length field."""
+    if kind == "jpeg":
+        return b"\xff\xd9" not in data[-4096:]
+    if kind == "png":
+        return b"IEND" not in data[-64:]
+    if kind == "gif":
+        return not data.rstrip(b"\x00").endswith(b";")
+    if kind == "bmp":
+        return len(data) < int.from_bytes(data[2:6], "little") or len(data) < 54
+    if kind == "webp":
+        return len(data) < int.from_bytes(data[4:8], "little") + 8
+    return False
+
+
+def examine(data: bytes, *, look: bool = False) -> Verdict:
+    """What a file is, from all its bytes. Never raises.
+
+    look: whether an alpha channel is decoded, to name only images that have a transparent pixel.
+    """
     if not data:
         return Verdict(Status.REFUSED, "", "0 bytes", "empty-file")
     kind = image_format(data[:16])
@@ -78,7 +107,7 @@ def examine(data: bytes) -> Verdict:
     if width * height > limit:
         detail = f"{width} x {height} pixels; at most {limit // 1_000_000} megapixels are decoded"
         return Verdict(Status.REFUSED, kind, detail, "too-large", width, height)
-    notes = _notes(data, parsed)
+    notes = _notes(data, parsed, look)
     return Verdict(Status.DECODES, kind, width=width, height=height, notes=notes)
 
 
@@ -91,16 +120,18 @@ def why_not(data: bytes, detail: str = "") -> tuple[str, str]:
 
 
 def _other(head: bytes) -> Verdict:
-    found = convertible(head)
-    if found:
-        return Verdict(Status.CONVERT, found[0], found[1], "unsupported-format")
-    kind, detail = named(head)
-    return Verdict(Status.REFUSED, kind, detail, "unsupported-format" if kind else "not-an-image")
+    """What a file is that is in no format of the graph."""
+    if (found := foreign(head)) is not None:
+        detail = f"{found.name}: {found.remedy}" if found.remedy else found.name
+        return Verdict(Status.CONVERT if found.format else Status.REFUSED, found.format, detail, found.problem)
+    supported = "expected JPEG, PNG, GIF, BMP or WebP"
+    detail = f"its first bytes are {head[:4].hex(' ')}; {supported}" if any(head) else "it holds only zeros"
+    return Verdict(Status.REFUSED, "", detail, "not-an-image")
 
 
-def _notes(data: bytes, parsed: Parsed) -> Notes:
+def _notes(data: bytes, parsed: Parsed, look: bool) -> Notes:
     notes = list(parsed.notes)
-    if parsed.alpha and _has_transparent_pixel(data):
+    if parsed.alpha and (not look or _has_transparent_pixel(data)):
         notes.append(("transparent", "composited over white"))
     if parsed.orientation > 1:
         notes.append(("exif-rotated", f"turned upright (orientation {parsed.orientation})"))
@@ -140,7 +171,7 @@ def _pillow_without_limit() -> Iterator[None]:
 # -- files ------------------------------------------------------------------------------------------------
 
 
-class _LeftOut(Exception):
+class LeftOut(Exception):
     """A file that cannot be used. kind, detail: as in `tlkit.data.images.problem`."""
 
     def __init__(self, kind: str, detail: str) -> None:
@@ -148,42 +179,22 @@ class _LeftOut(Exception):
         self.kind, self.detail = kind, detail
 
 
-def _read_file(root: Path, found: _Found, findings: list[dict[str, str]]) -> dict[str, Any] | None:
-    """One file's table row, from its bytes. None if it cannot be used; the reason goes to `findings`."""
-    try:
-        data = _bytes_of(root / found.path)
-        verdict = examine(data)
-        if verdict.status is not Status.DECODES:
-            raise _LeftOut(verdict.problem, verdict.reason)
-    except _LeftOut as reason:
-        findings.append(problem(found.path, found.label, reason.kind, reason.detail))
-        return None
-    findings.extend(problem(found.path, found.label, note, detail) for note, detail in verdict.notes)
-    return {
-        "path": found.path,
-        "label": found.label,
-        "split": found.split,
-        "group": found.group,
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "format": verdict.format,
-        "width": verdict.width,
-        "height": verdict.height,
-    }
-
-
-def _bytes_of(file: Path) -> bytes:
-    """A file's bytes; the first ones only, if it is nothing that is used. Raises _LeftOut if it cannot be read."""
+def bytes_of(file: Path) -> bytes:
+    """A file's bytes; the first ones only, if it is nothing that is used. Raises LeftOut if it cannot be read."""
     try:
         if not stat.S_ISREG(file.stat().st_mode):
-            raise _LeftOut("not-an-image", "not a regular file")
+            raise LeftOut("not-an-image", "not a regular file")
         with file.open("rb") as stream:
             head = stream.read(512)
-            used = image_format(head) or convertible(head)
-            return head + stream.read() if used else head
+            return head if _other_is_refused(head) else head + stream.read()
     except FileNotFoundError as error:
         if file.is_symlink():
-            raise _LeftOut("broken-link", "the link leads nowhere") from error
-        raise _LeftOut("missing-file", "no such file") from error
+            raise LeftOut("broken-link", "the link leads nowhere") from error
+        raise LeftOut("missing-file", "no such file") from error
     except OSError as error:
         reason = "symlink-loop" if file.is_symlink() else "unreadable"
-        raise _LeftOut(reason, error.strerror or str(error)) from error
+        raise LeftOut(reason, error.strerror or str(error)) from error
+
+
+def _other_is_refused(head: bytes) -> bool:
+    return image_format(head) is None and _other(head).status is Status.REFUSED

@@ -6,7 +6,9 @@ training and serving use, and become problems of the image set.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +16,17 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.cache import Cache, Rows, Store, Writer, describe
-from tlkit.data.decode import decode_and_resize, header_fault, kind_of_fault
-from tlkit.data.headers import image_format, looks_truncated, what_else
+from tlkit.data.convert import CONVERTER_VERSION, Unreadable, convert, convert_in_thread, without_warnings
+from tlkit.data.decode import decode_and_resize
+from tlkit.data.headers import why_not as why_not
 from tlkit.data.images import ImageSet, problem
 from tlkit.progress import log
 from tlkit.words import counted
 
 # Increase it when `decode` changes a pixel, so that old caches are not found. TensorFlow, which decodes and resizes, is
 # in the key by its own version.
-DECODER_VERSION = 2
+DECODER_VERSION = 3
+AT_ONCE = 2  # files that are converted at the same time, to bound memory
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Pixels:
     @property
     def key(self) -> str:
         """How files became pixels. Everything computed from the pixels is cached under this key."""
-        return f"{self.size}-{self.fit}-v{DECODER_VERSION}-tf{tf.__version__}"
+        return f"{self.size}-{self.fit}-v{DECODER_VERSION}-c{CONVERTER_VERSION}-tf{tf.__version__}"
 
     def of(self, images: ImageSet) -> Rows | StreamedRows:
         """uint8 rows, shape (n, size, size, 3), RGB, in the order of `images`. Damaged ones are decoded again."""
@@ -137,18 +141,59 @@ def _first_of_each(keys: Sequence[str], known: np.ndarray) -> list[int]:
 
 
 def _decoded(files: Sequence[Path], size: int, fit: str):  # type: ignore[no-untyped-def]
-    """Yield batches of (indices into `files`, pixels), and skip files that do not decode."""
+    """Yield batches of (indices into `files`, pixels), and skip files that do not decode.
+
+    Files that the graph refuses are converted, if they can be, and decoded then.
+    """
+    left = np.ones(len(files), bool)
     with tf.device("cpu"):
-        paths = tf.data.Dataset.from_tensor_slices([str(f) for f in files]).enumerate()
-        decoded = paths.map(
-            tf.autograph.experimental.do_not_convert(
-                lambda i, path: (i, decode_and_resize(tf.io.read_file(path), size, fit))
-            ),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=False,
-        )
-        batches = decoded.ignore_errors().batch(32).prefetch(2)
-        yield from batches.as_numpy_iterator()
+        for rows, pixels in _by_graph(files, size, fit):
+            left[rows] = False
+            yield rows, pixels
+        if left.any():
+            yield from _by_conversion(files, np.flatnonzero(left), size, fit)
+
+
+def _by_graph(files: Sequence[Path], size: int, fit: str):  # type: ignore[no-untyped-def]
+    paths = tf.data.Dataset.from_tensor_slices([str(f) for f in files]).enumerate()
+    decoded = paths.map(
+        tf.autograph.experimental.do_not_convert(
+            lambda i, path: (i, decode_and_resize(tf.io.read_file(path), size, fit))
+        ),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=False,
+    )
+    batches = decoded.ignore_errors().batch(32).prefetch(2)
+    yield from batches.as_numpy_iterator()
+
+
+def _by_conversion(files: Sequence[Path], rows: np.ndarray, size: int, fit: str):  # type: ignore[no-untyped-def]
+    """Convert the files at `rows`, and decode what that gives."""
+    square = _square(size, fit)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for start in range(0, len(rows), 2 * AT_ONCE):
+            some = rows[start : start + 2 * AT_ONCE]
+            with without_warnings():
+                found = list(pool.map(_converted, [files[row] for row in some]))
+            good = [(row, data) for row, data in zip(some, found, strict=True) if data]
+            if good:
+                yield np.array([row for row, _ in good]), np.stack([square(tf.constant(data)) for _, data in good])
+
+
+@functools.cache
+def _square(size: int, fit: str) -> Callable[[tf.Tensor], tf.Tensor]:
+    signature = [tf.TensorSpec((), tf.string)]
+    return tf.function(lambda data: decode_and_resize(data, size, fit), input_signature=signature, autograph=False)
+
+
+def _converted(file: Path) -> bytes:
+    """A file that the graph refuses as PNG; nothing if it cannot be converted."""
+    try:
+        data = file.read_bytes()
+        converted = convert_in_thread(data)
+    except (OSError, Unreadable):
+        return b""
+    return b"" if converted is data else converted
 
 
 def _diagnose(file: Path, path: str, label: str) -> dict[str, str]:
@@ -157,17 +202,8 @@ def _diagnose(file: Path, path: str, label: str) -> dict[str, str]:
         data = file.read_bytes()
     except OSError as error:
         return problem(path, label, "unreadable", error.strerror or str(error))
+    try:
+        convert(data)
+    except Unreadable as reason:
+        return problem(path, label, reason.kind, reason.detail)
     return problem(path, label, *why_not(data))
-
-
-def why_not(data: bytes) -> tuple[str, str]:
-    """(problem, detail) for a file that does not decode, from its bytes."""
-    if not data:
-        return "empty-file", "0 bytes"
-    kind = image_format(data[:16])
-    if kind is None:
-        return what_else(data[:512])
-    fault = header_fault(tf.constant(data)).numpy().decode()
-    if looks_truncated(data, kind):
-        return "truncated", "the end of the file is missing"
-    return kind_of_fault(fault), fault or f"the {kind} data do not decode"

@@ -6,8 +6,9 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlkit.data.headers import _read_file
+from tlkit.data.foreign import foreign_file
 from tlkit.data.images import PROBLEM_COLUMNS, TABLE_COLUMNS, ImageSet, problem, raise_if_strict
+from tlkit.data.rows import row_of
 from tlkit.data.sources.folder import _walk
 from tlkit.data.sources.table import TABLES, _read_csv, root_of_table
 from tlkit.errors import DataError, nearest
@@ -20,7 +21,8 @@ def scan(data: str | Path, *, group_by: str | None = None, strict: bool = False)
     """Find the images of a folder or CSV and name every problem, from headers and hashes only.
 
     The format is recognised by a file's first bytes, not by its extension: JPEG, PNG, GIF (first frame), BMP or WebP.
-    Files that do not decode are found later, by `tlkit.decode_images`.
+    TIFF, HEIC, AVIF and others are converted when they are decoded, and noted as converted: see `tlkit.convert`. Files
+    that do not decode are found later, by `tlkit.decode_images`.
 
     Args:
         data: a folder of class folders; a folder with train/, val/ and test/ folders of class folders; or a CSV with
@@ -54,7 +56,7 @@ def scan(data: str | Path, *, group_by: str | None = None, strict: bool = False)
         raise DataError(
             f"'{data}' is a file but not a CSV. Expected a folder of class folders or a CSV with path,label."
         )
-    rows = [row for item in found if (row := _read_file(root, item, findings)) is not None]
+    rows = [row for item in found if (row := row_of(root, item, findings)) is not None]
     table = pd.DataFrame(rows, columns=list(TABLE_COLUMNS)).sort_values("path", ignore_index=True)
     table, more = _same_bytes(table)
     findings += more
@@ -62,7 +64,7 @@ def scan(data: str | Path, *, group_by: str | None = None, strict: bool = False)
     names = tuple(sorted(set(table["label"])))
     images = ImageSet(root, table, names, problems)
     if not len(table):
-        raise DataError(_nothing_found(data, problems))
+        raise DataError(_nothing_found(data, root, problems))
     if strict:
         raise_if_strict(images)
     return images
@@ -97,7 +99,18 @@ def _no_such_path(data: Path) -> str:
     return f"No such file or folder: '{data}'. {hint}"
 
 
-def _nothing_found(data: Path, problems: pd.DataFrame) -> str:
-    counts = Counter(problems["problem"]).most_common()
-    found = ", ".join(f"{n} {kind}" for kind, n in counts) or "no files at all"
-    return f"No usable images in '{data}'. Found: {found}. Expected JPEG, PNG, GIF, BMP or WebP files in class folders."
+def _nothing_found(data: Path, root: Path, problems: pd.DataFrame) -> str:
+    """What was found instead of images, by format where it is known, and what converts the most frequent one."""
+    named = [
+        foreign_file(root / path) if kind in ("unsupported-format", "not-an-image") else None
+        for path, kind in zip(problems["path"], problems["problem"], strict=True)
+    ]
+    kinds = [one.name if one else kind for one, kind in zip(named, problems["problem"], strict=True)]
+    counts = Counter(kinds).most_common()
+    found = ", ".join(f"{n:,} {kind}" for kind, n in counts) or "no files at all"
+    first = next((one for one in named if one and one.remedy and one.name == counts[0][0]), None)
+    todo = f" {first.name}: {first.remedy}." if first else ""
+    return (
+        f"No usable images in '{data}'. Found: {found}.{todo} Expected JPEG, PNG, GIF, BMP, WebP, TIFF or HEIC files "
+        "in class folders."
+    )

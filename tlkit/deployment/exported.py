@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tlkit.data.convert import convert
 from tlkit.data.decode import decode_and_resize
 from tlkit.data.pixels import why_not
 from tlkit.deployment.formats import open_target
@@ -40,10 +41,11 @@ def _opened_target(folder: Path) -> tuple[list[str], Opened]:
 def decoded_pixels(data: bytes, size: int, fit: str) -> np.ndarray:
     """Decode an image file's bytes as the model sees them: uint8, shape (size, size, 3).
 
-    Raises DataError for bytes that do not decode.
+    What the graph does not decode is converted first. Raises DataError for bytes that do not decode.
     """
     import tensorflow as tf
 
+    data = convert(data)
     try:
         return decode_and_resize(tf.constant(data), size, fit).numpy()
     except (tf.errors.InvalidArgumentError, ValueError):

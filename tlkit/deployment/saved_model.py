@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 LARGE = 12_000_000  # pixels; a larger image is decoded alone
 PARALLEL = 4  # images that are decoded at the same time
 UNSURE = "unsure"  # served instead of a class
+CONVERT = (  # for an export's description: how a client gives other formats to it
+    "from pathlib import Path",
+    "from tlkit import convert  # TIFF, HEIC and others become PNG; the rest stays as it is",
+    "image_bytes = convert(Path(file).read_bytes())",
+)
 
 
 def export(
@@ -84,7 +89,8 @@ def export(
             "fit": fit,
             "unsure_below": unsure_below,
             "refusal": refusal,
-            "input": "image_bytes: encoded JPEG, PNG, GIF, BMP or WebP files, string (n,)",
+            "input": "image_bytes: encoded JPEG, PNG, GIF, BMP or WebP files, string (n,); others: see `convert`",
+            "convert": list(CONVERT),
         }
         write_description(temporary, description)
         check_replaceable(folder, DESCRIPTION)  # again, to keep files that came there meanwhile

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tlkit.data.convert import Unreadable, convert
 from tlkit.data.pixels import why_not
 from tlkit.errors import DataError, nearest
 from tlkit.runs.reading import BATCH, open_exported, unsure_below
@@ -22,7 +23,8 @@ def predict(model: str | Path, files: Sequence[str | Path], *, top: int = 3) -> 
 
     Args:
         model: A run's folder, or a folder that export wrote.
-        files: Files, and folders, which are searched.
+        files: Files, and folders, which are searched. What the model itself does not decode, such as TIFF and HEIC, is
+            converted first: see `tlkit.convert`.
         top: How many classes to give, 1 or more.
 
     Returns:
@@ -75,12 +77,14 @@ def _expand(files: Sequence[str | Path]) -> list[Path]:
 
 
 def _read(file: Path) -> bytes | str:
-    """A file's bytes, or why it cannot be read."""
+    """A file's bytes, converted if the model does not decode its format, or why it cannot be read."""
     try:
         if not file.is_file():
             return "not a regular file"
         if file.stat().st_size > MAX_FILE_BYTES:
             return f"larger than {MAX_FILE_BYTES // 1024**2} MiB"
-        return file.read_bytes()
+        return convert(file.read_bytes())
+    except Unreadable as reason:
+        return str(reason)
     except OSError as error:
         return error.strerror or str(error)

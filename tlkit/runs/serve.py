@@ -20,6 +20,7 @@ import flask
 from waitress.server import create_server
 from werkzeug.exceptions import HTTPException
 
+from tlkit.data.convert import Unreadable, convert
 from tlkit.data.pixels import why_not
 from tlkit.deployment.exported import decoded_pixels
 from tlkit.deployment.requests import MAX_IMAGES, MAX_REQUEST_BYTES, _images
@@ -42,6 +43,8 @@ def serve(
     port: int = 8000,
 ) -> None:
     """Serve a run, or an exported folder, until interrupted.
+
+    What the model itself does not decode, such as TIFF and HEIC, is converted first: see `tlkit.convert`.
 
     POST /predict takes one image file as the body, files of a form, or the JSON of TensorFlow Serving's REST interface,
     {"instances": [{"b64": ...}]}; 32 MiB and 64 images at most. `?evidence=1` adds a saliency map as a PNG data URI.
@@ -198,6 +201,10 @@ class _Answerer:
 
     def _one(self, data: bytes, evidence: bool) -> dict[str, Any]:
         with self._lock:  # one image at a time, to bound memory
+            try:
+                data = convert(data)
+            except Unreadable as reason:
+                return _unanswered(str(reason))
             oks, sures, values = self._ask([data])
             if not oks[0]:
                 return _unanswered(": ".join(why_not(data)))

@@ -64,9 +64,7 @@ def decode(data: tf.Tensor) -> tf.Tensor:
     right, below = (tf.maximum(screen[i] - near - size, 0) for i, near, size in ((0, left, width), (1, top, height)))
     image = frame(data)
     margins = [[top, below], [left, right], [0, 0]]
-    return tf.cond(
-        left + right + top + below > 0, lambda: tf.pad(image, margins, constant_values=255), lambda: image
-    )
+    return tf.cond(left + right + top + below > 0, lambda: tf.pad(image, margins, constant_values=255), lambda: image)
 
 
 def frame(data: tf.Tensor) -> tf.Tensor:

@@ -11,11 +11,17 @@ import tensorflow as tf
 from tlkit.data.graph.common import by_rows, piece
 
 # linear sRGB from XYZ under D50, by the sRGB profile's own colorants (chromatic adaptation by Bradford)
-_FROM_XYZ = ((3.1338561, -1.6168667, -0.4906146), (-0.9787684, 1.9161415, 0.0334540), (0.0719453, -0.2289914, 1.4052427))
+_FROM_XYZ = (
+    (3.1338561, -1.6168667, -0.4906146),
+    (-0.9787684, 1.9161415, 0.0334540),
+    (0.0719453, -0.2289914, 1.4052427),
+)
 _SRGB = ((0.4360747, 0.3850649, 0.1430804), (0.2225045, 0.7168786, 0.0606169), (0.0139322, 0.0971045, 0.7141733))
 _CLOSE = 0.003  # of a colorant, and of a curve at a half: nearer than this a profile is sRGB
 _HALF = 0.2158605  # the curve of sRGB at 128 of 255
-TABLES = bytes(16) + b"RGB XYZ " + bytes(12) + b"acsp" + bytes(88) + b"\0\0\0\1A2B0" + bytes(8)  # stands for one of tables
+TABLES = (
+    bytes(16) + b"RGB XYZ " + bytes(12) + b"acsp" + bytes(88) + b"\0\0\0\1A2B0" + bytes(8)
+)  # stands for one of tables
 
 
 def fault(profile: tf.Tensor) -> tf.Tensor:

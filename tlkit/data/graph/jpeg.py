@@ -136,9 +136,7 @@ def _profile(data: tf.Tensor, raw: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
 def _orientation(data: tf.Tensor, raw: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
     """The orientation by Exif, or else by XMP: 1 to 8."""
     named = piece(data, found[0] + 4, 6) == b"Exif\x00\x00"
-    exif = tf.cond(
-        (found[0] > 0) & named, lambda: tiff_orientation(raw, found[0] + 10), lambda: tf.constant(0)
-    )
+    exif = tf.cond((found[0] > 0) & named, lambda: tiff_orientation(raw, found[0] + 10), lambda: tf.constant(0))
     return tf.cond(
         (exif == 0) & (found[1] > 0),
         lambda: xmp_orientation(piece(data, found[1] + 4, 65_536)),

@@ -23,7 +23,9 @@ from tlkit.data.graph.common import (
 _MOST_CHUNKS = 4096  # runs of chunks of equal type and length
 _IN_A_RUN = 1024  # chunks of a run that are passed in one step
 _MOST_PROFILE = 65_536  # bytes, compressed; a profile that is a matrix has a tenth of it
-_IDAT, _IEND, _EXIF, _ICC, _TEXT = (int.from_bytes(name, "big") for name in (b"IDAT", b"IEND", b"eXIf", b"iCCP", b"iTXt"))
+_IDAT, _IEND, _EXIF, _ICC, _TEXT = (
+    int.from_bytes(name, "big") for name in (b"IDAT", b"IEND", b"eXIf", b"iCCP", b"iTXt")
+)
 _BEFORE_DATA = 41  # bytes: the signature, IHDR, and the length and type of the next chunk
 _XMP = b"XML:com.adobe.xmp"
 

@@ -27,7 +27,9 @@ def header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     flags = _flags(raw)
     fault, pixels = check_size(*_size(raw))
     fault = tf.cond(
-        (fault == b"") & (tf.bitwise.bitwise_and(flags, _ICC) > 0), lambda: icc.fault(_profile(data, raw)), lambda: fault
+        (fault == b"") & (tf.bitwise.bitwise_and(flags, _ICC) > 0),
+        lambda: icc.fault(_profile(data, raw)),
+        lambda: fault,
     )
     return tf.where(tf.bitwise.bitwise_and(flags, _ANIMATED) > 0, "an animated WebP is not read", fault), pixels
 
@@ -94,9 +96,7 @@ def _orientation(data: tf.Tensor) -> tf.Tensor:
     def by_exif() -> tf.Tensor:
         exif = piece(data, seen[0, 0], tf.minimum(seen[0, 1], 1_000_000))
         named = tf.strings.substr(tf.strings.join([exif, bytes(8)]), 0, 6) == b"Exif\x00\x00"
-        return tiff_orientation(
-            tf.io.decode_raw(tf.strings.join([exif, bytes(64)]), tf.uint8), tf.where(named, 6, 0)
-        )
+        return tiff_orientation(tf.io.decode_raw(tf.strings.join([exif, bytes(64)]), tf.uint8), tf.where(named, 6, 0))
 
     exif = tf.cond(seen[0, 0] > 0, by_exif, lambda: tf.constant(0))
     return tf.cond(exif > 0, lambda: exif, lambda: xmp_orientation(piece(data, seen[1, 0], seen[1, 1])))
