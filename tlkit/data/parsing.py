@@ -59,7 +59,7 @@ def _jpeg(data: bytes) -> Parsed:
     """ITU-T T.81, with Exif, XMP and a colour profile before the frame header."""
     exif = xmp = profile = b""
     parts = 1
-    for code, at, segment in _jpeg_segments(data):
+    for code, segment in _jpeg_segments(data):
         if code == 0xE1 and segment.startswith(b"Exif\0\0"):
             exif = exif or segment[6:]
         elif code == 0xE1 and segment.startswith(b"http"):
@@ -89,8 +89,8 @@ def _check_jpeg(code: int, bits: int, width: int, height: int) -> None:
         raise Unreadable("no image size in the header")
 
 
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """(marker, offset, content) of each segment up to the scan. Stray bytes between segments are passed."""
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """(marker, content) of each segment up to the scan. Stray bytes between segments are passed."""
     at = 2
     while at + 4 <= len(data):
         at = data.find(b"\xff", at)
@@ -103,7 +103,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:
         if code in (0xDA, 0xD9):
             return
         length = int.from_bytes(data[at + 2 : at + 4], "big")
-        yield code, at, data[at + 4 : at + 2 + length]
+        yield code, data[at + 4 : at + 2 + length]
         at += 2 + max(length, 2)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tlkit.data.depth import depth_of
 from tlkit.data.foreign import foreign_file
 from tlkit.data.images import PROBLEM_COLUMNS, TABLE_COLUMNS, ImageSet, problem, raise_if_strict
+from tlkit.data.limits import FULL_DEPTH
 from tlkit.data.rows import row_of
 from tlkit.data.sources.folder import _walk
 from tlkit.data.sources.table import TABLES, _read_csv, root_of_table
@@ -15,6 +18,8 @@ from tlkit.errors import DataError, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_MAYBE_DEEP = ("tiff", "jpeg2000", "pnm")  # formats that become PNG of 16 bits, if they have them
 
 
 def scan(data: str | Path, *, group_by: str | None = None, strict: bool = False) -> ImageSet:
@@ -62,12 +67,29 @@ def scan(data: str | Path, *, group_by: str | None = None, strict: bool = False)
     findings += more
     problems = pd.DataFrame(findings, columns=list(PROBLEM_COLUMNS))
     names = tuple(sorted(set(table["label"])))
-    images = ImageSet(root, table, names, problems)
+    images = _with_depth(ImageSet(root, table, names, problems))
     if not len(table):
         raise DataError(_nothing_found(data, root, problems))
     if strict:
         raise_if_strict(images)
     return images
+
+
+def _with_depth(images: ImageSet) -> ImageSet:
+    """Measure the bits that the images of 16 bits use, and say it where these are named."""
+    import pandas as pd
+
+    named = images.problems["problem"] == "16-bit"
+    deep = set(images.problems.loc[named, "path"])
+    table = images.table
+    files = [root_file for root_file in table["path"] if root_file in deep]
+    files += [path for path, kind in zip(table["path"], table["format"], strict=True) if kind in _MAYBE_DEEP]
+    depth = depth_of(images.root / path for path in files)
+    if depth == FULL_DEPTH:
+        return dataclasses.replace(images, depth=depth)
+    problems = pd.DataFrame(images.problems)
+    problems.loc[named, "detail"] = f"scaled by the {depth} bits that the data set uses"
+    return dataclasses.replace(images, problems=problems, depth=depth)
 
 
 def check_exists(data: str | Path) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 
 from tlkit.data.convert import convert
 from tlkit.data.decode import decode_and_resize
-from tlkit.data.pixels import why_not
+from tlkit.data.headers import why_not
+from tlkit.data.limits import FULL_DEPTH
 from tlkit.deployment.formats import open_target
 from tlkit.errors import DataError
 
@@ -23,7 +24,7 @@ def _opened_target(folder: Path) -> tuple[list[str], Opened]:
 
     def decoded(data: bytes) -> np.ndarray | None:
         try:
-            return decoded_pixels(data, size, description["fit"])
+            return decoded_pixels(data, size, description["fit"], description.get("depth", FULL_DEPTH))
         except DataError:
             return None
 
@@ -38,7 +39,7 @@ def _opened_target(folder: Path) -> tuple[list[str], Opened]:
     return names, answer
 
 
-def decoded_pixels(data: bytes, size: int, fit: str) -> np.ndarray:
+def decoded_pixels(data: bytes, size: int, fit: str, depth: int = FULL_DEPTH) -> np.ndarray:
     """Decode an image file's bytes as the model sees them: uint8, shape (size, size, 3).
 
     What the graph does not decode is converted first. Raises DataError for bytes that do not decode.
@@ -47,6 +48,6 @@ def decoded_pixels(data: bytes, size: int, fit: str) -> np.ndarray:
 
     data = convert(data)
     try:
-        return decode_and_resize(tf.constant(data), size, fit).numpy()
+        return decode_and_resize(tf.constant(data), size, fit, depth).numpy()
     except (tf.errors.InvalidArgumentError, ValueError):
         raise DataError(f"no image that decodes: {': '.join(why_not(data))}. Leave it out.") from None

@@ -6,13 +6,14 @@ variable once. A bad image does not fail its batch: it is returned with `ok` fal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
 from tlkit.data.decode import attempt, decode_and_resize, first_frame, fit_to_square, read_header
+from tlkit.data.limits import FULL_DEPTH
 from tlkit.errors import SpecError
 from tlkit.files import temporary_beside
 from tlkit.folders import DESCRIPTION, check_replaceable, write_description
@@ -39,6 +40,7 @@ def export(
     fit: str = "squash",
     unsure_below: float = 0.0,
     refusal: dict[str, Any] | None = None,
+    depth: int = FULL_DEPTH,
 ) -> Path:
     """Write a classifier as a SavedModel that takes encoded images.
 
@@ -50,6 +52,7 @@ def export(
         unsure_below: Where the highest probability is lower, the class is "unsure" (see
             `tlkit.evaluation.refusal.refusal_threshold`). 0 = never; then `sure` is true wherever `ok` is.
         refusal: What is known of that threshold, as in metrics.json of a run, for the export's description.
+        depth: The bits that images of 16 bits use, as in training.
 
     Returns:
         The folder. Its SavedModel has these signatures:
@@ -71,7 +74,8 @@ def export(
     if unsure_below:
         check_no_class_is_unsure(class_names)
     size = int(model.input_shape[1])
-    module = _Served(model, list(class_names), size, fit, unsure_below)
+    square = lambda data: decode_and_resize(data, size, fit, depth)  # noqa: E731
+    module = _Served(model, list(class_names), fit, square, unsure_below)
     signatures = {
         "serving_default": module.serve_bytes.get_concrete_function(),
         "serve_bytes": module.serve_bytes.get_concrete_function(),
@@ -87,6 +91,7 @@ def export(
             "classes": list(class_names),
             "image_size": size,
             "fit": fit,
+            "depth": depth,
             "unsure_below": unsure_below,
             "refusal": refusal,
             "input": "image_bytes: encoded JPEG, PNG, GIF, BMP or WebP files, string (n,); others: see `convert`",
@@ -109,19 +114,21 @@ class _Served(tf.Module):
     """The module that is saved. Holds the classifier's variables themselves, so each is stored once."""
 
     def __init__(
-        self, model: keras.Model, class_names: list[str], size: int, fit: str, unsure_below: float = 0.0
+        self,
+        model: keras.Model,
+        class_names: list[str],
+        fit: str,
+        square: Callable[[tf.Tensor], tf.Tensor],
+        unsure_below: float = 0.0,
     ) -> None:
         super().__init__()
+        size = int(model.input_shape[1])
         self._variables = [variable.value for variable in model.variables]
         shape = tf.TensorSpec((None, size, size, 3), tf.float32)
         # one trace that all signatures call
         self._call = tf.function(lambda images: model(images, training=False), input_signature=[shape], autograph=False)
         self._names, self._size, self._fit, self._unsure_below = class_names, size, fit, unsure_below
-        self._square = tf.function(
-            lambda data: decode_and_resize(data, size, fit),
-            input_signature=[tf.TensorSpec((), tf.string)],
-            autograph=False,
-        )
+        self._square = tf.function(square, input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")], autograph=False)
     def serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -73,7 +73,7 @@ def explain_files(
     found = _expand(files)[:MOST_EXPLAINED]
     if not found:
         raise DataError("No files to explain. Expected image files or folders.")
-    images = np.stack([_decoded(file, plan.image_size, plan.job.fit) for file in found])
+    images = np.stack([_decoded(file, plan.image_size, plan.job.fit, plan.depth) for file in found])
     probabilities = np.asarray(model.predict(images, verbose=0))
     chosen = [classes.index(of_class)] * len(found) if of_class else probabilities.argmax(1).tolist()
     if method == "grad-cam":
@@ -89,11 +89,11 @@ def explain_files(
     return [*(f"{file}  {caption}" for file, caption in zip(found, captions, strict=True)), f"drawn to {out}"]
 
 
-def _decoded(file: Path, size: int, fit: str) -> np.ndarray:
+def _decoded(file: Path, size: int, fit: str, depth: int) -> np.ndarray:
     data = _read(file)
     if isinstance(data, str):
         raise DataError(f"'{file}' cannot be read: {data}. Expected an image file.")
     try:
-        return decoded_pixels(data, size, fit)
+        return decoded_pixels(data, size, fit, depth)
     except DataError as error:
         raise DataError(f"'{file}' is {error}") from None

@@ -17,7 +17,7 @@ from tlkit.deployment.saved_model import export
 from tlkit.errors import DataError
 from tlkit.evaluation.predict import own_probabilities, predict_probabilities
 from tlkit.evaluation.refusal import refusal_threshold
-from tlkit.folders import DESCRIPTION, EXPORTED, own_manifest
+from tlkit.folders import DESCRIPTION, EXPORTED, add_to_description, own_manifest
 from tlkit.plan.job import check_max_error
 from tlkit.runs.folder import Run, open_run
 from tlkit.runs.reading import BATCH, PARITY_FILES, _some_pixels, decoded, load_model, own_part, parity_sample
@@ -70,11 +70,12 @@ def export_run(
     settings: dict[str, Any] = {"fit": fit, "unsure_below": refusal["threshold"] if refusal else 0.0}
     settings["refusal"] = refusal
     if target == "savedmodel":
-        export(model, plan.classes, folder, **settings)
+        export(model, plan.classes, folder, **settings, depth=plan.depth)
         proof = _prove_served(run, model, folder)
     else:
         ranges = _some_pixels(run, "train", REPRESENTATIVE_IMAGES)[0] if FORMATS[target].by_images else None
         write_target(model, plan.classes, folder, target, **settings, representative=ranges)
+        add_to_description(folder, depth=plan.depth)
         proof = _prove_pixels(run, model, folder, force)
     if max_error is not None:
         run.write_json("metrics.json", {**run.metrics, "refusal": refusal})

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from tlkit.data.convert import Unreadable, convert
-from tlkit.data.pixels import why_not
+from tlkit.data.headers import why_not
 from tlkit.errors import DataError, nearest
 from tlkit.runs.reading import BATCH, open_exported, unsure_below
 

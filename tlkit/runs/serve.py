@@ -21,7 +21,7 @@ from waitress.server import create_server
 from werkzeug.exceptions import HTTPException
 
 from tlkit.data.convert import Unreadable, convert
-from tlkit.data.pixels import why_not
+from tlkit.data.headers import why_not
 from tlkit.deployment.exported import decoded_pixels
 from tlkit.deployment.requests import MAX_IMAGES, MAX_REQUEST_BYTES, _images
 from tlkit.deployment.saved_model import UNSURE
@@ -187,7 +187,7 @@ class _Answerer:
         self.explains = (Path(model) / "plan.json").is_file()
         if self.explains:
             run = open_run(model)
-            self._model, self._size, self._fit = load_model(run), run.plan.image_size, run.plan.job.fit
+            self._model, self._square = load_model(run), (run.plan.image_size, run.plan.job.fit, run.plan.depth)
             self._cam = self._grad_cam()
 
     def _grad_cam(self) -> Any:
@@ -225,7 +225,7 @@ class _Answerer:
         """The image, as the model sees it, with its saliency map drawn over it: a PNG as a data URI."""
         from PIL import Image
 
-        image = decoded_pixels(data, self._size, self._fit)
+        image = decoded_pixels(data, *self._square)
         if self._cam is not None:
             heat = self._cam(image[None], [chosen])[0][0]
         else:
