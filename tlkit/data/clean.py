@@ -72,16 +72,16 @@ def _write(images: ImageSet, changed: set[str], folder: Path) -> pd.DataFrame:
         if copied:
             shutil.copyfile(file, target)
         else:
-            _draw(file, target)
+            _draw(file, target, images.depth)
         rows.append((name, row.label, row.split, row.group, row.path, copied))
     return pd.DataFrame(rows, columns=["path", "label", "split", "group", "source", "copied"])
 
 
-def _draw(file: Path, target: Path) -> None:
+def _draw(file: Path, target: Path, depth: int) -> None:
     """Write an image as the PNG of what the decoder makes of it."""
     from PIL import Image
 
-    pixels = decode(tf.constant(convert(file.read_bytes())), 0).numpy()
+    pixels = decode(tf.constant(convert(file.read_bytes())), 0, depth).numpy()
     Image.fromarray(np.ascontiguousarray(pixels)).save(target, "PNG")
 
 

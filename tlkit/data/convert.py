@@ -66,12 +66,14 @@ class Header:
     format: "tiff", "heic" ...
     width, height: pixels, as stored.
     detail: what it is and what becomes of it, in words: "TIFF of several pages: the first is used".
+    deep: whether it becomes a PNG of 16 bits.
     """
 
     format: str
     width: int
     height: int
     detail: str
+    deep: bool = False
 
 
 def read_header(data: bytes) -> Header:
@@ -83,7 +85,7 @@ def read_header(data: bytes) -> Header:
     kind = _format(data)
     with without_warnings(), _opened(data, kind) as image:
         width, height = image.size
-        return Header(kind, width, height, _words(image, kind))
+        return Header(kind, width, height, _words(image, kind), _is_deep(image, kind))
 
 
 def needs_conversion(data: bytes) -> bool:
@@ -102,7 +104,7 @@ def convert(data: bytes) -> bytes:
     The first page or frame is used. The orientation is applied, transparency is composited over white, and colours are
     converted to sRGB by the embedded profile with its perceptual intent, if it has one; CMYK without a profile is
     converted by (255 - C)(255 - K) / 255. The PNG has 8 bits a channel and one or three channels; it has 16 bits for
-    grey and RGB images of 16, whose values stay as they are, because the model scales them.
+    grey and RGB images of 16, whose values, and alpha and profile, stay as they are, because the model scales them.
 
     Args:
         data: the file's bytes: TIFF, HEIC (needs the package pi-heif), AVIF, JPEG 2000, PNM, TGA, SGI, PCX, ICO, CUR,
@@ -122,8 +124,10 @@ def convert_in_thread(data: bytes) -> bytes:
         return data
     kind = _format(data)
     with _opened(data, kind) as image:
+        profile = image.info.get("icc_profile") if _is_deep(image, kind) else None
         pixels = _pixels(image, data, kind)
-    return _png(pixels)
+    png = _png(pixels, profile)
+    return png if not profile or examine(png).status is Status.DECODES else _png(pixels)
 
 
 @contextmanager
@@ -264,6 +268,8 @@ def _why_not(error: Exception, data: bytes, kind: str, *, opened: bool) -> Unrea
         return Unreadable("too-large", "it needs too much memory")
     if _is_cut(data, kind):
         return Unreadable(*_CUT)
+    if image_format(data[:16]) is not None and (verdict := examine(data)).problem == "unsupported-format":
+        return Unreadable(verdict.problem, verdict.reason)
     if kind == "tiff" and not opened and (kinds := _kind_of_tiff(data)):
         return Unreadable("unsupported-format", f"{kinds}: save it as RGB or grey of 8 or 16 bits")
     words = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -348,15 +354,25 @@ def _name(kind: str) -> str:
     return NAMES.get(kind, {"webp": "WebP"}.get(kind, kind.upper()))
 
 
+def _is_deep(image: Any, kind: str) -> bool:
+    return image.mode.startswith("I") or (kind == "tiff" and _is_deep_colour(image))
+
+
+def _is_deep_colour(image: Any) -> bool:
+    return set(image.tag_v2.get(258, ())) == {16} and image.mode in ("RGB", "RGBA", "RGBX")
+
+
 def _words(image: Any, kind: str) -> str:
     """What an image is and what becomes of it."""
     said = [_name(kind)]
-    if kind == "tiff" and 16 in image.tag_v2.get(258, ()):
+    if _is_deep(image, kind):
         said.append("16 bits")
     if image.mode in ("CMYK", "LAB"):
         said.append(image.mode)
     if getattr(image, "is_animated", False):
         said.append("first of several pages or frames")
+    if image.info.get("icc_profile"):
+        said.append("with a colour profile")
     return f"{', '.join(said)}: converted to PNG in memory"
 
 
@@ -364,12 +380,12 @@ def _words(image: Any, kind: str) -> str:
 
 
 def _pixels(image: Any, data: bytes, kind: str) -> np.ndarray:
-    """The upright pixels: uint8 or uint16, shape (height, width) or (height, width, 3)."""
+    """The upright pixels: uint8 or uint16, shape (height, width) or (height, width, 3); uint16 also with alpha."""
     if kind == HEIC:
         return _in_srgb(image.to_pillow(), kind)  # already upright
     image.load()
     tags = image.tag_v2 if kind == "tiff" else {}
-    if set(tags.get(258, ())) == {16} and image.mode in ("RGB", "RGBA", "RGBX"):
+    if kind == "tiff" and _is_deep_colour(image):
         return _deep_colour(image, data)
     if image.mode == "F":
         raise Unreadable("unsupported-format", f"{_name(kind)} of floating-point numbers: save it as 8 or 16 bits")
@@ -394,7 +410,7 @@ def _upright(image: Any) -> Any:
 
 
 def _deep_colour(image: Any, data: bytes) -> np.ndarray:
-    """RGB of 16 bits: uint16, shape (height, width, 3).
+    """RGB of 16 bits: uint16, shape (height, width, 3), or 4 with alpha, which the graph composites once it is scaled.
 
     Pillow keeps the upper byte of each value. Read in the other byte order, it keeps the lower one.
     """
@@ -403,13 +419,7 @@ def _deep_colour(image: Any, data: bytes) -> np.ndarray:
     lower.tile = [one._replace(args=(one.args[0][:-1] + other[one.args[0][-1]], *one.args[1:])) for one in lower.tile]
     lower.load()
     values = np.asarray(image).astype("uint16") * 256 + np.asarray(lower)
-    if image.mode != "RGBA":
-        return values[..., :3]
-    result = np.empty((*values.shape[:2], 3), "uint16")
-    for rows in _blocks(values):
-        colour, alpha = values[rows, :, :3].astype("int64"), values[rows, :, 3:].astype("int64")
-        result[rows] = (colour * alpha + _WHITE * (_WHITE - alpha) + _WHITE // 2) // _WHITE
-    return result
+    return values if image.mode == "RGBA" else values[..., :3]
 
 
 def _in_srgb(image: Any, kind: str) -> np.ndarray:
@@ -478,8 +488,8 @@ def _blocks(values: np.ndarray) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-def _png(values: np.ndarray) -> bytes:
-    """Encode pixels, as `_pixels` gives them, quickly."""
+def _png(values: np.ndarray, profile: bytes | None = None) -> bytes:
+    """Encode pixels, as `_pixels` gives them, quickly; those of 16 bits with a profile."""
     from PIL import Image
 
     if values.dtype == np.uint8:
@@ -489,8 +499,10 @@ def _png(values: np.ndarray) -> bytes:
     height, width = values.shape[:2]
     rows = values.astype(">u2").reshape(height, -1).view("uint8")
     lines = np.concatenate([np.zeros((height, 1), "uint8"), rows], axis=1)  # filter 0
-    head = struct.pack(">IIBBBBB", width, height, 16, 2 if values.ndim == 3 else 0, 0, 0, 0)
-    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(lines, 1)), (b"IEND", b""))
+    colours = {1: 0, 3: 2, 4: 6}[values.shape[2] if values.ndim == 3 else 1]
+    head = struct.pack(">IIBBBBB", width, height, 16, colours, 0, 0, 0)
+    named = ((b"iCCP", b"ICC\x00\x00" + zlib.compress(profile)),) if profile and values.ndim == 3 else ()
+    chunks = ((b"IHDR", head), *named, (b"IDAT", zlib.compress(lines, 1)), (b"IEND", b""))
     framed = [
         struct.pack(">I", len(one)) + kind + one + struct.pack(">I", zlib.crc32(kind + one)) for kind, one in chunks
     ]

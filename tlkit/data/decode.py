@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tlkit.data.graph import bmp, gif, jpeg, png, webp
+from tlkit.data.graph import bmp, gif, jpeg, other, png, webp
 from tlkit.data.graph.common import checked
 from tlkit.data.graph.gif import first_frame as first_frame
 from tlkit.data.limits import FULL_DEPTH
 from tlkit.errors import unknown
 from tlkit.plan.job import FITS
-
-_NO_FORMAT = "not a JPEG, PNG, GIF, BMP or WebP file"
 
 
 def decode_and_resize(data: tf.Tensor, size: int, fit: str = "squash", depth: int = FULL_DEPTH) -> tf.Tensor:
@@ -54,7 +52,7 @@ def decode(data: tf.Tensor, size: int = 0, depth: int = FULL_DEPTH) -> tf.Tensor
         lambda: gif.decode(data),
         lambda: bmp.decode(data),
         lambda: webp.decode(data),
-        lambda: tf.zeros((1, 1, 3), tf.uint8) * tf.cast(tf.strings.length(checked(data, _NO_FORMAT)), tf.uint8),
+        lambda: tf.zeros((1, 1, 3), tf.uint8) * tf.cast(tf.strings.length(checked(data, other.NO_FORMAT)), tf.uint8),
     ]
     image = tf.switch_case(_format(data), branches)
     image.set_shape((None, None, 3))
@@ -75,10 +73,8 @@ def read_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     Never fails and decodes nothing. A JPEG counts as decoded at an eighth of its size, except for a progressive one,
     which is held in full at any scale.
     """
-    branches = [
-        *(lambda module=module: module.header(data) for module in (jpeg, png, gif, bmp, webp)),
-        lambda: (tf.constant(_NO_FORMAT), tf.constant(0, tf.int64)),
-    ]
+    modules = (jpeg, png, gif, bmp, webp, other)
+    branches = [lambda module=module: module.header(data) for module in modules]
     return tf.switch_case(_format(data), branches)
 
 

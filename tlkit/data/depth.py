@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from tlkit.data.convert import Unreadable, convert
+from tlkit.data.convert import Unreadable, convert, needs_conversion, read_header
 from tlkit.data.limits import DEPTHS, FULL_DEPTH
 
 
@@ -29,7 +29,9 @@ def _highest(file: Path) -> int:
     from tlkit.data.decode import header_fault
 
     try:
-        data = convert(file.read_bytes())
+        data = file.read_bytes()
+        if needs_conversion(data):
+            data = convert(data) if read_header(data).deep else b""
         if data[:4] != b"\x89PNG" or data[24] != 16 or header_fault(tf.constant(data)).numpy():
             return -1
         with tf.device("cpu"):

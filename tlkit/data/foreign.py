@@ -130,6 +130,17 @@ def foreign(data: bytes) -> Foreign | None:
     return None
 
 
+def signatures() -> list[tuple[int, bytes, str]]:
+    """(offset, bytes, name) of formats that few bytes tell, for the graph; the first that fits counts."""
+    boxes = [(4, b"ftyp" + brand, NAMES[kind]) for brand, kind in _BRANDS.items()]
+    boxes += [(4, b"ftypqt", "video (QuickTime)"), (4, b"ftyp", "video (MP4)"), (0, b"<svg", "SVG")]
+    pnm = [
+        (0, b"P%d" % number + space, NAMES["pnm"]) for number in range(1, 7) for space in (b" ", b"\n", b"\r", b"\t")
+    ]
+    short = [(0, b"\x01\xda\x00", NAMES["sgi"]), (0, b"\x01\xda\x01", NAMES["sgi"]), (0, b"\x0a\x05\x01", NAMES["pcx"])]
+    return [(at, signature, found.name) for at, signature, found in _SIGNATURES] + boxes + pnm + short
+
+
 def foreign_file(file: Path) -> Foreign | None:
     """Name a file; None if its first bytes tell nothing or cannot be read."""
     try:
