@@ -143,9 +143,12 @@ def test_colours_of_16_bits_keep_their_lower_byte(order: str) -> None:
     values = np.random.default_rng(26501).integers(0, 4096, (20, 30, 3))
     png = tf.io.decode_png(convert(tiff_of_16_bits(values, order)), dtype=tf.uint16).numpy()
     assert (png == values).all()
-    opaque = np.concatenate([values, np.full((20, 30, 1), 65_535)], axis=2)
-    png = tf.io.decode_png(convert(tiff_of_16_bits(opaque, order)), dtype=tf.uint16).numpy()
-    assert (png == values).all()
+    glass = np.concatenate([values, np.full((20, 30, 1), 65_535)], axis=2)
+    glass[:10, :, 3] = 0
+    png = convert(tiff_of_16_bits(glass, order))
+    assert (tf.io.decode_png(png, dtype=tf.uint16).numpy() == glass).all()
+    seen = decode(tf.constant(png), depth=12).numpy()
+    assert (seen[:10] == 255).all() and (seen[10:] == values[10:] // 16).all()
 
 
 def test_white_may_be_zero() -> None:
@@ -153,6 +156,59 @@ def test_white_may_be_zero() -> None:
     at = data.index(struct.pack("<HHI", 262, 3, 1))
     data[at + 8] = 0
     assert (converted(bytes(data)) == 65_535 - np.asarray(DEEP).astype(int)).all()
+
+
+def bmp(bits: int, compression: int, extra: bytes, pixels: bytes) -> bytes:
+    """A BMP of 4 x 2 pixels; extra: masks or a palette."""
+    info = struct.pack("<IiiHHIIiiII", 40, 4, 2, 1, bits, compression, len(pixels), 0, 0, len(extra) // 4, 0)
+    begin = 54 + len(extra)
+    return b"BM" + struct.pack("<IHHI", begin + len(pixels), 0, 0, begin) + info + extra + pixels
+
+
+def test_kinds_of_bmp_and_webp_that_the_graph_refuses_are_converted() -> None:
+    moving = encode(IMAGE, "WEBP", save_all=True, append_images=[IMAGE.rotate(90)], lossless=True)
+    assert (converted(moving) == np.asarray(IMAGE)).all() and "first of several" in read_header(moving).detail
+    masks = struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+    fields = bmp(16, 3, masks, struct.pack("<8H", *[0xF800] * 4, *[0x001F] * 4))
+    assert (converted(fields)[0] == (0, 0, 255)).all() and (converted(fields)[1] == (255, 0, 0)).all()
+    runs = bmp(8, 1, struct.pack("<2I", 0x0000FF00, 0x00FF0000), b"\x04\x00\x00\x00\x04\x01\x00\x01")
+    assert (converted(runs)[1] == (0, 255, 0)).all() and (converted(runs)[0] == (255, 0, 0)).all()
+
+
+def test_kinds_of_jpeg_that_pillow_cannot_read_either_are_named() -> None:
+    data = bytearray(encode(IMAGE, "JPEG"))
+    data[data.index(b"\xff\xc0") + 4] = 12
+    assert why(bytes(data))[0] == "unsupported-format" and "12 bits" in why(bytes(data))[1]
+
+
+def table_profile() -> bytes:
+    """An ICC profile of tables (lut8Type) that takes red for blue: its two steps each way give CIE L*a*b* of sRGB."""
+    corners = {  # (red, green, blue) of sRGB -> L*a*b* for D50, encoded in 8 bits
+        (0, 0, 0): (0, 128, 128),
+        (1, 0, 0): (138, 209, 198),
+        (0, 1, 0): (224, 49, 209),
+        (0, 0, 1): (75, 196, 16),
+        (1, 1, 0): (249, 112, 221),
+        (0, 1, 1): (231, 77, 113),
+        (1, 0, 1): (154, 222, 67),
+        (1, 1, 1): (255, 128, 128),
+    }
+    grid = b"".join(bytes(corners[b, g, r]) for r in (0, 1) for g in (0, 1) for b in (0, 1))
+    unit = struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 65536)
+    table = b"mft1" + bytes(4) + bytes((3, 3, 2, 0)) + unit + bytes(range(256)) * 3 + grid + bytes(range(256)) * 3
+    white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
+    at = 128 + 4 + 24
+    tags = struct.pack(">I4sII4sII", 2, b"wtpt", at, len(white), b"A2B0", at + len(white), len(table))
+    head = struct.pack(">I4sI4s4s4s", at + len(white) + len(table), bytes(4), 0x02400000, b"scnr", b"RGB ", b"Lab ")
+    head += bytes(12) + b"acsp" + bytes(28) + struct.pack(">3i", 63190, 65536, 54061)
+    return head + bytes(128 - len(head)) + tags + white + table
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
+def test_profiles_of_tables_are_converted(kind: str) -> None:
+    data = encode(Image.new("RGB", (16, 16), (255, 0, 0)), kind, icc_profile=table_profile())
+    assert needs_conversion(data) and "colour profile" in read_header(data).detail
+    assert np.abs(converted(data)[8, 8] - (0, 0, 255)).max() < 12
 
 
 def test_heic_is_read_by_its_extra_and_named_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
