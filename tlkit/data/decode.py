@@ -38,6 +38,11 @@ def decode_and_resize(data: tf.Tensor, size: int, fit: str = "squash", depth: in
     return fit_to_square(decode(data, size, depth), size, fit)
 
 
+def decode_png_and_resize(data: tf.Tensor, size: int, fit: str, depth: int) -> tf.Tensor:
+    """`decode_and_resize` for data that are known to be a PNG: a smaller graph, which starts sooner."""
+    return fit_to_square(png.decode(data, depth), size, fit)
+
+
 def decode(data: tf.Tensor, size: int = 0, depth: int = FULL_DEPTH) -> tf.Tensor:
     """Decode one image file, upright, at its own size.
 

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from tlkit.cache import Cache, Rows, Store, Writer, describe
 from tlkit.data.convert import CONVERTER_VERSION, Unreadable, convert, convert_in_thread, without_warnings
-from tlkit.data.decode import decode_and_resize
+from tlkit.data.decode import decode_and_resize, decode_png_and_resize
 from tlkit.data.headers import why_not
 from tlkit.data.images import ImageSet, problem
 from tlkit.data.limits import FULL_DEPTH
@@ -197,7 +197,7 @@ def _by_conversion(files: Sequence[Path], rows: np.ndarray, square: Callable[[tf
 def _square(size: int, fit: str, depth: int) -> Callable[[tf.Tensor], tf.Tensor]:
     signature = [tf.TensorSpec((), tf.string)]
     return tf.function(
-        lambda data: decode_and_resize(data, size, fit, depth), input_signature=signature, autograph=False
+        lambda data: decode_png_and_resize(data, size, fit, depth), input_signature=signature, autograph=False
     )
 
 

@@ -30,6 +30,9 @@ def fault(profile: tf.Tensor) -> tf.Tensor:
     return tf.where(tables, "a colour profile of tables is not read", "")
 
 
+@tf.function(
+    input_signature=[tf.TensorSpec((None, None, None), tf.uint8), tf.TensorSpec((), tf.string)], autograph=False
+)  # traced once, and kept once in a graph
 def to_srgb(image: tf.Tensor, profile: tf.Tensor) -> tf.Tensor:
     """Convert the colours of a uint8 image, shape (height, width, 3 or 4); an alpha channel stays."""
     return tf.cond(tf.strings.length(profile) >= 132, lambda: _by_profile(image, profile), lambda: image)
@@ -69,6 +72,7 @@ def _converted(image: tf.Tensor, curves: tf.Tensor, mixed: tf.Tensor) -> tf.Tens
     return tf.concat([colours, image[..., 3:]], -1)
 
 
+@tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
 def _curve(tag: tf.Tensor) -> tf.Tensor:
     """The linear values of the codes 0 to 255: float32, shape (256,)."""
     x = tf.linspace(0.0, 1.0, 256)
@@ -130,10 +134,17 @@ def _places(profile: tf.Tensor) -> tf.Tensor:
 
 
 def _has(profile: tf.Tensor, name: bytes) -> tf.Tensor:
-    return tf.reduce_any(_places(profile)[:, 0] == int.from_bytes(name, "big"))
+    return _find(profile, int.from_bytes(name, "big"))[0]
 
 
 def _tag(profile: tf.Tensor, name: bytes) -> tf.Tensor:
-    places = _places(profile)
-    at = places[tf.argmax(places[:, 0] == int.from_bytes(name, "big"))]
-    return piece(profile, at[1], at[2])
+    return _find(profile, int.from_bytes(name, "big"))[1]
+
+
+@tf.function(input_signature=[tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int32)], autograph=False)
+def _find(profile: tf.Tensor, name: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Whether a profile has a tag, and its bytes."""
+    places = tf.concat([_places(profile), tf.zeros((1, 3), tf.int32)], 0)
+    fits = places[:, 0] == name
+    at = places[tf.argmax(fits)]
+    return tf.reduce_any(fits), piece(profile, at[1], at[2])
