@@ -14,7 +14,7 @@ from PIL import Image
 from tests.conftest import COLOURS, draw
 from tests.heic import BLUE, RED
 from tests.tiny import tiny_file
-from tlkit import Recipe, Stage, evaluate_run, finetune, inspect, predict
+from tlkit import Recipe, Stage, finetune, predict
 from tlkit.runs.serve import make_app
 
 
@@ -45,20 +45,19 @@ def test_a_folder_of_one_format_is_learnt_and_served(write: Callable[[Path, str,
             (data / part / name).mkdir(parents=True)
             for i in range(4):
                 write(data / part / name / str(i), name, 26540 + 20 * number + 10 * other + i)
-    assert len(inspect(data, size=32)) == 16
-    recipe = Recipe("test", stages=(Stage(epochs=15, learning_rate=5e-2),), batch_size=8)
+    recipe = Recipe("test", stages=(Stage(epochs=40, learning_rate=5e-2),), batch_size=8)
     run = finetune(data, backbone=tiny_file(), image_size=32, recipe=recipe, out=tmp_path / "run", report=False)
     assert run.metrics["parity"]["top1_agreement"] == 1.0 and run.metrics["parity"]["within_limit"]
-    assert run.metrics["validation"]["accuracy"] == 1.0 == evaluate_run(run)["accuracy"]
+    assert run.metrics["validation"]["accuracy"] == 1.0
     files = sorted((data / "validation").rglob("*.*"))
     answers = predict(run.folder, files)
     assert list(answers["prediction"]) == [file.parent.name for file in files] and answers["problem"].eq("").all()
     client = make_app(run.folder).test_client()
-    raw = client.post("/predict?evidence=1", data=files[0].read_bytes()).json["predictions"][0]
+    raw = client.post("/predict", data=files[0].read_bytes()).json["predictions"][0]
     coded = [{"b64": base64.b64encode(file.read_bytes()).decode()} for file in files]
     rows = client.post("/predict", json={"instances": coded}).json["predictions"]
     assert np.allclose([row["probability"] for row in rows], answers["probability"], atol=1e-6)
-    assert raw["probability"] == rows[0]["probability"] and raw["evidence"]
+    assert raw["probability"] == rows[0]["probability"]
     serve = tf.saved_model.load(str(run.saved_model)).signatures["serving_default"]
     alone = serve(image_bytes=tf.constant([files[0].read_bytes()]))
     assert not alone["ok"].numpy()[0] and write.__name__.split("_")[-1].upper() in alone["problem"].numpy()[0].decode()
