@@ -177,13 +177,14 @@ class _Served(tf.Module):
         sound = fault == b""
         # if one is large, decode one at a time, to bound memory
         large = tf.reduce_any(sound & (pixels > LARGE))
-        ok = tf.cond(
+        found = tf.cond(
             large, lambda: self._tried(image_bytes, sound, 1), lambda: self._tried(image_bytes, sound, PARALLEL)
         )
+        ok = found == b""
         squares = tf.cond(
             large, lambda: self._squares(image_bytes, ok, 1), lambda: self._squares(image_bytes, ok, PARALLEL)
         )
-        return ok, tf.where(ok, "", tf.where(sound, "it does not decode", fault)), squares
+        return ok, tf.where(sound, found, fault), squares
 
     def _tried(self, image_bytes: tf.Tensor, sound: tf.Tensor, parallel: int) -> tf.Tensor:
         safe = tf.where(sound, image_bytes, b"")
@@ -193,7 +194,7 @@ class _Served(tf.Module):
         options = tf.data.Options()
         options.autotune.enabled = False  # autotuning and graph rewriting would take most of a request's time
         options.experimental_optimization.apply_default_optimizations = False
-        return tried.with_options(options).reduce(tf.zeros((count,), tf.bool), _mark_item)
+        return tried.with_options(options).reduce(tf.fill((count,), "it does not decode"), _mark_item)
 
     def _squares(self, image_bytes: tf.Tensor, ok: tf.Tensor, parallel: int) -> tf.Tensor:
         shape = (self._size, self._size, 3)
@@ -211,5 +212,5 @@ def _attempt_item(index: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tens
 
 
 @tf.autograph.experimental.do_not_convert
-def _mark_item(ok: tf.Tensor, item: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-    return tf.tensor_scatter_nd_update(ok, [[item[0]]], [True])
+def _mark_item(found: tf.Tensor, item: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+    return tf.tensor_scatter_nd_update(found, [[item[0]]], [item[1]])

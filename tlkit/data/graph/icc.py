@@ -19,6 +19,7 @@ _FROM_XYZ = (
 _SRGB = ((0.4360747, 0.3850649, 0.1430804), (0.2225045, 0.7168786, 0.0606169), (0.0139322, 0.0971045, 0.7141733))
 _CLOSE = 0.003  # of a colorant, and of a curve at a half: nearer than this a profile is sRGB
 _HALF = 0.2158605  # the curve of sRGB at 128 of 255
+FAULT = "a colour profile of tables is not read"
 TABLES = (
     bytes(16) + b"RGB XYZ " + bytes(12) + b"acsp" + bytes(88) + b"\0\0\0\1A2B0" + bytes(8)
 )  # stands for one of tables
@@ -27,7 +28,7 @@ TABLES = (
 def fault(profile: tf.Tensor) -> tf.Tensor:
     """Why a profile cannot be converted; empty if it can, or says nothing."""
     tables = _is_valid(profile) & _has(profile, b"A2B0") & (_space(profile) == b"RGB ")
-    return tf.where(tables, "a colour profile of tables is not read", "")
+    return tf.where(tables, FAULT, "")
 
 
 @tf.function(
@@ -90,6 +91,7 @@ def _curve(tag: tf.Tensor) -> tf.Tensor:
 
     def by_table() -> tf.Tensor:
         count = tf.cast(_words(tag, 10, tf.constant(1))[0], tf.int32)  # the lower half of 32 bits
+        count = tf.minimum(count, tf.maximum(tf.strings.length(tag) - 12, 0) // 2)
         values = _words(tag, 12, count)
         gamma = values[:1] / 256
 
@@ -112,7 +114,7 @@ def _fixed(tag: tf.Tensor, at: int, count: int) -> tf.Tensor:
 
 
 def _words(tag: tf.Tensor, at: int, count: tf.Tensor) -> tf.Tensor:
-    found = tf.strings.substr(tf.strings.join([piece(tag, at, 2 * count), bytes(2 * 65536)]), 0, 2 * count)
+    found = tf.strings.substr(tf.strings.join([piece(tag, at, 2 * count), bytes(2)]), 0, 2 * count)
     return tf.cast(tf.io.decode_raw(found, tf.uint16, little_endian=False), tf.float32)
 
 

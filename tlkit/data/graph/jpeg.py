@@ -129,6 +129,7 @@ def _profile(data: tf.Tensor, raw: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
     named = piece(data, at + 4, 12) == b"ICC_PROFILE\x00"
     size = tf.cast(raw[at + 2], tf.int32) * 256 + tf.cast(raw[at + 3], tf.int32)
     many = tf.cast(raw[tf.where(at > 0, at + 17, 0)], tf.int32) > 1
+    many &= (piece(data, at + 34, 4) == b"RGB ") & (piece(data, at + 54, 4) == b"acsp")
     whole = tf.where(many, icc.TABLES, piece(data, at + 18, size - 16))
     return tf.where((at > 0) & named, whole, b"")
 

@@ -31,13 +31,11 @@ _XMP = b"XML:com.adobe.xmp"
 
 
 def header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """(fault, number of pixels)."""
+    """(fault, number of pixels). A colour profile is not looked at, because unpacking it may fail: see `parts`."""
     raw = head(data, _BEFORE_DATA)
-    fault, seen = _chunks(data, raw)
+    fault, _ = _chunks(data, raw)
     size_fault, pixels = check_size(number(raw[16:20], big=True), number(raw[20:24], big=True))
     fault = tf.where(fault == b"", size_fault, fault)
-    has_profile = (seen[2] > 0) & (fault == b"")
-    fault = tf.cond(has_profile, lambda: icc.fault(_profile(data, seen)), lambda: fault)
     return tf.where(number(raw[12:16], big=True) == 0x43674249, "a PNG of an iOS app (CgBI) is not read", fault), pixels
 
 
@@ -73,8 +71,9 @@ def decode(data: tf.Tensor, depth: int = 16) -> tf.Tensor:
 
 
 def parts(data: tf.Tensor) -> tf.Tensor:
-    """Decode what `decode` takes from a file besides its pixels; fails where that fails."""
-    return tf.strings.length(_profile(data, _chunks(data, head(data, _BEFORE_DATA))[1]))
+    """The fault of a file's colour profile. Fails for one that does not unpack."""
+    _, seen = _chunks(data, head(data, _BEFORE_DATA))
+    return tf.cond(seen[2] > 0, lambda: icc.fault(_profile(data, seen)), lambda: tf.constant(""))
 
 
 def _deep(data: tf.Tensor, depth: int) -> tf.Tensor:
