@@ -53,7 +53,7 @@ def answers(data: bytes) -> bool:
         return False
     try:
         return attempted(tf.constant(data)).numpy() == b""
-    except tf.errors.InvalidArgumentError:
+    except tf.errors.OpError:
         return False
 
 
@@ -208,7 +208,7 @@ def test_a_chunk_that_is_longer_than_the_file_takes_no_memory(where: str, kind: 
 
 
 def test_a_png_of_many_chunks_is_walked_in_runs() -> None:
-    whole = encode(Image.fromarray(noise(200, 200)), "PNG")
+    whole = encode(Image.fromarray(noise(100, 100)), "PNG")
     size = int.from_bytes(whole[33:37], "big")
     data = whole[41 : 41 + size]
     parts = b"".join(chunk(b"IDAT", data[at : at + 16]) for at in range(0, size, 16))  # thousands
