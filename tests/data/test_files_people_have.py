@@ -17,6 +17,7 @@ from tests.broken import encode
 from tests.conftest import draw
 from tlkit import decode_images, scan
 from tlkit.cache import Cache
+from tlkit.data import looks
 from tlkit.data.decode import attempt, decode, first_frame
 from tlkit.data.decode import header_fault as fault_of
 from tlkit.data.headers import Status, examine, why_not
@@ -53,7 +54,7 @@ def answers(data: bytes) -> bool:
         return False
     try:
         return attempted(tf.constant(data)).numpy() == b""
-    except tf.errors.InvalidArgumentError:
+    except tf.errors.OpError:
         return False
 
 
@@ -208,7 +209,7 @@ def test_a_chunk_that_is_longer_than_the_file_takes_no_memory(where: str, kind: 
 
 
 def test_a_png_of_many_chunks_is_walked_in_runs() -> None:
-    whole = encode(Image.fromarray(noise(200, 200)), "PNG")
+    whole = encode(Image.fromarray(noise(100, 100)), "PNG")
     size = int.from_bytes(whole[33:37], "big")
     data = whole[41 : 41 + size]
     parts = b"".join(chunk(b"IDAT", data[at : at + 16]) for at in range(0, size, 16))  # thousands
@@ -433,7 +434,9 @@ def test_rgb_of_16_bits_is_scaled_as_grey_is_and_its_alpha_is_not(tmp_path: Path
 # -- images that show nothing -------------------------------------------------------------------------------
 
 
-def test_images_of_one_colour_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_of_one_colour_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(looks.log, "warning", said.append)
     for i in range(6):
         (tmp_path / "ab"[i % 2]).mkdir(exist_ok=True)
         white = np.full((32, 32, 4), 255, "uint8")
@@ -442,7 +445,7 @@ def test_images_of_one_colour_are_named(tmp_path: Path, capsys: pytest.CaptureFi
     for cache in (Cache(0), Cache(0)):
         found = decode_images(scan(tmp_path), 32, cache=cache).images.problems
         assert (found["problem"] == "one-colour").sum() == 6
-    assert "6 of 6 images are of one colour after decoding" in capsys.readouterr().err
+    assert len(said) == 2 and said[0].startswith("6 of 6 images are of one colour after decoding")
     with pytest.raises(DataError, match="transparent"):
         scan(tmp_path, strict=True)
 

@@ -117,6 +117,8 @@ def why_not(data: bytes, detail: str = "") -> tuple[str, str]:
     if verdict.status is Status.DECODES and looks_truncated(data, verdict.format):
         return "truncated", "the end of the file is missing"
     if verdict.status is Status.DECODES:
+        if looks_truncated(data, verdict.format):
+            return "truncated", "the end of the file is missing"
         return "corrupt", detail or f"the {verdict.format} data do not decode"
     return verdict.problem, verdict.reason
 

@@ -187,9 +187,13 @@ def _gif(data: bytes) -> Parsed:
     width, height = max(screen[0], left + wide), max(screen[1], top + high)
     if not end:
         raise Unreadable(_CUT, "truncated")
-    notes = (("animated", "only the first frame is used"),) if _another_frame(data, end) else ()
-    covered = (wide, high) == (width, height)
-    return Parsed(width, height, notes, alpha=transparent or not covered)
+    notes: tuple[tuple[str, str], ...] = ()
+    if _another_frame(data, end):
+        notes = (("animated", "only the first frame is used"),)
+    if (wide, high) != (width, height):
+        notes = (*notes, ("transparent", "composited over white around the first frame"))
+        transparent = False
+    return Parsed(width, height, notes, alpha=transparent)
 
 
 def _colours(flags: int) -> int:

@@ -119,7 +119,7 @@ def decode(images: ImageSet, size: int, fit: str, cache: Cache) -> tuple[Pixels,
     if writer is not None:
         describe(store.folder, f"decoded images, {size} x {size} pixels, {fit}")
     with writer or contextlib.nullcontext():
-        for rows, pixels in _decoded([files[i] for i in todo], size, fit, images.depth):
+        for rows, pixels in _decoded([files[i] for i in todo], size, fit, images.depth) if todo else ():
             decoded = [keys[todo[row]] for row in rows]
             looks.add(decoded, pixels)
             good.update(decoded)

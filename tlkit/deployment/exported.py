@@ -49,5 +49,5 @@ def decoded_pixels(data: bytes, size: int, fit: str, depth: int = FULL_DEPTH) ->
     data = convert(data)
     try:
         return decode_and_resize(tf.constant(data), size, fit, depth).numpy()
-    except (tf.errors.InvalidArgumentError, ValueError):
+    except (tf.errors.OpError, ValueError):
         raise DataError(f"no image that decodes: {': '.join(why_not(data))}. Leave it out.") from None
