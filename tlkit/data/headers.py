@@ -114,8 +114,6 @@ def examine(data: bytes, *, look: bool = False) -> Verdict:
 def why_not(data: bytes, detail: str = "") -> tuple[str, str]:
     """(problem, detail) for a file that does not decode. detail: what is said if its header shows no fault."""
     verdict = examine(data)
-    if verdict.status is Status.DECODES and looks_truncated(data, verdict.format):
-        return "truncated", "the end of the file is missing"
     if verdict.status is Status.DECODES:
         if looks_truncated(data, verdict.format):
             return "truncated", "the end of the file is missing"
