@@ -48,7 +48,7 @@ def write_description(folder: Path, values: dict[str, Any]) -> None:
     write_atomically(folder / DESCRIPTION, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
-def add_to_description(folder: Path, **values: Any) -> None:
+def add_to_description(folder: Path, values: dict[str, Any]) -> None:
     """Add values to an export's `tlkit.json`."""
     known = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     write_atomically(folder / DESCRIPTION, json.dumps({**known, **values}, indent=2, ensure_ascii=False) + "\n")

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tlkit.data.convert import Unreadable, convert
+from tlkit.data.headers import Status, examine
 from tlkit.data.limits import DEPTHS, FULL_DEPTH
 
 
@@ -26,11 +27,9 @@ def _highest(file: Path) -> int:
     """The highest value of colour or grey in a file of 16 bits; -1 for any other."""
     import tensorflow as tf
 
-    from tlkit.data.decode import header_fault
-
     try:
         data = convert(file.read_bytes())
-        if data[:4] != b"\x89PNG" or data[24] != 16 or header_fault(tf.constant(data)).numpy():
+        if data[:4] != b"\x89PNG" or data[24] != 16 or examine(data).status is not Status.DECODES:
             return -1
         with tf.device("cpu"):
             values = tf.io.decode_png(data, dtype=tf.uint16).numpy()

@@ -75,7 +75,7 @@ def export_run(
     else:
         ranges = _some_pixels(run, "train", REPRESENTATIVE_IMAGES)[0] if FORMATS[target].by_images else None
         write_target(model, plan.classes, folder, target, **settings, representative=ranges)
-        add_to_description(folder, depth=plan.depth)
+        add_to_description(folder, {"depth": plan.depth})
         proof = _prove_pixels(run, model, folder, force)
     if max_error is not None:
         run.write_json("metrics.json", {**run.metrics, "refusal": refusal})
