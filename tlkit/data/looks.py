@@ -46,7 +46,7 @@ class Looks:
             some = missing[start : start + 64]
             self.add(some, pixels.rows(some).gather(slice(None)))
         here = [key for key, there in zip(keys, known, strict=True) if there]
-        kept = self._store.rows(here).gather(slice(None)) if here else np.zeros((0, 2), "uint64")
+        kept: Sequence[np.ndarray] = list(self._store.rows(here).gather(slice(None))) if here else []
         fresh = [key for key in self._new if key not in set(here)]
         if fresh:
             self._keep(fresh)
@@ -64,7 +64,7 @@ class Looks:
         """A problem for each image of one colour, and for each that equals an image of another file."""
         looks = np.stack([self._new[key] for key in table["sha256"]]) if len(table) else np.zeros((0, 2), "uint64")
         flat = looks[:, 1].astype(bool)
-        same: dict[int, Any] = {}  # digest -> the first file
+        same: dict[int, Any] = {}  # digest -> the row of the first file
         found, equal = [], 0
         for row, (digest, _), one_colour in zip(table.itertuples(), looks, flat, strict=True):
             first = same.setdefault(int(digest), row)
