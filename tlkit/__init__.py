@@ -40,6 +40,8 @@ _HOME = {
     "check_safety": "safety.check",
     "draw_sheet": "data.preview",
     "explore_augmentation": "safety.explore",
+    "clean_copy": "data.clean",
+    "convert": "data.convert",
     "decode_and_resize": "data.decode",
     "Run": "runs.folder",
     "open_run": "runs.folder",
@@ -85,6 +87,8 @@ __all__ = [*_HOME]
 if TYPE_CHECKING:
     from tlkit.backbones import Backbone, find_backbone
     from tlkit.data.augment import augment
+    from tlkit.data.clean import clean_copy
+    from tlkit.data.convert import convert
     from tlkit.data.dataset import Dataset, decode_images
     from tlkit.data.decode import decode_and_resize
     from tlkit.data.examples import Examples

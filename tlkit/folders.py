@@ -52,6 +52,12 @@ def write_description(folder: Path, values: dict[str, Any]) -> None:
     write_atomically(folder / DESCRIPTION, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
+def add_to_description(folder: Path, values: dict[str, Any]) -> None:
+    """Add values to an export's `tlkit.json`."""
+    known = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    write_atomically(folder / DESCRIPTION, json.dumps({**known, **values}, indent=2, ensure_ascii=False) + "\n")
+
+
 _KEYS = {PLAN: ("tlkit", "recipe", "classes"), DESCRIPTION: ("classes", "image_size", "fit", "input")}
 _EXPORTS = ("saved_model", "litert", "litert-int8", "onnx", "keras")
 _KILLED = r"\.(?:tmp|old)-[0-9a-f]{8}-"  # prefix of files that a killed process left behind: see `tlkit.files`

@@ -18,8 +18,8 @@ from tests.broken import (
     used_with_a_note,
 )
 from tests.conftest import draw
-from tlkit.data import decode as decoding
 from tlkit.data.decode import attempt, decode, decode_and_resize, first_frame, header_fault, read_header
+from tlkit.data.graph import common
 
 IMAGE = draw((120, 90, 60), 3, 90).resize((120, 80))
 in_graph = tf.function(lambda data: decode_and_resize(data, 48), autograph=False)
@@ -116,7 +116,7 @@ def test_header_and_attempt_foretell_whether_decoding_succeeds(name: str) -> Non
     foretold = not header_fault(tf.constant(data)).numpy()
     if foretold:
         try:
-            attempt(tf.constant(data))
+            attempt(first_frame(tf.constant(data)))
         except tf.errors.InvalidArgumentError:
             foretold = False
     try:
@@ -189,28 +189,28 @@ def test_transparency_is_composited_over_white_row_by_row_as_at_once(monkeypatch
         data = encode(image, kind)
         at_once = pixels(data)
         with monkeypatch.context() as patch:
-            patch.setattr(decoding, "_AT_ONCE", 100)
+            patch.setattr(common, "AT_ONCE", 100)
             assert np.array_equal(pixels(data), at_once)
     assert np.abs(pixels(encode(image, "PNG")) - by_pillow(encode(image, "PNG"))).max() <= 1
 
 
 def test_a_bmp_whose_header_is_longer_than_the_file_is_refused_by_its_header() -> None:
-    assert b"longer than the file" in header_fault(tf.constant(bmp_of_endless_header())).numpy()
+    assert b"length of its header is wrong" in header_fault(tf.constant(bmp_of_endless_header())).numpy()
 
 
 def test_frames_behind_the_first_are_not_decoded() -> None:
     small, bomb = gif_of_a_huge_later_frame(4000)
     assert tf.io.decode_gif(bomb).shape == (2, 4000, 4000, 3), "TensorFlow decodes them all"
-    assert first_frame(tf.constant(bomb)).numpy() == small
+    assert len(first_frame(tf.constant(bomb)).numpy()) < len(small) + 800
     assert tf.io.decode_gif(first_frame(tf.constant(bomb))).shape == (1, 20, 30, 3)
     assert np.array_equal(decode(tf.constant(bomb)), decode(tf.constant(small)))
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.98])
-def test_a_gif_that_ends_within_its_first_frame_is_left_as_it_is(keep: float) -> None:
+def test_a_gif_that_ends_within_its_first_frame_does_not_decode(keep: float) -> None:
     small, _ = gif_of_a_huge_later_frame(40)
-    cut = small[: int(keep * len(small))]
-    assert first_frame(tf.constant(cut)).numpy().removesuffix(b"\x3b") == cut
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decode(tf.constant(small[: int(keep * len(small))]))
 
 
 def test_a_first_frame_larger_than_the_screen_is_held_to_the_limit() -> None:

@@ -1,4 +1,4 @@
-"""The commands on data before a run: `inspect`, `augment` and `lr-find`."""
+"""The commands on data before a run: `inspect`, `convert`, `augment` and `lr-find`."""
 
 from __future__ import annotations
 
@@ -96,6 +96,27 @@ def inspect(
         click.echo(shown_table([Column(name, right=True) for name in names], probed))
         for line in axes["sentences"]:
             click.echo(f"- {line}")
+
+
+@main.command("convert")
+@click.argument("data")
+@click.argument("clean")
+@click.option("--group-by", metavar="COLUMN", help="CSV column that is written into labels.csv as group")
+def convert_(data: str, clean: str, group_by: str | None) -> None:
+    """Write a cleaned copy of DATA into the new folder CLEAN.
+
+    What a model reads as it is, is copied; other usable images become PNG, with the pixels that a model would see."""
+    from tlkit.data.scan import check_exists
+
+    check_exists(data)
+    with _tensorflow_quietly():
+        from tlkit.data.clean import clean_copy, left_out
+    table = clean_copy(data, clean, group_by=group_by)
+    copied = int(table["copied"].sum())
+    click.echo(
+        f"{clean}: {counted(len(table), 'image')}, {copied:,} copied, {len(table) - copied:,} converted to PNG, "
+        f"{counted(left_out(clean), 'file')} left out (labels.csv, problems.csv)"
+    )
 
 
 @main.command("augment")

@@ -1,38 +1,73 @@
-"""Reads file headers: format, size and orientation, or what else the file is. Decodes no pixels."""
+"""What a file is, by its bytes: format, size, what the image needs, or the reason why it cannot be used.
+
+Nothing is decoded, except to see whether an alpha channel holds a transparent pixel. Lengths in a file are never
+believed: nothing is read past its end.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import enum
+import io
 import stat
+import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tlkit.data.images import problem
+from tlkit.data.foreign import foreign
 from tlkit.data.limits import MAX_JPEG_PIXELS, MAX_PIXELS
-from tlkit.data.sources.item import _Found
+from tlkit.data.parsing import PARSERS, Parsed, Unreadable
 
-# first bytes -> format
-_SIGNATURES = (
+_SIGNATURES = (  # first bytes, format: what the graph decodes; WebP beside them
     (b"\xff\xd8\xff", "jpeg"),
     (b"\x89PNG\r\n\x1a\n", "png"),
     (b"GIF87a", "gif"),
     (b"GIF89a", "gif"),
     (b"BM", "bmp"),
 )
-_UNSUPPORTED = (
-    (b"II*\x00", "TIFF"),
-    (b"MM\x00*", "TIFF"),
-    (b"8BPS", "Photoshop"),
-    (b"\x00\x00\x01\x00", "ICO"),
-    (b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
-    (b"\xff\x0a", "JPEG XL"),
-    (b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
-    (b"DDS ", "DDS"),
-    (b"%PDF", "PDF"),
-)
+TINY = 16  # pixels of the shorter side below which an image is named
+Notes = tuple[tuple[str, str], ...]  # (kind, detail) of each change that the image needs
+
+
+class Status(enum.Enum):
+    """What can become of a file."""
+
+    DECODES = "the graph decodes it"
+    CONVERT = "the graph cannot decode it; Pillow may"
+    REFUSED = "neither decodes it"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a file is, by its bytes. See `examine`.
+
+    status: who decodes it.
+    format: "jpeg", "png", "gif", "bmp", "webp", "tiff", "heic", "avif", "jpeg2000", "pnm", "tga", "ico" ...; "" for no
+        image.
+    reason: unless the status is DECODES: what it is, in words that end a sentence: "TIFF", "a BMP of 4 bits a pixel",
+        "a JPEG of 12 bits a sample", "an XYB colour profile".
+    problem: the kind of problem (a key of `PROBLEMS`) if the file is left out: "unsupported-format", "truncated" ...
+    width, height: pixels as stored; 0 where only a decoder of the format can tell (status CONVERT).
+    notes: (kind, detail) of each change that the image needs if the graph decodes it.
+    """
+
+    status: Status
+    format: str
+    reason: str = ""
+    problem: str = ""
+    width: int = 0
+    height: int = 0
+    notes: tuple[tuple[str, str], ...] = ()
+
+
+def image_format(head: bytes) -> str | None:
+    """The format by a file's first bytes: jpeg, png, gif, bmp or webp; None for any other."""
+    for signature, kind in _SIGNATURES:
+        if head.startswith(signature):
+            return kind
+    return "webp" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else None
 
 
 def looks_truncated(data: bytes, kind: str) -> bool:
@@ -50,161 +85,82 @@ def looks_truncated(data: bytes, kind: str) -> bool:
     return False
 
 
-def image_format(head: bytes) -> str | None:
-    """The format by a file's first bytes: jpeg, png, gif, bmp or webp; None for any other."""
-    for signature, kind in _SIGNATURES:
-        if head.startswith(signature):
-            return kind
-    return "webp" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else None
+def examine(data: bytes, *, look: bool = False) -> Verdict:
+    """What a file is, from all its bytes. Never raises.
 
-
-class _LeftOut(Exception):
-    """A file that cannot be used. kind, detail: as in `tlkit.data.images.problem`."""
-
-    def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(detail)
-        self.kind, self.detail = kind, detail
-
-
-TINY = 16  # pixels of the shorter side below which an image is named
-Notes = list[tuple[str, str]]  # (kind, detail) of each change that the image needs
-
-
-def _read_file(root: Path, found: _Found, findings: list[dict[str, str]]) -> dict[str, Any] | None:
-    """One file's table row, from its header and hash. None if it cannot be used; the reason goes to `findings`."""
-    file = root / found.path
+    look: whether an alpha channel is decoded, to name only images that have a transparent pixel.
+    """
+    if not data:
+        return Verdict(Status.REFUSED, "", "0 bytes", "empty-file")
+    kind = image_format(data[:16])
+    if kind is None:
+        return _other(data[:512])
     try:
-        kind, head, digest = _identify(file)
-        width, height, notes = _size_and_notes(file, kind, head)
-    except _LeftOut as reason:
-        findings.append(problem(found.path, found.label, reason.kind, reason.detail))
-        return None
-    findings.extend(problem(found.path, found.label, note, detail) for note, detail in notes)
-    return {
-        "path": found.path,
-        "label": found.label,
-        "split": found.split,
-        "group": found.group,
-        "sha256": digest,
-        "format": kind,
-        "width": width,
-        "height": height,
-    }
-
-
-def _identify(file: Path) -> tuple[str, bytes, str]:
-    """A file's format, first bytes and SHA-256. Raises _LeftOut if it is not an image or cannot be read."""
-    try:
-        if not stat.S_ISREG(file.stat().st_mode):
-            raise _LeftOut("not-an-image", "not a regular file")
-        with file.open("rb") as stream:
-            head = stream.read(512)
-            kind = image_format(head)
-            if kind is None:
-                raise _LeftOut(*what_else(head))
-            stream.seek(0)
-            return kind, head, hashlib.file_digest(stream, "sha256").hexdigest()
-    except FileNotFoundError as error:
-        if file.is_symlink():
-            raise _LeftOut("broken-link", "the link leads nowhere") from error
-        raise _LeftOut("missing-file", "no such file") from error
-    except OSError as error:
-        reason = "symlink-loop" if file.is_symlink() else "unreadable"
-        raise _LeftOut(reason, error.strerror or str(error)) from error
-
-
-def _size_and_notes(file: Path, kind: str, head: bytes) -> tuple[int, int, Notes]:
-    """Width and height in pixels, and notes. Raises _LeftOut for a damaged header or too many pixels."""
-    try:
-        width, height, notes = _header(file, kind, head)
-    except (OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, TypeError, OverflowError) as error:
-        if looks_truncated(file.read_bytes(), kind):
-            raise _LeftOut("truncated", "the end of the file is missing") from error
-        raise _LeftOut("corrupt", str(error)) from error
-    limit = MAX_JPEG_PIXELS if kind == "jpeg" else MAX_PIXELS
+        parsed = PARSERS[kind](data)
+    except Unreadable as reason:
+        status = Status.CONVERT if reason.convertible else Status.REFUSED
+        return Verdict(status, kind, reason.detail, reason.kind, reason.width, reason.height)
+    except (struct.error, IndexError, ValueError):
+        return Verdict(Status.REFUSED, kind, "the end of the file is missing", "truncated")
+    limit = MAX_JPEG_PIXELS if kind == "jpeg" and not parsed.progressive else MAX_PIXELS
+    width, height = parsed.width, parsed.height
     if width * height > limit:
         detail = f"{width} x {height} pixels; at most {limit // 1_000_000} megapixels are decoded"
-        raise _LeftOut("too-large", detail)
-    if min(width, height) < TINY:
-        notes = [*notes, ("tiny", f"{width} x {height} pixels, too few to show much; enlarged")]
-    return width, height, notes
+        return Verdict(Status.REFUSED, kind, detail, "too-large", width, height)
+    notes = _notes(data, parsed, look)
+    return Verdict(Status.DECODES, kind, width=width, height=height, notes=notes)
 
 
-def _header(file: Path, kind: str, head: bytes) -> tuple[int, int, Notes]:
+def why_not(data: bytes, detail: str = "") -> tuple[str, str]:
+    """(problem, detail) for a file that does not decode. detail: what is said if its header shows no fault."""
+    verdict = examine(data)
+    if verdict.status is Status.DECODES:
+        if looks_truncated(data, verdict.format):
+            return "truncated", "the end of the file is missing"
+        return "corrupt", detail or f"the {verdict.format} data do not decode"
+    return verdict.problem, verdict.reason
+
+
+def _other(head: bytes) -> Verdict:
+    """What a file is that is in no format of the graph."""
+    if (found := foreign(head)) is not None:
+        detail = f"{found.name}: {found.remedy}" if found.remedy else found.name
+        return Verdict(Status.CONVERT if found.format else Status.REFUSED, found.format, detail, found.problem)
+    supported = "expected JPEG, PNG, GIF, BMP or WebP"
+    detail = f"its first bytes are {head[:4].hex(' ')}; {supported}" if any(head) else "it holds only zeros"
+    return Verdict(Status.REFUSED, "", detail, "not-an-image")
+
+
+def _notes(data: bytes, parsed: Parsed, look: bool) -> Notes:
+    notes = list(parsed.notes)
+    if parsed.alpha and (not look or _has_transparent_pixel(data)):
+        notes.append(("transparent", "composited over white"))
+    if parsed.orientation > 1:
+        notes.append(("exif-rotated", f"turned upright (orientation {parsed.orientation})"))
+    if parsed.profile:
+        notes.append(("colour-profile", f"converted from {parsed.profile} to sRGB"))
+    if min(parsed.width, parsed.height) < TINY:
+        notes.append(("tiny", f"{parsed.width} x {parsed.height} pixels, too few to show much; enlarged"))
+    return tuple(notes)
+
+
+def _has_transparent_pixel(data: bytes) -> bool:
+    """Whether any pixel is not opaque; true if that cannot be seen."""
     from PIL import Image
 
     with _pillow_without_limit(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with Image.open(file) as image:
-            return *image.size, [*_mode_notes(image), *_FORMAT_NOTES[kind](image, head)]
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                alpha = image if image.mode in ("RGBA", "LA") else image.convert("RGBA")
+                return bool(alpha.getchannel("A").getextrema()[0] < 255)
+        except Exception:  # Pillow raises many kinds; whether the file decodes is not for this to judge
+            return True
 
 
-def _mode_notes(image: Any) -> Notes:
-    if image.mode == "CMYK":
-        return [("cmyk", "converted to RGB without its colour profile")]
-    if image.mode in ("L", "1", "I;16", "I", "LA"):
-        return [("grey", "one channel, repeated to three")]
-    return []
-
-
-def _jpeg_notes(image: Any, head: bytes) -> Notes:
-    orientation = _orientation(image)
-    return [("exif-rotated", f"turned upright (orientation {orientation})")] if orientation > 1 else []
-
-
-def _png_notes(image: Any, head: bytes) -> Notes:
-    deep = head[24] == 16 or image.mode.startswith("I")
-    notes = [("16-bit", "reduced to 8 bits per channel by dropping the lower byte")] if deep else []
-    return [*notes, *_transparency_notes(image), *_orientation_notes(image)]
-
-
-def _webp_notes(image: Any, head: bytes) -> Notes:
-    if head[12:16] == b"VP8X" and head[20] & 2:
-        raise _LeftOut("unsupported-format", "animated WebP is not read; save its first frame")
-    return [*_transparency_notes(image), *_orientation_notes(image)]
-
-
-def _gif_notes(image: Any, head: bytes) -> Notes:
-    animated = getattr(image, "is_animated", False)
-    return [*([("animated", "only the first frame is used")] if animated else []), *_orientation_notes(image)]
-
-
-def _bmp_notes(image: Any, head: bytes) -> Notes:
-    return _orientation_notes(image)
-
-
-_FORMAT_NOTES = {  # format -> its notes
-    "jpeg": _jpeg_notes,
-    "png": _png_notes,
-    "gif": _gif_notes,
-    "bmp": _bmp_notes,
-    "webp": _webp_notes,
-}
-
-
-def _transparency_notes(image: Any) -> Notes:
-    transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-    return [("transparent", "composited over white")] if transparent else []
-
-
-def _orientation_notes(image: Any) -> Notes:
-    orientation = _orientation(image)
-    return [("orientation-ignored", f"orientation {orientation} is applied to JPEG only")] if orientation > 1 else []
-
-
-def _orientation(image: Any) -> int:
-    if "exif" not in image.info:
-        return 1
-    try:
-        value = image.getexif().get(0x0112, 1)
-    except Exception:  # Pillow raises many kinds on broken EXIF; a broken tag means no rotation
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-@contextmanager
+@contextlib.contextmanager
 def _pillow_without_limit() -> Iterator[None]:
-    """Lift Pillow's own size limit. Ours is checked after the header is read."""
+    """Lift Pillow's own size limit. Ours is checked before."""
     from PIL import Image
 
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -214,24 +170,33 @@ def _pillow_without_limit() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def what_else(head: bytes) -> tuple[str, str]:
-    """(problem, detail) for the first bytes of a file that is not an image in a supported format."""
-    if not head:
-        return "empty-file", "0 bytes"
-    supported = "expected JPEG, PNG, GIF, BMP or WebP"
-    for signature, kind in _UNSUPPORTED:
-        if head.startswith(signature):
-            return "unsupported-format", f"{kind}; {supported}"
-    if head[4:8] == b"ftyp":
-        return (
-            "unsupported-format",
-            f"{head[8:12].decode('latin-1').strip().upper()} (HEIC, AVIF or video); {supported}",
-        )
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if b"<svg" in text:
-        return "unsupported-format", f"SVG; {supported}"
-    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
-        return "not-an-image", "it is an HTML or XML page"
-    if not any(head):
-        return "not-an-image", "it holds only zeros"
-    return "not-an-image", f"its first bytes are {head[:4].hex(' ')}; {supported}"
+# -- files ------------------------------------------------------------------------------------------------
+
+
+class LeftOut(Exception):
+    """A file that cannot be used. kind, detail: as in `tlkit.data.images.problem`."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.kind, self.detail = kind, detail
+
+
+def bytes_of(file: Path) -> bytes:
+    """A file's bytes; the first ones only, if it is nothing that is used. Raises LeftOut if it cannot be read."""
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise LeftOut("not-an-image", "not a regular file")
+        with file.open("rb") as stream:
+            head = stream.read(512)
+            return head if _other_is_refused(head) else head + stream.read()
+    except FileNotFoundError as error:
+        if file.is_symlink():
+            raise LeftOut("broken-link", "the link leads nowhere") from error
+        raise LeftOut("missing-file", "no such file") from error
+    except OSError as error:
+        reason = "symlink-loop" if file.is_symlink() else "unreadable"
+        raise LeftOut(reason, error.strerror or str(error)) from error
+
+
+def _other_is_refused(head: bytes) -> bool:
+    return image_format(head) is None and _other(head).status is Status.REFUSED

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tlkit.data.limits import FULL_DEPTH
 from tlkit.errors import DataError, unknown
 from tlkit.plan.job import PARTS
 from tlkit.words import counted, text_of
@@ -39,11 +40,14 @@ PROBLEMS: dict[str, tuple[str, str]] = {
     "exif-rotated": ("note", "used"),
     "duplicate": ("note", "used"),
     "other-path": ("note", "used"),
+    "converted": ("note", "used"),
+    "colour-profile": ("note", "used"),
     "cmyk": ("problem", "used"),
     "16-bit": ("problem", "used"),
     "transparent": ("problem", "used"),
     "animated": ("problem", "used"),
-    "orientation-ignored": ("problem", "used"),
+    "one-colour": ("problem", "used"),
+    "equal-pixels": ("problem", "used"),
     "tiny": ("problem", "used"),
     "group-across-parts": ("problem", "used"),
     "alike-names": ("problem", "used"),
@@ -90,12 +94,14 @@ class ImageSet:
         sha256 (of the file), format, width, height (pixels, as stored).
     class_names: sorted; the index of a label here is its class number.
     problems: one row per finding: path, label, problem, severity, action, detail.
+    depth: the bits that the images of 16 bits use, 8 to 16: one factor scales them all to 8.
     """
 
     root: Path
     table: pd.DataFrame
     class_names: tuple[str, ...]
     problems: pd.DataFrame
+    depth: int = FULL_DEPTH
 
     def __len__(self) -> int:
         return len(self.table)

@@ -1,4 +1,4 @@
-"""The largest number of pixels per image. Larger images are left out before they are decoded."""
+"""The largest number of pixels per image, and the depths of images. Larger images are left out undecoded."""
 
 from __future__ import annotations
 
@@ -6,3 +6,6 @@ from __future__ import annotations
 # decoded at an eighth of its size. A progressive JPEG may not, because it is held in memory in full.
 MAX_PIXELS = 50_000_000
 MAX_JPEG_PIXELS = 200_000_000
+
+DEPTHS = (8, 10, 12, 14, 16)  # bits that images of 16 bits a channel may use
+FULL_DEPTH = DEPTHS[-1]

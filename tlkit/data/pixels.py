@@ -6,8 +6,12 @@ training and serving use, and become problems of the image set.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,15 +19,19 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.cache import Cache, Rows, Store, Writer, describe
-from tlkit.data.decode import decode_and_resize, header_fault, kind_of_fault
-from tlkit.data.headers import image_format, looks_truncated, what_else
+from tlkit.data.convert import CONVERTER_VERSION, Unreadable, convert, convert_in_thread, without_warnings
+from tlkit.data.decode import decode_and_resize, decode_png_and_resize
+from tlkit.data.headers import why_not
 from tlkit.data.images import ImageSet, problem
+from tlkit.data.limits import FULL_DEPTH
+from tlkit.data.looks import Looks
 from tlkit.progress import log
 from tlkit.words import counted
 
 # Increase it when `decode` changes a pixel, so that old caches are not found. TensorFlow, which decodes and resizes, is
 # in the key by its own version.
-DECODER_VERSION = 2
+DECODER_VERSION = 3
+AT_ONCE = 2  # files that are converted at the same time, to bound memory
 
 
 @dataclass(frozen=True)
@@ -33,12 +41,14 @@ class Pixels:
     size, fit: as in `decode_and_resize`.
     store: the cache that holds the pixels. None if the set is larger than the cache's limit.
     decoded: the number of images just decoded; the others were cached.
+    depth: the bits that the data set's images of 16 bits use.
     """
 
     size: int
     fit: str
     store: Store | None
     decoded: int = 0
+    depth: int = FULL_DEPTH
 
     @property
     def streamed(self) -> bool:
@@ -48,11 +58,12 @@ class Pixels:
     @property
     def key(self) -> str:
         """How files became pixels. Everything computed from the pixels is cached under this key."""
-        return f"{self.size}-{self.fit}-v{DECODER_VERSION}-tf{tf.__version__}"
+        depth = "" if self.depth == FULL_DEPTH else f"-{self.depth}bits"
+        return f"{self.size}-{self.fit}{depth}-v{DECODER_VERSION}-c{CONVERTER_VERSION}-tf{tf.__version__}"
 
     def of(self, images: ImageSet) -> Rows | StreamedRows:
         """uint8 rows, shape (n, size, size, 3), RGB, in the order of `images`. Damaged ones are decoded again."""
-        files = StreamedRows(tuple(images.files()), self.size, self.fit)
+        files = StreamedRows(tuple(images.files()), self.size, self.fit, self.depth)
         return files if self.store is None else self.store.rows(images.keys(), files.gather)
 
 
@@ -63,6 +74,7 @@ class StreamedRows:
     files: tuple[Path, ...]
     size: int
     fit: str
+    depth: int = FULL_DEPTH
 
     def __len__(self) -> int:
         return len(self.files)
@@ -79,7 +91,7 @@ class StreamedRows:
         chosen = np.arange(len(self.files))[indices]
         result = np.zeros((len(chosen), *self.row_shape), "uint8")
         count = 0
-        for rows, pixels in _decoded([self.files[i] for i in chosen], self.size, self.fit):
+        for rows, pixels in _decoded([self.files[i] for i in chosen], self.size, self.fit, self.depth):
             result[rows] = pixels
             count += len(rows)
         if count < len(chosen):
@@ -88,34 +100,40 @@ class StreamedRows:
         return result
 
     def take(self, indices: np.ndarray | Sequence[int]) -> StreamedRows:
-        return StreamedRows(tuple(self.files[i] for i in np.asarray(indices)), self.size, self.fit)
+        return dataclasses.replace(self, files=tuple(self.files[i] for i in np.asarray(indices)))
 
 
 def decode(images: ImageSet, size: int, fit: str, cache: Cache) -> tuple[Pixels, list[dict[str, str]]]:
-    """Decode the images that are not cached yet. Returns the pixels, and a problem per image that does not decode."""
-    store = Store(cache.at("pixels", Pixels(size, fit, None).key))
-    known = store.known(images.keys())
-    files = images.files()
-    todo = _first_of_each(images.keys(), known)
+    """Decode the images that are not cached yet.
+
+    Returns the pixels, and a problem for each image that does not decode, is of one colour, or equals another one.
+    """
+    key = Pixels(size, fit, None, depth=images.depth).key
+    store = Store(cache.at("pixels", key))
+    keys, files = images.keys(), images.files()
+    known = store.known(keys)
+    todo = _first_of_each(keys, known)
     writer = _writer(store, cache, len(todo), size) if todo else None
     cached = not todo or writer is not None
-    good: set[str] = set(np.array(images.keys(), dtype=object)[known])
-    keys = images.keys()
+    good: set[str] = set(np.array(keys, dtype=object)[known])
+    looks = Looks(cache.at("looks", key))
     if writer is not None:
         describe(store.folder, f"decoded images, {size} x {size} pixels, {fit}")
-        with writer:
-            for rows, pixels in _decoded([files[i] for i in todo], size, fit):
-                writer.add([keys[todo[row]] for row in rows], pixels)
-                good.update(keys[todo[row]] for row in rows)
-    elif len(todo):
-        for rows, _ in _decoded([files[i] for i in todo], size, fit):
-            good.update(keys[todo[row]] for row in rows)
+    with writer or contextlib.nullcontext():
+        for rows, pixels in _decoded([files[i] for i in todo], size, fit, images.depth) if todo else ():
+            decoded = [keys[todo[row]] for row in rows]
+            looks.add(decoded, pixels)
+            good.update(decoded)
+            if writer is not None:
+                writer.add(decoded, pixels)
     findings = [
         _diagnose(file, row.path, row.label)
-        for file, key, row in zip(files, keys, images.table.itertuples(), strict=True)
-        if key not in good
+        for file, one, row in zip(files, keys, images.table.itertuples(), strict=True)
+        if one not in good
     ]
-    return Pixels(size, fit, store if cached else None, len(todo)), findings
+    looks.complete([one for one in good if cached], store)
+    findings += looks.findings(images.table[[one in good for one in keys]])
+    return Pixels(size, fit, store if cached else None, len(todo), images.depth), findings
 
 
 def _writer(store: Store, cache: Cache, count: int, size: int) -> Writer | None:
@@ -137,19 +155,61 @@ def _first_of_each(keys: Sequence[str], known: np.ndarray) -> list[int]:
     return list(first.values())
 
 
-def _decoded(files: Sequence[Path], size: int, fit: str):  # type: ignore[no-untyped-def]
-    """Yield batches of (indices into `files`, pixels), and skip files that do not decode."""
+def _decoded(files: Sequence[Path], size: int, fit: str, depth: int):  # type: ignore[no-untyped-def]
+    """Yield batches of (indices into `files`, pixels), and skip files that do not decode.
+
+    Files that the graph refuses are converted, if they can be, and decoded then.
+    """
+    left = np.ones(len(files), bool)
     with tf.device("cpu"):
-        paths = tf.data.Dataset.from_tensor_slices([os.fsencode(f) for f in files]).enumerate()
-        decoded = paths.map(
-            tf.autograph.experimental.do_not_convert(
-                lambda i, path: (i, decode_and_resize(tf.io.read_file(path), size, fit))
-            ),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=False,
-        )
-        batches = decoded.ignore_errors().batch(32).prefetch(2)
-        yield from batches.as_numpy_iterator()
+        for rows, pixels in _by_graph(files, size, fit, depth):
+            left[rows] = False
+            yield rows, pixels
+        if left.any():
+            yield from _by_conversion(files, np.flatnonzero(left), _square(size, fit, depth))
+
+
+def _by_graph(files: Sequence[Path], size: int, fit: str, depth: int):  # type: ignore[no-untyped-def]
+    paths = tf.data.Dataset.from_tensor_slices([os.fsencode(f) for f in files]).enumerate()
+    decoded = paths.map(
+        tf.autograph.experimental.do_not_convert(
+            lambda i, path: (i, decode_and_resize(tf.io.read_file(path), size, fit, depth))
+        ),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=False,
+    )
+    batches = decoded.ignore_errors().batch(32).prefetch(2)
+    yield from batches.as_numpy_iterator()
+
+
+def _by_conversion(files: Sequence[Path], rows: np.ndarray, square: Callable[[tf.Tensor], tf.Tensor]):  # type: ignore[no-untyped-def]
+    """Convert the files at `rows`, and decode what that gives."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for start in range(0, len(rows), 2 * AT_ONCE):
+            some = rows[start : start + 2 * AT_ONCE]
+            with without_warnings():
+                found = list(pool.map(_converted, [files[row] for row in some]))
+            good = [(row, data) for row, data in zip(some, found, strict=True) if data]
+            if good:
+                yield np.array([row for row, _ in good]), np.stack([square(tf.constant(data)) for _, data in good])
+
+
+@functools.cache
+def _square(size: int, fit: str, depth: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    signature = [tf.TensorSpec((), tf.string)]
+    return tf.function(
+        lambda data: decode_png_and_resize(data, size, fit, depth), input_signature=signature, autograph=False
+    )
+
+
+def _converted(file: Path) -> bytes:
+    """A file that the graph refuses as PNG; nothing if it cannot be converted."""
+    try:
+        data = file.read_bytes()
+        converted = convert_in_thread(data)
+    except (OSError, Unreadable):
+        return b""
+    return b"" if converted is data else converted
 
 
 def _diagnose(file: Path, path: str, label: str) -> dict[str, str]:
@@ -158,17 +218,8 @@ def _diagnose(file: Path, path: str, label: str) -> dict[str, str]:
         data = file.read_bytes()
     except OSError as error:
         return problem(path, label, "unreadable", error.strerror or str(error))
+    try:
+        convert(data)
+    except Unreadable as reason:
+        return problem(path, label, reason.kind, reason.detail)
     return problem(path, label, *why_not(data))
-
-
-def why_not(data: bytes) -> tuple[str, str]:
-    """(problem, detail) for a file that does not decode, from its bytes."""
-    if not data:
-        return "empty-file", "0 bytes"
-    kind = image_format(data[:16])
-    if kind is None:
-        return what_else(data[:512])
-    fault = header_fault(tf.constant(data)).numpy().decode()
-    if looks_truncated(data, kind):
-        return "truncated", "the end of the file is missing"
-    return kind_of_fault(fault), fault or f"the {kind} data do not decode"

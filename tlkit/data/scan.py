@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlkit.data.headers import _read_file
+from tlkit.data.depth import depth_of
+from tlkit.data.foreign import foreign_file
 from tlkit.data.images import LEFT_OUT, PROBLEM_COLUMNS, TABLE_COLUMNS, ImageSet, problem, raise_if_strict
+from tlkit.data.limits import FULL_DEPTH
+from tlkit.data.rows import row_of
 from tlkit.data.sources.folder import _walk
 from tlkit.data.sources.records import TABLES
 from tlkit.data.sources.table import _read_table, root_of_table
@@ -19,6 +22,8 @@ from tlkit.plan.columns import named_columns
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_MAYBE_DEEP = ("tiff", "jpeg2000", "pnm")  # formats that become PNG of 16 bits, if they have them
 
 
 def scan(
@@ -31,7 +36,8 @@ def scan(
     """Find the images of a folder or table and name every problem, from headers and hashes only.
 
     The format is recognised by a file's first bytes, not by its extension: JPEG, PNG, GIF (first frame), BMP or WebP.
-    Files that do not decode are found later, by `tlkit.decode_images`.
+    TIFF, HEIC, AVIF and others are converted when they are decoded, and noted as converted: see `tlkit.convert`. Files
+    that do not decode are found later, by `tlkit.decode_images`.
 
     Args:
         data: a folder of class folders; a folder with train/, val/ and test/ folders of class folders, or names like
@@ -75,22 +81,39 @@ def scan(
             )
     else:
         raise DataError(_not_a_table(data))
-    composed = (replace(one, label=unicodedata.normalize("NFC", one.label)) for one in found)
-    rows = [row for item in composed if (row := _read_file(root, item, findings)) is not None]
+    composed = (dataclasses.replace(one, label=unicodedata.normalize("NFC", one.label)) for one in found)
+    rows = [row for item in composed if (row := row_of(root, item, findings)) is not None]
     table = pd.DataFrame(rows, columns=list(TABLE_COLUMNS)).sort_values("path", ignore_index=True)
     table, more = _same_bytes(table)
     findings += more
     problems = pd.DataFrame(findings, columns=list(PROBLEM_COLUMNS))
     names = tuple(sorted(set(table["label"])))
-    images = ImageSet(root, table, names, problems)
+    images = _with_depth(ImageSet(root, table, names, problems))
     if not len(table):
-        raise DataError(_nothing_in_table(data, problems) if is_table else _nothing_found(data, problems))
+        raise DataError(_nothing_in_table(data, problems) if is_table else _nothing_found(data, root, problems))
     if strict:
         raise_if_strict(images)
     return images
 
 
 WORKBOOKS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
+
+
+def _with_depth(images: ImageSet) -> ImageSet:
+    """Measure the bits that the images of 16 bits use, and say it where these are named."""
+    import pandas as pd
+
+    named = images.problems["problem"] == "16-bit"
+    deep = set(images.problems.loc[named, "path"])
+    table = images.table
+    files = [root_file for root_file in table["path"] if root_file in deep]
+    files += [path for path, kind in zip(table["path"], table["format"], strict=True) if kind in _MAYBE_DEEP]
+    depth = depth_of(images.root / path for path in files)
+    if depth == FULL_DEPTH:
+        return dataclasses.replace(images, depth=depth)
+    problems = pd.DataFrame(images.problems)
+    problems.loc[named, "detail"] = f"scaled by the {depth} bits that the data set uses"
+    return dataclasses.replace(images, problems=problems, depth=depth)
 
 
 def check_exists(data: str | Path) -> None:
@@ -142,7 +165,18 @@ def _nothing_in_table(data: Path, problems: pd.DataFrame) -> str:
     return f"{said} Paths are relative to the table's folder."
 
 
-def _nothing_found(data: Path, problems: pd.DataFrame) -> str:
-    counts = Counter(problems["problem"]).most_common()
-    found = ", ".join(f"{n} {kind}" for kind, n in counts) or "no files at all"
-    return f"No usable images in '{data}'. Found: {found}. Expected JPEG, PNG, GIF, BMP or WebP files in class folders."
+def _nothing_found(data: Path, root: Path, problems: pd.DataFrame) -> str:
+    """What was found instead of images, by format where it is known, and what converts the most frequent one."""
+    named = [
+        foreign_file(root / path) if kind in ("unsupported-format", "not-an-image") else None
+        for path, kind in zip(problems["path"], problems["problem"], strict=True)
+    ]
+    kinds = [one.name if one else kind for one, kind in zip(named, problems["problem"], strict=True)]
+    counts = Counter(kinds).most_common()
+    found = ", ".join(f"{n:,} {kind}" for kind, n in counts) or "no files at all"
+    first = next((one for one in named if one and one.remedy and one.name == counts[0][0]), None)
+    todo = f" {first.name}: {first.remedy}." if first else ""
+    return (
+        f"No usable images in '{data}'. Found: {found}.{todo} Expected JPEG, PNG, GIF, BMP, WebP, TIFF or HEIC files "
+        "in class folders."
+    )

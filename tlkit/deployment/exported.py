@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from tlkit.data.convert import convert
 from tlkit.data.decode import decode_and_resize
-from tlkit.data.pixels import why_not
+from tlkit.data.headers import why_not
+from tlkit.data.limits import FULL_DEPTH
 from tlkit.deployment.formats import open_target
 from tlkit.errors import DataError
 
@@ -22,7 +24,7 @@ def _opened_target(folder: Path) -> tuple[list[str], Opened]:
 
     def decoded(data: bytes) -> np.ndarray | None:
         try:
-            return decoded_pixels(data, size, description["fit"])
+            return decoded_pixels(data, size, description["fit"], description.get("depth", FULL_DEPTH))
         except DataError:
             return None
 
@@ -37,14 +39,15 @@ def _opened_target(folder: Path) -> tuple[list[str], Opened]:
     return names, answer
 
 
-def decoded_pixels(data: bytes, size: int, fit: str) -> np.ndarray:
+def decoded_pixels(data: bytes, size: int, fit: str, depth: int = FULL_DEPTH) -> np.ndarray:
     """Decode an image file's bytes as the model sees them: uint8, shape (size, size, 3).
 
-    Raises DataError for bytes that do not decode.
+    What the graph does not decode is converted first. Raises DataError for bytes that do not decode.
     """
     import tensorflow as tf
 
+    data = convert(data)
     try:
-        return decode_and_resize(tf.constant(data), size, fit).numpy()
-    except (tf.errors.InvalidArgumentError, ValueError):
+        return decode_and_resize(tf.constant(data), size, fit, depth).numpy()
+    except (tf.errors.OpError, ValueError):
         raise DataError(f"no image that decodes: {': '.join(why_not(data))}. Leave it out.") from None

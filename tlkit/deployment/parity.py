@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tlkit.data.convert import Unreadable, convert
 from tlkit.deployment.formats import FORMATS, open_target
 from tlkit.deployment.saved_model import UNSURE
 from tlkit.errors import ParityError
@@ -58,7 +59,7 @@ class FreshProcess:
             answers = Path(scratch) / "answers.npz"
             question = {
                 "saved_model": str(saved_model),
-                "files": [str(Path(f).resolve()) for f in files],
+                "files": [str(_servable(Path(f).resolve(), Path(scratch, f"{i}.png"))) for i, f in enumerate(files)],
                 "answers": str(answers),
                 "batch_size": batch_size,
             }
@@ -69,6 +70,19 @@ class FreshProcess:
                 raise ParityError(f"The exported model failed in a fresh process:\n{output}")
             with np.load(answers, allow_pickle=False) as loaded:
                 return {name: loaded[name] for name in loaded.files}
+
+
+def _servable(file: Path, copy: Path) -> Path:
+    """The file itself, or `copy`, converted from it, if the SavedModel does not decode its format."""
+    try:
+        data = file.read_bytes()
+        converted = convert(data)
+    except (OSError, Unreadable):
+        return file  # the SavedModel names it
+    if converted is data:
+        return file
+    copy.write_bytes(converted)
+    return copy
 
 
 def serve_files(saved_model: str | Path, files: Sequence[Path]) -> dict[str, np.ndarray]:

@@ -6,13 +6,14 @@ variable once. A bad image does not fail its batch: it is returned with `ok` fal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
 from tlkit.data.decode import attempt, decode_and_resize, first_frame, fit_to_square, read_header
+from tlkit.data.limits import FULL_DEPTH
 from tlkit.errors import SpecError
 from tlkit.files import temporary_beside
 from tlkit.folders import DESCRIPTION, check_replaceable, write_description
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 LARGE = 12_000_000  # pixels; a larger image is decoded alone
 PARALLEL = 4  # images that are decoded at the same time
 UNSURE = "unsure"  # served instead of a class
+CONVERT = (  # for an export's description: how a client gives other formats to it
+    "from pathlib import Path",
+    "from tlkit import convert  # TIFF, HEIC and others become PNG; the rest stays as it is",
+    "image_bytes = convert(Path(file).read_bytes())",
+)
 
 
 def export(
@@ -34,6 +40,7 @@ def export(
     fit: str = "squash",
     unsure_below: float = 0.0,
     refusal: dict[str, Any] | None = None,
+    depth: int = FULL_DEPTH,
 ) -> Path:
     """Write a classifier as a SavedModel that takes encoded images.
 
@@ -45,6 +52,7 @@ def export(
         unsure_below: Where the highest probability is lower, the class is "unsure" (see
             `tlkit.evaluation.refusal.refusal_threshold`). 0 = never; then `sure` is true wherever `ok` is.
         refusal: What is known of that threshold, as in metrics.json of a run, for the export's description.
+        depth: The bits that images of 16 bits use, as in training.
 
     Returns:
         The folder. Its SavedModel has these signatures:
@@ -66,7 +74,8 @@ def export(
     if unsure_below:
         check_no_class_is_unsure(class_names)
     size = int(model.input_shape[1])
-    module = _Served(model, list(class_names), size, fit, unsure_below)
+    square = lambda data: decode_and_resize(data, size, fit, depth)  # noqa: E731
+    module = _Served(model, list(class_names), fit, square, unsure_below)
     signatures = {
         "serving_default": module.serve_bytes.get_concrete_function(),
         "serve_bytes": module.serve_bytes.get_concrete_function(),
@@ -82,9 +91,11 @@ def export(
             "classes": list(class_names),
             "image_size": size,
             "fit": fit,
+            "depth": depth,
             "unsure_below": unsure_below,
             "refusal": refusal,
-            "input": "image_bytes: encoded JPEG, PNG, GIF, BMP or WebP files, string (n,)",
+            "input": "image_bytes: encoded JPEG, PNG, GIF, BMP or WebP files, string (n,); others: see `convert`",
+            "convert": list(CONVERT),
         }
         write_description(temporary, description)
         check_replaceable(folder, DESCRIPTION)  # again, to keep files that came there meanwhile
@@ -103,19 +114,21 @@ class _Served(tf.Module):
     """The module that is saved. Holds the classifier's variables themselves, so each is stored once."""
 
     def __init__(
-        self, model: keras.Model, class_names: list[str], size: int, fit: str, unsure_below: float = 0.0
+        self,
+        model: keras.Model,
+        class_names: list[str],
+        fit: str,
+        square: Callable[[tf.Tensor], tf.Tensor],
+        unsure_below: float = 0.0,
     ) -> None:
         super().__init__()
+        size = int(model.input_shape[1])
         self._variables = [variable.value for variable in model.variables]
         shape = tf.TensorSpec((None, size, size, 3), tf.float32)
         # one trace that all signatures call
         self._call = tf.function(lambda images: model(images, training=False), input_signature=[shape], autograph=False)
         self._names, self._size, self._fit, self._unsure_below = class_names, size, fit, unsure_below
-        self._square = tf.function(
-            lambda data: decode_and_resize(data, size, fit),
-            input_signature=[tf.TensorSpec((), tf.string)],
-            autograph=False,
-        )
+        self._square = tf.function(square, input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")], autograph=False)
     def serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -164,13 +177,14 @@ class _Served(tf.Module):
         sound = fault == b""
         # if one is large, decode one at a time, to bound memory
         large = tf.reduce_any(sound & (pixels > LARGE))
-        ok = tf.cond(
+        found = tf.cond(
             large, lambda: self._tried(image_bytes, sound, 1), lambda: self._tried(image_bytes, sound, PARALLEL)
         )
+        ok = found == b""
         squares = tf.cond(
             large, lambda: self._squares(image_bytes, ok, 1), lambda: self._squares(image_bytes, ok, PARALLEL)
         )
-        return ok, tf.where(ok, "", tf.where(sound, "it does not decode", fault)), squares
+        return ok, tf.where(sound, found, fault), squares
 
     def _tried(self, image_bytes: tf.Tensor, sound: tf.Tensor, parallel: int) -> tf.Tensor:
         safe = tf.where(sound, image_bytes, b"")
@@ -180,7 +194,7 @@ class _Served(tf.Module):
         options = tf.data.Options()
         options.autotune.enabled = False  # autotuning and graph rewriting would take most of a request's time
         options.experimental_optimization.apply_default_optimizations = False
-        return tried.with_options(options).reduce(tf.zeros((count,), tf.bool), _mark_item)
+        return tried.with_options(options).reduce(tf.fill((count,), "it does not decode"), _mark_item)
 
     def _squares(self, image_bytes: tf.Tensor, ok: tf.Tensor, parallel: int) -> tf.Tensor:
         shape = (self._size, self._size, 3)
@@ -198,5 +212,5 @@ def _attempt_item(index: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tens
 
 
 @tf.autograph.experimental.do_not_convert
-def _mark_item(ok: tf.Tensor, item: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-    return tf.tensor_scatter_nd_update(ok, [[item[0]]], [True])
+def _mark_item(found: tf.Tensor, item: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+    return tf.tensor_scatter_nd_update(found, [[item[0]]], [item[1]])

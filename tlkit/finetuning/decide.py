@@ -110,6 +110,7 @@ def draw_up(prepared: Prepared, recipe: Recipe | None, decisions: Sequence[Decis
             backbone.licence_line(job.weights),
         ),
         image_size=dataset.pixels.size,
+        depth=dataset.pixels.depth,
         classes=tuple(dataset.class_names),
         images={split: dataset.count(split) for split in ("train", "validation", "test")},
         problems=summary(dataset.images),

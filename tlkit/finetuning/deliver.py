@@ -55,6 +55,7 @@ def deliver(
     with clock.timed("export"):
         unsure_below = refusal["threshold"] if refusal else 0.0
         settings: dict[str, Any] = {"fit": plan.job.fit, "unsure_below": unsure_below, "refusal": refusal}
+        settings["depth"] = plan.depth
         export(judged.model, plan.classes, run.saved_model, **settings)
     inputs = ReportInputs(run, judged.reported, dataset) if plan.job.report else None
     with ThreadPoolExecutor(1) as beside:  # the slow part of the report runs while another process proves

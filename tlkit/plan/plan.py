@@ -43,6 +43,7 @@ class Plan:
     images: the number of train, validation and test images. problems: the counts of problems in the data.
     device, precision, versions: the device, the dtype policy and the package versions of the run.
     decided: whether all decisions have been made.
+    depth: the bits that the data set's images of 16 bits use; one factor scales them all to 8.
     ensemble_of: the folders of the runs that an ensemble averages.
     """
 
@@ -61,6 +62,7 @@ class Plan:
     precision: str
     versions: Mapping[str, str]
     decided: bool = True
+    depth: int = 16
     ensemble_of: tuple[str, ...] = field(default=())
 
     @classmethod

@@ -78,7 +78,7 @@ def ensemble(runs: Sequence[Run | str | Path], out: str | Path, *, force: bool =
             metrics["images_decoded"] += one.dataset.pixels.decoded
             metrics["images_computed"] += len(one.scores) * len(one.dataset)
         run.write_table("predictions.csv", pd.concat([one.table for one in judged.values()], ignore_index=True))
-        export(model, plan.classes, run.saved_model, fit=plan.job.fit)
+        export(model, plan.classes, run.saved_model, fit=plan.job.fit, depth=plan.depth)
         first = next(iter(judged.values()))
         chosen = parity_sample(len(first.dataset))
         dataset = first.dataset.take(chosen)

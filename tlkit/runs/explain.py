@@ -77,7 +77,7 @@ def explain_files(
     found = [file for file, aside in _expand(files) if not aside][:MOST_EXPLAINED]
     if not found:
         raise DataError("No files to explain. Expected image files or folders.")
-    images = np.stack([_decoded(file, plan.image_size, plan.job.fit) for file in found])
+    images = np.stack([_decoded(file, plan.image_size, plan.job.fit, plan.depth) for file in found])
     probabilities = np.asarray(model.predict(images, verbose=0))
     chosen = [classes.index(of_class)] * len(found) if of_class else probabilities.argmax(1).tolist()
     maps, name = _maps(model, images, chosen, method)
@@ -109,11 +109,11 @@ def _maps(model: keras.Model, images: np.ndarray, chosen: Sequence[int], method:
     return cam(images, chosen)[0], cam.method
 
 
-def _decoded(file: Path, size: int, fit: str) -> np.ndarray:
+def _decoded(file: Path, size: int, fit: str, depth: int) -> np.ndarray:
     data = _read(file)
     if isinstance(data, str):
         raise DataError(f"'{shown(file)}' cannot be read: {data}. Expected an image file.")
     try:
-        return decoded_pixels(data, size, fit)
+        return decoded_pixels(data, size, fit, depth)
     except DataError as error:
         raise DataError(f"'{shown(file)}' is {error}") from None

@@ -17,7 +17,7 @@ from tlkit.deployment.saved_model import export
 from tlkit.errors import DataError
 from tlkit.evaluation.predict import own_probabilities, predict_probabilities
 from tlkit.evaluation.refusal import refusal_threshold
-from tlkit.folders import DESCRIPTION, EXPORTED, own_manifest, until_proved
+from tlkit.folders import DESCRIPTION, EXPORTED, add_to_description, own_manifest, until_proved
 from tlkit.plan.job import check_max_error
 from tlkit.progress import log
 from tlkit.runs.folder import Run, open_run
@@ -81,11 +81,12 @@ def export_run(
     settings["refusal"] = refusal
     with until_proved(folder) as unproved:
         if target == "savedmodel":
-            export(model, plan.classes, unproved, **settings)
+            export(model, plan.classes, unproved, **settings, depth=plan.depth)
             proof = _prove_served(run, model, unproved)
         else:
             ranges = _some_pixels(run, "train", REPRESENTATIVE_IMAGES)[0] if FORMATS[target].by_images else None
             write_target(model, plan.classes, unproved, target, **settings, representative=ranges)
+            add_to_description(unproved, {"depth": plan.depth})
             proof = _prove_pixels(run, model, unproved, force)
     if max_error is not None:
         run.write_json("metrics.json", {**run.metrics, "refusal": refusal})

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tlkit.data.pixels import why_not
+from tlkit.data.convert import Unreadable, convert
+from tlkit.data.headers import why_not
 from tlkit.data.sources.folder import files_below
 from tlkit.errors import DataError, nearest
 from tlkit.runs.reading import BATCH, open_exported, unsure_below
@@ -24,7 +25,8 @@ def predict(model: str | Path, files: Sequence[str | Path], *, top: int = 3) -> 
     Args:
         model: A run's folder, or a folder that export wrote.
         files: Files, and folders, which are searched as `tlkit.scan` does: links are followed, system files and files
-            that lie beside images, such as annotations, are passed over.
+            that lie beside images, such as annotations, are passed over. What the model itself does not decode, such
+            as TIFF and HEIC, is converted first: see `tlkit.convert`.
         top: How many classes to give, 1 or more.
 
     Returns:
@@ -79,7 +81,7 @@ def _expand(files: Sequence[str | Path]) -> list[tuple[Path, str]]:
 
 
 def _read(file: Path) -> bytes | str:
-    """A file's bytes, or why it cannot be read."""
+    """A file's bytes, converted if the model does not decode its format, or why it cannot be read."""
     try:
         if file.is_symlink() and not file.exists():
             return "the link leads nowhere"
@@ -87,6 +89,8 @@ def _read(file: Path) -> bytes | str:
             return "not a regular file"
         if file.stat().st_size > MAX_FILE_BYTES:
             return f"larger than {MAX_FILE_BYTES // 1024**2} MiB"
-        return file.read_bytes()
+        return convert(file.read_bytes())
+    except Unreadable as reason:
+        return str(reason)
     except OSError as error:
         return error.strerror or str(error)

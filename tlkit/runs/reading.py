@@ -78,7 +78,7 @@ def own_part(run: Run, part: str | None) -> ImageSet:
                 )
     table = table.reindex(columns=list(TABLE_COLUMNS))
     problems = pd.DataFrame(columns=list(PROBLEM_COLUMNS))
-    return ImageSet(root, table, tuple(run.plan.classes), problems)
+    return ImageSet(root, table, tuple(run.plan.classes), problems, run.plan.depth)
 
 
 def groups_of(run: Run, paths: Iterable[str]) -> np.ndarray:
@@ -107,7 +107,7 @@ def _gone(run: Run, root: Path, gone: Sequence[Path], count: int) -> str:
 def decoded(run: Run, images: ImageSet, cache: Cache | None = None) -> Dataset:
     """Decode images as the run's model sees them: at its image size and fit, with its class indices as labels."""
     plan = run.plan
-    images = dataclasses.replace(images, class_names=tuple(plan.classes))
+    images = dataclasses.replace(images, class_names=tuple(plan.classes), depth=plan.depth)
     return decode_images(images, plan.image_size, plan.job.fit, cache)
 
 

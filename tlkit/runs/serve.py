@@ -20,7 +20,8 @@ import flask
 from waitress.server import create_server
 from werkzeug.exceptions import HTTPException
 
-from tlkit.data.pixels import why_not
+from tlkit.data.convert import Unreadable, convert
+from tlkit.data.headers import why_not
 from tlkit.deployment.exported import decoded_pixels
 from tlkit.deployment.requests import MAX_IMAGES, MAX_REQUEST_BYTES, _images
 from tlkit.deployment.saved_model import UNSURE
@@ -42,6 +43,8 @@ def serve(
     port: int = 8000,
 ) -> None:
     """Serve a run, or an exported folder, until interrupted.
+
+    What the model itself does not decode, such as TIFF and HEIC, is converted first: see `tlkit.convert`.
 
     POST /predict takes one image file as the body, files of a form, or the JSON of TensorFlow Serving's REST interface,
     {"instances": [{"b64": ...}]}; 32 MiB and 64 images at most. `?evidence=1` adds a saliency map as a PNG data URI,
@@ -187,7 +190,7 @@ class _Answerer:
         self.explains = (Path(model) / "plan.json").is_file()
         if self.explains:
             run = open_run(model)
-            self._model, self._size, self._fit = load_model(run), run.plan.image_size, run.plan.job.fit
+            self._model, self._square = load_model(run), (run.plan.image_size, run.plan.job.fit, run.plan.depth)
             self._cam = self._activation_maps()
 
     def _activation_maps(self) -> ClassActivationMaps | None:
@@ -201,6 +204,10 @@ class _Answerer:
 
     def _one(self, data: bytes, evidence: bool) -> dict[str, Any]:
         with self._lock:  # one image at a time, to bound memory
+            try:
+                data = convert(data)
+            except Unreadable as reason:
+                return _unanswered(str(reason))
             oks, sures, values = self._ask([data])
             if not oks[0]:
                 return _unanswered(": ".join(why_not(data)))
@@ -224,7 +231,7 @@ class _Answerer:
         """
         from PIL import Image
 
-        image = decoded_pixels(data, self._size, self._fit)
+        image = decoded_pixels(data, *self._square)
         if self._cam is not None:
             maps = self._cam(image[None], [chosen])[0]
         else:
@@ -232,7 +239,7 @@ class _Answerer:
         if not has_map(maps)[0]:
             return ""
         drawn = Image.fromarray(overlay(image, maps[0]))
-        drawn = drawn.resize((EVIDENCE_PIXELS, EVIDENCE_PIXELS)) if self._size < EVIDENCE_PIXELS else drawn
+        drawn = drawn.resize((EVIDENCE_PIXELS, EVIDENCE_PIXELS)) if self._square[0] < EVIDENCE_PIXELS else drawn
         out = io.BytesIO()
         drawn.save(out, "PNG")
         return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode("ascii")

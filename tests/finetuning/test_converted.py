@@ -1,0 +1,63 @@
+"""Folders of formats that only Pillow reads, from the folder to the served model."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from tests.conftest import COLOURS, draw
+from tests.heic import BLUE, RED
+from tests.tiny import tiny_file
+from tlkit import Recipe, Stage, finetune, predict
+from tlkit.runs.serve import make_app
+
+
+def tiff(file: Path, name: str, seed: int) -> None:
+    draw(COLOURS[name], seed).save(file.with_suffix(".tif"), compression="tiff_lzw")
+
+
+def deep_tiff(file: Path, name: str, seed: int) -> None:
+    """12 bits of 16; the second class is brighter."""
+    grey = np.asarray(draw((60, 60, 60) if name == "blue" else (180, 180, 180), seed).convert("L")).astype("uint16")
+    Image.fromarray(grey * 16 + seed % 16).save(file.with_suffix(".tif"))
+
+
+def heic(file: Path, name: str, seed: int) -> None:
+    """The same picture in another file: an empty box behind it."""
+    data = BLUE if name == "blue" else RED
+    file.with_suffix(".heic").write_bytes(data + b"\x00\x00\x00\x0cfree" + seed.to_bytes(4, "big"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("write", [tiff, deep_tiff, heic])
+def test_a_folder_of_one_format_is_learnt_and_served(write: Callable[[Path, str, int], None], tmp_path: Path) -> None:
+    if write is heic:
+        pytest.importorskip("pi_heif")
+    data = tmp_path / "data"
+    for number, part in enumerate(("train", "validation")):
+        for other, name in enumerate(("blue", "red")):
+            (data / part / name).mkdir(parents=True)
+            for i in range(4):
+                write(data / part / name / str(i), name, 26540 + 20 * number + 10 * other + i)
+    recipe = Recipe("test", stages=(Stage(epochs=40, learning_rate=5e-2),), batch_size=8)
+    run = finetune(data, backbone=tiny_file(), image_size=32, recipe=recipe, out=tmp_path / "run", report=False)
+    assert run.metrics["parity"]["top1_agreement"] == 1.0 and run.metrics["parity"]["within_limit"]
+    assert run.metrics["validation"]["accuracy"] == 1.0
+    files = sorted((data / "validation").rglob("*.*"))
+    answers = predict(run.folder, files)
+    assert list(answers["prediction"]) == [file.parent.name for file in files] and answers["problem"].eq("").all()
+    client = make_app(run.folder).test_client()
+    raw = client.post("/predict", data=files[0].read_bytes()).json["predictions"][0]
+    coded = [{"b64": base64.b64encode(file.read_bytes()).decode()} for file in files]
+    rows = client.post("/predict", json={"instances": coded}).json["predictions"]
+    assert np.allclose([row["probability"] for row in rows], answers["probability"], atol=1e-6)
+    assert raw["probability"] == rows[0]["probability"]
+    serve = tf.saved_model.load(str(run.saved_model)).signatures["serving_default"]
+    alone = serve(image_bytes=tf.constant([files[0].read_bytes()]))
+    assert not alone["ok"].numpy()[0] and write.__name__.split("_")[-1].upper() in alone["problem"].numpy()[0].decode()
