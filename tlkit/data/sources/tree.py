@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tlkit.data.foreign import foreign_file
 from tlkit.data.headers import image_format
 from tlkit.data.sources.names import BESIDE_IMAGES, is_system
 from tlkit.words import text_of
@@ -146,6 +147,9 @@ def _is_image(path: Path) -> bool:
         if not path.is_file():
             return False
         with path.open("rb") as stream:
-            return image_format(stream.read(16)) is not None
+            if image_format(stream.read(16)) is not None:
+                return True
+        other = foreign_file(path)
+        return other is not None and not other.remedy  # it is converted, such as TIFF
     except OSError:
         return False
