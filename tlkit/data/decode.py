@@ -10,7 +10,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tlkit.data.graph import bmp, gif, jpeg, png, webp
-from tlkit.data.graph.common import checked
+from tlkit.data.graph.common import apart, checked
 from tlkit.data.graph.gif import first_frame as first_frame
 from tlkit.data.limits import FULL_DEPTH
 from tlkit.errors import unknown
@@ -51,9 +51,9 @@ def decode(data: tf.Tensor, size: int = 0, depth: int = FULL_DEPTH) -> tf.Tensor
     branches = [
         lambda: jpeg.decode(data, size),
         lambda: png.decode(data, depth),
-        lambda: gif.decode(data),
-        lambda: bmp.decode(data),
-        lambda: webp.decode(data),
+        lambda: apart(gif.decode, data),
+        lambda: apart(bmp.decode, data),
+        lambda: apart(webp.decode, data),
         lambda: tf.zeros((1, 1, 3), tf.uint8) * tf.cast(tf.strings.length(checked(data, _NO_FORMAT)), tf.uint8),
     ]
     image = tf.switch_case(_format(data), branches)
@@ -76,7 +76,7 @@ def read_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     which is held in full at any scale.
     """
     branches = [
-        *(lambda module=module: module.header(data) for module in (jpeg, png, gif, bmp, webp)),
+        *(lambda module=module: apart(module.header, data) for module in (jpeg, png, gif, bmp, webp)),
         lambda: (tf.constant(_NO_FORMAT), tf.constant(0, tf.int64)),
     ]
     return tf.switch_case(_format(data), branches)

@@ -25,6 +25,17 @@ def check_size(width: tf.Tensor, height: tf.Tensor, limit: tf.Tensor | int = MAX
     return tf.cond((pixels > 0) & (pixels <= limit), lambda: tf.constant(""), fault), pixels
 
 
+def apart(work: Callable[..., tf.Tensor], *arguments: tf.Tensor) -> tf.Tensor:
+    """Call a function that stays one node of the graph.
+
+    TensorFlow would otherwise put its operations into the caller's graph, where each costs time even in a branch that
+    is not taken.
+    """
+    if tf.executing_eagerly():
+        return work(*arguments)
+    return tf.function(work, autograph=False, experimental_attributes={"_noinline": True})(*arguments)
+
+
 def head(data: tf.Tensor, length: int) -> tf.Tensor:
     """The first bytes of a file as int64, shape (length,); bytes past its end are zero."""
     padded = tf.strings.join([tf.strings.substr(data, 0, length), b"\x00" * length])
@@ -57,7 +68,7 @@ def by_rows(work: Callable[[tf.Tensor], tf.Tensor], image: tf.Tensor) -> tf.Tens
     spec = tf.TensorSpec((None, 3), tf.uint8)
     return tf.cond(
         tf.reduce_prod(tf.shape(image)[:2]) > AT_ONCE,
-        lambda: tf.map_fn(work, image, fn_output_signature=spec, parallel_iterations=2),
+        lambda: apart(lambda: tf.map_fn(work, image, fn_output_signature=spec, parallel_iterations=2)),
         lambda: work(image),
     )
 
