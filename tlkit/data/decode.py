@@ -10,7 +10,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tlkit.data.graph import bmp, gif, jpeg, other, png, webp
-from tlkit.data.graph.common import checked
+from tlkit.data.graph.common import apart, checked
 from tlkit.data.graph.gif import first_frame as first_frame
 from tlkit.data.limits import FULL_DEPTH
 from tlkit.errors import unknown
@@ -54,9 +54,9 @@ def decode(data: tf.Tensor, size: int = 0, depth: int = FULL_DEPTH) -> tf.Tensor
     branches = [
         lambda: jpeg.decode(data, size),
         lambda: png.decode(data, depth),
-        lambda: gif.decode(data),
-        lambda: bmp.decode(data),
-        lambda: webp.decode(data),
+        lambda: apart(gif.decode, data),
+        lambda: apart(bmp.decode, data),
+        lambda: apart(webp.decode, data),
         lambda: tf.zeros((1, 1, 3), tf.uint8) * tf.cast(tf.strings.length(checked(data, other.NO_FORMAT)), tf.uint8),
     ]
     image = tf.switch_case(_format(data), branches)
@@ -78,8 +78,10 @@ def read_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     Never fails and decodes nothing. A JPEG counts as decoded at an eighth of its size, except for a progressive one,
     which is held in full at any scale.
     """
-    modules = (jpeg, png, gif, bmp, webp, other)
-    branches = [lambda module=module: module.header(data) for module in modules]
+    branches = [
+        *(lambda module=module: apart(module.header, data) for module in (jpeg, png, gif, bmp, webp)),
+        lambda: apart(other.header, data),
+    ]
     return tf.switch_case(_format(data), branches)
 
 

@@ -25,6 +25,27 @@ def check_size(width: tf.Tensor, height: tf.Tensor, limit: tf.Tensor | int = MAX
     return tf.cond((pixels > 0) & (pixels <= limit), lambda: tf.constant(""), fault), pixels
 
 
+def apart(work: Callable[..., tf.Tensor], *arguments: tf.Tensor) -> tf.Tensor:
+    """Call a function that stays one node of the graph.
+
+    TensorFlow would otherwise put its operations into the caller's graph, where each costs time even in a branch that
+    is not taken.
+    """
+    if tf.executing_eagerly():
+        return work(*arguments)
+    return tf.function(work, autograph=False, experimental_attributes={"_noinline": True})(*arguments)
+
+
+def shared(*specs: tf.TensorSpec) -> Callable[[Callable[..., tf.Tensor]], Callable[..., tf.Tensor]]:
+    """Make a function that is in a graph once, however often it is called, and is one node where it is called."""
+    attributes = {"_noinline": True}
+    return tf.function(input_signature=list(specs), autograph=False, experimental_attributes=attributes)
+
+
+TEXT, IMAGE = tf.TensorSpec((), tf.string), tf.TensorSpec((None, None, None), tf.uint8)
+BYTES, PLACE = tf.TensorSpec((None,), tf.uint8), tf.TensorSpec((), tf.int32)
+
+
 def head(data: tf.Tensor, length: int) -> tf.Tensor:
     """The first bytes of a file as int64, shape (length,); bytes past its end are zero."""
     padded = tf.strings.join([tf.strings.substr(data, 0, length), b"\x00" * length])
@@ -57,7 +78,7 @@ def by_rows(work: Callable[[tf.Tensor], tf.Tensor], image: tf.Tensor) -> tf.Tens
     spec = tf.TensorSpec((None, 3), tf.uint8)
     return tf.cond(
         tf.reduce_prod(tf.shape(image)[:2]) > AT_ONCE,
-        lambda: tf.map_fn(work, image, fn_output_signature=spec, parallel_iterations=2),
+        lambda: apart(lambda: tf.map_fn(work, image, fn_output_signature=spec, parallel_iterations=2)),
         lambda: work(image),
     )
 
@@ -78,6 +99,7 @@ def over_white(image: tf.Tensor) -> tf.Tensor:
 _XMP_ORIENTATION = r"\C*tiff:Orientation\s*(?:=\s*[\"']|>)\s*([1-8])\C*"
 
 
+@shared(BYTES, PLACE)
 def tiff_orientation(raw: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
     """The orientation tag of Exif data (CIPA DC-008), which begin at `start`.
 
@@ -101,6 +123,7 @@ def tiff_orientation(raw: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
     return tf.where((value >= 0) & (value <= 8), value, 1)
 
 
+@shared(TEXT)
 def xmp_orientation(text: tf.Tensor) -> tf.Tensor:
     """The orientation in XMP, 1 to 8; 1 if there is none."""
     found = tf.strings.regex_full_match(text, _XMP_ORIENTATION)
@@ -111,6 +134,7 @@ def xmp_orientation(text: tf.Tensor) -> tf.Tensor:
     )
 
 
+@shared(IMAGE, PLACE)
 def turn_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """Turn and mirror an image by its orientation, 1 to 8."""
     flip_x, flip_y = (lambda x: x[:, ::-1]), (lambda x: x[::-1])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tlkit.data.graph.common import by_rows, piece
+from tlkit.data.graph.common import IMAGE, TEXT, by_rows, piece, shared
 
 # linear sRGB from XYZ under D50, by the sRGB profile's own colorants (chromatic adaptation by Bradford)
 _FROM_XYZ = (
@@ -25,15 +25,17 @@ TABLES = (
 )  # stands for one of tables
 
 
+NAME = tf.TensorSpec((), tf.int32)  # of a tag: its four letters as a number
+
+
+@shared(TEXT)
 def fault(profile: tf.Tensor) -> tf.Tensor:
     """Why a profile cannot be converted; empty if it can, or says nothing."""
     tables = _is_valid(profile) & _has(profile, b"A2B0") & (_space(profile) == b"RGB ")
     return tf.where(tables, FAULT, "")
 
 
-@tf.function(
-    input_signature=[tf.TensorSpec((None, None, None), tf.uint8), tf.TensorSpec((), tf.string)], autograph=False
-)  # traced once, and kept once in a graph
+@shared(IMAGE, TEXT)
 def to_srgb(image: tf.Tensor, profile: tf.Tensor) -> tf.Tensor:
     """Convert the colours of a uint8 image, shape (height, width, 3 or 4); an alpha channel stays."""
     return tf.cond(tf.strings.length(profile) >= 132, lambda: _by_profile(image, profile), lambda: image)
@@ -73,7 +75,7 @@ def _converted(image: tf.Tensor, curves: tf.Tensor, mixed: tf.Tensor) -> tf.Tens
     return tf.concat([colours, image[..., 3:]], -1)
 
 
-@tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
+@shared(TEXT)
 def _curve(tag: tf.Tensor) -> tf.Tensor:
     """The linear values of the codes 0 to 255: float32, shape (256,)."""
     x = tf.linspace(0.0, 1.0, 256)
@@ -126,6 +128,7 @@ def _space(profile: tf.Tensor) -> tf.Tensor:
     return piece(profile, 16, 4)
 
 
+@shared(TEXT)
 def _places(profile: tf.Tensor) -> tf.Tensor:
     """The table of tags, int32, shape (tags, 3): name, offset, length."""
     table = piece(profile, 132, 12 * 100)
@@ -135,18 +138,21 @@ def _places(profile: tf.Tensor) -> tf.Tensor:
     return tf.reshape(table, (-1, 3))[: tf.maximum(count, 0)]
 
 
+@shared(TEXT, NAME)
+def _has_number(profile: tf.Tensor, name: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_any(_places(profile)[:, 0] == name)
+
+
+@shared(TEXT, NAME)
+def _tag_number(profile: tf.Tensor, name: tf.Tensor) -> tf.Tensor:
+    places = _places(profile)
+    at = places[tf.argmax(places[:, 0] == name)]
+    return piece(profile, at[1], at[2])
+
+
 def _has(profile: tf.Tensor, name: bytes) -> tf.Tensor:
-    return _find(profile, int.from_bytes(name, "big"))[0]
+    return _has_number(profile, int.from_bytes(name, "big"))
 
 
 def _tag(profile: tf.Tensor, name: bytes) -> tf.Tensor:
-    return _find(profile, int.from_bytes(name, "big"))[1]
-
-
-@tf.function(input_signature=[tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int32)], autograph=False)
-def _find(profile: tf.Tensor, name: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Whether a profile has a tag, and its bytes."""
-    places = tf.concat([_places(profile), tf.zeros((1, 3), tf.int32)], 0)
-    fits = places[:, 0] == name
-    at = places[tf.argmax(fits)]
-    return tf.reduce_any(fits), piece(profile, at[1], at[2])
+    return _tag_number(profile, int.from_bytes(name, "big"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tlkit.data.graph import icc
-from tlkit.data.graph.common import check_size, checked, piece, tiff_orientation, turn_upright, xmp_orientation
+from tlkit.data.graph.common import apart, check_size, checked, piece, tiff_orientation, turn_upright, xmp_orientation
 from tlkit.data.limits import MAX_JPEG_PIXELS, MAX_PIXELS
 
 _RATIOS = (1, 2, 4, 8)
@@ -22,7 +22,7 @@ def header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     raw, found, frame = _walk(data)
     fault, pixels = _header(raw, frame)
     has_profile = (found[2] > 0) & (fault == b"")
-    return tf.cond(has_profile, lambda: icc.fault(_profile(data, raw, found)), lambda: fault), pixels
+    return tf.cond(has_profile, lambda: apart(lambda: icc.fault(_profile(data, raw, found))), lambda: fault), pixels
 
 
 def decode(data: tf.Tensor, size: int) -> tf.Tensor:
@@ -49,7 +49,7 @@ def decode(data: tf.Tensor, size: int) -> tf.Tensor:
         colours = icc.to_srgb(checked(image, icc.fault(profile)), profile)
         return turn_upright(colours, _orientation(data, raw, found))
 
-    return tf.cond(tf.reduce_any(found > 0), with_metadata, lambda: image)
+    return tf.cond(tf.reduce_any(found > 0), lambda: apart(with_metadata), lambda: image)
 
 
 def _walk(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -93,7 +93,7 @@ def _walk(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
 
         return tf.while_loop(on, one, (at, found, frame), maximum_iterations=_MOST_SEGMENTS)[1:]
 
-    found, frame = tf.cond(frame == 0, lambda: tuple(onward()), lambda: (found, frame))
+    found, frame = tf.cond(frame == 0, lambda: tuple(apart(onward)), lambda: (found, frame))
     return raw, found, frame
 
 

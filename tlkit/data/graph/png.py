@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tlkit.data.graph import icc
 from tlkit.data.graph.common import (
+    apart,
     check_size,
     checked,
     head,
@@ -67,13 +68,13 @@ def decode(data: tf.Tensor, depth: int = 16) -> tf.Tensor:
         upright = tf.cond(opaque, lambda: colours[..., :3], lambda: over_white(colours))
         return turn_upright(upright, _orientation(data, seen))
 
-    return tf.cond(tf.reduce_any(seen > 0), with_metadata, plain)
+    return tf.cond(tf.reduce_any(seen > 0), lambda: apart(with_metadata), plain)
 
 
 def parts(data: tf.Tensor) -> tf.Tensor:
     """The fault of a file's colour profile. Fails for one that does not unpack."""
     _, seen = _chunks(data, head(data, _BEFORE_DATA))
-    return tf.cond(seen[2] > 0, lambda: icc.fault(_profile(data, seen)), lambda: tf.constant(""))
+    return tf.cond(seen[2] > 0, lambda: apart(lambda: icc.fault(_profile(data, seen))), lambda: tf.constant(""))
 
 
 def _deep(data: tf.Tensor, depth: int) -> tf.Tensor:
@@ -97,7 +98,9 @@ def _chunks(data: tf.Tensor, raw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     nothing = (tf.constant(""), tf.zeros((6,), tf.int64))
     is_sound = (number(raw[8:12], big=True) == 13) & (number(raw[12:16], big=True) == 0x49484452)
     walked = lambda: tf.cond(  # noqa: E731
-        is_sound, lambda: tuple(_walk(data)), lambda: (tf.constant("its first chunk is not a header"), nothing[1])
+        is_sound,
+        lambda: tuple(apart(_walk, data)),
+        lambda: (tf.constant("its first chunk is not a header"), nothing[1]),
     )
     return tf.cond(is_sound & only_pixels, lambda: nothing, walked)
 
