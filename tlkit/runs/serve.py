@@ -231,7 +231,7 @@ class _Answerer:
         else:
             heat = occlusion_maps(self._model, image[None], [chosen])[0]
         drawn = Image.fromarray(overlay(image, heat))
-        drawn = drawn.resize((EVIDENCE_PIXELS, EVIDENCE_PIXELS)) if self._size < EVIDENCE_PIXELS else drawn
+        drawn = drawn.resize((EVIDENCE_PIXELS, EVIDENCE_PIXELS)) if self._square[0] < EVIDENCE_PIXELS else drawn
         out = io.BytesIO()
         drawn.save(out, "PNG")
         return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode("ascii")
