@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,7 +179,20 @@ def _by_graph(files: Sequence[Path], size: int, fit: str, depth: int):  # type: 
         deterministic=False,
     )
     batches = decoded.ignore_errors().batch(32).prefetch(2)
-    yield from batches.as_numpy_iterator()
+    with _unoptimised():
+        iterator = batches.as_numpy_iterator()
+    yield from iterator
+
+
+@contextlib.contextmanager
+def _unoptimised() -> Iterator[None]:
+    """Have TensorFlow run graphs as they are. Optimising the decoder's takes longer than decoding a few hundred images."""
+    before = tf.config.optimizer.get_experimental_options().get("disable_meta_optimizer", False)
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": before})
 
 
 def _by_conversion(files: Sequence[Path], rows: np.ndarray, square: Callable[[tf.Tensor], tf.Tensor]):  # type: ignore[no-untyped-def]
