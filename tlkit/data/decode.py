@@ -7,6 +7,9 @@ composited over white.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from tlkit.data.graph import bmp, gif, jpeg, other, png, webp
@@ -36,6 +39,19 @@ def decode_and_resize(data: tf.Tensor, size: int, fit: str = "squash", depth: in
             more than 50 megapixels (200 for a JPEG that is not progressive).
     """
     return fit_to_square(decode(data, size, depth), size, fit)
+
+
+@functools.cache
+def square_decoder(size: int, fit: str, depth: int = FULL_DEPTH) -> Callable[[tf.Tensor], tf.Tensor]:
+    """`decode_and_resize` as one function of the bytes. It is traced once, which takes a second, and may be called by
+    several threads.
+    """
+    with tf.device("cpu"):
+        return tf.function(
+            lambda data: decode_and_resize(data, size, fit, depth),
+            input_signature=[tf.TensorSpec((), tf.string)],
+            autograph=False,
+        ).get_concrete_function()
 
 
 def decode_png_and_resize(data: tf.Tensor, size: int, fit: str, depth: int) -> tf.Tensor:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +22,7 @@ import tensorflow as tf
 
 from tlkit.cache import Cache, Rows, Store, Writer, describe
 from tlkit.data.convert import CONVERTER_VERSION, Unreadable, convert, convert_in_thread, without_warnings
-from tlkit.data.decode import decode_and_resize, decode_png_and_resize
+from tlkit.data.decode import decode_png_and_resize, square_decoder
 from tlkit.data.headers import why_not
 from tlkit.data.images import ImageSet, problem
 from tlkit.data.limits import FULL_DEPTH
@@ -31,6 +33,7 @@ from tlkit.words import counted
 # Increase it when `decode` changes a pixel, so that old caches are not found. TensorFlow, which decodes and resizes, is
 # in the key by its own version.
 DECODER_VERSION = 3
+BATCH = 16  # files that a thread decodes before it hands them on
 AT_ONCE = 2  # files that are converted at the same time, to bound memory
 
 
@@ -170,29 +173,26 @@ def _decoded(files: Sequence[Path], size: int, fit: str, depth: int):  # type: i
 
 
 def _by_graph(files: Sequence[Path], size: int, fit: str, depth: int):  # type: ignore[no-untyped-def]
-    paths = tf.data.Dataset.from_tensor_slices([os.fsencode(f) for f in files]).enumerate()
-    decoded = paths.map(
-        tf.autograph.experimental.do_not_convert(
-            lambda i, path: (i, decode_and_resize(tf.io.read_file(path), size, fit, depth))
-        ),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=False,
-    )
-    batches = decoded.ignore_errors().batch(32).prefetch(2)
-    with _unoptimised():
-        iterator = batches.as_numpy_iterator()
-    yield from iterator
+    """Decode files by several threads. A pipeline of tf.data would start anew, for two seconds, at each call."""
+    square, waiting = square_decoder(size, fit, depth), deque[Future[list[tuple[int, np.ndarray]]]]()
 
+    def decoded(rows: range) -> list[tuple[int, np.ndarray]]:
+        found = []
+        for row in rows:
+            with contextlib.suppress(OSError, tf.errors.OpError):
+                found.append((row, square(tf.constant(files[row].read_bytes())).numpy()))
+        return found
 
-@contextlib.contextmanager
-def _unoptimised() -> Iterator[None]:
-    """Have TensorFlow run graphs as they are. Optimising the decoder's takes longer than decoding a few hundred images."""
-    before = tf.config.optimizer.get_experimental_options().get("disable_meta_optimizer", False)
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    try:
-        yield
-    finally:
-        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": before})
+    threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:
+        starts = iter(range(0, len(files), BATCH))
+        while True:
+            for start in itertools.islice(starts, 2 * threads - len(waiting)):
+                waiting.append(pool.submit(decoded, range(start, min(start + BATCH, len(files)))))
+            if not waiting:
+                return
+            if found := waiting.popleft().result():
+                yield np.array([row for row, _ in found]), np.stack([pixels for _, pixels in found])
 
 
 def _by_conversion(files: Sequence[Path], rows: np.ndarray, square: Callable[[tf.Tensor], tf.Tensor]):  # type: ignore[no-untyped-def]

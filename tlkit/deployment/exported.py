@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tlkit.data.convert import convert
-from tlkit.data.decode import decode_and_resize
+from tlkit.data.decode import square_decoder
 from tlkit.data.headers import why_not
 from tlkit.data.limits import FULL_DEPTH
 from tlkit.deployment.formats import open_target
@@ -48,6 +48,6 @@ def decoded_pixels(data: bytes, size: int, fit: str, depth: int = FULL_DEPTH) ->
 
     data = convert(data)
     try:
-        return decode_and_resize(tf.constant(data), size, fit, depth).numpy()
+        return square_decoder(size, fit, depth)(tf.constant(data)).numpy()
     except (tf.errors.OpError, ValueError):
         raise DataError(f"no image that decodes: {': '.join(why_not(data))}. Leave it out.") from None
