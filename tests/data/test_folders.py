@@ -266,14 +266,12 @@ def test_a_flat_test_folder_is_no_class_and_test_set_is_a_part(tmp_path: Path) -
 def test_a_class_of_which_nothing_is_left_is_an_error_and_one_that_lost_most_is_named(tmp_path: Path) -> None:
     write_folder(tmp_path, 4, start=26640)
     for file in sorted((tmp_path / "red").iterdir()):
-        file.write_bytes(b"II*\x00" + file.name.encode())
+        file.write_bytes(b"%PDF-1.4\n" + file.name.encode())
     draw((1, 1, 1), 26650).save(tmp_path / "blue" / "good.png")
     for file in sorted((tmp_path / "blue").glob("0*"))[:3]:
         file.write_bytes(b"")
     assert [(one.label, one.used, one.lost) for one in losses(scan(tmp_path))] == [("red", 0, 4), ("blue", 2, 3)]
-    with pytest.raises(
-        DataError, match=r"Class 'red': 4 of 4 files are left out .*nothing is left.*red/000\.png: TIFF"
-    ):
+    with pytest.raises(DataError, match=r"Class 'red': 4 of 4 files are left out .*nothing is left.*red/000\.png: PDF"):
         split(scan(tmp_path))
     draw((1, 1, 1), 26651).save(tmp_path / "red" / "000.png")
     with pytest.raises(DataError, match=r"3 of 4 files .* 1 is used, too few to be in both train and validation"):

@@ -535,7 +535,7 @@ def test_images_that_were_moved_are_named_by_their_true_place_and_found_at_the_n
 
 def test_the_split_of_a_run_whose_images_were_moved_says_where_they_belong(trained: Path, tmp_path: Path) -> None:
     run = copied(trained, tmp_path / "run", data=tmp_path / "gone")
-    with pytest.raises(DataError, match=rf"belong in '{tmp_path / 'gone'}', which does not exist.*copy the CSV"):
+    with pytest.raises(DataError, match=rf"belong in '{tmp_path / 'gone'}', which does not exist.*copy the table"):
         scan(run / "split.csv")
 
 
@@ -593,7 +593,7 @@ def test_predicting_files_and_folders(trained: Path, tmp_path: Path) -> None:
     assert list(table.columns) == ["path", "prediction", "probability", "top2", "top2_probability", "sure", "problem"]
     assert [Path(p).name for p in table["path"]] == ["page.jpg", "r.png", "b.jpg"]
     assert table["prediction"].tolist()[1:] == ["red", "blue"] and pd.isna(table["prediction"][0])
-    assert table["problem"].tolist() == ["not-an-image: it is an HTML or XML page", "", ""]
+    assert table["problem"].tolist() == ["not-an-image: an HTML or XML page: fetch the image itself", "", ""]
 
 
 def test_predicting_says_what_is_missing(trained: Path, tmp_path: Path) -> None:

@@ -165,6 +165,7 @@ def _files(run: Path) -> list[Path]:
 def test_the_threshold_of_export_is_that_of_finetune(run: Path, grouped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tlkit.runs.export._prove_pixels", lambda *a: None)  # the images are not there
     monkeypatch.setattr("tlkit.runs.export.write_target", lambda model, names, folder, *a, **settings: folder.mkdir())
+    monkeypatch.setattr("tlkit.runs.export.add_to_description", lambda *a: None)
     table = pd.read_csv(run / "predictions.csv")
     rng = np.random.default_rng(6680)
     many = pd.concat([table] * 80, ignore_index=True)
