@@ -95,7 +95,8 @@ def test_evaluating_a_run_again_says_what_it_said(run: Run, noise: Path) -> None
     own, everything = evaluate_run(run), evaluate_run(run, noise)
     assert own["accuracy"] == run.metrics["validation"]["accuracy"] and own["trained_on"] == 0
     assert own["log_loss"] == pytest.approx(run.metrics["validation"]["log_loss"], rel=1e-4)
-    assert everything["trained_on"] == 80  # with the validation images
+    assert everything["trained_on"] == 80 and everything["judged_before"] == own["n"]  # the validation images
+    assert everything["without_trained_on"]["accuracy"] == own["accuracy"] < everything["accuracy"]
     assert Record(run).score.accuracy == own["accuracy"]
 
 

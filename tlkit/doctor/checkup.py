@@ -58,6 +58,7 @@ class Checkup:
     seconds: the time taken.
     drawn_from: the number of images from which the n were drawn at random; None if all were examined. Equal files are
         found among all of them.
+    plain: the number of images of one colour, in which there is nothing to compare.
     """
 
     label_errors: pd.DataFrame
@@ -71,6 +72,7 @@ class Checkup:
     size: int
     seconds: float
     drawn_from: int | None = None
+    plain: int = 0
 
     def sentences(self) -> list[str]:
         """The findings as sentences. Only what was found is named; if nothing was, one sentence says so."""
@@ -90,6 +92,9 @@ class Checkup:
             lines.append(f"{counted(len(self.outliers), 'outlier')}, unlike all other images")
         if len(lines) == len(about_labels):
             among = "" if self.drawn_from is None else f" among the {counted(self.n, 'image')} that were examined"
+            among += (
+                f", except that {counted(self.plain, 'image')} of one colour cannot be compared" if self.plain else ""
+            )
             lines.append(f"no duplicates or outliers were found{among}")
         lines += self._about_sample()
         largest, smallest = self.classes["images"].max(), self.classes["images"].min()
@@ -292,6 +297,7 @@ def examine(
         table["split"].nunique() > 1,
         pixels.row_shape[0],
         time.monotonic() - started,
+        plain=int((images.problems["problem"] == "one-colour").sum()),
     )
 
 

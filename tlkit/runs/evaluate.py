@@ -9,7 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tlkit.data.classes import losses
+from tlkit.data.examples import RowSource
 from tlkit.data.images import LEFT_OUT, ImageSet
 from tlkit.data.scan import scan
 from tlkit.devices import while_memory_lasts
@@ -27,7 +30,6 @@ from tlkit.words import counted
 
 if TYPE_CHECKING:
     import keras
-    import numpy as np
 
     from tlkit.data.dataset import Dataset
     from tlkit.safety.verdict import Verdict
@@ -54,7 +56,9 @@ def evaluate_run(
         The numbers of `tlkit.evaluate`, and how many files were left_out; lost, a sentence on each class of which half
         of the files or more were; how many of these images the run, or a run that it started from, was trained_on, and
         how many more it was chosen_by (validation images), by SHA-256. If it was trained on some, also
-        without_trained_on: the numbers of the other images, None if there are none. gone: the folders of earlier runs
+        without_trained_on: the numbers of the other images, None if there are none; if the run was trained on its
+        validation images at the end, these are among them, predicted as before that, and judged_before is their number.
+        gone: the folders of earlier runs
         that are not there any more, so that theirs could not be counted. With `views` also "views": accuracy, gain with
         its standard error, and how many times as long the prediction took.
 
@@ -86,6 +90,8 @@ def evaluate_run(
     left_out = images.problems[images.problems["action"] == LEFT_OUT]
     seen = lineage(run, served=data is not None)
     scores = {**_scores(probabilities, images, seen), "left_out": len(left_out)}
+    if run.refitted and data is not None:
+        scores |= _before_refit(run, images, rows, probabilities)
     scores["lost"] = [one.sentence() for one in losses(images)]
     scores["gone"] = [str(folder) for folder in seen.missing]
     if views is None:
@@ -99,6 +105,22 @@ def evaluate_run(
             )
         views = "five-crop"
     return {**scores, "views": {**_gain(model, rows, labels, views, examples.groups), "mirror_images": mirror.verdict}}
+
+
+def _before_refit(run: Run, images: ImageSet, rows: RowSource, probabilities: np.ndarray) -> dict[str, Any]:
+    """The scores without training images of a run whose delivered model was trained on its validation images too.
+
+    These images are predicted by the model that they judged.
+    """
+    names, labels, groups = images.table["sha256"], images.labels(), images.groups()
+    new = ~names.isin(lineage(run).trained_on).to_numpy()
+    judged = np.flatnonzero(new & names.isin(lineage(run, served=True).trained_on).to_numpy())
+    found, count = probabilities.copy(), {"judged_before": len(judged)}
+    if len(judged):
+        found[judged] = predict_probabilities(load_judged(run), rows.take(judged), batch_size=BATCH)
+    if not new.any():
+        return count
+    return {**count, "without_trained_on": evaluate(found[new], labels[new], images.class_names, groups[new])}
 
 
 def _mirror_verdict(dataset: Dataset) -> Verdict:
