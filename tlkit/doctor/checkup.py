@@ -297,7 +297,7 @@ def examine(
         table["split"].nunique() > 1,
         pixels.row_shape[0],
         time.monotonic() - started,
-        plain=int((images.problems["problem"] == "one-colour").sum()),
+        plain=images.problems.loc[images.problems["problem"] == "one-colour", "path"].nunique(),
     )
 
 
