@@ -81,6 +81,8 @@ def test_what_else_the_images_chose_is_said() -> None:
     assert "These images also chose the recipe and the epoch, so it may be too high" in found.sentence(["a", "b"])
     corrected = estimate_from(np.arange(100) < 90, labels, "", optimism=0.05)
     assert corrected.accuracy == pytest.approx(0.85) and corrected.high < found.high
+    wider = estimate_from(np.arange(100) < 90, labels, "", spread=1.25)
+    assert wider.high - wider.low == pytest.approx(1.25 * (found.high - found.low), rel=0.05)
 
 
 # -- exact tests ------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from tlkit.data.examples import Examples
 from tlkit.errors import TrainingError
 from tlkit.evaluation.calibration import without_prior
 from tlkit.evaluation.criterion import Criterion, is_imbalanced
-from tlkit.evaluation.estimate import Estimate, estimate_from, selection_optimism
+from tlkit.evaluation.estimate import CROSS_FITTED_SPREAD, Estimate, estimate_from, selection_optimism
 from tlkit.evaluation.predict import predict_probabilities
 from tlkit.features.linear import Solver, choose_strength
 from tlkit.features.table import Table, probe_blocks
@@ -201,7 +201,8 @@ class Tournament:
                 correct.append(served.argmax(1) == labels)
         optimism = selection_optimism(np.array(losses), np.array(correct), groups, seed=self.job.seed)
         how = f"each predicted by a head that was not trained on it, {table.how}, corrected for the choice of the head"
-        return estimate_from(winner.correct > 0, labels, how, groups=groups, optimism=optimism)
+        spread = CROSS_FITTED_SPREAD if len(table.held_out) == len(table.labels) else 1.0
+        return estimate_from(winner.correct > 0, labels, how, groups=groups, optimism=optimism, spread=spread)
 
     def _no_answers(self) -> np.ndarray:
         return np.full(len(self.table.held_out), -1, "int8")
