@@ -283,8 +283,9 @@ def test_labels_that_look_alike_are_named(labels: tuple[str, str], said: str, da
 
 
 def test_a_table_is_not_proposed_instead_of_itself(tmp_path: Path) -> None:
-    draw(COLOURS["red"], 27200).save(tmp_path / "a.png")
-    (tmp_path / "t.csv").write_text("path,label\na.png,a\n")
+    for i in range(4):
+        draw(COLOURS["red"], 27200 + i).save(tmp_path / f"{i}.png")
+    (tmp_path / "t.csv").write_text("path,label\n0.png,a\n1.png,a\n2.png,a\n3.png,a\n")
     with pytest.raises(DataError, match="1 usable class") as error:
         split(scan(tmp_path / "t.csv"))
     assert "Did you mean" not in str(error.value)
