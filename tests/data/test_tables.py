@@ -16,6 +16,7 @@ from tlkit.data.sources.item import SPLIT_FOLDERS
 from tlkit.data.sources.places import IMAGE_EXTENSIONS, Places, Wanted
 from tlkit.data.sources.records import JSON_LINES, PARQUET, TABLES
 from tlkit.data.sources.table import COLUMNS, _read_table
+from tlkit.data.split import split
 from tlkit.errors import DataError, NameUnknown, SpecError
 from tlkit.plan.columns import ROLES, named_columns
 
@@ -236,3 +237,65 @@ def test_the_page_lists_what_the_code_accepts() -> None:
     assert names_on_page("Extensions that a path may leave out") == set(IMAGE_EXTENSIONS)
     assert names_on_page("Part folders") == set(SPLIT_FOLDERS)
     assert set(ROLES) < set(COLUMNS) and {*JSON_LINES, *PARQUET} < set(TABLES)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("img/a0.png 0\nimg/b0.png 1\n", "spaces separate none, and path,label into the first line"),
+        ("path label\nimg/a0.png 0\n", "spaces separate none"),
+        ("img/a0.png,a\nimg/b0.png,b\n", "The first line is a row already. Put a line with the names"),
+        ("picture no,label\nimg/a0.png,a\n", "If another column holds the paths"),
+    ],
+)
+def test_a_first_line_without_names_of_columns_is_said(content: str, message: str, data: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        read(data / "t.csv", content)
+
+
+@pytest.mark.parametrize("folder", ["train", "Train_Images", "x/training"])
+def test_the_name_of_a_table_decides_between_files_of_one_name(folder: str, tmp_path: Path) -> None:
+    for one in (folder, "test", "test_images"):
+        (tmp_path / one).mkdir(parents=True)
+        for name in ("0", "1"):
+            (tmp_path / one / f"{name}.png").touch()
+    found, _ = read(tmp_path / "train_labels.csv", "id,label\n0,a\n1,b\n")
+    assert found == {f"{folder}/0.png": "a", f"{folder}/1.png": "b"}
+    assert read(tmp_path / "labels.csv", "id,label\n0,a\n1,b\n")[0] == {}
+    assert set(read(tmp_path / "labels.csv", "id,label,split\n0,a,train\n1,b,Training Set\n")[0]) == set(found)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (("Cat", "cat"), "the classes Cat, cat differ in case only"),
+        (("big cat", "big\u00a0cat"), r"'big cat', 'big\xa0cat' differ in case, in kinds of spaces"),
+        (("1", "1.0"), "'1', '1.0' differ in"),
+        (("2.5", "2.05"), ""),
+        (("a b", "ab"), ""),
+    ],
+)
+def test_labels_that_look_alike_are_named(labels: tuple[str, str], said: str, data: Path) -> None:
+    rows = "".join(f"img/{kind}0.png,{label}\n" for kind, label in zip("ab", labels, strict=True))
+    found, named = read(data / "t.csv", f"path,label\n{rows}")
+    assert set(found.values()) == set(labels)
+    assert said in "".join(named) if said else not named
+
+
+def test_a_table_is_not_proposed_instead_of_itself(tmp_path: Path) -> None:
+    for i in range(4):
+        draw(COLOURS["red"], 27200 + i).save(tmp_path / f"{i}.png")
+    (tmp_path / "t.csv").write_text("path,label\n0.png,a\n1.png,a\n2.png,a\n3.png,a\n")
+    with pytest.raises(DataError, match="1 usable class") as error:
+        split(scan(tmp_path / "t.csv"))
+    assert "Did you mean" not in str(error.value)
+
+
+def test_inspect_refuses_a_class_without_training_images(tmp_path: Path) -> None:
+    rows = ["path,label,split"]
+    for i, (label, part) in enumerate((("a", "train"), ("b", "train"), ("c", "test"))):
+        draw(COLOURS["red"], 27210 + i).save(tmp_path / f"{label}.png")
+        rows.append(f"{label}.png,{label},{part}")
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    done = CliRunner().invoke(main, ["inspect", str(tmp_path / "t.csv"), "--fast", "--image-size", "32"])
+    assert done.exit_code == 1 and "Class 'c' is in test but not in train. Add training images" in done.output

@@ -22,6 +22,8 @@ from tlkit.errors import DataError
         ([f"{number / 7:.3f}" for number in range(40)], True),
         ([str(20 + number // 2) for number in range(40)], True),  # ages, two images each
         ([f"{number % 12}.5" for number in range(240)], True),  # decimals, many images each
+        ([f"{number},37" for number in range(40)], True),  # with decimal commas
+        ([f"{number},37,1" for number in range(40)], False),
         ([str(number % 100) for number in range(2000)], False),  # classes that are numbered
         ([str(number % 10) for number in range(10)], True),
         ([str(number % 9) for number in range(9)], False),  # grades

@@ -40,7 +40,7 @@ def inspect(
 
     with _tensorflow_quietly():
         from tlkit.data.classes import check_no_class_is_lost, losses, sentences
-        from tlkit.data.split import too_few_classes
+        from tlkit.data.split import check_held_out_classes, too_few_classes
         from tlkit.data.targets import about_regression
         from tlkit.doctor.checkup import inspect as inspect_data
         from tlkit.errors import DataError
@@ -77,6 +77,7 @@ def inspect(
     if csv_file:
         write_atomically(Path(csv_file), csv_text(problems))
     check_no_class_is_lost(images)
+    check_held_out_classes(images)
     if not fast and len(table):
         _print_checkup(images, problems, backbone or "nano", size, folder)
     if backbone:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tlkit.data.classes import about_classes, check_no_class_is_lost, losses
 from tlkit.data.images import ImageSet, problem, raise_if_strict, summary
+from tlkit.data.sources.records import likely_table
 from tlkit.data.targets import about_regression
 from tlkit.errors import DataError
 from tlkit.words import counted
@@ -125,6 +126,12 @@ def _check_given(images: ImageSet) -> ImageSet:
         "Add other training images of it, or remove these files from the held-out part.",
     )
     return images
+
+
+def check_held_out_classes(images: ImageSet) -> None:
+    """Raise DataError if a given validation or test split has a class that a given train split lacks."""
+    if (images.table["split"] == "train").any():
+        _check_classes(images, "Add training images of it, or remove it.")
 
 
 def _check_classes(images: ImageSet, remedy: str) -> None:
@@ -284,6 +291,7 @@ def _within_bounds(
 
 
 def _hint_elsewhere(images: ImageSet) -> str:
-    """A hint where the data may be instead: in a CSV beside the folders."""
-    tables = sorted(images.root.glob("*.csv"))
-    return f" Did you mean '{tables[0]}'?" if tables else ""
+    """A hint where the data may be instead: in a table beside the folders. Data that was a table gets none."""
+    was_folder = "beside-images" in set(images.problems["problem"])
+    table = likely_table(images.root) if was_folder else None
+    return f" Did you mean '{table}'?" if table else ""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from statistics import median
 
 FEWEST_NUMBERS = 10  # different numbers, from which labels may be quantities; fewer are often grades
 FEW_IMAGES = 5  # of each number in the median, below which whole numbers are hardly the names of classes
+_DECIMAL_COMMA = re.compile(r"^([+-]?\d+),(\d+)$")  # as Excel writes it in many countries
 
 
 def about_regression(labels: Sequence[str]) -> str:
@@ -24,7 +26,7 @@ def about_regression(labels: Sequence[str]) -> str:
     """
     counts = Counter(labels)
     try:
-        numbers = sorted(map(float, counts))
+        numbers = sorted(float(_DECIMAL_COMMA.sub(r"\1.\2", label)) for label in counts)
     except ValueError:
         return ""
     if len(numbers) < FEWEST_NUMBERS or not all(map(math.isfinite, numbers)):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import unicodedata
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 from tlkit.data.images import problem
 from tlkit.data.sources.item import _Found, _relative
 from tlkit.data.sources.layout import Aside, ClassFolder, Layout, layout_of
-from tlkit.data.sources.names import is_utf8, label_of_name, part_of_name
+from tlkit.data.sources.names import alike_labels, is_utf8, label_of_name, part_of_name
 from tlkit.data.sources.tree import Tree
 from tlkit.words import counted, shown
 
@@ -94,9 +93,7 @@ def _aside(tree: Tree, one: Aside, root: Path) -> Findings:
 def _names(layout: Layout) -> Findings:
     """The problems of class names: changed for the class, or alike but for case."""
     found = []
-    cases: dict[str, set[str]] = defaultdict(set)
     for label, name in sorted({(one.label, one.name) for one in layout.classes}):
-        cases[label.lower()].add(label)
         if unicodedata.normalize("NFC", name) != label:
             detail = f"the folder '{shown(name)}' is the class '{label}', without control characters and spaces around"
             found.append(problem(label, label, "class-name", detail))
@@ -109,9 +106,5 @@ def _names(layout: Layout) -> Findings:
                 f"class '{one.label}' is named as a part of the data; if it is one, name the other folders train/CLASS"
             )
             found.append(problem(one.label, one.label, "named-as-part", detail))
-    for labels in (sorted(one) for one in cases.values() if len(one) > 1):
-        detail = (
-            f"the classes {', '.join(labels)} differ in case only; put their images into one folder if they are one"
-        )
-        found.append(problem(labels[0], labels[0], "alike-names", detail))
-    return found
+    alike = alike_labels({one.label for one in layout.classes})
+    return found + [problem(path, label, "alike-names", detail) for path, label, detail in alike]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tlkit.data.sources.names import UNLABELLED, is_utf8, label_of_name, part_in_name, part_of_name, without_part
+from tlkit.data.sources.records import likely_table
 from tlkit.data.sources.tree import Tree
 from tlkit.errors import DataError
 from tlkit.words import counted, shown, text_of
@@ -105,6 +108,7 @@ def _parts(tree: Tree, folders: Sequence[Path]) -> dict[Path, str]:
     loose = {one: part for one in folders if (part := part_in_name(one.name))}
     if len(loose) == len(folders) and len({without_part(one.name) for one in folders}) == 1:
         strict = loose  # as my_train and my_test
+    strict = strict or _parts_beside_others(tree, loose)
     several = len(set(strict.values())) > 1
     if not several and len(loose) == len(folders):
         strict = loose if any(tree.bearing(one) for one, part in loose.items() if part == "train") else strict
@@ -121,6 +125,9 @@ def _parts(tree: Tree, folders: Sequence[Path]) -> dict[Path, str]:
             "are the classes. If the inner folders are, name the outer ones train, validation and test, or give one of "
             "them. Otherwise give a CSV with the columns path and label."
         )
+    unlabelled = [one for one in folders if "unlabel" in one.name.lower()]
+    if not nested and len(unlabelled) == len(folders) - 1:
+        nested = [one for one in folders if one not in unlabelled]  # as labeled and unlabeled
     if len(folders) > 1 and nested and len(tree.bearing(nested[0])) > 1 and not tree.listing(nested[0]).files:
         others = [one.name for one in folders if one not in nested]
         raise DataError(
@@ -128,7 +135,36 @@ def _parts(tree: Tree, folders: Sequence[Path]) -> dict[Path, str]:
             f"{'is' if len(others) == 1 else 'are'} no part. Give '{nested[0]}' if its folders are the classes. "
             "If it is itself a class, give a CSV with the columns path and label."
         )
+    _check_no_part_in_class(loose)
     return {}
+
+
+def _by_rest(loose: dict[Path, str]) -> list[dict[Path, str]]:
+    """The folders whose names differ in nothing but the part, where train and another part are among them."""
+    found: dict[tuple[str, ...], dict[Path, str]] = defaultdict(dict)
+    for one, part in loose.items():
+        found[(without_part(one.name), *re.findall(r"\d+", one.name))][one] = part
+    return [same for same in found.values() if "train" in same.values() and len(set(same.values())) > 1]
+
+
+def _parts_beside_others(tree: Tree, loose: dict[Path, str]) -> dict[Path, str]:
+    """The only parts named alike whose train part holds folders, as seg_train and seg_test beside seg_pred."""
+    found = [
+        same for same in _by_rest(loose) if any(tree.bearing(one) for one, part in same.items() if part == "train")
+    ]
+    return found[0] if len(found) == 1 else {}
+
+
+def _check_no_part_in_class(loose: dict[Path, str]) -> None:
+    """Raise DataError for folders such as cat_train and cat_test, which would become two classes."""
+    found = _by_rest(loose)
+    if found:
+        one = next(iter(found[0]))
+        raise DataError(
+            f"The folders {_named([each.name for each in found[0]])} in '{text_of(one.parent)}' differ only in the "
+            "name of a part of the data, so they are not two classes. Put the images of each class into a folder of "
+            f"the class in each part, such as {text_of(one.parent)}/train/cat and {text_of(one.parent)}/test/cat."
+        )
 
 
 def _check_train(parts: dict[Path, str], train: Sequence[Path], nested: Sequence[Path]) -> None:
@@ -140,21 +176,28 @@ def _check_train(parts: dict[Path, str], train: Sequence[Path], nested: Sequence
             "class."
         )
     if not nested:
-        tables = sorted(train[0].parent.glob("*.csv"))
-        table = f" such as '{tables[0]}'" if tables else ""
+        likely = likely_table(train[0].parent) or likely_table(train[0])
+        table = f" such as '{likely}'" if likely else ""
         raise DataError(
             f"'{text_of(train[0].parent)}' holds part folders ({_named([one.name for one in folders])}), but "
             f"'{train[0].name}' has no class folders. Make one folder per class in each, such as "
-            f"{text_of(train[0])}/cat/001.jpg, or give a CSV{table} with the columns path, label and "
+            f"{text_of(train[0])}/cat/001.jpg, or give a table{table} with the columns path, label and "
             "split."
         )
 
 
 def _common(tree: Tree, folders: Sequence[Path]) -> set[str]:
-    """The names of sub-folders that all of several folders have, if none of these has images of its own."""
+    """The names of sub-folders that all of several folders have, if none of these has images of its own.
+
+    Of folders that are numbered, such as fold1 and fold2, those that any two have.
+    """
     if len(folders) < 2 or any(tree.listing(one).files for one in folders):
         return set()
-    return set.intersection(*({label_of_name(child.name) for child in tree.bearing(one)} for one in folders))
+    inner = [{label_of_name(child.name) for child in tree.bearing(one)} for one in folders]
+    rest = {re.sub(r"\d+", "", one.name).lower() for one in folders}
+    if len(rest) == 1 and re.search(r"[^\W\d_]", rest.pop()):
+        return {name for name, count in Counter(name for names in inner for name in names).items() if count > 1}
+    return set.intersection(*inner)
 
 
 def _class_first(tree: Tree, folders: Sequence[Path]) -> bool:
@@ -230,8 +273,8 @@ def _no_class_folders(tree: Tree, top: Path, empty: Sequence[Path]) -> str:
         if empty
         else "no folders"
     )
-    tables = sorted(top.glob("*.csv"))
-    hint = f" Did you mean '{tables[0]}'?" if tables else ""
+    table = likely_table(top)
+    hint = f" Did you mean '{table}'?" if table else ""
     return (
         f"No class folders in '{top}'. Expected one folder per class, such as {top}/cat/001.jpg, or a CSV with the "
         f"columns path and label. Found {found}.{hint}"

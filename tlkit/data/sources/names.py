@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable
 
 from tlkit.data.sources.item import SPLIT_FOLDERS
 
@@ -99,6 +101,27 @@ def without_part(name: str) -> str:
 def is_utf8(text: str) -> bool:
     """Whether a path is text. The file system gives bytes that are not UTF-8 as lone surrogates (PEP 383)."""
     return not any("\ud800" <= one <= "\udfff" for one in text)
+
+
+def alike_labels(labels: Iterable[str]) -> list[tuple[str, str, str]]:
+    """The classes whose names differ so little that they may be one: (class, class, what to say) of the first of each.
+
+    >>> [one[0] for one in alike_labels(["Cat", "cat", "1", "1.0", "dog"])]
+    ['1', 'Cat']
+    """
+    found: dict[str, set[str]] = defaultdict(set)
+    for label in labels:
+        plain = " ".join(unicodedata.normalize("NFKC", label).lower().split())
+        found[re.sub(r"^(\d+)\.0+$", r"\1", plain)].add(label)
+    said = []
+    for names in sorted(sorted(one) for one in found.values() if len(one) > 1):
+        if len({name.lower() for name in names}) == 1:
+            detail = f"the classes {', '.join(names)} differ in case only"
+        else:
+            shown = ", ".join(ascii(name) if not name.isprintable() else f"'{name}'" for name in names)
+            detail = f"the classes {shown} differ in case, in kinds of spaces and letters, or in .0 only"
+        said.append((names[0], names[0], f"{detail}; give their images one label if they are one"))
+    return said
 
 
 def label_of_name(name: str) -> str:

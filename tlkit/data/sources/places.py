@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tlkit.data.sources.item import SPLIT_FOLDERS
+from tlkit.data.sources.names import part_of_name
 
 # extensions that a table may leave out
 IMAGE_EXTENSIONS = frozenset(
@@ -228,6 +229,15 @@ class Places:
         return found
 
     @cached_property
+    def _by_part(self) -> dict[str, list[str]]:
+        """The folders below the root that are, or lie in, one named after a part of the split, such as train_images."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for folder in self._tree:
+            for part in {part_of_name(name) for name in folder.split("/")} - {None}:
+                found[str(part)].append(folder)
+        return dict(found)
+
+    @cached_property
     def _by_tail(self) -> dict[str, list[str]]:
         """The folders below the root by each end of their path."""
         found: dict[str, list[str]] = defaultdict(list)
@@ -363,8 +373,8 @@ class _Anywhere(_Reading):
         folders = next((found for key in keys(name) if (found := self.places._by_name.get(key))), [])
         if len(folders) < 2:
             return _In(self.places, folders[0])(one) if folders else ""
-        names = [one.label, *[name for name, split in SPLIT_FOLDERS.items() if one.split and split == one.split]]
-        return next((path for name in names if (path := _Among(self.places, self.places._below((name,)))(one))), "")
+        among = (self.places._below((one.label,)), self.places._by_part.get(one.split, []))
+        return next((path for folders in among if (path := _Among(self.places, folders)(one))), "")
 
 
 # -- paths as text -------------------------------------------------------------------------------------------

@@ -40,6 +40,18 @@ _UNCLOSED = "a quotation mark is opened and not closed"
 MOST_UNCLOSED = 100  # each costs another look at the lines after it
 
 
+def likely_table(folder: Path) -> Path | None:
+    """The table in a folder that most likely holds labels, by its name. None if there is none."""
+    tables = [one for one in folder.glob("*") if one.suffix.lower() in TABLES and one.suffix.lower() != ".txt"]
+    tables = [one for one in tables if "submission" not in one.name.lower()]
+    words = ("train", "label", "metadata")
+    return min(
+        tables,
+        key=lambda one: (next((i for i, word in enumerate(words) if word in one.name.lower()), len(words)), one),
+        default=None,
+    )
+
+
 class Record(NamedTuple):
     """A row of a table.
 

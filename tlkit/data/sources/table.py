@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tlkit.data.images import problem
-from tlkit.data.sources.item import SPLIT_FOLDERS, _Found
-from tlkit.data.sources.places import Place, Places, Wanted
+from tlkit.data.sources.item import _Found
+from tlkit.data.sources.names import alike_labels, part_in_name, part_of_name
+from tlkit.data.sources.places import IMAGE_EXTENSIONS, Place, Places, Wanted
 from tlkit.data.sources.records import SEVERAL, TABLES, Record, Records, read_records
 from tlkit.errors import DataError, unknown
 from tlkit.folders import PLAN, own_manifest
@@ -83,8 +84,14 @@ def _read_table(
     records = read_records(file)
     layout = _layout(file, records, group_by, named)
     rows = _labelled(file, records, layout, findings)
-    places = Places(root_of_table(file)).find([Wanted(row.path, row.label, row.split) for row in rows])
-    return _one_each(file, rows, places, findings)
+    part = part_in_name(file.stem) or ""  # of two files of one name, train.csv means the one in train/
+    places = Places(root_of_table(file)).find([Wanted(row.path, row.label, row.split or part) for row in rows])
+    found = _one_each(file, rows, places, findings)
+    findings += [
+        problem(path, label, "alike-names", detail)
+        for path, label, detail in alike_labels({one.label for one in found})
+    ]
+    return found
 
 
 # -- which column holds what ---------------------------------------------------------------------------------
@@ -109,7 +116,7 @@ def _layout(file: Path, records: Records, group_by: str | None, named: Mapping[s
     if path is None:
         raise DataError(
             f"'{file}' has no column 'path'. Expected path,label[,split]; found {shown}. "
-            "If another column holds the paths, name it: `columns=path=NAME`."
+            + (_no_names(names) or "If another column holds the paths, name it: `columns=path=NAME`.")
         )
     if names[path] in records.inside:
         raise DataError(
@@ -117,6 +124,17 @@ def _layout(file: Path, records: Records, group_by: str | None, named: Mapping[s
             "write each to a file, and the files' paths into the table."
         )
     return _Layout(path, -1 if label is None else label, found["split"], found["group"])
+
+
+def _no_names(names: Sequence[str]) -> str:
+    """What to say of a first line that holds no names of columns: it is a row, or spaces are between its cells."""
+    words = [word for name in names for word in name.lower().split()]
+    if len(names) == 1 and len(words) > 1:
+        done = "Put commas, semicolons, tabs or bars between the cells; spaces separate none"
+        return f"{done}, and path,label into the first line."
+    if any(word.endswith(tuple(IMAGE_EXTENSIONS)) for word in words):
+        return "The first line is a row already. Put a line with the names of the columns above it, such as path,label."
+    return ""
 
 
 def _column(names: Sequence[str], wanted: Sequence[str]) -> int | None:
@@ -205,7 +223,7 @@ def _in_parts(names: Sequence[str], layout: _Layout, rows: list[_Row], findings:
 
     A column that is only called like a split, such as "set", counts if it holds the name of a part.
     """
-    values = {value: SPLIT_FOLDERS.get(value.lower()) for value in {row.split for row in rows}}
+    values = {value: part_of_name(value) for value in {row.split for row in rows}}
     if layout.split is None or not any(values):
         return rows
     if not any(values.values()) and _plain(names[layout.split]) not in COLUMNS["split"][:2]:
