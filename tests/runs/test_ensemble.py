@@ -160,7 +160,7 @@ def test_whether_a_mirror_image_keeps_its_class_is_asked_of_all_images_given(
     asked: list[int] = []
 
     def check(images: Any, *a: object, **k: object) -> Any:
-        asked.append(int((images.table["split"] != "test").sum()))
+        asked.append(int((images.images.table["split"] != "test").sum()))
         return SimpleNamespace(verdicts=[SimpleNamespace(verdict="safe", hinted=False)])
 
     monkeypatch.setattr("tlkit.runs.evaluate.check_safety", check)
@@ -230,7 +230,7 @@ def test_inspect_with_a_backbone_measures_the_axes(folder: Path) -> None:
     done = CliRunner().invoke(main, ["inspect", str(folder), "--backbone", "nano", "--image-size", "64"])
     assert done.exit_code == 0, done.output
     rows = [line.split() for line in done.output.splitlines()]
-    assert ["block", "features", "linear", "probe", "95", "%", "interval", "n"] in rows
+    assert ["block", "features", "ridge", "probe", "95", "%", "interval", "n"] in rows
     assert "640" in {row[1] for row in rows if row[:1] == ["5"]} and "nats per channel" in done.output
     axes = measure_axes(scan(folder), "nano", image_size=64)
     assert axes["images"] == 24 and len(axes["blocks"]) == 5
