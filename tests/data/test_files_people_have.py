@@ -18,6 +18,7 @@ from tests.conftest import draw
 from tlkit import decode_images, scan
 from tlkit.cache import Cache
 from tlkit.data import looks
+from tlkit.data.convert import convert
 from tlkit.data.decode import attempt, decode, first_frame
 from tlkit.data.decode import header_fault as fault_of
 from tlkit.data.headers import Status, examine, why_not
@@ -499,3 +500,72 @@ def test_one_bad_file_never_fails_the_batch_of_the_export(tmp_path: Path) -> Non
     assert [name for name in files if not problems[name]] == ["good", "gif", "p3"]
     assert problems["tables"] == "a colour profile of tables is not read"
     assert problems["chunk"] == "truncated: a chunk is longer than the file"
+
+
+def test_what_stands_behind_the_end_of_an_image_does_not_matter() -> None:
+    """As the film behind a phone's motion photo. A cut file is named, whatever end marker its thumbnail has."""
+    photo = draw((90, 140, 60), 27_100)
+    film, thumbnail = bytes(9_000), b"\xff\xe1\x00\x0eExif\x00\x00\xff\xd8\xff\xd9\x00\x00"
+    for kind in ("JPEG", "PNG"):
+        data = encode(photo, kind)
+        assert notes(data + film) == notes(data) and answers(data + film)
+        assert (pixels(data + film) == pixels(data)).all()
+    jpeg = encode(photo, "JPEG")
+    jpeg = jpeg[:2] + thumbnail + jpeg[2:]
+    assert why_not(jpeg + film) == ("corrupt", "the jpeg data do not decode")
+    assert why_not(jpeg[: len(jpeg) * 2 // 3])[0] == "truncated" == why_not(jpeg[:20])[0]
+
+
+def test_a_profile_for_grey_says_nothing_of_an_image_with_colours() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    curve = b"curv" + struct.pack(">IIH", 0, 1, 256) + bytes(2)
+    grey = (
+        struct.pack(">I", 160)
+        + profile[4:16]
+        + b"GRAY"
+        + profile[20:128]
+        + struct.pack(">I4sII", 1, b"kTRC", 144, len(curve))
+        + curve
+    )
+    photo = draw((90, 140, 60), 27_101)
+    for kind in ("PNG", "JPEG", "WEBP"):
+        options = {"lossless": True} if kind == "WEBP" else {}
+        data = encode(photo, kind, icc_profile=grey, **options)
+        assert "colour-profile" not in notes(data)
+        assert (pixels(data) == pixels(encode(photo, kind, **options))).all()
+    assert "colour-profile" in notes(encode(photo.convert("L"), "PNG", icc_profile=grey))
+
+
+def test_cmyk_is_inverted_with_and_without_the_marker_of_adobe() -> None:
+    inks = encode(draw((90, 140, 60), 27_102).convert("CMYK"), "JPEG")
+    at = inks.index(b"\xff\xee")
+    plain = inks[:at] + inks[at + 2 + int.from_bytes(inks[at + 2 : at + 4], "big") :]
+    assert (pixels(plain) == pixels(inks)).all() and answers(plain)
+
+
+def test_a_profile_that_ends_early_is_passed_over() -> None:
+    photo = draw((90, 140, 60), 27_103)
+    profile = zlib.compress(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    png = encode(photo, "PNG")
+    for kept in (60, 200):
+        data = png[:33] + chunk(b"iCCP", b"name\0\0" + profile[:kept]) + png[33:]
+        assert notes(data) == set() and answers(data)
+        assert (pixels(data) == pixels(png)).all()
+
+
+def test_a_png_of_more_chunks_than_the_graph_walks_is_converted() -> None:
+    png = encode(draw((90, 140, 60), 27_104), "PNG")
+    for runs, status in ((4_000, Status.DECODES), (4_200, Status.CONVERT)):
+        data = png[:33] + (chunk(b"tEXt", b"a\0") + chunk(b"tEXt", b"a\0b")) * (runs // 2) + png[33:]
+        assert examine(data).status is status
+    assert (pixels(convert(data)) == pixels(png)).all()
+
+
+def test_a_bmp_may_lack_the_padding_of_its_last_row() -> None:
+    photo = draw((90, 140, 60), 27_105, size=39)
+    for image in (photo, photo.quantize(16), photo.convert("1")):
+        data = encode(image, "BMP")
+        row = -(-39 * {"RGB": 24, "P": 4, "1": 1}[image.mode] // 8) if image.mode != "P" else 39
+        cut = data[: len(data) - -row % 4]
+        assert notes(cut) == notes(data) and answers(cut) and (pixels(cut) == pixels(data)).all()
+        assert why_not(cut[:-1])[0] == "truncated" and not answers(cut[:-1])

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tlkit.data.foreign import foreign
 from tlkit.data.limits import MAX_JPEG_PIXELS, MAX_PIXELS
-from tlkit.data.parsing import PARSERS, Parsed, Unreadable
+from tlkit.data.parsing import PARSERS, Parsed, Unreadable, jpeg_is_cut
 
 _SIGNATURES = (  # first bytes, format: what the graph decodes; WebP beside them
     (b"\xff\xd8\xff", "jpeg"),
@@ -73,9 +73,9 @@ def image_format(head: bytes) -> str | None:
 def looks_truncated(data: bytes, kind: str) -> bool:
     """Whether the end of an image file is missing, by its format's end marker or length field."""
     if kind == "jpeg":
-        return b"\xff\xd9" not in data[-4096:]
+        return jpeg_is_cut(data)
     if kind == "png":
-        return b"IEND" not in data[-64:]
+        return b"IEND" not in data
     if kind == "gif":
         return not data.rstrip(b"\x00").endswith(b";")
     if kind == "bmp":

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+_MOST_CHUNKS, _IN_A_RUN = 4096, 1024  # runs of equal chunks that the graph passes, and chunks in a run
 _MOST_PROFILE = 65_536  # bytes of a compressed profile that the graph unpacks
 _CUT = "the end of the file is missing"
 _COLOUR = "a colour profile of tables"
@@ -69,13 +70,22 @@ def _jpeg(data: bytes) -> Parsed:
         elif 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC):
             bits, height, width, channels = struct.unpack(">BHHB", segment[:6])
             _check_jpeg(code, bits, width, height)
-            if b"\xff\xd9" not in data[-4096:]:
+            if jpeg_is_cut(data):
                 raise Unreadable(_CUT, "truncated")
             notes = {1: (_GREY,), 4: (("cmyk", "converted to RGB without its colour profile"),)}.get(channels, ())
-            name = _profile_name(profile, parts, width, height)
+            name = _profile_name(profile if _fits(profile, channels == 1) else b"", parts, width, height)
             turned = _orientation(exif, xmp)
             return Parsed(width, height, notes, orientation=turned, profile=name, progressive=code in (0xC2, 0xCA))
-    raise Unreadable(*((_CUT, "truncated") if b"\xff\xd9" not in data[-4096:] else ("it has no frame header",)))
+    raise Unreadable(*((_CUT, "truncated") if jpeg_is_cut(data) else ("it has no frame header",)))
+
+
+def jpeg_is_cut(data: bytes) -> bool:
+    """Whether no end marker stands behind the last segment before the scan: a thumbnail in Exif has one of its own.
+
+    Whatever stands behind the end, such as the film of a phone's motion photo, may be as long as it is.
+    """
+    scan = max((at + 2 + length for at, _, length in _jpeg_places(data)), default=2)
+    return data.rfind(b"\xff\xd9") < scan
 
 
 def _check_jpeg(code: int, bits: int, width: int, height: int) -> None:
@@ -90,7 +100,13 @@ def _check_jpeg(code: int, bits: int, width: int, height: int) -> None:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(marker, content) of each segment up to the scan. Stray bytes between segments are passed."""
+    """(marker, content) of each segment up to the scan."""
+    for at, code, length in _jpeg_places(data):
+        yield code, data[at + 4 : at + 2 + length]
+
+
+def _jpeg_places(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(offset, marker, length) of each segment up to the scan. Stray bytes between segments are passed."""
     at = 2
     while at + 4 <= len(data):
         at = data.find(b"\xff", at)
@@ -103,7 +119,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
         if code in (0xDA, 0xD9):
             return
         length = int.from_bytes(data[at + 2 : at + 4], "big")
-        yield code, data[at + 4 : at + 2 + length]
+        yield at, code, length
         at += 2 + max(length, 2)
 
 
@@ -135,17 +151,21 @@ def _png(data: bytes) -> Parsed:
         raise _unsupported(_COLOUR, width, height)
     notes = [("16-bit", "reduced to 8 bits per channel by dropping the lower byte")] if bits == 16 else []
     notes += [_GREY] if colours in (0, 4) else []
-    name = _profile_name(profile, 1, width, height)
+    name = _profile_name(profile if _fits(profile, colours in (0, 4)) else b"", 1, width, height)
     return Parsed(width, height, tuple(notes), alpha, _orientation(exif.removeprefix(b"Exif\0\0"), xmp), name)
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
     """(type, content) of each chunk behind IHDR. Raises Unreadable if one is longer than the file."""
-    view, at = memoryview(data), 33
+    view, at, steps, block, run = memoryview(data), 33, 0, b"", 0
     while at + 8 <= len(data):
         length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         if kind == b"IEND":
             return
+        run = run % _IN_A_RUN + 1 if data[at : at + 8] == block else 1
+        block, steps = data[at : at + 8], steps + (run == 1)
+        if steps >= _MOST_CHUNKS:
+            raise _unsupported(f"a PNG of more than {_MOST_CHUNKS} chunks")
         if at + 12 + length > len(data):
             raise Unreadable("a chunk is longer than the file", "truncated")
         yield kind, view[at + 8 : at + 8 + length]
@@ -157,7 +177,7 @@ def _unpacked(chunk: bytes) -> bytes:
     """The profile in an iCCP chunk, at most 1,032 times as long. Raises Unreadable if it does not unpack."""
     name = chunk.find(b"\0")
     try:
-        return zlib.decompress(chunk[name + 2 :])
+        return zlib.decompressobj().decompress(chunk[name + 2 :])  # what there is of it, as the graph does
     except zlib.error:
         raise _unsupported("a damaged colour profile") from None
 
@@ -237,7 +257,8 @@ def _bmp(data: bytes) -> Parsed:
         raise _unsupported(f"a BMP of {bits} bits a pixel{kind.get(compression, '')}", width, height)
     colours = (used if 0 < used < 2**bits else 2**bits) if bits <= 8 else 0
     begin = begin or 14 + info + entry * colours
-    if begin + (width * bits + 31) // 32 * 4 * height > len(data) and width * height <= 2**40:
+    row, used_bytes = (width * bits + 31) // 32 * 4, (width * bits + 7) // 8  # the last row may lack its padding
+    if begin + row * (height - 1) + used_bytes > len(data) and width * height <= 2**40:
         raise Unreadable(_CUT, "truncated", width=width, height=height)
     return Parsed(width, height, _bmp_notes(data[14 + info : begin], bits, entry))
 
@@ -274,9 +295,10 @@ def _webp(data: bytes) -> Parsed:
         name, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
         chunks.setdefault(name, data[at + 8 : at + 8 + length] if name in (b"EXIF", b"XMP ", b"ICCP") else b"")
         at += 8 + length + length % 2
-    profile = _profile_name(chunks.get(b"ICCP", b"") if flags & 32 else b"", 1, width, height)
+    profile = chunks.get(b"ICCP", b"") if flags & 32 else b""
+    profile_name = _profile_name(profile if _fits(profile, False) else b"", 1, width, height)
     turned = _orientation(chunks.get(b"EXIF", b"").removeprefix(b"Exif\0\0"), chunks.get(b"XMP ", b""))
-    return Parsed(width, height, (), alpha, turned if flags & 12 else 1, profile)
+    return Parsed(width, height, (), alpha, turned if flags & 12 else 1, profile_name)
 
 
 # -- orientation and colour -------------------------------------------------------------------------------
@@ -316,7 +338,10 @@ def _profile_name(profile: bytes, parts: int, width: int, height: int) -> str:
         for at in range(132, 132 + 12 * min(int.from_bytes(profile[128:132], "big"), 100), 12)
     }
     space = profile[16:20]
-    if space == b"RGB " and (parts > 1 or b"A2B0" in tags):
+    in_parts = parts > 1 and space == b"RGB "  # of which this is the first
+    if int.from_bytes(profile[:4], "big") > len(profile) and not in_parts:
+        return ""
+    if in_parts or (space == b"RGB " and b"A2B0" in tags):
         name = "an XYB colour profile" if b"XYB" in _description(tags).encode() else _COLOUR
         raise _unsupported(name, width, height)
     if space == b"GRAY" and b"kTRC" in tags:
@@ -331,6 +356,11 @@ def _profile_name(profile: bytes, parts: int, width: int, height: int) -> str:
     )
     curve = max(abs(_curve_at_half(tags[name]) - _HALF) for name in (b"rTRC", b"gTRC", b"bTRC"))
     return "" if off < _CLOSE and curve < _CLOSE else _description(tags) or "its profile"
+
+
+def _fits(profile: bytes, is_grey: bool) -> bool:
+    """Whether a profile may speak of the image: one for grey says nothing of colours."""
+    return is_grey or profile[16:20] != b"GRAY"
 
 
 def _place(profile: bytes, at: int) -> tuple[int, int]:

@@ -19,7 +19,7 @@ def header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     fault, pixels = check_size(width, tf.abs(height))
     shown = ["a BMP of ", tf.as_string(bits), " bits a pixel, compression ", tf.as_string(compression)]
     unread = ~(tf.reduce_any(bits == _BITS) & (compression == 0))
-    end = begin + _row_bytes(width, bits) * tf.abs(height)
+    end = begin + _row_bytes(width, bits) * (tf.abs(height) - 1) + (width * bits + 7) // 8  # without the last padding
     fault = tf.where((fault == b"") & (end > tf.cast(tf.strings.length(data), tf.int64)), CUT, fault)
     fault = tf.where(unread, tf.strings.join([*shown, ", is not read"]), fault)
     sound = (info == 12) | ((info >= 40) & (14 + info <= tf.cast(tf.strings.length(data), tf.int64)))
@@ -31,7 +31,10 @@ def decode(data: tf.Tensor) -> tf.Tensor:
     data = checked(data, header(data)[0])
     _, width, height, bits, _, begin, palette, entry = _fields(data)
     rows, row = tf.abs(height), _row_bytes(width, bits)
-    raw = tf.reshape(tf.io.decode_raw(piece(data, begin, rows * row), tf.uint8), tf.stack([rows, row]))
+    found = piece(data, begin, rows * row)
+    raw = tf.reshape(
+        tf.io.decode_raw(tf.strings.join([found, b"\x00" * 3]), tf.uint8)[: rows * row], tf.stack([rows, row])
+    )
     entries = tf.io.decode_raw(tf.strings.join([piece(data, palette, begin - palette), bytes(1024)]), tf.uint8)
     colours = tf.reshape(entries[: 256 * tf.cast(entry, tf.int32)], tf.stack([256, entry]))[:, 2::-1]
 

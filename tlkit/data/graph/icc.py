@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tlkit.data.graph.common import IMAGE, TEXT, by_rows, piece, shared
+from tlkit.data.graph.common import IMAGE, TEXT, by_rows, head, number, piece, shared
 
 # linear sRGB from XYZ under D50, by the sRGB profile's own colorants (chromatic adaptation by Bradford)
 _FROM_XYZ = (
@@ -33,6 +33,11 @@ def fault(profile: tf.Tensor) -> tf.Tensor:
     """Why a profile cannot be converted; empty if it can, or says nothing."""
     tables = _is_valid(profile) & _has(profile, b"A2B0") & (_space(profile) == b"RGB ")
     return tf.where(tables, FAULT, "")
+
+
+def fitting(profile: tf.Tensor, is_grey: tf.Tensor) -> tf.Tensor:
+    """The profile, or nothing if it is one for grey and the image has colours: it says nothing of these."""
+    return tf.where((_space(profile) == b"GRAY") & ~is_grey, b"", profile)
 
 
 @shared(IMAGE, TEXT)
@@ -121,7 +126,9 @@ def _words(tag: tf.Tensor, at: int, count: tf.Tensor) -> tf.Tensor:
 
 
 def _is_valid(profile: tf.Tensor) -> tf.Tensor:
-    return piece(profile, 36, 4) == b"acsp"
+    """Whether a profile is one, and whole: Little CMS drops what a cut one lacks, and libpng the profile."""
+    whole = number(head(profile, 4), big=True) <= tf.cast(tf.strings.length(profile), tf.int64)
+    return whole & (piece(profile, 36, 4) == b"acsp")
 
 
 def _space(profile: tf.Tensor) -> tf.Tensor:

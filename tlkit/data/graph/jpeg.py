@@ -14,6 +14,7 @@ _MOST_SEGMENTS = 1024
 _SEGMENTS = (0xE145, 0xE168, 0xE249)  # APP1 "Exif", APP1 "http" (XMP), APP2 "ICC_PROFILE": marker and first letter
 _FRAMES = [0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC) for code in range(256)]
 _READ = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)  # baseline, extended and progressive, by Huffman or arithmetic codes
+_ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"  # CMYK whose values are inverted
 _STRAY = 4096  # bytes in which the next marker is looked for at once
 
 
@@ -32,6 +33,13 @@ def decode(data: tf.Tensor, size: int) -> tf.Tensor:
     """
     raw, found, frame = _walk(data)
     data = checked(data, _header(raw, frame)[0])
+    # CMYK without Adobe's marker is inverted too, as in Pillow and browsers; a marker of the file itself comes later
+    whole = data
+    data = tf.cond(
+        raw[frame + 9] == 4,
+        lambda: tf.strings.join([b"\xff\xd8", _ADOBE, tf.strings.substr(whole, 2, -1)]),
+        lambda: whole,
+    )
     width, height = _size(raw, frame)
     shorter = tf.minimum(width, height)
     which = tf.constant(0)
@@ -45,9 +53,9 @@ def decode(data: tf.Tensor, size: int) -> tf.Tensor:
     image = tf.switch_case(which, [lambda r=r: at(r) for r in _RATIOS])
 
     def with_metadata() -> tf.Tensor:
-        profile = _profile(data, raw, found)
+        profile = icc.fitting(_profile(whole, raw, found), raw[frame + 9] == 1)
         colours = icc.to_srgb(checked(image, icc.fault(profile)), profile)
-        return turn_upright(colours, _orientation(data, raw, found))
+        return turn_upright(colours, _orientation(whole, raw, found))
 
     return tf.cond(tf.reduce_any(found > 0), lambda: apart(with_metadata), lambda: image)
 

@@ -62,7 +62,7 @@ def decode(data: tf.Tensor, depth: int = 16) -> tf.Tensor:
         return tf.cond(opaque, lambda: image[..., :3], lambda: over_white(image))
 
     def with_metadata() -> tf.Tensor:
-        profile = _profile(data, seen)
+        profile = icc.fitting(_profile(data, seen), (raw[25] == 0) | (raw[25] == 4))
         colours = icc.to_srgb(checked(image, icc.fault(profile)), profile)
         opaque = tf.reduce_all(colours[..., 3] == filler)
         upright = tf.cond(opaque, lambda: colours[..., :3], lambda: over_white(colours))
@@ -126,7 +126,8 @@ def _walk(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         which = tf.stack([kind == _EXIF, kind == _ICC, is_xmp])
         new = tf.where(which, tf.stack([at + 8, size])[:, None], tf.zeros((2, 3), tf.int64))
         seen = tf.where(seen > 0, seen, tf.reshape(tf.transpose(new), (6,)))
-        return tf.where(lies, at, at + run * stride), seen, lies | (kind == _IEND)
+        after = tf.where(kind == _IEND, length, at + run * stride)  # what stands behind the end does not matter
+        return tf.where(lies, at, after), seen, lies | (kind == _IEND)
 
     # a block near the end of the file is shorter than 8 bytes, so the loop ends before it
     start = (tf.constant(33, tf.int64), tf.zeros((6,), tf.int64), tf.constant(False))

@@ -49,7 +49,7 @@ def decode(data: tf.Tensor) -> tf.Tensor:
         profile = tf.cond(
             tf.bitwise.bitwise_and(flags, _ICC) > 0, lambda: _profile(data, raw), lambda: tf.constant(b"")
         )
-        return turn_upright(opaque(icc.to_srgb(image, profile)), _orientation(data))
+        return turn_upright(opaque(icc.to_srgb(image, icc.fitting(profile, tf.constant(False)))), _orientation(data))
 
     return tf.cond(tf.bitwise.bitwise_and(flags, _ICC | _EXIF | _XMP) > 0, with_metadata, lambda: opaque(image))
 
