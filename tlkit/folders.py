@@ -32,7 +32,8 @@ REPORT_FILES = (
 EXPORTED = "exports.csv"
 # that only some runs have: folders that `tlkit export` added and their table, the module of a SavedModel backbone, and
 # what was trained without the validation images if the model was trained on them too
-OPTIONAL_FILES = ("litert", "litert-int8", "onnx", "keras", EXPORTED, "modules", "judged_head.npz", "judged.keras")
+JUDGED = ("judged_head.npz", "judged.keras")
+OPTIONAL_FILES = ("litert", "litert-int8", "onnx", "keras", EXPORTED, "modules", *JUDGED)
 FILES = (
     PLAN,
     "split.csv",
@@ -155,7 +156,7 @@ def _is_of_run(name: str, foreign_inside: set[str]) -> bool:
     first = name.partition("/")[0]
     if first in _EXPORTS:
         return name != first and name not in foreign_inside
-    return name in (*FILES, EXPORTED) or _is_left(name) or bool(_MODULE.fullmatch(name))
+    return name in (*FILES, *JUDGED, EXPORTED) or _is_left(name) or bool(_MODULE.fullmatch(name))
 
 
 def _is_left(name: str) -> bool:

@@ -114,7 +114,7 @@ def test_junk_in_a_batch_fails_alone_and_says_why(server: Server, files: list[Pa
     rows = reply["predictions"]
     assert [row["ok"] for row in rows] == [True, False, False, False, False, False, True]
     assert rows[0]["class"] == rows[-1]["class"] != "" and all(row["class"] == "" for row in rows[1:-1])
-    assert "not a JPEG" in rows[1]["problem"] and "does not decode" in rows[2]["problem"]
+    assert "not a JPEG" in rows[1]["problem"] and "truncated" in rows[2]["problem"]
     assert "30000 x 30000 pixels; at most 50 megapixels" in rows[3]["problem"]
     assert "60000 x 60000 pixels; at most 200 megapixels" in rows[4]["problem"]
 
