@@ -466,6 +466,9 @@ def test_files_that_differ_and_images_that_do_not_are_named(tmp_path: Path) -> N
     again = decode_images(scan(tmp_path), 32).images.problems
     assert found["problem"].tolist() == again["problem"].tolist() == ["equal-pixels"] * 2
     assert set(found["detail"]) == {"decoded, it equals a/0.png"}
+    draw((9, 130, 60), SEED + 2).save(tmp_path / "a" / "new.png")
+    full = decode_images(scan(tmp_path), 32, cache=Cache(0)).images.problems  # some are cached, and no more can be
+    assert full["problem"].tolist() == ["equal-pixels"] * 2
 
 
 # -- a batch ----------------------------------------------------------------------------------------------

@@ -118,7 +118,8 @@ def decode(images: ImageSet, size: int, fit: str, cache: Cache) -> tuple[Pixels,
     todo = _first_of_each(keys, known)
     writer = _writer(store, cache, len(todo), size) if todo else None
     cached = not todo or writer is not None
-    good: set[str] = set(np.array(keys, dtype=object)[known])
+    stored: set[str] = set(np.array(keys, dtype=object)[known])
+    good = set(stored)
     looks = Looks(cache.at("looks", key))
     if writer is not None:
         describe(store.folder, f"decoded images, {size} x {size} pixels, {fit}")
@@ -134,7 +135,7 @@ def decode(images: ImageSet, size: int, fit: str, cache: Cache) -> tuple[Pixels,
         for file, one, row in zip(files, keys, images.table.itertuples(), strict=True)
         if one not in good
     ]
-    looks.complete([one for one in good if cached], store)
+    looks.complete([one for one in good if cached or one in stored], store)
     findings += looks.findings(images.table[[one in good for one in keys]])
     return Pixels(size, fit, store if cached else None, len(todo), images.depth), findings
 
