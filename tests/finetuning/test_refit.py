@@ -6,6 +6,7 @@ The images are noise with labels at random: whoever has learned from one knows i
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,16 @@ from PIL import Image
 
 from tests.tiny import tiny_file
 from tlkit import Recipe, Stage, ensemble, evaluate_run, finetune, load_model, predict
+from tlkit.finetuning.build import Trained
+from tlkit.finetuning.refit import refit
+from tlkit.plan.job import Job
+from tlkit.progress import Clock, Deadline
 from tlkit.reporting.findings import Record
 from tlkit.runs.export import _refusal
 from tlkit.runs.folder import Run
 from tlkit.runs.lineage import lineage
 from tlkit.runs.reading import load_judged
+from tlkit.training.history import History
 
 SOLVED = Recipe("solved", stages=(Stage(1, 1e-3, solver="logistic", strength=1e4),))
 TRAINED = Recipe("trained", stages=(Stage(2, 1e-2, unfreeze="all"),), batch_size=16)
@@ -137,3 +143,21 @@ def test_a_network_is_trained_again_only_if_asked(noise: Path, tmp_path: Path) -
     same = [weight for weight in judged.trainable_weights if "predictions" not in weight.path]
     assert all(np.abs(a.numpy() - b.numpy()).max() > 0 for a, b in zip(trained, same, strict=True))
     assert asked.metrics["validation"]["accuracy"] == plain.metrics["validation"]["accuracy"]
+
+
+def test_training_a_network_again_ends_within_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Deadline] = []
+
+    def train(*_: object, deadline: Deadline, **__: object) -> History:
+        asked.append(deadline)
+        return History(cut_short=True)
+
+    monkeypatch.setattr("tlkit.finetuning.refit.train", train)
+    monkeypatch.setattr("tlkit.finetuning.refit.build", lambda *a: None)
+    monkeypatch.setattr("tlkit.finetuning.refit.training_deadline", lambda deadline, *a: deadline)
+    examples = SimpleNamespace(part=lambda *splits: range(8))
+    prepared = SimpleNamespace(dataset=examples, backbone=None)
+    plan = SimpleNamespace(job=Job("data", refit=True), recipe=TRAINED, precision="float32")
+    trained, clock = Trained(None, History(), 0), Clock(Deadline.after(7))  # type: ignore[arg-type]
+    assert refit(plan, trained, prepared, clock) is None  # type: ignore[arg-type]
+    assert asked == [clock.deadline] and "was not trained on the validation images too" in trained.history.notes[0]

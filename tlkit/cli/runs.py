@@ -74,7 +74,7 @@ def _show_seen(scores: dict[str, Any], given: bool) -> None:
         without = f"without them: {_accuracy(others)}" if others else "without them no image is left"
         if before := scores.get("judged_before"):
             without = (
-                f"without them, but with {before:,} as predicted before it learned from these: {_accuracy(others)}"
+                f"with {before:,} as predicted before it learned from them, and without the others: {_accuracy(others)}"
             )
         click.echo(
             f"the run was trained on {scores['trained_on']:,} of these {n}, so its accuracy on new images is "

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from tlkit.finetuning.build import Trained, as_saved, build
+from tlkit.finetuning.fit import training_deadline
 from tlkit.finetuning.prepare import Prepared
 from tlkit.models.classifier import with_head
 from tlkit.plan.plan import Plan
@@ -21,7 +22,7 @@ from tlkit.progress import Clock, log
 from tlkit.training.train import refit_head, train
 from tlkit.words import counted
 
-_WHY_NOT = "its training was cut short or ended where it began, or the caches have no room for its features"
+_WHY_NOT = "a training was cut short or ended where it began, or the caches have no room for its features"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def refit(plan: Plan, trained: Trained, prepared: Prepared, clock: Clock) -> Ref
     if asked is False or (asked is None and not solved):
         return None
     with clock.timed("refit"):
-        found = _solved(recipe, trained, prepared) if solved else _trained(plan, recipe, trained, prepared)
+        found = _solved(recipe, trained, prepared) if solved else _trained(plan, trained, prepared, clock)
     if found is None and asked:
         trained.history.note(f"the model was not trained on the validation images too: {_WHY_NOT}")
     return found
@@ -76,8 +77,10 @@ def _solved(recipe: Recipe, trained: Trained, prepared: Prepared) -> Refitted | 
     return Refitted((found.head.kernel, found.head.bias), out_of_fold=found.out_of_fold)
 
 
-def _trained(plan: Plan, recipe: Recipe, trained: Trained, prepared: Prepared) -> Refitted | None:
+def _trained(plan: Plan, trained: Trained, prepared: Prepared, clock: Clock) -> Refitted | None:
     """Train a new model by the same schedule to its end, and interpolate its weights where the first one's were."""
+    recipe = plan.recipe
+    assert recipe is not None
     *before, last = recipe.stages
     if trained.history.cut_short:
         return None
@@ -90,7 +93,8 @@ def _trained(plan: Plan, recipe: Recipe, trained: Trained, prepared: Prepared) -
     everything, validation = prepared.dataset.part("train", "validation"), prepared.dataset.part("validation")
     log.info(f"refitting  on all {counted(len(everything), 'training and validation image')}")
     model = build(prepared, recipe.head, plan.precision)
-    again = train(model, prepared.backbone, fixed, everything, validation, seed=plan.job.seed)
+    deadline = training_deadline(clock.deadline, model, prepared.dataset, plan.job.report)
+    again = train(model, prepared.backbone, fixed, everything, validation, seed=plan.job.seed, deadline=deadline)
     if again.cut_short:
         return None
     return Refitted(model=as_saved(model, prepared.backbone, plan), images_computed=again.images_computed)

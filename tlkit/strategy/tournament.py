@@ -498,7 +498,7 @@ class Tournament:
             "more than chance" if p < AT_CHANCE else "which these images cannot tell from chance"
         )
         if ahead <= 0:
-            return f"{score}; next is {rival.name}, {-100 * ahead:.1f} points behind ({beside})"
+            return f"{score}; next is {rival.name}, {abs(100 * ahead):.1f} points behind ({beside})"
         tuned = rival.model is not None or winner.model is not None
         rows = self._validation_rows if tuned else np.ones(len(self.table.held_out), bool)
         (own, _), (other, _) = self._loss(winner, rows), self._loss(rival, rows)
