@@ -27,6 +27,7 @@ from tlkit.strategy.axes import activation_distance, learning_curve, profile, se
 from tlkit.strategy.recipes import decide_by_tournament, foresee_tournament, minutes_at_most
 from tlkit.strategy.tournament import Contender, Outcome, Tournament
 from tlkit.strategy.tuning import tuning_recipe
+from tlkit.training.history import History
 
 
 def build(head: Head) -> keras.Model:
@@ -341,6 +342,27 @@ def test_what_would_take_too_long_is_given_up_before_or_in_its_first_steps(
     assert all("past the time limit" in row["outcome"] and row["accuracy"] is None for row in tuned)
     assert all(("or more" in row["outcome"]) == known_before for row in tuned)
     assert found.model is None and bool(checked) != known_before, "nothing is checked for what does not begin"
+
+
+@pytest.mark.usefixtures("blind_heads")
+def test_what_would_take_too_long_trains_for_as_many_epochs_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """24 epochs would take 1,000 seconds: in 0.7 of 500 there is room for 8. That too is measured, and then the top."""
+    tried: list[tuple[str, int, float]] = []
+
+    def train(model: keras.Model, backbone: Any, recipe: Any, *a: Any, **settings: Any) -> History:
+        stage = recipe.stages[-1]
+        tried.append((recipe.name, stage.epochs, stage.warmup))
+        return History(expected_seconds=1000.0 * stage.epochs / 24)
+
+    monkeypatch.setattr("tlkit.strategy.tournament.train", train)
+    monkeypatch.setattr("tlkit.strategy.tournament.Deadline.left", 500.0)
+    found = hold(examples(90, 618), 48, deadline=Deadline.after(500))
+    upper = "fine-tune upper blocks"
+    assert tried[:2] == [(upper, 24, 1.0), (f"{upper}, 8 epochs", 8, 0.8)]
+    assert found.model is None and all("top" in name for name, *_ in tried[2:])
+    tried.clear()
+    hold(examples(90, 618), 48, deadline=Deadline.after(500), epochs=24)
+    assert [epochs for _, epochs, _ in tried] == [24] * len(tried), "what was asked for is not shortened"
 
 
 @pytest.mark.parametrize(("left", "views"), [(1e6, 8), (600.0, 2), (100.0, None)])

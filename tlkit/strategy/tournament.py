@@ -9,9 +9,9 @@ equally common, see `tlkit.evaluation.calibration.without_prior`.
 
 Fine-tuning trains the upper two thirds of the blocks, with augmentation that keeps the classes, see
 `tlkit.strategy.tuning`. It takes part if the validation images could show that it is better. If it would not end within
-the time limit, which shows after its first steps, only the top blocks train. Cost counts until it is spent: between
-models that are trained, the better estimate wins, and the winner is trained already. Imports Keras and NumPy, and
-scikit-learn through `linear`.
+the time limit, which shows after its first steps, it trains for as many epochs as fit, or only the top blocks. Cost
+counts until it is spent: between models that are trained, the better estimate wins, and the winner is trained already.
+Imports Keras and NumPy, and scikit-learn through `linear`.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ from tlkit.strategy.tuning import (
     tuning_recipe,
     upper_blocks,
     why_not_tuned,
+    with_fewer_epochs,
     with_lower_rate,
 )
 from tlkit.training.history import History
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
 # told from it by a sign test (5 of 5 by chance: 1 in 32).
 FEWEST_TO_MEND = 5
 MOST_TRIED = 5  # fine-tunings
+SAFELY = 0.7  # the share of the time left that a shortened training may take: tracing and validation come on top
 # Standard errors by which another head must be ahead. One image that differs alone gives exactly 1, whatever n is.
 CLEARLY = 1.05
 
@@ -87,6 +89,7 @@ class Contender:
         state: "standing", "not tried", "dropped" or "taken".
         outcome: The state with its reason, for a person to read.
         diverged: Whether the loss became infinite or no number while it trained.
+        too_long: Seconds that its last stage would have taken, if its first steps showed that it would not end in time.
         model, history: The trained model, if it was trained on all training images.
     """
 
@@ -101,6 +104,7 @@ class Contender:
     state: str = "standing"
     outcome: str = ""
     diverged: bool = False
+    too_long: float | None = None
     model: keras.Model | None = None
     history: History | None = None
 
@@ -308,9 +312,11 @@ class Tournament:
         One that ends clearly less accurate than the leader, a head on features that were not trained, had too high a
         learning rate for this network. Then another is trained at a quarter of it.
         """
-        why, tuning = self._why_not_tuned(leader), self._tuning()
+        why, waiting, tuning = self._why_not_tuned(leader), self._tuning(), []
         trained: Contender | None = None
-        for one in tuning:
+        while waiting:
+            one = waiting.pop(0)
+            tuning.append(one)
             if why:
                 one.ends("not tried", why)
             elif trained is not None:
@@ -318,6 +324,7 @@ class Tournament:
             else:
                 self._tune_one(one)
                 trained = one if one.diverged or one.asked.any() else None
+                waiting = [*self._shorter(one), *waiting]
                 why = ": the tournament was interrupted" if self.interrupted else ""
             self._log(one)
         further = self._further(trained, leader) if trained is not None else []
@@ -330,6 +337,14 @@ class Tournament:
             if one.diverged and len(tuning) < MOST_TRIED:
                 further.append(with_lower_rate(recipe))
         return tuning
+
+    def _shorter(self, one: Contender) -> list[Contender]:
+        """The same with as many epochs as fit; none if these are too few, or their number was asked for."""
+        if one.too_long is None or self.job.epochs:
+            return []
+        epochs = one.recipe.stages[-1].epochs
+        recipe = with_fewer_epochs(one.recipe, int(SAFELY * self.deadline.left / one.too_long * epochs))
+        return [Contender(recipe.name, recipe, self._no_answers())] if recipe is not None else []
 
     def _further(self, trained: Contender, leader: Contender) -> list[Recipe]:
         """What is trained after the first fine-tuning: a lower rate, or with the effort "best", patient variations."""
@@ -400,6 +415,7 @@ class Tournament:
         if history.interrupted and history.rows[-1]["stage"] < len(one.recipe.stages):
             raise KeyboardInterrupt
         if history.expected_seconds is not None:
+            one.too_long = history.expected_seconds
             one.ends("dropped", f": it would take {history.expected_seconds / 60:.1f} minutes, past the time limit")
             return
         found = predict_probabilities(model, validation.pixels, batch_size=inference_batch(one.recipe.batch_size))

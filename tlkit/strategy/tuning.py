@@ -85,6 +85,15 @@ def with_lower_rate(recipe: Recipe) -> Recipe:
     return dataclasses.replace(recipe, name=f"{recipe.name}, lower rate", stages=(*before, slower))
 
 
+def with_fewer_epochs(recipe: Recipe, epochs: int) -> Recipe | None:
+    """Return a recipe whose last stage has fewer epochs and a schedule as long. None below FEWEST_EPOCHS."""
+    *before, last = recipe.stages
+    if not FEWEST_EPOCHS <= epochs < last.epochs:
+        return None
+    shorter = dataclasses.replace(last, epochs=epochs, warmup=min(1.0, epochs / 10))
+    return dataclasses.replace(recipe, name=f"{recipe.name}, {epochs} epochs", stages=(*before, shorter))
+
+
 def patient_recipes(recipe: Recipe) -> list[Recipe]:
     """The variations of a recipe that the effort "best" trains too: longer, at a lower rate, and of all blocks.
 
