@@ -1,11 +1,13 @@
-"""Devices and their memory: detect GPUs, choose a precision, and halve batches when memory runs out."""
+"""Devices and their memory: detect GPUs, choose a precision, halve batches when memory runs out, limit threads."""
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
 
 from tlkit.progress import log
 
@@ -100,3 +102,20 @@ def _policy_of(capabilities: Sequence[tuple[int, int] | None]) -> str:
         return "float32"
     least = min(one or (7, 0) for one in capabilities)
     return "mixed_bfloat16" if least >= (8, 0) else "mixed_float16" if least >= (7, 0) else "float32"
+
+
+def one_thread() -> AbstractContextManager[Any]:
+    """Limit BLAS to one thread, in a `with` statement: in small products, more threads mostly wait for each other.
+
+    Measured on two cores, 2 threads and 1 thread: 390 rows, 26 classes, all values of C of a logistic head: 13.6 s and
+    0.9 s; 10,000 rows of 1,280 features, 10 classes, one value of C: 0.59 s and 0.25 s. Processor time beside other
+    work: the QR decomposition of 390 rows of 2,600 features 0.78 and 0.07 s, their singular values 2.6 and 0.18 s.
+    """
+    return _libraries().limit(limits=1, user_api="blas")
+
+
+@functools.cache
+def _libraries() -> Any:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import log_softmax, logsumexp
 
+from tlkit.devices import one_thread
 from tlkit.features.folds import stratified_folds
 from tlkit.features.linear import UNSCALED, solve
 
@@ -240,5 +241,6 @@ def _principal(features: np.ndarray) -> np.ndarray:
     """The first principal components of standardised features: fewer features, with less noise."""
     rows = (features - features.mean(0)) / np.maximum(features.std(0), 1e-6)
     # scikit-learn's PCA uses an SVD, eleven times as slow; its covariance_eigh (1.5) agrees only to 2e-5
-    _, vectors = np.linalg.eigh(rows.T @ rows)
+    with one_thread():
+        _, vectors = np.linalg.eigh(rows.T @ rows)
     return (rows @ vectors[:, ::-1][:, :COMPONENTS]).astype("float32")

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from tlkit.backbones import Backbone
+from tlkit.devices import one_thread
 from tlkit.features.linear import UNSCALED, LinearHead, choose_strength, solve
 from tlkit.models.blocks import blocks
 from tlkit.models.inference import frozen_call, inference_batch
@@ -103,7 +104,8 @@ class ProbeSet:
         self._mean, deviation = features.mean(0), features.std(0)
         self._deviation = np.maximum(deviation, 0.1 * np.median(deviation) + 1e-6) / weights
         # scikit-learn's PCA agrees to 4e-12 on 800 random rows, but changed AUCs and effects on 72 and 28 images
-        _, _, right = np.linalg.svd((features - self._mean) / self._deviation, full_matrices=False)
+        with one_thread():
+            _, _, right = np.linalg.svd((features - self._mean) / self._deviation, full_matrices=False)
         self._basis = right[:COMPONENTS].T
         self.reference = self.project(features)
         self.strength = choose_strength(self.reference, labels, folds, self.classes, solver=UNSCALED).strength
