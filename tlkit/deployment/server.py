@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import socket
 import threading
@@ -71,11 +72,13 @@ class Server(TcpWSGIServer):
             channel_timeout=IDLE_SECONDS,
             cleanup_interval=1,
             asyncore_use_poll=True,
+            log_socket_errors=False,  # clients hang up
             ident="tlkit",
         )
-        self._dropped = dropped
+        self._dropped, self._stopped = dropped, False
         self._short = ThreadedTaskDispatcher()
         self._short.set_thread_count(SHORT_THREADS)
+        logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # that requests wait is no news
         info = (listening.family, listening.type, listening.proto, listening.getsockname())
         super().__init__(app, {}, _sock=listening, adj=adjustments, sockinfo=info, bind_socket=False)
 
@@ -107,9 +110,10 @@ class Server(TcpWSGIServer):
         channel.handle_close()
 
     def run(self) -> None:
-        """Answer until KeyboardInterrupt or SystemExit; then answer what has arrived whole, and end."""
-        with contextlib.suppress(KeyboardInterrupt, SystemExit):
-            wasyncore.loop(timeout=1, use_poll=True, map=self._map)
+        """Answer until `stop` or KeyboardInterrupt; then answer what has arrived whole, and end."""
+        with contextlib.suppress(KeyboardInterrupt):
+            while not self._stopped:
+                wasyncore.loop(timeout=1, use_poll=True, map=self._map, count=1)
         self.accepting = False
         self.del_channel()
         self.socket.close()  # new clients are refused from here on
@@ -119,6 +123,11 @@ class Server(TcpWSGIServer):
         for dispatcher in (self._short, self.task_dispatcher):
             dispatcher.shutdown(timeout=1)
         wasyncore.close_all(self._map)
+
+    def stop(self) -> None:
+        """Let `run` end. For another thread."""
+        self._stopped = True
+        self.pull_trigger()
 
     def _open(self) -> list[Channel]:
         return list(self.active_channels.values())
