@@ -1,8 +1,8 @@
 """`tlkit serve` under load: 50 clients at once, among them slow, silent and broken ones.
 
-python benchmarks/serving.py [seconds] [NOTE] starts a server of an untrained `nano` at 96 pixels, whose speed is that of
-a trained one, and appends a row to serving.csv: whether every request of the good clients was answered as it was
-before the load, their times, the times of /health, and the server's memory before and after.
+python benchmarks/serving.py [SECONDS] [NOTE] starts a server of an untrained `nano` at 96 pixels, which is as fast as a
+trained one, and appends a row to serving.csv: whether every request of the good clients was answered as before the
+load, their times, the times of /health, and the server's memory before and after.
 """
 
 import base64
@@ -11,7 +11,6 @@ import datetime
 import http.client
 import io
 import json
-import os
 import re
 import signal
 import socket
@@ -191,6 +190,11 @@ def memory(process: int) -> float:
     return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) / 1000  # type: ignore[index]
 
 
+def descriptors_of(process: int) -> int:
+    """How many files and connections a process has open."""
+    return len(list(Path(f"/proc/{process}/fd").iterdir()))
+
+
 def main(seconds: float, note: str) -> None:
     with tempfile.TemporaryDirectory() as base:
         model = write_model(Path(base) / "saved_model")
@@ -199,9 +203,9 @@ def main(seconds: float, note: str) -> None:
         assert process.stdout is not None
         line = process.stdout.readline()
         load = Load(int(re.search(r":(\d+)/", line)[1]), seconds, photographs(16))  # type: ignore[index]
-        start, descriptors = memory(process.pid), len(os.listdir(f"/proc/{process.pid}/fd"))
+        start, descriptors_start = memory(process.pid), descriptors_of(process.pid)
         load.run()
-        end, descriptors_end = memory(process.pid), len(os.listdir(f"/proc/{process.pid}/fd"))
+        end, descriptors_end = memory(process.pid), descriptors_of(process.pid)
         process.send_signal(signal.SIGTERM)
         code = process.wait(60)
     for reason in sorted(set(load.failed)):
@@ -222,7 +226,7 @@ def main(seconds: float, note: str) -> None:
             "health p99 s": round(float(np.percentile(load.health, 99)), 3),
             "MB at start": round(start),
             "MB at end": round(end),
-            "descriptors at start": descriptors,
+            "descriptors at start": descriptors_start,
             "at end": descriptors_end,
             "exit code at SIGTERM": code,
             "note": note,
