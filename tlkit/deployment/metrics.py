@@ -93,9 +93,9 @@ def _histogram(endpoint: str, counts: list[int], total: float) -> list[str]:
 def _resident() -> int | None:
     """Bytes of memory of this process; None where /proc does not tell."""
     try:
-        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) * 1024
+        for entry in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+            if entry.startswith("VmRSS:"):
+                return int(entry.split()[1]) * 1024
     except (OSError, ValueError, IndexError):
         pass
     return None

@@ -35,9 +35,7 @@ def _images(request: flask.Request) -> list[bytes | str]:
     elif kind in _UNSAID or kind.startswith("image/"):
         body = request.get_data(parse_form_data=False)
         if not body:
-            flask.abort(
-                400, "The request is empty. Expected an image file as its body, such as curl --data-binary @image.jpg."
-            )
+            flask.abort(400, "The request is empty. Expected an image file as its body.")
         start = body[:64].lstrip()[:5]
         if kind in _UNSAID and start[:1] in (b"{", b"["):  # no image begins so
             found = _of_json(body)
@@ -56,19 +54,19 @@ def _images(request: flask.Request) -> list[bytes | str]:
     return found
 
 
-def decoded_base64(text: str) -> bytes:
+def decoded_base64(encoded: str) -> bytes:
     """Decode base64, also in a data URL ("data:image/png;base64,..."), in lines, for URLs, or without padding.
 
     Raises ValueError, saying what is wrong, for anything else.
     """
-    if text[:5].lower() == "data:":
-        head, comma, text = text.partition(",")
+    if encoded[:5].lower() == "data:":
+        head, comma, encoded = encoded.partition(",")
         if not comma or not head.lower().endswith(";base64"):
             raise ValueError("a data URL without ';base64,'")
-    text = "".join(text.split()).replace("-", "+").replace("_", "/")
-    if "%" in text:
+    encoded = "".join(encoded.split()).replace("-", "+").replace("_", "/")
+    if "%" in encoded:
         raise ValueError("it is percent-encoded")
-    return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    return base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
 
 
 def _decoded(text: str) -> bytes | str:

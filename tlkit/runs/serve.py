@@ -221,8 +221,8 @@ def _add_page(app: flask.Flask, served: _Served, access: Access) -> None:
 def _add_rest(app: flask.Flask, served: _Served, names: tuple[str, ...]) -> None:
     """Add TensorFlow Serving's REST interface."""
 
-    @app.route("/v1/<path:rest>", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], endpoint="rest")
-    def ask(**path: str) -> flask.Response:
+    @app.route("/v1/<path:below>", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], endpoint="rest")
+    def ask(below: str) -> flask.Response:
         request = flask.request
         asked = rest.route("GET" if request.method == "HEAD" else request.method, request.path, names)
         flask.g.asked = f"rest_{asked.action}"
