@@ -42,7 +42,8 @@ FENCES = {  # package -> the only room or module that may import it
     "jinja2": "reporting.page",
     "tensorflow_hub": "backbones.hub",
     "keras_hub": "backbones.kerashub",
-    "flask": "runs.serve deployment.requests",
+    "flask": "runs.serve deployment.requests deployment.guard",
+    "waitress": "deployment.server",
 }
 WITHOUT_KERAS = {  # rooms and modules that import neither Keras nor TensorFlow nor scikit-learn, nor a module that does
     "cache",

@@ -186,14 +186,25 @@ def _show_exports(table: Any) -> None:
 @click.argument("run")
 @click.option("--host", metavar="ADDRESS", default="127.0.0.1", help="default 127.0.0.1, this machine only")
 @click.option("--port", type=int, metavar="N", default=8000, help="default 8000; 0 chooses a free one")
-def serve_(run: str, host: str, port: int) -> None:
-    """Serve RUN on a local page and a JSON endpoint, to try it out.
+@click.option("--name", metavar="NAME", help="of /v1/models/NAME; default: the folder's, model and classifier")
+@click.option(
+    "--allow-origin", metavar="URL", multiple=True, help="whose pages may ask, such as https://a.org; * for all"
+)
+@click.option(
+    "--token",
+    envvar="TLKIT_TOKEN",
+    metavar="TEXT",
+    help='what requests must send; default: beyond this machine, one is made and shown; "" for none [TLKIT_TOKEN]',
+)
+def serve_(run: str, host: str, port: int, name: str | None, allow_origin: Sequence[str], token: str | None) -> None:
+    """Serve RUN: a local page, /predict, and TensorFlow Serving's REST interface.
 
-    RUN is a run or an exported folder. The endpoint is /predict."""
+    RUN is a run or an exported folder. The endpoints are /predict, /v1/models/NAME:predict, /v1/models/NAME,
+    /v1/models/NAME/metadata, /health and /metrics."""
     with _tensorflow_quietly():
         from tlkit.runs.serve import serve
     with log_shown():
-        serve(run, host=host, port=port)
+        serve(run, host=host, port=port, name=name, allow_origin=allow_origin, token=token)
 
 
 @main.command("report")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 _MOST_CHUNKS, _IN_A_RUN = 4096, 1024  # runs of equal chunks that the graph passes, and chunks in a run
+_MOST_SEGMENTS = 65_536  # of a JPEG, padding included; the graph passes fewer
 _MOST_PROFILE = 65_536  # bytes of a compressed profile that the graph unpacks
 _CUT = "the end of the file is missing"
 _COLOUR = "a colour profile of tables"
@@ -108,7 +109,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
 def _jpeg_places(data: bytes) -> Iterator[tuple[int, int, int]]:
     """(offset, marker, length) of each segment up to the scan. Stray bytes between segments are passed."""
     at = 2
-    while at + 4 <= len(data):
+    for _ in range(_MOST_SEGMENTS):
         at = data.find(b"\xff", at)
         if at < 0 or at + 4 > len(data):
             return

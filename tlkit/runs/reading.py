@@ -132,16 +132,34 @@ def open_exported(model: str | Path) -> tuple[list[str], Opened]:
     Returns its class names, and a function from files' bytes to (ok, sure, probabilities). Raises RunError if the
     folder is neither, or cannot be loaded.
     """
+    folder = Path(model)
+    if is_target(folder):
+        return _opened_target(folder)
+    return opened_default(load_signatures(folder))
+
+
+def is_target(folder: Path) -> bool:
+    """Whether a folder is an export that takes pixels: any format but the SavedModel."""
+    return (folder / DESCRIPTION).is_file() and not (folder / "saved_model.pb").is_file()
+
+
+def load_signatures(model: str | Path) -> dict[str, Any]:
+    """The signatures of a run's SavedModel, or of a SavedModel, by name. Raises RunError if it cannot be loaded."""
     import tensorflow as tf
 
-    folder = Path(model)
-    if (folder / DESCRIPTION).is_file() and not (folder / "saved_model.pb").is_file():
-        return _opened_target(folder)
     folder = served_folder(model)
     try:
-        serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
+        signatures = tf.saved_model.load(str(folder)).signatures
+        return {"serving_default": signatures["serving_default"], **signatures}
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"'{folder}' cannot be loaded as a SavedModel: {error}. Export the run again.") from error
+
+
+def opened_default(signatures: dict[str, Any]) -> tuple[list[str], Opened]:
+    """The class names of a loaded SavedModel, and the function of `open_exported`."""
+    import tensorflow as tf
+
+    serve = signatures["serving_default"]
     names = [name.decode("utf-8") for name in serve(image_bytes=tf.constant([b""]))["classes"].numpy().ravel()]
 
     def answer(data: list[bytes]) -> tuple[Any, Any, Any]:

@@ -1,38 +1,56 @@
-"""Serves a classifier to try it out: a local page and a JSON endpoint, for one user on one machine.
+"""Serves a classifier: a local page, a simple endpoint, and TensorFlow Serving's REST interface.
 
-For production, use TensorFlow Serving. Flask reads requests and Waitress serves them; both limit the size of a request.
-Images are processed one at a time, to bound memory.
+Flask reads requests and Waitress serves them; both limit the size of a request. Images are processed one at a time, or
+a few of one request, to bound memory. For many users, use TensorFlow Serving.
 """
 
 from __future__ import annotations
 
 import base64
+import collections
+import contextlib
 import io
+import json
+import re
 import secrets
 import socket
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import flask
-from waitress.server import create_server
+import numpy as np
 from werkzeug.exceptions import HTTPException
 
 from tlkit.data.convert import Unreadable, convert
 from tlkit.data.headers import why_not
+from tlkit.deployment import rest
 from tlkit.deployment.exported import decoded_pixels
+from tlkit.deployment.guard import Access, guard
+from tlkit.deployment.metrics import CONTENT_TYPE, Metrics
 from tlkit.deployment.requests import MAX_IMAGES, MAX_REQUEST_BYTES, _images
 from tlkit.deployment.saved_model import UNSURE
+from tlkit.deployment.server import Server, termination_interrupts
 from tlkit.errors import RunError, SpecError, TlkitError
 from tlkit.evaluation.saliency import ClassActivationMaps, has_map, occlusion_maps, overlay
 from tlkit.progress import log
 from tlkit.runs.folder import open_run
-from tlkit.runs.reading import load_model, open_exported, unsure_below
+from tlkit.runs.reading import (
+    is_target,
+    load_model,
+    load_signatures,
+    open_exported,
+    opened_default,
+    served_folder,
+    unsure_below,
+)
 
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 EVIDENCE_PIXELS = 384  # a saliency map is enlarged to this side if the model's images are smaller
+STUCK_SECONDS = 120  # for one image or a few; beyond it, /health answers 503
+USUAL_NAMES = ("model", "classifier")  # beside the folder's: what TensorFlow Serving's image and our examples use
 Answers = list[dict[str, Any]]
 
 
@@ -41,32 +59,55 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
+    name: str | None = None,
+    allow_origin: Sequence[str] = (),
+    token: str | None = None,
 ) -> None:
-    """Serve a run, or an exported folder, until interrupted.
+    """Serve a run, or an exported folder, until interrupted or terminated.
+
+    Requests that have arrived by then are answered first.
 
     What the model itself does not decode, such as TIFF and HEIC, is converted first: see `tlkit.convert`.
 
-    POST /predict takes one image file as the body, files of a form, or the JSON of TensorFlow Serving's REST interface,
-    {"instances": [{"b64": ...}]}; 32 MiB and 64 images at most. `?evidence=1` adds a saliency map as a PNG data URI,
-    empty if no position of the image supports the answer.
+    POST /predict takes one image file as the body, files of a form, or JSON, {"instances": [{"b64": ...}]}, also with
+    data URLs; 32 MiB and 64 images at most. `?evidence=1` adds a saliency map as a PNG data URI, empty if no position
+    of the image supports the answer. It answers {"predictions": [{"ok", "problem", "class", "probability", "sure",
+    "probabilities": {class: number}}]}, with a row for each image. `sure` is null where the model has no threshold
+    below which it is unsure. An image that cannot be read has `ok` false and its `problem`; the others are answered. If
+    none can be read, the status is 422, and {"error": ...} is beside the rows.
 
-    It answers {"predictions": [{"ok", "problem", "class", "probability", "sure", "probabilities": {class: number}}]},
-    with a row for each image. `sure` is null where the model has no threshold below which it is unsure. An image that
-    cannot be read has `ok` false and its `problem`; the others are answered.
-    Errors of the request give {"error": ...} with status 400, 403, 404, 405, 413 or 415.
+    /v1/models/NAME:predict, /v1/models/NAME and /v1/models/NAME/metadata are TensorFlow Serving's REST interface
+    (https://www.tensorflow.org/tfx/serving/api_rest): they take and answer what it does for the SavedModel, 32 MiB and
+    1,024 rows at most. The one version is 1. There `probabilities` is a list in the order of `classes`, `sure` is true
+    where there is no threshold, and images that cannot be read are rows with `ok` false, with status 200.
+
+    GET /health answers 200, or 503 if an image has taken longer than two minutes; GET /metrics gives counts and times
+    in Prometheus' format. Errors of a request give {"error": ...} with status 400, 401, 403, 404, 405, 413
+    or 415.
+
+    Connections whose request takes longer than a minute to arrive are closed, and sooner if there are 200.
 
     Args:
         model: A run's folder, which also gives saliency maps, or a folder that `tlkit export` wrote.
         host: The address to listen at. The default answers only this machine.
         port: 0 takes any free port.
+        name: NAME above. The default takes the folder's name, "model" and "classifier".
+        allow_origin: Origins of other sites whose pages may ask, such as "https://example.org"; "*" allows all.
+        token: What every request must send as `Authorization: Bearer TOKEN`, except for /health. The default is none
+            for this machine only, and otherwise one that is made and shown. "" is none.
 
     Raises:
-        SpecError: The port is outside 0 to 65535.
+        SpecError: The port is outside 0 to 65535, or `name` or `allow_origin` is none.
         RunError: The model cannot be loaded, or the address is taken.
     """
     if not 0 <= port <= 65535:
         raise SpecError(f"`port` is {port}. Expected 0 to 65535.")
-    app = make_app(model, host=host)
+    access = Access(host, tuple(_checked_origin(one) for one in allow_origin), token or "")
+    made = token is None and not access.local
+    if made:
+        access = Access(host, access.origins, secrets.token_urlsafe(16))
+    metrics = Metrics()
+    app = make_app(model, access=access, name=name, metrics=metrics)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family)
@@ -75,58 +116,70 @@ def serve(
             f"Cannot listen at {host}, port {port}: {error}. "
             "Give another `port` (0 takes any free port), or another `host`."
         ) from error
-    with listening:
-        server = create_server(
-            app,
-            sockets=[listening],
-            threads=4,
-            max_request_body_size=2 * MAX_REQUEST_BYTES,  # beyond Flask's limit, which answers in JSON; this one closes
-            max_request_header_size=16 * 1024,
-            channel_timeout=30,
-            ident="tlkit",
-        )
+    with listening, termination_interrupts():
+        # beyond Flask's limit, which answers in JSON; this one closes
+        server = Server(app, listening, 2 * MAX_REQUEST_BYTES, metrics.drop)
         shown = f"[{host}]" if ":" in host else host
-        log.info(f"serving  {model} at http://{shown}:{listening.getsockname()[1]}/  (Ctrl-C to stop)")
-        if host not in LOOPBACK:
-            log.info("note     anyone who can reach this machine can use it: there is no password and no encryption")
-        try:
-            server.run()
-        finally:
-            server.close()
+        address = f"http://{shown}:{listening.getsockname()[1]}/" + (f"?token={access.token}" if made else "")
+        log.info(f"serving  {model} at {address}  (Ctrl-C to stop)")
+        if not access.local:
+            _say_who_may_ask(access)
+        server.run()
+        log.info("stopped")
 
 
-def make_app(model: str | Path, *, host: str = "127.0.0.1") -> flask.Flask:
-    """The page and the endpoint as a WSGI application.
+def _say_who_may_ask(access: Access) -> None:
+    if access.token:
+        log.info("note     whoever has the token can use it; there is no encryption")
+    else:
+        log.info("note     anyone who can reach this machine can use it: there is no token and no encryption")
 
-    host: the address it will listen at. On loopback, requests for another host name are refused.
+
+def _checked_origin(origin: str) -> str:
+    if origin not in ("*", "null") and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+/?", origin, re.IGNORECASE):
+        raise SpecError(f"`allow_origin` is '{origin}'. Expected an origin such as 'https://example.org', or '*'.")
+    return origin
+
+
+def make_app(
+    model: str | Path, *, access: Access | None = None, name: str | None = None, metrics: Metrics | None = None
+) -> flask.Flask:
+    """The page and the endpoints as a WSGI application.
+
+    access: who may ask; by default this machine only. name, and what is answered: see `serve`.
+    metrics: where requests are counted, if the caller counts too.
     """
+    if name is not None and not re.fullmatch(r"[^/:\s]+", name):
+        raise SpecError(f"`name` is '{name}'. Expected a name without spaces, '/' and ':', such as 'classifier'.")
+    access, metrics = access or Access(), metrics or Metrics()
     app = flask.Flask("tlkit", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_REQUEST_BYTES
     app.config["MAX_FORM_PARTS"] = MAX_IMAGES + 8
-    _guard(app, host)
-    _answer(app, _Answerer(model), host)
-    _word_errors(app)
+    app.url_map.merge_slashes = False
+    _count(app, metrics)  # first, so that what the guard refuses is counted
+    guard(app, access)
+    served = _Served(model, metrics)
+    names = (name,) if name else tuple(dict.fromkeys(one for one in (served.title, *USUAL_NAMES) if one))
+    _add_page(app, served, access)
+    _add_rest(app, served, names)
+    _add_watching(app, served, metrics)
+    _word_errors(app, names)
     return app
 
 
-def _guard(app: flask.Flask, host: str) -> None:
-    """Refuse requests for another host name, and set headers against content sniffing and caching."""
-
+def _count(app: flask.Flask, metrics: Metrics) -> None:
     @app.before_request
-    def check_host() -> None:
-        """Against DNS rebinding: a foreign page whose name points here still sends its own name as Host."""
-        name = flask.request.host.rsplit(":", 1)[0].strip("[]") if flask.request.host else ""
-        if host in LOOPBACK and name not in LOOPBACK:
-            flask.abort(403, f"This server answers only at {host}, but the request's host is '{name[:100]}'.")
+    def begin() -> None:
+        flask.g.begun = time.monotonic()
 
     @app.after_request
-    def set_headers(response: flask.Response) -> flask.Response:
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Cache-Control"] = "no-store"
+    def end(response: flask.Response) -> flask.Response:
+        endpoint = flask.g.get("asked") or flask.request.endpoint or "other"
+        metrics.request(endpoint, response.status_code, time.monotonic() - flask.g.begun)
         return response
 
 
-def _answer(app: flask.Flask, answerer: _Answerer, host: str) -> None:
+def _add_page(app: flask.Flask, served: _Served, access: Access) -> None:
     """Add the page at /, the endpoint at /predict, and an empty answer for the icon."""
     page = resources.files("tlkit.deployment").joinpath("serve.html.jinja").read_text(encoding="utf-8")
 
@@ -136,10 +189,11 @@ def _answer(app: flask.Flask, answerer: _Answerer, host: str) -> None:
         html = flask.render_template_string(
             page,
             nonce=nonce,
-            title=answerer.title,
-            classes=answerer.names,
-            evidence=answerer.explains,
-            local=host in LOOPBACK,
+            title=served.title,
+            classes=served.names,
+            evidence=served.explains,
+            local=access.local,
+            token=bool(access.token),
             megabytes=MAX_REQUEST_BYTES // 2**20,
         )
         response = flask.Response(html, mimetype="text/html")
@@ -150,16 +204,62 @@ def _answer(app: flask.Flask, answerer: _Answerer, host: str) -> None:
         return response
 
     @app.post("/predict")
-    def predict() -> flask.Response:
+    def predict() -> tuple[flask.Response, int]:
         evidence = flask.request.args.get("evidence", "0") not in ("0", "", "false")
-        return flask.jsonify(predictions=answerer(_images(flask.request), evidence))
+        rows = served.rows(_images(flask.request), evidence)
+        if any(row["ok"] for row in rows):
+            return flask.jsonify(predictions=rows), 200
+        first = rows[0]["problem"]
+        said = first if len(rows) == 1 else f"None of the {len(rows)} images can be read. The first: {first}"
+        return flask.jsonify(error=said, predictions=rows), 422
 
     @app.get("/favicon.ico")
     def icon() -> flask.Response:
         return flask.Response(status=204)
 
 
-def _word_errors(app: flask.Flask) -> None:
+def _add_rest(app: flask.Flask, served: _Served, names: tuple[str, ...]) -> None:
+    """Add TensorFlow Serving's REST interface."""
+
+    @app.route("/v1/<path:below>", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], endpoint="rest")
+    def ask(below: str) -> flask.Response:
+        request = flask.request
+        asked = rest.route("GET" if request.method == "HEAD" else request.method, request.path, names)
+        flask.g.asked = f"rest_{asked.action}"
+        if asked.action == "status":
+            return _as_json(rest.status())
+        if asked.action == "metadata":
+            return _as_json(rest.metadata(asked.name, served.signatures))
+        if asked.action != "predict":
+            raise rest.Refused(
+                f"The model has no signature to {asked.action}: their method is tensorflow/serving/predict. "
+                f"Expected POST /v1/models/{asked.name}:predict."
+            )
+        question = rest.read_question(request.get_data(parse_form_data=False), served.signatures)
+        return _as_json(rest.answer(question, served.run))
+
+
+def _as_json(body: dict[str, Any]) -> flask.Response:
+    """Keeps the order of keys; NaN and Infinity are written as TensorFlow Serving writes them."""
+    return flask.Response(json.dumps(body, ensure_ascii=False), mimetype="application/json")
+
+
+def _add_watching(app: flask.Flask, served: _Served, metrics: Metrics) -> None:
+    """Add /health and /metrics."""
+
+    @app.get("/health")
+    def health() -> tuple[flask.Response, int]:
+        seconds = served.turns.seconds()
+        if seconds > STUCK_SECONDS:
+            return flask.jsonify(status="stuck", seconds=round(seconds, 1)), 503
+        return flask.jsonify(status="ok", model=served.title, classes=len(served.names)), 200
+
+    @app.get("/metrics")
+    def show_metrics() -> flask.Response:
+        return flask.Response(metrics.text(), content_type=CONTENT_TYPE)
+
+
+def _word_errors(app: flask.Flask, names: tuple[str, ...]) -> None:
     """Answer errors with JSON that gives the reason."""
 
     @app.errorhandler(HTTPException)
@@ -171,22 +271,67 @@ def _word_errors(app: flask.Flask) -> None:
                 "Send smaller or fewer images."
             )
         if error.code in (404, 405):
-            message = "Expected GET / or POST /predict."
-        return flask.jsonify(error=message), error.code or 500
+            message = (
+                f"Nothing answers {flask.request.method} {flask.request.path[:200]}. Expected GET / or POST /predict, "
+                f"POST /v1/models/{names[0]}:predict, GET /health or GET /metrics."
+            )
+        reply = flask.jsonify(error=message)
+        if error.code == 401:
+            reply.headers["WWW-Authenticate"] = "Bearer"
+        return reply, error.code or 500
 
     @app.errorhandler(TlkitError)
     def ours(error: TlkitError) -> tuple[flask.Response, int]:
-        return flask.jsonify(error=str(error)), 400
+        return flask.jsonify(error=str(error)), error.status if isinstance(error, rest.Refused) else 400
 
 
-class _Answerer:
-    """Predicts image files, one at a time; for a run, also with saliency maps."""
+class _Turns:
+    """A lock that goes to those who wait in the order in which they came. A request of many images cannot keep it."""
 
-    def __init__(self, model: str | Path) -> None:
-        self.title = Path(model).absolute().name
-        self.names, self._ask = open_exported(model)
-        self._has_threshold = unsure_below(model) != 0
+    def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._waiting: collections.deque[threading.Event] = collections.deque()
+        self._since: float | None = None
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for the turn, and hold it in the block."""
+        mine = threading.Event()
+        with self._lock:
+            self._waiting.append(mine)
+            if len(self._waiting) == 1:
+                mine.set()
+        mine.wait()
+        self._since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._since = None
+            with self._lock:
+                self._waiting.popleft()
+                if self._waiting:
+                    self._waiting[0].set()
+
+    def seconds(self) -> float:
+        """How long the present turn has lasted; 0 if there is none."""
+        since = self._since
+        return 0.0 if since is None else time.monotonic() - since
+
+
+class _Served:
+    """Predicts image files, one at a time or a few; for a run, also with saliency maps."""
+
+    def __init__(self, model: str | Path, metrics: Metrics) -> None:
+        self.title = Path(model).absolute().name
+        self.turns, self._metrics = _Turns(), metrics
+        if is_target(Path(model)):
+            self.names, self._ask = open_exported(model)
+            self.signatures = _signatures_of_target(self._outputs, len(self.names))
+        else:
+            functions = load_signatures(model)
+            self.names, self._ask = opened_default(functions)
+            self.signatures = rest.signatures_of(functions, served_folder(model))
+        self._has_threshold = unsure_below(model) != 0
         self.explains = (Path(model) / "plan.json").is_file()
         if self.explains:
             run = open_run(model)
@@ -199,11 +344,47 @@ class _Answerer:
         except SpecError:  # no feature maps before the head
             return None
 
-    def __call__(self, images: Sequence[bytes | str], evidence: bool) -> Answers:
-        return [_unanswered(one) if isinstance(one, str) else self._one(one, evidence) for one in images]
+    def run(self, signature: rest.Signature, tensors: rest.Tensors) -> rest.Tensors:
+        """Run a signature on some rows. What the model does not decode is converted first."""
+        with self.turns.turn():
+            ready = {
+                name: _each_converted(value) if name == "image_bytes" and value.ndim == 1 else value
+                for name, value in tensors.items()
+            }
+            outputs = signature.call(ready)
+        if (ok := outputs.get("ok", outputs.get("sure"))) is not None:
+            sure = outputs.get("sure", ok)
+            read = np.ones(len(ok), bool) if "ok" not in outputs else ok
+            self._metrics.image("answered", int((read & sure).sum()))
+            self._metrics.image("unsure", int((read & ~sure).sum()))
+            self._metrics.image("unreadable", int((~read).sum()))
+        return outputs
+
+    def _outputs(self, tensors: rest.Tensors) -> rest.Tensors:
+        """What a SavedModel's `serving_default` would give, of a format that takes pixels."""
+        data = list(tensors["image_bytes"])
+        oks, sures, values = self._ask(data) if data else (np.zeros(0, bool),) * 2 + (np.zeros((0, len(self.names))),)
+        best = [self.names[one] for one in values.argmax(1)]
+        named = [(name if sure else UNSURE) if ok else "" for name, ok, sure in zip(best, oks, sures, strict=True)]
+        return {
+            "class": _strings(named),
+            "sure": np.asarray(sures, bool),
+            "probability": values.max(1).astype("float32") if data else np.zeros(0, "float32"),
+            "probabilities": values.astype("float32"),
+            "classes": np.array([_strings(self.names)] * len(data), dtype=object).reshape(len(data), len(self.names)),
+            "ok": np.asarray(oks, bool),
+            "problem": _strings(["" if ok else ": ".join(why_not(one)) for one, ok in zip(data, oks, strict=True)]),
+        }
+
+    def rows(self, images: Sequence[bytes | str], evidence: bool) -> Answers:
+        """The answers of /predict, one for each image."""
+        found = [_unanswered(one) if isinstance(one, str) else self._one(one, evidence) for one in images]
+        for row in found:
+            self._metrics.image("unreadable" if not row["ok"] else "unsure" if row["sure"] is False else "answered")
+        return found
 
     def _one(self, data: bytes, evidence: bool) -> dict[str, Any]:
-        with self._lock:  # one image at a time, to bound memory
+        with self.turns.turn():
             try:
                 data = convert(data)
             except Unreadable as reason:
@@ -243,6 +424,41 @@ class _Answerer:
         out = io.BytesIO()
         drawn.save(out, "PNG")
         return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode("ascii")
+
+
+def _each_converted(images: np.ndarray) -> np.ndarray:
+    """Image files as the model decodes them. One that cannot be converted stays, and the model says why not."""
+    made = images.copy()
+    for index, data in enumerate(images):
+        with contextlib.suppress(Unreadable):
+            made[index] = convert(data)
+    return made
+
+
+def _strings(texts: Sequence[str]) -> np.ndarray:
+    made = np.empty(len(texts), dtype=object)
+    made[:] = [text.encode("utf-8") for text in texts]
+    return made
+
+
+def _signatures_of_target(call: Any, classes: int) -> dict[str, rest.Signature]:
+    """The signatures of a SavedModel that take files, for a format that takes pixels."""
+
+    def tensor(kind: str, *shape: int) -> dict[str, Any]:
+        dim = [{"size": str(one), "name": ""} for one in (-1, *shape)]
+        return {"dtype": kind, "tensor_shape": {"dim": dim, "unknown_rank": False}, "name": ""}
+
+    outputs = {name: tensor("DT_STRING") for name in ("class", "problem")}
+    outputs |= {name: tensor("DT_BOOL") for name in ("ok", "sure")}
+    outputs |= {"probability": tensor("DT_FLOAT"), "probabilities": tensor("DT_FLOAT", classes)}
+    outputs["classes"] = tensor("DT_STRING", classes)
+    definition = {
+        "inputs": {"image_bytes": tensor("DT_STRING")},
+        "outputs": outputs,
+        "method_name": "tensorflow/serving/predict",
+    }
+    one = rest.Signature({"image_bytes": ("object", (None,))}, call, definition)
+    return {rest.DEFAULT: one, "serve_bytes": one}
 
 
 def _unanswered(problem: str) -> dict[str, Any]:

@@ -1,0 +1,151 @@
+"""The server around the application: slow clients, too many of them, short requests under load, and the end."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import flask
+import pytest
+
+from tlkit.deployment import server as module
+from tlkit.deployment.metrics import Metrics
+from tlkit.deployment.server import Server
+
+
+class Running:
+    """A server in a thread, whose POST waits until `let_go` is set."""
+
+    def __init__(self) -> None:
+        self.dropped, self.let_go, self.entered = 0, threading.Event(), threading.Event()
+        app = flask.Flask("test")
+
+        @app.get("/")
+        def short() -> str:
+            return "short"
+
+        @app.post("/")
+        def long() -> str:
+            self.entered.set()
+            assert self.let_go.wait(20)
+            return f"read {len(flask.request.get_data())}"
+
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listening.getsockname()[1]
+        self.server = Server(app, self.listening, 1000, self.count)
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
+        self.thread.start()
+
+    def count(self) -> None:
+        self.dropped += 1
+
+    def ask(self, method: str = "GET", body: bytes | None = None) -> bytes:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request(method, "/", body)
+            return connection.getresponse().read()
+        finally:
+            connection.close()
+
+    def open(self, sent: bytes) -> socket.socket:
+        made = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        made.sendall(sent)
+        return made
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    made = Running()
+    yield made
+    made.let_go.set()
+    if made.thread.is_alive():
+        made.server.stop()
+    made.thread.join(10)
+    assert not made.thread.is_alive()
+
+
+BEGUN = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc"
+
+
+def test_a_request_that_takes_too_long_is_dropped(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REQUEST_SECONDS", 1)
+    with running.open(BEGUN) as slow:
+        with contextlib.suppress(ConnectionError):
+            assert slow.recv(1) == b"", "closed without an answer"  # times out after 10 s
+        assert running.dropped == 1
+    assert running.ask() == b"short"
+
+
+def test_a_byte_now_and_then_does_not_keep_a_connection(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REQUEST_SECONDS", 1)
+    with running.open(b"GET / HTTP/1.1\r\nX-Long: ") as slow:
+        began = time.monotonic()
+        with contextlib.suppress(OSError):
+            while time.monotonic() - began < 8:
+                slow.sendall(b"x")
+                time.sleep(0.2)
+        assert time.monotonic() - began < 8 and running.dropped == 1
+
+
+def test_more_clients_than_allowed_close_the_slowest(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_CONNECTIONS", 8)
+    slow = [running.open(BEGUN) for _ in range(30)]
+    for _ in range(3):
+        assert running.ask() == b"short", "good clients are answered all the same"
+    assert running.dropped >= 30 - 8
+    for one in slow:
+        one.close()
+
+
+def test_short_requests_do_not_wait_behind_long_ones(running: Running) -> None:
+    threads = [threading.Thread(target=running.ask, args=("POST", b"abc")) for _ in range(module.THREADS + 4)]
+    for one in threads:
+        one.start()
+    assert running.entered.wait(10)
+    assert running.ask() == b"short"
+    running.let_go.set()
+    for one in threads:
+        one.join(10)
+        assert not one.is_alive()
+
+
+def test_the_end_answers_what_has_arrived_and_takes_no_more(running: Running) -> None:
+    answers: list[bytes] = []
+    waiting = threading.Thread(target=lambda: answers.append(running.ask("POST", b"abc")))
+    waiting.start()
+    assert running.entered.wait(10)
+    running.server.stop()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", running.port), timeout=1).close()
+        except OSError:
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("it still takes connections")
+    running.let_go.set()
+    waiting.join(10)
+    running.thread.join(10)
+    assert answers == [b"read 3"] and not running.thread.is_alive()
+
+
+def test_metrics_are_counts_that_add_up() -> None:
+    metrics = Metrics()
+    for seconds in (0.001, 0.3, 99.0):
+        metrics.request("predict", 200, seconds)
+    metrics.request("predict", 400, 0.01)
+    metrics.image("answered", 3)
+    metrics.drop()
+    text = metrics.text()
+    assert 'tlkit_requests_total{endpoint="predict",status="200"} 3' in text
+    assert 'tlkit_images_total{outcome="answered"} 3' in text and "tlkit_connections_dropped_total 1" in text
+    buckets = [int(line.split()[1]) for line in text.splitlines() if "_bucket{" in line]
+    assert buckets == sorted(buckets) and buckets[0] == 2 and buckets[-1] == 4 and buckets[-2] == 3
+    assert "tlkit_request_seconds_count" in text and text.endswith("\n")
+    for line in text.splitlines():
+        assert line.startswith("# ") or float(line.rsplit(" ", 1)[1]) >= 0
