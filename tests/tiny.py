@@ -30,4 +30,5 @@ def predicted(model: Any, images: Any) -> Any:
     import keras
     import numpy as np
 
-    return keras.tree.map_structure(np.asarray, model(images, training=False))
+    given = keras.tree.pack_sequence_as(model.input, keras.tree.flatten(images))  # a list of one, where it takes one
+    return keras.tree.map_structure(np.asarray, model(given, training=False))
