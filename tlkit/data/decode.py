@@ -54,7 +54,7 @@ def square_decoder(size: int, fit: str, depth: int = FULL_DEPTH) -> Callable[[tf
 
 def decode_png_and_resize(data: tf.Tensor, size: int, fit: str, depth: int) -> tf.Tensor:
     """`decode_and_resize` for data that are known to be a PNG: a smaller graph, which starts sooner."""
-    return fit_to_square(png.decode(data, depth=depth), size, fit)
+    return fit_to_square(png.decoder(depth)(data), size, fit)
 
 
 def decode(data: tf.Tensor, size: int = 0, depth: int = FULL_DEPTH) -> tf.Tensor:
@@ -65,14 +65,18 @@ def decode(data: tf.Tensor, size: int = 0, depth: int = FULL_DEPTH) -> tf.Tensor
 
     Returns: uint8, shape (height, width, 3), RGB.
     """
-    return _decode(data, size, depth=depth)
+    return _decoder(depth)(data, size)
 
 
-@shared(TEXT, PLACE, inline=True)
-def _decode(data: tf.Tensor, size: tf.Tensor, *, depth: int) -> tf.Tensor:
+@functools.cache
+def _decoder(depth: int) -> Callable[[tf.Tensor, tf.Tensor | int], tf.Tensor]:
+    return shared(TEXT, PLACE, inline=True)(functools.partial(_decode, depth=depth))
+
+
+def _decode(data: tf.Tensor, size: tf.Tensor, depth: int) -> tf.Tensor:
     branches = [
         lambda: jpeg.decode(data, size),
-        lambda: png.decode(data, depth=depth),
+        lambda: png.decoder(depth)(data),
         *(lambda module=module: module.decode(data) for module in (gif, bmp, webp)),
         lambda: tf.zeros((1, 1, 3), tf.uint8) * tf.cast(tf.strings.length(checked(data, other.NO_FORMAT)), tf.uint8),
     ]

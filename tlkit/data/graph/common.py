@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -44,24 +44,24 @@ def shared(*specs: tf.TensorSpec, inline: bool = False) -> Callable[[Callable[..
     Tracing all decoders takes seconds, and a `tf.function` is traced again by each `tf.saved_model.save`. It is one
     node where it is called, as `apart` explains, unless `inline`. It runs on the CPU.
 
-    specs: of the tensors that the function takes. Its keyword arguments are constants; each set of them is traced.
+    specs: of the tensors that the function takes.
     """
 
     def decorate(work: Callable[..., Any]) -> Callable[..., Any]:
         @functools.cache
-        def traced(**constants: Hashable) -> Any:
+        def traced() -> Any:
             with tf.init_scope(), tf.device("cpu"):
                 return tf.function(
-                    functools.partial(work, **constants),
+                    work,
                     input_signature=list(specs),
                     autograph=False,
                     experimental_attributes=None if inline else {"_noinline": True},
                 ).get_concrete_function()
 
         @functools.wraps(work)
-        def call(*arguments: Any, **constants: Hashable) -> Any:
+        def call(*arguments: Any) -> Any:
             pairs = zip(arguments, specs, strict=True)
-            return traced(**constants)(*(tf.convert_to_tensor(one, spec.dtype) for one, spec in pairs))
+            return traced()(*(tf.convert_to_tensor(one, spec.dtype) for one, spec in pairs))
 
         return call
 

@@ -5,6 +5,9 @@ libpng believes the length of a chunk and takes memory for it, so the chunks are
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from tlkit.data.graph import icc
@@ -43,8 +46,13 @@ def header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.where(number(raw[12:16], big=True) == 0x43674249, "a PNG of an iOS app (CgBI) is not read", fault), pixels
 
 
-@shared(TEXT, inline=True)
-def decode(data: tf.Tensor, *, depth: int) -> tf.Tensor:
+@functools.cache
+def decoder(depth: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """`decode` for one depth, traced once."""
+    return shared(TEXT, inline=True)(functools.partial(decode, depth=depth))
+
+
+def decode(data: tf.Tensor, depth: int) -> tf.Tensor:
     """uint8, shape (height, width, 3).
 
     Where a file of 1, 2 or 4 bits has no alpha, TensorFlow fills in 1, 3 or 15 instead of 255. That counts as opaque.
