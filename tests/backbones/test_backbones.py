@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.conftest import SHARED
-from tests.tiny import tiny_file
+from tests.tiny import predicted, tiny_file
 from tlkit.backbones import BACKBONES, Backbone, cached_file, find_backbone, find_weights, named_backbones
 from tlkit.backbones.applications import Application
 from tlkit.backbones.normalise import NormalisedNetwork
@@ -66,7 +66,7 @@ def test_normalisation_is_keras_applications_own(name: str) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype("float32")
     expected = preprocessor(name)(pixels.copy())
     model = keras.Model(*NormalisedNetwork(BACKBONES[name].builder.preprocessing, lambda x: x)(8))
-    assert np.abs(model.predict(pixels, verbose=0) - expected).max() < 1e-4
+    assert np.abs(predicted(model, pixels) - expected).max() < 1e-4
 
 
 @pytest.mark.slow
@@ -86,8 +86,8 @@ def test_efficientnet_gives_what_keras_gives_with_its_imagenet_weights(
     ours = build_classifier("efficientnetb0", 2, image_size=64, weights=str(file))
     features = keras.Model(ours.input, ours.get_layer("top_activation").output)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype("float32")
-    expected = reference.predict(pixels, verbose=0)
-    assert np.abs(features.predict(pixels, verbose=0) - expected).max() < 1e-4 * max(1.0, np.abs(expected).max())
+    expected = predicted(reference, pixels)
+    assert np.abs(predicted(features, pixels) - expected).max() < 1e-4 * max(1.0, np.abs(expected).max())
 
 
 def _save_legacy(model: keras.Model, file: Path) -> None:
@@ -191,8 +191,8 @@ def test_real_weights_load_and_know_a_cat_from_noise(imagenet: Path) -> None:
 
     cat = next((SHARED / "data" / "cats_dogs" / "images" / "cat").iterdir())
     pixels = np.asarray(Image.open(cat).resize((224, 224)))[None].astype("float32")
-    ours = keras.Model(model.input, model.get_layer("head_features").output).predict(pixels, verbose=0)
-    theirs = reference.predict(keras.applications.mobilenet_v2.preprocess_input(pixels.copy()), verbose=0)
+    ours = predicted(keras.Model(model.input, model.get_layer("head_features").output), pixels)
+    theirs = predicted(reference, keras.applications.mobilenet_v2.preprocess_input(pixels.copy()))
     assert np.abs(ours - theirs).max() < 1e-4
 
 
@@ -217,9 +217,9 @@ def test_ones_own_model_becomes_a_backbone_with_its_weights(tmp_path: Path, size
     assert len(backbone.boundaries) == 2
     model = build_classifier(backbone, 3, image_size=32)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype("float32")
-    expected = keras.Model(own.input, own.layers[-3].output).predict(pixels, verbose=0)
+    expected = predicted(keras.Model(own.input, own.layers[-3].output), pixels)
     features = next(layer for layer in model.layers if layer.name == "head_features").input
-    assert np.allclose(keras.Model(model.input, features).predict(pixels, verbose=0), expected, atol=1e-6)
+    assert np.allclose(predicted(keras.Model(model.input, features), pixels), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("content", [None, b"not a model"])
@@ -270,7 +270,7 @@ def test_a_family_of_ones_own_is_one_function_and_one_row(small_row: Backbone) -
     suffix.compile("sgd", "categorical_crossentropy")
     before = {layer.name: layer.get_weights() for layer in model.layers}
     images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3)).astype("float32")
-    suffix.train_on_batch(prefix.predict(images, verbose=0), np.eye(3)[[0, 1, 2, 0, 1, 2]])
+    suffix.train_on_batch(predicted(prefix, images), np.eye(3)[[0, 1, 2, 0, 1, 2]])
     moved = {
         layer.name
         for layer in model.layers

@@ -20,7 +20,7 @@ import pytest
 
 from tests.conftest import write_folder
 from tests.reusable import unit_network, write_module, write_tf1_module
-from tests.tiny import tiny_file
+from tests.tiny import predicted, tiny_file
 from tlkit import Recipe, Stage, finetune, load_model
 from tlkit.backbones import check_backbone_name, find_backbone
 from tlkit.errors import SpecError, WeightsError
@@ -95,23 +95,23 @@ def test_a_module_brings_its_regularisation(module: Path) -> None:
 def test_a_frozen_module_is_run_with_its_weights_of_now(module: Path) -> None:
     model = build_classifier(f"hub:{module}", 3)
     images = random_images(5)[0]
-    before = model.predict(images, verbose=0)
+    before = predicted(model, images)
     call = frozen_call(model, 8)
     np.testing.assert_allclose(call(images)[0], before, atol=1e-5)
     for variable in model.get_layer("module").variables:
         variable.assign(variable * 0.5)
     np.testing.assert_allclose(call(images)[0], before, atol=1e-5)
-    assert np.abs(model.predict(images, verbose=0) - before).max() > 1e-3
+    assert np.abs(predicted(model, images) - before).max() > 1e-3
 
 
 def test_hub_modules_take_0_to_1_and_ones_own_take_0_to_255(module: Path, tmp_path: Path) -> None:
     own = write_module(pooled_tiny(), tmp_path / "own", size=32)
     images = random_images(4)[0]
     features = [
-        keras.Model(m.input, m.get_layer("head_features").output).predict(images, verbose=0)
+        predicted(keras.Model(m.input, m.get_layer("head_features").output), images)
         for m in (build_classifier(name, 3) for name in (f"hub:{module}", str(own)))
     ]
-    np.testing.assert_allclose(features[0], pooled_tiny().predict(images, verbose=0), atol=1e-5)
+    np.testing.assert_allclose(features[0], predicted(pooled_tiny(), images), atol=1e-5)
     np.testing.assert_allclose(features[1], features[0], atol=1e-5)
 
 
@@ -121,9 +121,7 @@ def test_a_model_as_keras_exports_it_is_a_backbone_too(tmp_path: Path) -> None:
     images = random_images(4)[0]
     model = build_classifier(str(tmp_path / "exported"), 3)
     features = keras.Model(model.input, model.get_layer("head_features").output)
-    np.testing.assert_allclose(
-        features.predict(images, verbose=0), network.predict(images.astype("float32"), verbose=0), atol=1e-5
-    )
+    np.testing.assert_allclose(predicted(features, images), predicted(network, images.astype("float32")), atol=1e-5)
 
 
 def test_a_run_keeps_its_module(module: Path, folder: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.backbones.kerashub_presets import features_of_kerashub, write_preset
 from tests.backbones.test_hub import random_images
+from tests.tiny import predicted
 from tlkit import Recipe, Stage, finetune, load_model
 from tlkit.backbones import check_backbone_name, find_backbone
 from tlkit.errors import SpecError, WeightsError
@@ -30,7 +31,7 @@ def preset(folder: Path, network: keras.Model, converter: str, **scaling: object
 def reference(folder: Path, images: np.ndarray) -> np.ndarray:
     """KerasHub's own features of images: from its converter and its backbone."""
     network = keras_hub.models.Backbone.from_preset(str(folder))
-    return network.predict(keras_hub.layers.ImageConverter.from_preset(str(folder))(images), verbose=0)
+    return predicted(network, keras_hub.layers.ImageConverter.from_preset(str(folder))(images))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_features_are_kerashubs_own(resnet: Path, vit: Path) -> None:
     images = random_images(4)[0].astype("float32")
     for folder, expected in ((resnet, reference(resnet, images).mean((1, 2))), (vit, reference(vit, images)[:, 0])):
         model = build_classifier(f"kerashub:{folder}", 3)
-        features = keras.Model(model.input, model.get_layer("head_features").output).predict(images, verbose=0)
+        features = predicted(keras.Model(model.input, model.get_layer("head_features").output), images)
         assert expected.std() > 0.01
         np.testing.assert_allclose(features, expected, atol=1e-5)
 
@@ -88,7 +89,7 @@ def check_features(family: str, folder: Path, count: int | None = None) -> tuple
     expected = features_of_kerashub(write_preset(folder, family), images)
     backbone = find_backbone(f"kerashub:{folder}")
     model = build_classifier(backbone, 3, image_size=32)
-    features = keras.Model(model.input, model.get_layer("head_features").output).predict(images, verbose=0)
+    features = predicted(keras.Model(model.input, model.get_layer("head_features").output), images)
     assert expected.std() > 0.01 and backbone.parameters > 1000
     assert count in (None, backbone.blocks)
     assert all(any(layer.weights for layer in part.layers) for part in blocks(model, backbone))
@@ -107,14 +108,11 @@ def test_blocks_are_found_and_hold_every_weight(resnet: Path, vit: Path) -> None
         weights = {id(w) for part in parts for layer in part.layers for w in layer.weights}
         assert sum(int(np.prod(w.shape)) for w in model.weights if id(w) in weights) == backbone.parameters
         images = random_images(4)[0].astype("float32")
+        expected = predicted(model, images)
         for unfreeze in range(count):
             prefix, suffix = cut(model, backbone, unfreeze)
             assert prefix is not None
-            np.testing.assert_allclose(
-                suffix.predict(prefix.predict(images, verbose=0), verbose=0),
-                model.predict(images, verbose=0),
-                atol=1e-5,
-            )
+            np.testing.assert_allclose(predicted(suffix, predicted(prefix, images)), expected, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -123,7 +121,7 @@ def test_the_top_block_trains_alone(vit: Path) -> None:
     backbone = find_backbone(f"kerashub:{vit}")
     set_trainable(model, backbone, unfreeze=1)
     before = [[w.numpy().copy() for layer in part.layers for w in layer.weights] for part in blocks(model, backbone)]
-    model.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy")
+    model.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy", run_eagerly=True)
     model.fit(*random_images(), verbose=0)
     after = [[w.numpy() for layer in part.layers for w in layer.weights] for part in blocks(model, backbone)]
     still = [all(np.array_equal(a, b) for a, b in zip(x, y, strict=True)) for x, y in zip(before, after, strict=True)]
@@ -143,7 +141,7 @@ def test_a_run_loads_again_without_its_preset(
     shutil.rmtree(copy)
     model = load_model(run)
     images = random_images(6)[0]
-    assert model.predict(images, verbose=0).shape == (6, 3)
+    assert predicted(model, images).shape == (6, 3)
     assert predict(run.folder, [folder])["problem"].eq("").all()
 
 

@@ -86,15 +86,15 @@ def test_the_whole_way_and_nothing_on_stderr(folder: Path, tmp_path: Path, tiny:
     assert done.returncode == 0 and done.stderr == "", done.stderr
     for word in ("recipe", "stage 1 of 1", "validation", "exported", "next"):
         assert word in done.stdout
-    refused = tlkit("finetune", folder, *settings, "--out", run)
-    assert refused.returncode == 1 and "--force" in refused.stderr
+    words = map(str, ["finetune", folder, *settings, "--out", run])
+    refused = CliRunner().invoke(main, [*words])
+    assert refused.exit_code == 1 and "--force" in refused.stderr
 
     draw(COLOURS["red"], 77).save(tmp_path / "new.png")
     (tmp_path / "junk.png").write_bytes(b"junk")
-    answer = tlkit(
-        "predict", run, tmp_path / "new.png", tmp_path / "junk.png", "--csv", tmp_path / "out.csv", "--top", 2
-    )
-    assert answer.returncode == 0 and "2 files, 1 with a problem" in answer.stdout, answer.stderr
+    words = map(str, ["predict", run, *tmp_path.glob("*.png"), "--csv", tmp_path / "out.csv", "--top", 2])
+    answer = CliRunner().invoke(main, [*words])
+    assert answer.exit_code == 0 and "2 files, 1 with a problem" in answer.output
     table = pd.read_csv(tmp_path / "out.csv")
     assert list(table.columns) == ["path", "prediction", "probability", "top2", "top2_probability", "sure", "problem"]
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.broken import bmp_of_endless_header, encode, left_out, used_with_a_note
 from tests.conftest import draw
-from tests.tiny import tiny_file
+from tests.tiny import predicted, tiny_file
 from tlkit import build_classifier, export, prove_parity
 from tlkit.data.decode import decode_and_resize
 from tlkit.deployment.parity import serve_files
@@ -70,7 +70,7 @@ def test_a_process_without_keras_answers_what_the_model_answers(
 ) -> None:
     files = good_files(tmp_path)
     pixels = np.stack([decode_and_resize(tf.constant(f.read_bytes()), 32).numpy() for f in files])
-    probabilities = model.predict(pixels, verbose=0)
+    probabilities = predicted(model, pixels)
     assert np.ptp(probabilities, axis=0).max() > 1e-3, "the answers differ from file to file"
     proof = prove_parity(served, files, probabilities, CLASSES)
     assert proof["top1_agreement"] == 1.0 and proof["max_difference"] < 1e-5 and proof["n"] == len(files)
@@ -281,4 +281,4 @@ def test_the_fit_is_part_of_the_export(model: keras.Model, tmp_path: Path) -> No
     folder = export(model, CLASSES, tmp_path / "m", fit="crop")
     (tmp_path / "w.png").write_bytes(data.getvalue())
     blue = np.full((1, 32, 32, 3), (10, 10, 250), "uint8")
-    prove_parity(folder, [tmp_path / "w.png"], model.predict(blue, verbose=0), CLASSES)
+    prove_parity(folder, [tmp_path / "w.png"], predicted(model, blue), CLASSES)

@@ -11,7 +11,7 @@ from scipy.special import softmax
 from scipy.stats import binomtest
 
 from tests.conftest import write_folder
-from tests.tiny import tiny_file
+from tests.tiny import predicted, tiny_file
 from tlkit import SpecError
 from tlkit.evaluation.calibration import (
     bake,
@@ -284,7 +284,7 @@ def test_a_model_is_freed_from_the_classes_shares_as_its_probabilities_are() -> 
     keras.utils.set_random_seed(0)
     model, shares = build_classifier(tiny_file(), 3), np.array([0.7, 0.3, 0.0])
     pixels = np.random.default_rng(7).integers(0, 256, (4, 32, 32, 3), "uint8")
-    before = model.predict(pixels, verbose=0)
+    before = predicted(model, pixels)
     bake_without_prior(model, shares)
-    assert np.allclose(model.predict(pixels, verbose=0), without_prior(before, shares), atol=1e-6)
+    assert np.allclose(predicted(model, pixels), without_prior(before, shares), atol=1e-6)
     assert not np.allclose(before, without_prior(before, shares), atol=1e-2)

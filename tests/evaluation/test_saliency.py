@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.tiny import tiny_file
+from tests.tiny import predicted, tiny_file
 from tlkit import (
     ClassActivationMaps,
     Head,
@@ -224,10 +224,11 @@ def test_the_mean_of_the_contributions_is_the_logit_less_its_bias(
         if layer.name.startswith(("head_bn", "predictions")):
             layer.set_weights([generator.uniform(0.5, 1.5, w.shape) for w in layer.weights])
     pictures = generator.integers(0, 256, (3, 32, 32, 3)).astype("uint8")
-    maps, _ = ClassActivationMaps(model, 2)(pictures)
-    signed, _ = ClassActivationMaps(model, 2).contributions(pictures, [0, 1, 2])
+    cam = ClassActivationMaps(model, 2)
+    maps, _ = cam(pictures)
+    signed, _ = cam.contributions(pictures, [0, 1, 2])
     last = model.get_layer("predictions")
-    features = keras.Model(model.input, model.get_layer("head_features").output).predict(pictures, verbose=0)
+    features = predicted(keras.Model(model.input, model.get_layer("head_features").output), pictures)
     scaled, at_zero = (model.get_layer("head_bn")(x) if batch_norm else x for x in (features, 0 * features))
     logits = np.asarray(scaled) @ np.asarray(last.kernel)
     bias = np.asarray(at_zero) @ np.asarray(last.kernel)

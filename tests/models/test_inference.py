@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.tiny import tiny_file
+from tests.tiny import predicted, tiny_file
 from tlkit import build_classifier, cut, find_backbone
 from tlkit.devices import while_memory_lasts
 from tlkit.features.extract import all_cached, all_rows, extract_features
@@ -26,7 +26,7 @@ def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ke
 
 
 def test_it_answers_what_the_model_answers_in_whole_and_short_batches(model: keras.Model) -> None:
-    call, expected = frozen_call(model, 4), model.predict(PICTURES, verbose=0)
+    call, expected = frozen_call(model, 4), predicted(model, PICTURES)
     assert np.allclose(call(PICTURES[:4])[0], expected[:4], atol=1e-6)
     (short,) = call(PICTURES[4:])
     assert short.shape == (3, 3) and np.allclose(short, expected[4:], atol=1e-6)
@@ -37,7 +37,7 @@ def test_dropout_and_batch_statistics_are_those_of_inference(model: keras.Model)
     inputs = keras.Input((32, 32, 3))
     dropped = keras.Model(inputs, keras.layers.Dropout(0.9)(model(inputs, training=True)))
     first, again = (frozen_call(dropped, 7)(PICTURES)[0] for _ in range(2))
-    assert np.array_equal(first, again) and np.allclose(first, model.predict(PICTURES, verbose=0), atol=1e-6)
+    assert np.array_equal(first, again) and np.allclose(first, predicted(model, PICTURES), atol=1e-6)
     assert all(np.array_equal(w, b) for w, b in zip(model.get_weights(), before, strict=True))
 
 
@@ -53,7 +53,7 @@ def test_a_prefix_gives_its_boundary(model: keras.Model) -> None:
     prefix, suffix = cut(model, find_backbone(tiny_file()), 2)
     assert prefix is not None
     (boundary,) = frozen_call(prefix, 8)(PICTURES)
-    assert np.allclose(frozen_call(suffix, 8)(boundary)[0], model.predict(PICTURES, verbose=0), atol=1e-6)
+    assert np.allclose(frozen_call(suffix, 8)(boundary)[0], predicted(model, PICTURES), atol=1e-6)
 
 
 def test_on_a_gpu_more_images_run_at_once_until_memory_ends(monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+from tests.tiny import predicted
 from tests.training.test_training import BACKBONE, examples, recipe, tiny, weights_by_path
 from tlkit import Head, Stage, blocks, build_classifier, cut, find_backbone, set_trainable
 from tlkit.errors import SpecError
@@ -27,8 +28,8 @@ def test_all_blocks_are_pooled_bottom_first() -> None:
     assert prefix is not None and [o.shape[1] for o in prefix.outputs] == [8, 16, 24, 32]
     assert tap_numbers(model) == [1, 2, 3, 4] and suffix.count_params() == (80 + 1) * 3
     x = pixels()
-    inner = keras.Model(model.input, model.get_layer("relu_16").output).predict(x, verbose=0)
-    found = prefix.predict(x, verbose=0)
+    inner = predicted(keras.Model(model.input, model.get_layer("relu_16").output), x)
+    found = predicted(prefix, x)
     np.testing.assert_allclose(found[1], inner.mean((1, 2)), rtol=1e-5, atol=1e-5)
 
 
@@ -39,9 +40,7 @@ def test_prefix_and_suffix_of_a_tapping_model_are_the_model(taps: Any, unfreeze:
     prefix, suffix = cut(model, BACKBONE, unfreeze)
     assert prefix is not None
     x = pixels()
-    np.testing.assert_allclose(
-        suffix.predict(prefix.predict(x, verbose=0), verbose=0), model.predict(x, verbose=0), rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(predicted(suffix, predicted(prefix, x)), predicted(model, x), rtol=1e-4, atol=1e-5)
     assert sum(len(o.shape) == 4 for o in prefix.outputs) == (unfreeze > 0), (
         "only the input of the upper blocks is a feature map"
     )
@@ -82,7 +81,7 @@ def test_cached_outputs_are_those_of_the_prefix_whatever_was_there_before() -> N
         assert prefix is not None
         found = extract_features(prefix, data)
         assert found is not None
-        expected = prefix.predict(data.pixels.gather(slice(None)), verbose=0)
+        expected = predicted(prefix, data.pixels.gather(slice(None)))
         expected = expected if isinstance(expected, list) else [expected]
         for source, values in zip(found.views[0], expected, strict=True):
             np.testing.assert_allclose(source.gather(slice(None)), values, rtol=1e-4, atol=1e-4)
@@ -136,6 +135,4 @@ def test_real_networks_are_tapped(name: str) -> None:
     x = np.random.default_rng(0).integers(0, 256, (2, size, size, 3)).astype("float32")
     prefix, suffix = cut(model, backbone, 1)
     assert prefix is not None
-    np.testing.assert_allclose(
-        suffix.predict(prefix.predict(x, verbose=0), verbose=0), model.predict(x, verbose=0), rtol=1e-3, atol=1e-4
-    )
+    np.testing.assert_allclose(predicted(suffix, predicted(prefix, x)), predicted(model, x), rtol=1e-3, atol=1e-4)

@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.conftest import COLOURS, leave_out_export, write_folder
+from tests.tiny import predicted
 from tests.training.test_training import BACKBONE, examples
 from tests.training.test_training import tiny as tiny_model
 from tlkit import Recipe, Stage, ensemble, evaluate_run, finetune, load_model, open_run, predict, scan
@@ -63,8 +64,8 @@ def test_an_ensemble_is_the_mean_of_its_members_and_a_run_like_any_other(runs: l
     run = ensemble(runs, tmp_path / "both")
     model, members = load_model(run), [load_model(one) for one in runs]
     x = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype("float32")
-    mean = np.mean([one.predict(x, verbose=0) for one in members], axis=0)
-    np.testing.assert_allclose(model.predict(x, verbose=0), mean, atol=1e-6)
+    mean = np.mean([predicted(one, x) for one in members], axis=0)
+    np.testing.assert_allclose(predicted(model, x), mean, atol=1e-6)
     assert set(json.loads((run.folder / "metrics.json").read_text())) == set(METRICS)
     count = held_out(runs[0])
     assert run.finished and run.metrics["validation"]["n"] == count and len(run.metrics["members"]) == 2

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 
+from tests.tiny import predicted
 from tests.training.test_training import BACKBONE, examples
 from tests.training.test_training import tiny as tiny_model
 from tlkit import Examples, Head, finetune
@@ -146,9 +147,7 @@ def test_doubled_files_and_rare_classes_lower_the_effective_number() -> None:
 def test_pictures_like_those_the_statistics_are_of_are_near_and_others_far() -> None:
     pool = examples(64, 603)
     model = build(Head())
-    inputs = keras.Model(model.input, model.get_layer("conv_32").output).predict(
-        pool.pixels.gather(slice(None)), verbose=0
-    )
+    inputs = predicted(keras.Model(model.input, model.get_layer("conv_32").output), pool.pixels.gather(slice(None)))
     layer = model.get_layer("bn_32")
     layer.moving_mean.assign(inputs.mean((0, 1, 2)))
     layer.moving_variance.assign(inputs.var((0, 1, 2)))
@@ -315,7 +314,7 @@ def test_fine_tuning_that_is_ahead_wins_and_is_trained_already() -> None:
     assert found.recipe.augmentation == augmentation
     row = next(row for row in found.contenders if row["outcome"] == "taken")
     val = pool.take(np.arange(48, 90))
-    right = found.model.predict(val.pixels.gather(slice(None)), verbose=0).argmax(1) == val.labels
+    right = predicted(found.model, val.pixels.gather(slice(None))).argmax(1) == val.labels
     assert row["n"] == 42 and row["accuracy"] == pytest.approx(right.mean())
     assert found.history.rows[-1]["val_accuracy"] == pytest.approx(right.mean())
     top = next(row for row in found.contenders if row["strategy"] == "fine-tune top blocks")
@@ -417,7 +416,7 @@ def test_the_best_effort_trains_variations_and_takes_the_best_of_them(blind_head
     assert found.model is not None and found.history is not None
     taken = next(row for row in tuned if row["outcome"] == "taken")
     validation = pool.take(np.arange(48, 90))
-    right = found.model.predict(validation.pixels.gather(slice(None)), verbose=0).argmax(1) == validation.labels
+    right = predicted(found.model, validation.pixels.gather(slice(None))).argmax(1) == validation.labels
     assert taken["accuracy"] == pytest.approx(right.mean()) and taken["strategy"] == found.recipe.name
 
 

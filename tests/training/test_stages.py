@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.tiny import tiny_file
+from tests.tiny import predicted, tiny_file
 from tests.training.test_training import BACKBONE, examples, recipe, tiny, weights_by_path
 from tlkit import Augmentation, Head, Stage, build_classifier, cut, evaluate_run, finetune, set_trainable
 from tlkit.backbones import find_backbone
@@ -133,8 +133,8 @@ def test_recalibration_takes_the_statistics_of_the_training_images() -> None:
     after = weights_by_path(model)
     moved = {p for p, v in after.items() if not np.allclose(v, before[p], atol=1e-7)}
     assert moved == {"bn_32/moving_mean", "bn_32/moving_variance"}
-    activations = keras.Model(model.input, model.get_layer("conv_32").output).predict(
-        data.pixels.gather(slice(None)), verbose=0
+    activations = predicted(
+        keras.Model(model.input, model.get_layer("conv_32").output), data.pixels.gather(slice(None))
     )
     np.testing.assert_allclose(after["bn_32/moving_mean"], activations.mean((0, 1, 2)), rtol=0.02, atol=0.02)
     assert not any(layer.trainable for layer in batch_norms(model, BACKBONE, 1))

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.tiny import tiny_file
+from tests.tiny import predicted, tiny_file
 from tlkit import Augmentation, Examples, Head, Recipe, Stage, build_classifier
 from tlkit.backbones import BACKBONES, find_backbone
 from tlkit.cache import in_memory
@@ -131,7 +131,7 @@ def test_features_equal_the_prefix_and_are_computed_once() -> None:
     again = extract_features(prefix, data, batch_size=4)
     assert first is not None and again is not None
     assert (first.computed, again.computed) == (10, 0)
-    direct = prefix.predict(data.pixels.gather(np.arange(10)), verbose=0)
+    direct = predicted(prefix, data.pixels.gather(np.arange(10)))
     direct = direct[0] if isinstance(direct, list) else direct
     assert np.allclose(again.views[0][0].gather(np.arange(10)), direct, atol=1e-5)
     more = extract_features(prefix, examples(12, seed=101), batch_size=4)
@@ -187,8 +187,8 @@ def test_two_tensor_boundaries_are_cached_too() -> None:
     data = examples(3, seed=104)
     found = extract_features(prefix, data, batch_size=3)
     assert found is not None and len(found.views[0]) == 2
-    joined = suffix.predict([source.gather(np.arange(3)) for source in found.views[0]], verbose=0)
-    assert np.allclose(joined, model.predict(data.pixels.gather(np.arange(3)), verbose=0), atol=1e-5)
+    joined = predicted(suffix, [source.gather(np.arange(3)) for source in found.views[0]])
+    assert np.allclose(joined, predicted(model, data.pixels.gather(np.arange(3))), atol=1e-5)
 
 
 # -- training ---------------------------------------------------------------------------------------------
@@ -305,7 +305,7 @@ def test_a_stage_that_makes_it_worse_leaves_the_model_as_it_was() -> None:
     data, validation = examples(24, 113), examples(9, 114)
     good = recipe(Stage(5, 1e-2))
     train(model, BACKBONE, good, data, validation)
-    expected = model.predict(validation.pixels.gather(np.arange(9)), verbose=0)
+    expected = predicted(model, validation.pixels.gather(np.arange(9)))
     model = tiny(seed=0, head=Head(batch_norm=True))
     ruin = replace(good, stages=(*good.stages, Stage(2, 50.0, unfreeze="all", optimizer="sgd")))
     try:
@@ -313,7 +313,7 @@ def test_a_stage_that_makes_it_worse_leaves_the_model_as_it_was() -> None:
         assert not any(row["best"] for row in history.rows if row["stage"] == 2)
     except TrainingError:
         pass  # the loss may become NaN; then too the best weights are restored
-    assert np.allclose(model.predict(validation.pixels.gather(np.arange(9)), verbose=0), expected, atol=1e-5)
+    assert np.allclose(predicted(model, validation.pixels.gather(np.arange(9))), expected, atol=1e-5)
 
 
 def test_a_loss_that_is_not_a_number_is_an_error_with_advice() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tlkit.data.graph import bmp, gif, jpeg, other, png, webp
-from tlkit.data.graph.common import apart, checked
+from tlkit.data.graph.common import PLACE, TEXT, checked, shared
 from tlkit.data.graph.gif import first_frame as first_frame
 from tlkit.data.limits import FULL_DEPTH
 from tlkit.errors import unknown
@@ -43,9 +43,7 @@ def decode_and_resize(data: tf.Tensor, size: int, fit: str = "squash", depth: in
 
 @functools.cache
 def square_decoder(size: int, fit: str, depth: int = FULL_DEPTH) -> Callable[[tf.Tensor], tf.Tensor]:
-    """`decode_and_resize` as one function of the bytes. It is traced once, which takes a second, and may be called by
-    several threads.
-    """
+    """`decode_and_resize` as one function of the bytes. It is traced once, and may be called by several threads."""
     with tf.device("cpu"):
         return tf.function(
             lambda data: decode_and_resize(data, size, fit, depth),
@@ -56,7 +54,7 @@ def square_decoder(size: int, fit: str, depth: int = FULL_DEPTH) -> Callable[[tf
 
 def decode_png_and_resize(data: tf.Tensor, size: int, fit: str, depth: int) -> tf.Tensor:
     """`decode_and_resize` for data that are known to be a PNG: a smaller graph, which starts sooner."""
-    return fit_to_square(png.decode(data, depth), size, fit)
+    return fit_to_square(png.decoder(depth)(data), size, fit)
 
 
 def decode(data: tf.Tensor, size: int = 0, depth: int = FULL_DEPTH) -> tf.Tensor:
@@ -67,12 +65,19 @@ def decode(data: tf.Tensor, size: int = 0, depth: int = FULL_DEPTH) -> tf.Tensor
 
     Returns: uint8, shape (height, width, 3), RGB.
     """
+    return _decoder(depth)(data, size)
+
+
+@functools.cache
+def _decoder(depth: int) -> Callable[[tf.Tensor, tf.Tensor | int], tf.Tensor]:
+    return shared(TEXT, PLACE, inline=True)(functools.partial(_decode, depth=depth))
+
+
+def _decode(data: tf.Tensor, size: tf.Tensor, depth: int) -> tf.Tensor:
     branches = [
         lambda: jpeg.decode(data, size),
-        lambda: png.decode(data, depth),
-        lambda: apart(gif.decode, data),
-        lambda: apart(bmp.decode, data),
-        lambda: apart(webp.decode, data),
+        lambda: png.decoder(depth)(data),
+        *(lambda module=module: module.decode(data) for module in (gif, bmp, webp)),
         lambda: tf.zeros((1, 1, 3), tf.uint8) * tf.cast(tf.strings.length(checked(data, other.NO_FORMAT)), tf.uint8),
     ]
     image = tf.switch_case(_format(data), branches)
@@ -88,6 +93,7 @@ def header_fault(data: tf.Tensor) -> tf.Tensor:
     return read_header(data)[0]
 
 
+@shared(TEXT, inline=True)
 def read_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The `header_fault`, and the number of pixels that a decoder would hold in memory, int64.
 
@@ -95,12 +101,12 @@ def read_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     which is held in full at any scale.
     """
     branches = [
-        *(lambda module=module: apart(module.header, data) for module in (jpeg, png, gif, bmp, webp)),
-        lambda: apart(other.header, data),
+        *(lambda module=module: module.header(data) for module in (jpeg, png, gif, bmp, webp, other)),
     ]
     return tf.switch_case(_format(data), branches)
 
 
+@shared(TEXT, inline=True)
 def attempt(data: tf.Tensor) -> tf.Tensor:
     """Test cheaply whether `decode` will succeed once `header_fault` found no fault; fail if it will not.
 

@@ -77,8 +77,9 @@ def export(
     square = lambda data: decode_and_resize(data, size, fit, depth)  # noqa: E731
     module = _Served(model, list(class_names), fit, square, unsure_below)
     signatures = {
-        "serving_default": module.serve_bytes.get_concrete_function(),
-        "serve_bytes": module.serve_bytes.get_concrete_function(),
+        # not traced here: `save` traces a function that has an input signature itself, again if need be
+        "serving_default": module.serve_bytes,
+        "serve_bytes": module.serve_bytes,
         "serve": module.serve.get_concrete_function(tf.TensorSpec((None, None, None, 3), tf.uint8, name="image")),
         "serve_float": module.serve.get_concrete_function(
             tf.TensorSpec((None, None, None, 3), tf.float32, name="image")
@@ -125,10 +126,12 @@ class _Served(tf.Module):
         size = int(model.input_shape[1])
         self._variables = [variable.value for variable in model.variables]
         shape = tf.TensorSpec((None, size, size, 3), tf.float32)
-        # one trace that all signatures call
-        self._call = tf.function(lambda images: model(images, training=False), input_signature=[shape], autograph=False)
+        # traced once: all signatures call it, and `save` would trace anything but a concrete function again
+        self._call = tf.function(
+            lambda images: model(images, training=False), input_signature=[shape], autograph=False
+        ).get_concrete_function()
         self._names, self._size, self._fit, self._unsure_below = class_names, size, fit, unsure_below
-        self._square = tf.function(square, input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
+        self._square = square
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")], autograph=False)
     def serve_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:

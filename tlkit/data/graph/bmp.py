@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tlkit.data.graph.common import CUT, check_size, checked, head, number, piece
+from tlkit.data.graph.common import CUT, TEXT, check_size, checked, head, number, piece, shared
 
 _BITS = (1, 4, 8, 24, 32)
 
 
+@shared(TEXT)
 def header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """(fault, number of pixels)."""
     info, width, height, bits, compression, begin, _, _ = _fields(data)
@@ -26,6 +27,7 @@ def header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.where(sound, fault, "the length of its header is wrong"), pixels
 
 
+@shared(TEXT)
 def decode(data: tf.Tensor) -> tf.Tensor:
     """uint8, shape (height, width, 3). The fourth byte of 32 bits is padding."""
     data = checked(data, header(data)[0])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tlkit.data.graph.common import NO_SIZE, check_size, checked, piece
+from tlkit.data.graph.common import NO_SIZE, TEXT, check_size, checked, piece, shared
 
 _CHUNKS = (4096, 65_536)  # bytes of sub-blocks read in one step: at the beginning of a chain, and in a long one
 _MARGIN = _CHUNKS[-1] + 256
@@ -17,6 +17,7 @@ _TABLE = 13 + 3 * 256  # bytes before the frame of a rewritten file
 _GREY = bytes(i for i in range(256) for _ in range(3))
 
 
+@shared(TEXT)
 def header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """(fault, number of pixels) of the canvas: the logical screen, larger if the first frame reaches over its edge."""
     at = _walk(data)[0]
@@ -27,6 +28,7 @@ def header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.where(at > 0, fault, "no image in it"), pixels
 
 
+@shared(TEXT, inline=True)
 def first_frame(data: tf.Tensor) -> tf.Tensor:
     """A GIF of the first frame alone, with one palette of 256 colours; a file without a whole frame is unchanged.
 
@@ -56,6 +58,7 @@ def _is_gif(data: tf.Tensor) -> tf.Tensor:
     return tf.strings.substr(data, 0, 4) == b"GIF8"
 
 
+@shared(TEXT)
 def decode(data: tf.Tensor) -> tf.Tensor:
     """uint8, shape (height, width, 3), of the canvas."""
     data = first_frame(checked(data, header(data)[0]))
@@ -88,9 +91,7 @@ def _byte(data: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.io.decode_raw(tf.strings.join([piece(data, at, 1), b"\x00"]), tf.uint8)[0], tf.int32)
 
 
-@tf.function(
-    input_signature=[tf.TensorSpec((), tf.string)], autograph=False
-)  # kept once in a graph, however often called
+@shared(TEXT, inline=True)
 def _walk(data: tf.Tensor) -> tf.Tensor:
     """Walk a GIF's blocks (GIF89a specification, sections 17 to 26) up to the end of its first frame.
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tlkit.data.graph import icc
-from tlkit.data.graph.common import apart, check_size, checked, piece, tiff_orientation, turn_upright, xmp_orientation
+from tlkit.data.graph.common import (
+    TEXT,
+    apart,
+    check_size,
+    checked,
+    piece,
+    shared,
+    tiff_orientation,
+    turn_upright,
+    xmp_orientation,
+)
 from tlkit.data.limits import MAX_JPEG_PIXELS, MAX_PIXELS
 
 _RATIOS = (1, 2, 4, 8)
@@ -18,6 +28,7 @@ _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"  # CMYK whose valu
 _STRAY = 4096  # bytes in which the next marker is looked for at once
 
 
+@shared(TEXT)
 def header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """(fault, number of pixels that a decoder would hold in memory)."""
     raw, found, frame = _walk(data)
@@ -26,8 +37,8 @@ def header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.cond(has_profile, lambda: apart(lambda: icc.fault(_profile(data, raw, found))), lambda: fault), pixels
 
 
-def decode(data: tf.Tensor, size: int) -> tf.Tensor:
-    """uint8, shape (height, width, 3).
+def decode(data: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """uint8, shape (height, width, 3). A size of 0 is the whole one.
 
     Walks the segments once for fault, size and orientation, because a walk takes as long as decoding.
     """
@@ -43,9 +54,8 @@ def decode(data: tf.Tensor, size: int) -> tf.Tensor:
     width, height = _size(raw, frame)
     shorter = tf.minimum(width, height)
     which = tf.constant(0)
-    if size:
-        for index, ratio in enumerate(_RATIOS):
-            which = tf.where(shorter // ratio >= 2 * size, index, which)
+    for index, ratio in enumerate(_RATIOS):
+        which = tf.where((size > 0) & (shorter // ratio >= 2 * size), index, which)
 
     def at(ratio: int) -> tf.Tensor:
         return tf.io.decode_jpeg(data, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")

@@ -6,11 +6,12 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.data.foreign import signatures
-from tlkit.data.graph.common import head
+from tlkit.data.graph.common import TEXT, head, shared
 
 NO_FORMAT = "not a JPEG, PNG, GIF, BMP or WebP file"
 
 
+@shared(TEXT)
 def header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """(fault, 0): "TIFF, not a JPEG, ...", or no name where the bytes tell none."""
     listed = signatures()

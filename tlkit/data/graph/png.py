@@ -5,10 +5,14 @@ libpng believes the length of a chunk and takes memory for it, so the chunks are
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from tlkit.data.graph import icc
 from tlkit.data.graph.common import (
+    TEXT,
     apart,
     check_size,
     checked,
@@ -16,6 +20,7 @@ from tlkit.data.graph.common import (
     number,
     over_white,
     piece,
+    shared,
     tiff_orientation,
     turn_upright,
     xmp_orientation,
@@ -31,6 +36,7 @@ _BEFORE_DATA = 41  # bytes: the signature, IHDR, and the length and type of the 
 _XMP = b"XML:com.adobe.xmp"
 
 
+@shared(TEXT)
 def header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """(fault, number of pixels). A colour profile is not looked at, because unpacking it may fail: see `parts`."""
     raw = head(data, _BEFORE_DATA)
@@ -40,7 +46,13 @@ def header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.where(number(raw[12:16], big=True) == 0x43674249, "a PNG of an iOS app (CgBI) is not read", fault), pixels
 
 
-def decode(data: tf.Tensor, depth: int = 16) -> tf.Tensor:
+@functools.cache
+def decoder(depth: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """`decode` for one depth, traced once."""
+    return shared(TEXT, inline=True)(functools.partial(decode, depth=depth))
+
+
+def decode(data: tf.Tensor, depth: int) -> tf.Tensor:
     """uint8, shape (height, width, 3).
 
     Where a file of 1, 2 or 4 bits has no alpha, TensorFlow fills in 1, 3 or 15 instead of 255. That counts as opaque.
@@ -99,13 +111,13 @@ def _chunks(data: tf.Tensor, raw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     is_sound = (number(raw[8:12], big=True) == 13) & (number(raw[12:16], big=True) == 0x49484452)
     walked = lambda: tf.cond(  # noqa: E731
         is_sound,
-        lambda: tuple(apart(_walk, data)),
+        lambda: tuple(_walk(data)),
         lambda: (tf.constant("its first chunk is not a header"), nothing[1]),
     )
     return tf.cond(is_sound & only_pixels, lambda: nothing, walked)
 
 
-@tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
+@shared(TEXT)
 def _walk(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Walk the chunks behind IHDR (PNG specification, section 5.3). A run of chunks of equal length is one step."""
     raw = tf.concat([tf.io.decode_raw(data, tf.uint8), tf.zeros((32,), tf.uint8)], 0)

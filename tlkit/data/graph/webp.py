@@ -6,12 +6,14 @@ import tensorflow as tf
 
 from tlkit.data.graph import icc
 from tlkit.data.graph.common import (
+    TEXT,
     check_size,
     checked,
     head,
     number,
     over_white,
     piece,
+    shared,
     tiff_orientation,
     turn_upright,
     xmp_orientation,
@@ -21,6 +23,7 @@ _ANIMATED, _XMP, _EXIF, _ICC = 2, 4, 8, 32  # flags of an extended header
 _MOST_CHUNKS = 64
 
 
+@shared(TEXT)
 def header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """(fault, number of pixels). Animated files are refused: TensorFlow 2.21 writes past the end of its buffer."""
     raw = head(data, 32)
@@ -34,6 +37,7 @@ def header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.where(tf.bitwise.bitwise_and(flags, _ANIMATED) > 0, "an animated WebP is not read", fault), pixels
 
 
+@shared(TEXT)
 def decode(data: tf.Tensor) -> tf.Tensor:
     """uint8, shape (height, width, 3)."""
     data = checked(data, header(data)[0])
