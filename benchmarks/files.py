@@ -6,8 +6,8 @@ EXPORT is a SavedModel that tlkit wrote. A FOLDER holds files of any kind, or is
 `HEAD` and `objects`), of whose newest commit up to `--most` image-like files are taken, evenly spaced. For each file:
 scan, the decoder of the cache, the SavedModel alone, `predict` and `serve`, ok or the problem, with seconds and peak
 memory, in a process of their own: one that dies, or does not answer within 10 seconds, is named and started again.
-The SavedModel gets small files 16 in a request, whose seconds and memory count for each of them. The pixels are compared
-with `files_reference.py`.
+The SavedModel gets small files 16 in a request, whose seconds and memory count for each of them. The pixels are
+compared with `files_reference.py`.
 
 A row per file is appended to OUT/NAME.csv (continues where it stopped). `--report` prints the counts and the table of
 disagreements, and writes the counts to benchmarks/files.csv. Files of a corpus are not kept in this repository.
@@ -37,8 +37,9 @@ TOGETHER, SMALL = 16, 200_000  # files in a request, and the bytes of each
 FAR = 3.0  # mean difference of 255
 ALLOWED = 4 * 50_000_000 + 100_000_000  # bytes: four per allowed pixel, and 100 MB
 IMAGES = (
-    *("jpg jpeg jpe jfif png apng gif bmp dib rle webp tif tiff btf heic heif hif avif jp2 j2k jpx jpc".split()),
-    *("pbm pgm ppm pnm pam pfm tga sgi rgb rgba bw pcx ico cur qoi ras sun dds psd exr hdr jxl svg icns".split()),
+    *("jpg", "jpeg", "jpe", "jfif", "png", "apng", "gif", "bmp", "dib", "rle", "webp", "tif", "tiff", "btf", "heic"),
+    *("heif", "hif", "avif", "jp2", "j2k", "jpx", "jpc", "pbm", "pgm", "ppm", "pnm", "pam", "pfm", "tga", "sgi"),
+    *("rgb", "rgba", "bw", "pcx", "ico", "cur", "qoi", "ras", "sun", "dds", "psd", "exr", "hdr", "jxl", "svg", "icns"),
 )
 Answer = dict[str, Any]
 
@@ -55,8 +56,15 @@ def main() -> None:
     if arguments.report:
         report(corpora)
         return
-    for corpus in corpora:
-        measure(arguments.export.absolute(), corpus)
+    export = arguments.export.absolute()
+    size = json.loads((export / "tlkit.json").read_text())["image_size"]
+    doors, pillow = Asked("doors", str(export)), Asked("reference", str(size))
+    try:
+        for corpus in corpora:
+            measure(doors, pillow, corpus)
+    finally:
+        doors.stop()
+        pillow.stop()
 
 
 class Corpus:
@@ -109,12 +117,12 @@ class Asked:
     """A process of files_doors.py, started again when it dies or hangs."""
 
     def __init__(self, *arguments: str) -> None:
-        self.arguments, self.process = arguments, None
+        self.arguments, self.process, self.depth = arguments, None, 16
 
     def start(self) -> Any:
         command = [sys.executable, str(Path(__file__).parent / "files_doors.py"), *self.arguments]
-        log = Path(os.environ.get("FILES_LOG", os.devnull)).open("ab")
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+        with Path(os.environ.get("FILES_LOG", os.devnull)).open("ab") as log:
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
         if self.line(process, START) != "ready":
             process.kill()
             raise SystemExit(f"{' '.join(command)} did not start")
@@ -126,19 +134,20 @@ class Asked:
         ready, _, _ = select.select([process.stdout], [], [], seconds)
         return process.stdout.readline().decode().rstrip("\n") if ready else None
 
-    def ask(self, door: str, *files: Path) -> Answer:
+    def ask(self, door: str, *files: Path, seconds: float = HANG) -> Answer:
         self.process = self.process or self.start()
-        question = json.dumps({"door": door, "files": [str(file.absolute()) for file in files]})
+        paths = [str(file.absolute()) for file in files]
+        question = json.dumps({"door": door, "files": paths, "depth": self.depth})
         self.process.stdin.write(f"{question}\n".encode())
         self.process.stdin.flush()
-        answer = self.line(self.process, HANG)
+        answer = self.line(self.process, seconds)
         if answer:
             return json.loads(answer)
         self.process.kill()
         code = self.process.wait()
         self.process = None
         how = "hang" if answer is None else "crash"
-        return {"ok": False, "problem": f"{how} ({code})", how: True, "seconds": HANG if answer is None else 0.0}
+        return {"ok": False, "problem": f"{how} ({code})", how: True, "seconds": seconds if answer is None else 0.0}
 
     def stop(self) -> None:
         if self.process is not None:
@@ -146,25 +155,22 @@ class Asked:
             self.process.wait()
 
 
-def measure(export: Path, corpus: Corpus) -> None:
+def measure(doors: Asked, pillow: Asked, corpus: Corpus) -> None:
     """Append a row for each file of a corpus that has none yet."""
     done = {row["file"] for row in read_rows(corpus.rows)}
     corpus.rows.parent.mkdir(parents=True, exist_ok=True)
-    size = json.loads((export / "tlkit.json").read_text())["image_size"]
-    depth = depth_of_all(corpus.files)
-    doors, pillow = Asked("doors", str(export), str(depth)), Asked("reference", str(size), str(depth))
-    try:
-        for group in groups([file for file in corpus.files if corpus.named(file) not in done]):
-            together = doors.ask("batch", *group) if len(group) > 1 else {}
-            for file in group:
-                answers = {door: ask_twice(doors, door, file) for door in DOORS}
-                shared = answers["model"]  # of the batch: what its files took together is the most that each took
-                for name in ("seconds", "memory") if "memory" in together else ():
-                    shared[name] = max(shared[name], together[name])
-                append_row(corpus.rows, row_of(corpus, file, answers, pillow.ask("reference", file)))
-    finally:
-        doors.stop()
-        pillow.stop()
+    left = [file for file in corpus.files if corpus.named(file) not in done]
+    if left:
+        doors.depth = pillow.depth = 16
+        doors.depth = pillow.depth = doors.ask("depth", *corpus.files, seconds=START).get("depth", 16)
+    for group in groups(left):
+        together = doors.ask("batch", *group) if len(group) > 1 else {}
+        for file in group:
+            answers = {door: ask_twice(doors, door, file) for door in DOORS}
+            shared = answers["model"]  # of the batch: what its files took together is the most that each took
+            for name in ("seconds", "memory") if "memory" in together else ():
+                shared[name] = max(shared[name], together[name])
+            append_row(corpus.rows, row_of(corpus, file, answers, pillow.ask("reference", file)))
 
 
 def groups(files: list[Path]) -> Iterator[list[Path]]:
@@ -178,18 +184,6 @@ def ask_twice(doors: Asked, door: str, file: Path) -> Answer:
     """Ask again where no answer came in time: another program may have kept the processor busy."""
     answer = doors.ask(door, file)
     return doors.ask(door, file) if "hang" in answer else answer
-
-
-def depth_of_all(files: list[Path]) -> int:
-    """The bits that the 16-bit files of a corpus use together, in a process of its own."""
-    code = (
-        "import sys, pathlib; from tlkit.data.depth import depth_of; print(depth_of(map(pathlib.Path, sys.argv[1:])))"
-    )
-    paths = [str(file) for file in files]
-    found = subprocess.run(
-        [sys.executable, "-c", code, *paths], capture_output=True, text=True, timeout=600, check=True
-    )
-    return int(found.stdout.split()[-1])
 
 
 def row_of(corpus: Corpus, file: Path, answers: dict[str, Answer], pillow: Answer) -> dict[str, object]:

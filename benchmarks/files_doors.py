@@ -1,8 +1,8 @@
 """The ways by which a file enters tlkit, in a process of their own that is asked file after file.
 
-    python benchmarks/files_doors.py doors EXPORT DEPTH | reference SIZE DEPTH
+    python benchmarks/files_doors.py doors EXPORT | reference SIZE
 
-A line of JSON on standard input, {"door", "files"}, is answered by one on standard output: ok, problem, notes, pixels
+A line of JSON on standard input, {"door", "files", "depth"}, is answered by one on standard output: ok, problem, notes, pixels
 (base64), seconds, memory (bytes of peak above what the process held before) and, if an exception came out, its trace.
 The door "batch" asks the SavedModel about several files in one request. Its answers to the same bytes are then
 kept for the other doors until the next batch. Linux only, because peaks are read from /proc.
@@ -31,13 +31,13 @@ Answer = dict[str, Any]
 class Doors:
     """scan, decode, model (the SavedModel alone), predict and serve, of one export."""
 
-    def __init__(self, export: str, depth: str) -> None:
+    def __init__(self, export: str) -> None:
         import tensorflow as tf
         from PIL import Image
 
         predict_room, serve_room = (importlib.import_module(f"tlkit.runs.{name}") for name in ("predict", "serve"))
 
-        self.export, self.depth = Path(export), int(depth)
+        self.export, self.bits = Path(export), 16
         self.size = json.loads((self.export / "tlkit.json").read_text())["image_size"]
         self.signatures = tf.saved_model.load(export).signatures
         self.known: dict[bytes, tuple[Any, ...]] = {}
@@ -87,7 +87,7 @@ class Doors:
         if row is None:
             return {"ok": False, "problem": "left out by scan"}
         cache = Cache(root=Path(tempfile.mkdtemp(dir=self.scratch)))
-        images = dataclasses.replace(images, depth=self.depth)
+        images = dataclasses.replace(images, depth=self.bits)
         pixels, findings = decode(images, self.size, "squash", cache)
         mine = [one for one in findings if one["path"] == name]
         lost = [f"{one['problem']}: {one['detail']}" for one in mine if one["action"] != "used"]
@@ -97,6 +97,12 @@ class Doors:
         seen = self.signatures["serve"](image=tf.constant(values))["probabilities"].numpy()[0]
         notes = [f"{one['problem']}: {one['detail']}" for one in mine]
         return {"ok": True, "problem": "", "notes": notes, "answer": seen.tolist(), **packed(values[0])}
+
+    def depth(self, files: list[Path]) -> Answer:
+        """The bits that the 16-bit files of a corpus use together."""
+        from tlkit.data.depth import depth_of
+
+        return {"ok": True, "problem": "", "depth": depth_of(files)}
 
     def batch(self, files: list[Path]) -> Answer:
         self.known.clear()
@@ -140,17 +146,17 @@ class Doors:
 class Pillow:
     """The reference."""
 
-    def __init__(self, size: str, depth: str) -> None:
+    def __init__(self, size: str) -> None:
         from pi_heif import register_heif_opener
 
         register_heif_opener()
-        self.size, self.depth = int(size), int(depth)
+        self.size, self.bits = int(size), 16
 
     def reference(self, file: Path) -> Answer:
         from files_reference import reference
 
         try:
-            pixels, kind, stored = reference(file.read_bytes(), self.size, self.depth)
+            pixels, kind, stored = reference(file.read_bytes(), self.size, self.bits)
         except Exception as error:  # Pillow raises many kinds, and is not on trial
             return {"ok": False, "problem": f"{type(error).__name__}: {error}"[:200]}
         return {"ok": True, "problem": "", "format": kind, "stored": stored, **packed(pixels)}
@@ -192,8 +198,9 @@ def main() -> None:
     for line in sys.stdin:
         question = json.loads(line)
         files = [Path(file) for file in question["files"]]
-        is_batch = question["door"] == "batch"
-        answer = measured(getattr(asked, question["door"]), files if is_batch else files[0])
+        asked.bits = question["depth"]
+        takes_all = question["door"] in ("batch", "depth")
+        answer = measured(getattr(asked, question["door"]), files if takes_all else files[0])
         print(json.dumps(answer), file=answers, flush=True)
 
 

@@ -27,9 +27,11 @@ def reference(data: bytes, size: int, depth: int) -> tuple[np.ndarray, str, int]
     Image.MAX_IMAGE_PIXELS = None
     with Image.open(io.BytesIO(data)) as image:
         stored = check(image)
+        if image.format == "PNG" and image.mode == "L" and isinstance(image.info.get("transparency"), int):
+            image.info["transparency"] = image.info["transparency"] * 255 // (2 ** data[24] - 1)  # 2 and 4 bits too
         if image.format in ("JPEG", "MPO"):
             image.draft(image.mode, (2 * size, 2 * size))
-        colours = in_srgb(upright(image, depth))
+        colours = in_srgb(upright(image, depth), image.format in ("BMP", "TGA"))
         return np.asarray(colours.resize((size, size), Image.Resampling.BILINEAR)), str(image.format), stored
 
 
@@ -61,7 +63,11 @@ def upright(image: Any, depth: int) -> Any:
             raise Refused("values outside 16 bits")
         if image.format == "TIFF" and image.tag_v2.get(262) == 0:
             values = 65_535 - values
+        key = image.info.get("transparency")
         shown = Image.fromarray(np.minimum(values >> (depth - 8), 255).astype("uint8"))
+        if isinstance(key, int):
+            shown = Image.merge("LA", (shown, Image.fromarray(np.where(values == key, 0, 255).astype("uint8"))))
+            shown = shown.convert("RGBA")
         shown.info = {"icc_profile": profile} if profile else {}
         exif = image.getexif()
         shown.getexif()[274] = exif.get(274, 1)
@@ -88,8 +94,11 @@ def on_white(image: Any, place: tuple[int, int, int, int]) -> Any:
     return Image.fromarray(values)
 
 
-def in_srgb(image: Any) -> Any:
-    """RGB in sRGB, over white. A profile that is broken, or for other channels, says nothing."""
+def in_srgb(image: Any, may_lack_alpha: bool) -> Any:
+    """RGB in sRGB, over white. A profile that is broken, or for other channels, says nothing.
+
+    may_lack_alpha: programs that know no alpha write 0 there.
+    """
     profile, alpha = image.info.get("icc_profile"), image.getchannel("A") if image.mode == "RGBA" else None
     if image.mode == "LAB" or profile:
         try:
@@ -97,7 +106,7 @@ def in_srgb(image: Any) -> Any:
         except (ImageCms.PyCMSError, ValueError, OSError):
             image = image.convert("RGB")
     image = image.convert("RGB")
-    if alpha is None or (image.format in ("BMP", "TGA") and not np.asarray(alpha).any()):
+    if alpha is None or (may_lack_alpha and not np.asarray(alpha).any()):
         return image
     shares = np.asarray(alpha, "float64")[..., None] / 255
     return Image.fromarray(np.floor(np.asarray(image) * shares + 255 * (1 - shares) + 0.5).astype("uint8"))

@@ -260,7 +260,7 @@ def _bmp(data: bytes) -> Parsed:
     row, used_bytes = (width * bits + 31) // 32 * 4, (width * bits + 7) // 8  # the last row may lack its padding
     if begin + row * (height - 1) + used_bytes > len(data) and width * height <= 2**40:
         raise Unreadable(_CUT, "truncated", width=width, height=height)
-    return Parsed(width, height, _bmp_notes(data[14 + info : begin], bits, entry))
+    return Parsed(width, height, _bmp_notes(data[14 + info : max(begin, 14 + info + entry * colours)], bits, entry))
 
 
 def _bmp_notes(palette: bytes, bits: int, entry: int) -> tuple[tuple[str, str], ...]:
