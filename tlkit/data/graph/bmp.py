@@ -15,7 +15,7 @@ _BITS = (1, 4, 8, 24, 32)
 
 def header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """(fault, number of pixels)."""
-    info, width, height, bits, compression, begin, _, _, _ = _fields(data)
+    info, width, height, bits, compression, begin, _, _ = _fields(data)
     fault, pixels = check_size(width, tf.abs(height))
     shown = ["a BMP of ", tf.as_string(bits), " bits a pixel, compression ", tf.as_string(compression)]
     unread = ~(tf.reduce_any(bits == _BITS) & (compression == 0))
@@ -29,15 +29,14 @@ def header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def decode(data: tf.Tensor) -> tf.Tensor:
     """uint8, shape (height, width, 3). The fourth byte of 32 bits is padding."""
     data = checked(data, header(data)[0])
-    _, width, height, bits, _, begin, palette, entry, colours = _fields(data)
+    _, width, height, bits, _, begin, palette, entry = _fields(data)
     rows, row = tf.abs(height), _row_bytes(width, bits)
     found = piece(data, begin, rows * row)
     raw = tf.reshape(
         tf.io.decode_raw(tf.strings.join([found, b"\x00" * 3]), tf.uint8)[: rows * row], tf.stack([rows, row])
     )
-    length = tf.maximum(begin - palette, entry * colours)  # files exist whose pixels begin within their palette
-    entries = tf.io.decode_raw(tf.strings.join([piece(data, palette, length), bytes(1024)]), tf.uint8)
-    table = tf.reshape(entries[: 256 * tf.cast(entry, tf.int32)], tf.stack([256, entry]))[:, 2::-1]
+    entries = tf.io.decode_raw(tf.strings.join([piece(data, palette, begin - palette), bytes(1024)]), tf.uint8)
+    colours = tf.reshape(entries[: 256 * tf.cast(entry, tf.int32)], tf.stack([256, entry]))[:, 2::-1]
 
     def direct() -> tf.Tensor:
         used = raw[:, : width * bits // 8]
@@ -49,7 +48,7 @@ def decode(data: tf.Tensor) -> tf.Tensor:
         mask = tf.cast(tf.bitwise.left_shift(tf.constant(1, tf.int64), bits) - 1, tf.uint8)
         split = tf.bitwise.bitwise_and(tf.bitwise.right_shift(raw[:, :, None], shifts), mask)
         numbers = tf.reshape(split, tf.stack([rows, row * each]))[:, :width]
-        return tf.gather(table, tf.cast(numbers, tf.int32))
+        return tf.gather(colours, tf.cast(numbers, tf.int32))
 
     image = tf.cond(bits <= 8, through_palette, direct)
     return tf.cond(height > 0, lambda: image[::-1], lambda: image)
@@ -63,7 +62,7 @@ def _fields(data: tf.Tensor) -> tuple[tf.Tensor, ...]:
     """Read a header, of OS/2 (12 bytes) or of Windows.
 
     Returns: int64: the header's length, width, height (negative: rows are stored from the top), bits a pixel,
-        compression, the offsets of the pixels and the palette, the bytes of a palette entry, and their number.
+        compression, and the offsets of the pixels and the palette, and the bytes of a palette entry.
     """
     raw = head(data, 54)
     info = number(raw[14:18])
@@ -79,5 +78,6 @@ def _fields(data: tf.Tensor) -> tuple[tf.Tensor, ...]:
     most = tf.bitwise.left_shift(tf.constant(1, tf.int64), tf.minimum(bits, 8))
     colours = tf.where(bits > 8, tf.constant(0, tf.int64), tf.where((used > 0) & (used < most), used, most))
     begin = number(raw[10:14])
-    begin = tf.where(begin == 0, palette + entry * colours, begin)
-    return info, width, height, bits, compression, begin, palette, entry, colours
+    none = (begin == 0) | (begin == palette)  # some programs forget the palette
+    begin = tf.where(none, palette + entry * colours, begin)
+    return info, width, height, bits, compression, begin, palette, entry
