@@ -35,6 +35,7 @@ DOORS = ("scan", "decode", "model", "predict", "serve")
 HANG, START = 10.0, 300.0  # seconds
 TOGETHER, SMALL = 16, 200_000  # files in a request, and the bytes of each
 FAR = 3.0  # mean difference of 255
+EXPLAINED = ("cmyk: converted to RGB without its colour profile",)  # notes after which pixels may differ from Pillow's
 ALLOWED = 4 * 50_000_000 + 100_000_000  # bytes: four per allowed pixel, and 100 MB
 IMAGES = (
     *("jpg", "jpeg", "jpe", "jfif", "png", "apng", "gif", "bmp", "dib", "rle", "webp", "tif", "tiff", "btf", "heic"),
@@ -73,7 +74,7 @@ class Corpus:
     def __init__(self, folder: Path, out: Path, most: int) -> None:
         is_git = (folder / "HEAD").is_file() and (folder / "objects").is_dir()
         self.repository = folder.parent.name.replace("+", "/") if is_git and folder.name == "repo" else folder.name
-        self.name = self.repository.rsplit("/", 1)[-1]
+        self.name = self.repository.replace("/", "-")
         self.rows, self.folder = out / f"{self.name}.csv", folder
         self.commit = ""
         if is_git:
@@ -280,8 +281,8 @@ def verdicts(row: dict[str, str]) -> Iterator[str]:
 
 
 def why_apart(row: dict[str, str]) -> str:
-    """Why pixels may differ from Pillow's; empty if nothing tells."""
-    return ""
+    """The note of scan that says why pixels differ from Pillow's; empty if none does."""
+    return next((note for note in EXPLAINED if note in row["notes"]), "")
 
 
 def counts(corpus: Corpus, rows: list[dict[str, str]]) -> dict[str, object]:

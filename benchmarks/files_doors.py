@@ -2,9 +2,9 @@
 
     python benchmarks/files_doors.py doors EXPORT | reference SIZE
 
-A line of JSON on standard input, {"door", "files", "depth"}, is answered by one on standard output: ok, problem, notes, pixels
-(base64), seconds, memory (bytes of peak above what the process held before) and, if an exception came out, its trace.
-The door "batch" asks the SavedModel about several files in one request. Its answers to the same bytes are then
+A line of JSON on standard input, {"door", "files", "depth"}, is answered by one on standard output: ok, problem, notes,
+pixels (base64), seconds, memory (bytes of peak above what the process held before) and, if an exception came out, its
+trace. The door "batch" asks the SavedModel about several files in one request; its answers to the same bytes are then
 kept for the other doors until the next batch. Linux only, because peaks are read from /proc.
 """
 
