@@ -5,7 +5,7 @@
 EXPORT is a SavedModel that tlkit wrote. A FOLDER holds files of any kind, or is a git repository (its directory with
 `HEAD` and `objects`), of whose newest commit up to `--most` image-like files are taken, evenly spaced. For each file:
 scan, the decoder of the cache, the SavedModel alone, `predict` and `serve`, ok or the problem, with seconds and peak
-memory, in a process of their own: one that dies, or does not answer within 10 seconds, is named and started again.
+memory, in a process of their own: one that dies, or works for 10 seconds, is named and started again.
 The SavedModel gets small files 16 in a request, whose seconds and memory count for each of them. The pixels are
 compared with `files_reference.py`.
 
@@ -36,7 +36,7 @@ HANG, START = 10.0, 300.0  # seconds
 TOGETHER, SMALL = 16, 200_000  # files in a request, and the bytes of each
 FAR = 3.0  # mean difference of 255
 EXPLAINED = ("cmyk: converted to RGB without its colour profile",)  # notes after which pixels may differ from Pillow's
-ALLOWED = 4 * 50_000_000 + 100_000_000  # bytes: four per allowed pixel, and 100 MB
+PIXELS, BESIDE = 50_000_000, 100_000_000  # the most pixels of an image, and bytes beside four for each of them
 IMAGES = (
     *("jpg", "jpeg", "jpe", "jfif", "png", "apng", "gif", "bmp", "dib", "rle", "webp", "tif", "tiff", "btf", "heic"),
     *("heif", "hif", "avif", "jp2", "j2k", "jpx", "jpc", "pbm", "pgm", "ppm", "pnm", "pam", "pfm", "tga", "sgi"),
@@ -131,9 +131,19 @@ class Asked:
 
     @staticmethod
     def line(process: Any, seconds: float) -> str | None:
-        """The next line; None if it does not come in time."""
-        ready, _, _ = select.select([process.stdout], [], [], seconds)
-        return process.stdout.readline().decode().rstrip("\n") if ready else None
+        """The next line; None if it does not come in time.
+
+        Other programs may keep the processor busy: only a process that had these seconds of it hangs, or one that does
+        not answer in six times as many.
+        """
+        started = worked(process.pid)
+        for _ in range(6):
+            ready, _, _ = select.select([process.stdout], [], [], seconds)
+            if ready:
+                return process.stdout.readline().decode().rstrip("\n")
+            if worked(process.pid) - started > seconds:
+                return None
+        return None
 
     def ask(self, door: str, *files: Path, seconds: float = HANG) -> Answer:
         self.process = self.process or self.start()
@@ -156,6 +166,12 @@ class Asked:
             self.process.wait()
 
 
+def worked(process: int) -> float:
+    """The processor's seconds of a process."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def measure(doors: Asked, pillow: Asked, corpus: Corpus) -> None:
     """Append a row for each file of a corpus that has none yet."""
     done = {row["file"] for row in read_rows(corpus.rows)}
@@ -167,7 +183,7 @@ def measure(doors: Asked, pillow: Asked, corpus: Corpus) -> None:
     for group in groups(left):
         together = doors.ask("batch", *group) if len(group) > 1 else {}
         for file in group:
-            answers = {door: ask_twice(doors, door, file) for door in DOORS}
+            answers = {door: doors.ask(door, file) for door in DOORS}
             shared = answers["model"]  # of the batch: what its files took together is the most that each took
             for name in ("seconds", "memory") if "memory" in together else ():
                 shared[name] = max(shared[name], together[name])
@@ -179,12 +195,6 @@ def groups(files: list[Path]) -> Iterator[list[Path]]:
     small = [file for file in files if file.stat().st_size <= SMALL]
     yield from (small[start : start + TOGETHER] for start in range(0, len(small), TOGETHER))
     yield from ([file] for file in files if file.stat().st_size > SMALL)
-
-
-def ask_twice(doors: Asked, door: str, file: Path) -> Answer:
-    """Ask again where no answer came in time: another program may have kept the processor busy."""
-    answer = doors.ask(door, file)
-    return doors.ask(door, file) if "hang" in answer else answer
 
 
 def row_of(corpus: Corpus, file: Path, answers: dict[str, Answer], pillow: Answer) -> dict[str, object]:
@@ -274,7 +284,7 @@ def verdicts(row: dict[str, str]) -> Iterator[str]:
         yield "doors"
     if row["mean"] and float(row["mean"]) > FAR:
         yield "explained" if why_apart(row) else "pixels"
-    if float(row["memory_mb"]) * 1e6 > ALLOWED:
+    if beside(row) > 4 * PIXELS:
         yield "memory"
     if (row["decode"] == "ok") != row["pillow"].startswith("ok"):
         yield "pillow only" if row["pillow"].startswith("ok") else "tlkit only"
@@ -313,15 +323,14 @@ def counts(corpus: Corpus, rows: list[dict[str, str]]) -> dict[str, object]:
         "compared": sum(bool(row["mean"]) for row in rows),
         "max_seconds": max(float(row["seconds"]) for row in rows),
         "max_memory_mb": max(float(row["memory_mb"]) for row in rows),
-        "max_bytes_per_pixel_beside_100_mb": max(bytes_per_pixel(row) for row in rows),
+        "max_bytes_per_allowed_pixel": round(max(beside(row) for row in rows) / PIXELS, 2),
         **{name: version(name) for name in ("tlkit", "tensorflow", "pillow")},
     }
 
 
-def bytes_per_pixel(row: dict[str, str]) -> float:
-    """Of the peak above 100 MB, for each pixel of the image."""
-    beside = max(0.0, float(row["memory_mb"]) * 1e6 - 100e6)
-    return round(beside / max(1, int(row["pixels"])), 2)
+def beside(row: dict[str, str]) -> float:
+    """The bytes of the peak above 100 MB."""
+    return max(0.0, float(row["memory_mb"]) * 1e6 - BESIDE)
 
 
 if __name__ == "__main__":
