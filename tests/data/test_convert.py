@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import sys
@@ -120,6 +121,23 @@ def test_blocks_of_rows_are_put_together_upright(orientation: int, monkeypatch: 
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     over_white = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
     assert np.abs(whole - np.asarray(over_white)[..., :3]).max() <= 1
+
+
+def test_a_bigtiff_in_the_other_byte_order_is_named() -> None:
+    kind, detail = why(b"MM\x00\x2b\x00\x08\x00\x00" + bytes(7) + b"\x10" + bytes(40))
+    assert kind == "unsupported-format" and "big-endian" in detail
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_damaged_file_is_named_however_it_is_damaged(seed: int) -> None:
+    """Whatever bytes of the header are wrong, nothing but Unreadable comes out."""
+    random = np.random.default_rng(seed)
+    for _, data, _ in LOSSLESS[seed % 2 :: 4]:
+        damaged = np.frombuffer(data, "uint8").copy()
+        places = random.integers(4, min(len(data), 200), 6)
+        damaged[places] = random.integers(0, 256, 6)
+        with contextlib.suppress(Unreadable):
+            convert(damaged.tobytes())
 
 
 def test_a_large_image_is_converted_without_a_second_copy() -> None:

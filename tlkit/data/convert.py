@@ -13,7 +13,7 @@ import sys
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -194,6 +194,9 @@ def _open(data: bytes, kind: str) -> Any:
         image = _open_icon(data)
     else:
         if kind == "tiff":
+            if data.startswith(b"MM\x00\x2b"):
+                detail = "BigTIFF in big-endian byte order, which Pillow does not read: save it as TIFF or PNG"
+                raise Unreadable("unsupported-format", detail)
             _check_tiff(_tiff_tags(data))
         if kind == "pcx" and data[1:2] == b"\x05" and data[3:4] == b"\x08" and data[65:66] == b"\x01":
             _check_palette(data)
@@ -281,8 +284,9 @@ def _why_not(error: Exception, data: bytes, kind: str, *, opened: bool) -> Unrea
 
     if isinstance(error, Image.DecompressionBombError | MemoryError):
         return Unreadable("too-large", "it needs too much memory")
-    if _is_cut(data, kind):
-        return Unreadable(*_CUT)
+    with suppress(Exception):  # damaged in more than one way
+        if _is_cut(data, kind):
+            return Unreadable(*_CUT)
     if image_format(data[:16]) is not None and (verdict := examine(data)).problem == "unsupported-format":
         return Unreadable(verdict.problem, verdict.reason)
     if kind == "tiff" and not opened and (kinds := _kind_of_tiff(data)):
@@ -526,19 +530,26 @@ def _over_white(values: np.ndarray) -> np.ndarray:
 
 def _png_of_blocks(pixels: int, blocks: Iterator[np.ndarray]) -> bytes:
     """Encode the rows of 8 bits that `_blocks_of_rows` yields, quickly. pixels: of all of them."""
-    out, packer, first = io.BytesIO(), zlib.compressobj(1), True
+    out, packer, check, begin = io.BytesIO(), zlib.compressobj(1), zlib.crc32(b"IDAT"), 0
     for block in blocks:
-        if first:
+        if not begin:
             width, channels = block.shape[1], block.size // (block.shape[0] * block.shape[1])
-            out.write(b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", _png_head(width, pixels // width, 8, channels)))
-            first = False
+            head = _chunk(b"IHDR", _png_head(width, pixels // width, 8, channels))
+            begin = out.write(b"\x89PNG\r\n\x1a\n" + head)
+            out.write(bytes(4) + b"IDAT")  # one chunk, whose length is written at the end
         rows = block.reshape(len(block), -1)
         lines = np.empty((rows.shape[0], rows.shape[1] + 1), "uint8")
         lines[0, 0], lines[0, 1:], lines[1:, 0] = 0, rows[0], 2  # filters: none, and the difference from the row above
         np.subtract(rows[1:], rows[:-1], out=lines[1:, 1:])
-        if packed := packer.compress(lines):
-            out.write(_chunk(b"IDAT", packed))
-    out.write(_chunk(b"IDAT", packer.flush()) + _chunk(b"IEND", b""))
+        packed = packer.compress(lines)
+        check = zlib.crc32(packed, check)
+        out.write(packed)
+    packed = packer.flush()
+    out.write(packed + struct.pack(">I", zlib.crc32(packed, check)))
+    length = out.tell() - begin - 12
+    out.write(_chunk(b"IEND", b""))
+    out.seek(begin)
+    out.write(struct.pack(">I", length))
     return out.getvalue()
 
 
