@@ -29,10 +29,18 @@ def reference(data: bytes, size: int, depth: int) -> tuple[np.ndarray, str, int]
         stored = check(image)
         if image.format == "PNG" and image.mode == "L" and isinstance(image.info.get("transparency"), int):
             image.info["transparency"] = image.info["transparency"] * 255 // (2 ** data[24] - 1)  # 2 and 4 bits too
-        if image.format in ("JPEG", "MPO"):
+        if image.format in ("JPEG", "MPO") and not is_lossless(data):
             image.draft(image.mode, (2 * size, 2 * size))
         colours = in_srgb(upright(image, depth), image.format in ("BMP", "TGA"))
         return np.asarray(colours.resize((size, size), Image.Resampling.BILINEAR)), str(image.format), stored
+
+
+def is_lossless(data: bytes) -> bool:
+    """Whether a JPEG is lossless (frame header SOF3), which libjpeg cannot scale."""
+    at = 2
+    while data[at : at + 1] == b"\xff" and data[at + 1] not in (0xC0, 0xC1, 0xC2, 0xC3, 0xDA):
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return data[at : at + 2] == b"\xff\xc3"
 
 
 def check(image: Any) -> int:
