@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +108,45 @@ def test_the_orientation_is_applied(orientation: int) -> None:
     assert deep.shape == turned.size[::-1]
     avif = converted(encode(IMAGE.resize((240, 160)), "AVIF", exif=exif, quality=100))
     assert np.abs(avif - np.asarray(upright.resize(avif.shape[1::-1]))).mean() < 4
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_blocks_of_rows_are_put_together_upright(orientation: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(GLASS, "AVIF", exif=exif)
+    whole = converted(data)
+    monkeypatch.setattr(sys.modules["tlkit.data.convert"], "_BLOCK", 150)  # three rows, and a last block of one
+    assert (converted(data) == whole).all()
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    over_white = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+    assert np.abs(whole - np.asarray(over_white)[..., :3]).max() <= 1
+
+
+def test_a_bigtiff_in_the_other_byte_order_is_named() -> None:
+    kind, detail = why(b"MM\x00\x2b\x00\x08\x00\x00" + bytes(7) + b"\x10" + bytes(40))
+    assert kind == "unsupported-format" and "big-endian" in detail
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_damaged_file_is_named_however_it_is_damaged(seed: int) -> None:
+    """Whatever bytes of the header are wrong, nothing but Unreadable comes out."""
+    random = np.random.default_rng(seed)
+    for _, data, _ in LOSSLESS[seed % 2 :: 4]:
+        damaged = np.frombuffer(data, "uint8").copy()
+        places = random.integers(4, min(len(data), 200), 6)
+        damaged[places] = random.integers(0, 256, 6)
+        with contextlib.suppress(Unreadable):
+            convert(damaged.tobytes())
+
+
+def test_a_large_image_is_converted_without_a_second_copy() -> None:
+    data = encode(Image.radial_gradient("L").resize((3000, 3000)).convert("RGB"), "TIFF", compression="tiff_lzw")
+    tracemalloc.start()
+    convert(data)
+    peak = tracemalloc.get_traced_memory()[1]  # of NumPy and of bytes, without Pillow's image
+    tracemalloc.stop()
+    assert peak < 20_000_000  # a copy takes 27
 
 
 def tiff_of_16_bits(values: np.ndarray, order: str) -> bytes:

@@ -236,6 +236,17 @@ def test_alpha_without_a_transparent_pixel_is_no_problem() -> None:
     assert notes(encode(unused, "PNG", transparency=9)) == set()
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_a_transparent_colour_of_grey_is_white_at_every_depth(bits: int) -> None:
+    """The colour is a sample as stored: of 2 bits, 1 is 85 of 255."""
+    packed = sum((i % 2) << bits * (7 - i) for i in range(8)).to_bytes(bits, "big")  # 0, 1, 0, 1 ...
+    head, key = struct.pack(">IIBBBBB", 8, 1, bits, 0, 0, 0, 0), struct.pack(">H", 1)
+    parts = ((b"IHDR", head), (b"tRNS", key), (b"IDAT", zlib.compress(b"\0" + packed)), (b"IEND", b""))
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+    assert pixels(data)[0, :, 0].tolist() == [0, 255] * 4
+    assert "transparent" in notes(data)
+
+
 # -- JPEG -------------------------------------------------------------------------------------------------
 
 
@@ -562,6 +573,13 @@ def test_a_png_of_more_chunks_than_the_graph_walks_is_converted() -> None:
         data = png[:33] + (chunk(b"tEXt", b"a\0") + chunk(b"tEXt", b"a\0b")) * (runs // 2) + png[33:]
         assert examine(data).status is status
     assert (pixels(convert(data)) == pixels(png)).all()
+
+
+def test_a_bmp_whose_header_forgets_the_palette_is_shown_as_it_is() -> None:
+    whole = encode(Image.fromarray(noise(40, 30)).quantize(64), "BMP")
+    for begin in (0, 54):
+        data = whole[:10] + begin.to_bytes(4, "little") + whole[14:]
+        assert answers(data) and (pixels(data) == pixels(whole)).all() and notes(data) == notes(whole)
 
 
 def test_a_bmp_may_lack_the_padding_of_its_last_row() -> None:

@@ -13,7 +13,7 @@ import sys
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,6 +48,18 @@ READERS = {
 _MOST_PIXELS = {"qoi": 2_000_000}  # Pillow decodes it in Python, at 3 seconds a megapixel; other formats: MAX_PIXELS
 _BLOCK = 1_000_000  # pixels that are composited at once
 _WHITE = 65_535
+# orientation -> whether rows are stored as columns, whether the first is stored last, and how a block is turned then:
+# the values of PIL.Image.Transpose, by the table of PIL.ImageOps.exif_transpose
+_TURNS: dict[int, tuple[bool, bool, int | None]] = {
+    1: (False, False, None),
+    2: (False, False, 0),
+    3: (False, True, 3),
+    4: (False, True, 1),
+    5: (True, False, 5),
+    6: (True, False, 4),
+    7: (True, True, 6),
+    8: (True, True, 2),
+}
 _TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 
 
@@ -124,8 +136,11 @@ def convert_in_thread(data: bytes) -> bytes:
         return data
     kind = _format(data)
     with _opened(data, kind) as image:
-        profile = image.info.get("icc_profile") if _is_deep(image, kind) else None
-        pixels = _pixels(image, data, kind)
+        loaded = _loaded(image, kind)
+        if not _is_deep(loaded, kind):
+            return _png_of_blocks(loaded.width * loaded.height, _blocks_of_rows(loaded, kind))
+        profile = loaded.info.get("icc_profile")
+        pixels = _deep_pixels(loaded, data, kind)
     png = _png(pixels, profile)
     return png if not profile or examine(png).status is Status.DECODES else _png(pixels)
 
@@ -179,6 +194,9 @@ def _open(data: bytes, kind: str) -> Any:
         image = _open_icon(data)
     else:
         if kind == "tiff":
+            if data.startswith(b"MM\x00\x2b"):
+                detail = "BigTIFF in big-endian byte order, which Pillow does not read: save it as TIFF or PNG"
+                raise Unreadable("unsupported-format", detail)
             _check_tiff(_tiff_tags(data))
         if kind == "pcx" and data[1:2] == b"\x05" and data[3:4] == b"\x08" and data[65:66] == b"\x01":
             _check_palette(data)
@@ -266,8 +284,9 @@ def _why_not(error: Exception, data: bytes, kind: str, *, opened: bool) -> Unrea
 
     if isinstance(error, Image.DecompressionBombError | MemoryError):
         return Unreadable("too-large", "it needs too much memory")
-    if _is_cut(data, kind):
-        return Unreadable(*_CUT)
+    with suppress(Exception):  # damaged in more than one way
+        if _is_cut(data, kind):
+            return Unreadable(*_CUT)
     if image_format(data[:16]) is not None and (verdict := examine(data)).problem == "unsupported-format":
         return Unreadable(verdict.problem, verdict.reason)
     if kind == "tiff" and not opened and (kinds := _kind_of_tiff(data)):
@@ -379,25 +398,27 @@ def _words(image: Any, kind: str) -> str:
 # -- pixels ------------------------------------------------------------------------------------------------
 
 
-def _pixels(image: Any, data: bytes, kind: str) -> np.ndarray:
-    """The upright pixels: uint8 or uint16, shape (height, width) or (height, width, 3); uint16 also with alpha."""
+def _loaded(image: Any, kind: str) -> Any:
+    """A decoded image of Pillow. Raises Unreadable for one of floating-point numbers."""
     if kind == HEIC:
-        return _in_srgb(image.to_pillow(), kind)  # already upright
+        return image.to_pillow()
     image.load()
-    tags = image.tag_v2 if kind == "tiff" else {}
-    if kind == "tiff" and _is_deep_colour(image):
-        return _deep_colour(image, data)
     if image.mode == "F":
         raise Unreadable("unsupported-format", f"{_name(kind)} of floating-point numbers: save it as 8 or 16 bits")
-    image = _upright(image)
-    if not image.mode.startswith("I"):
-        return _in_srgb(image, kind)
-    values = np.asarray(image)
+    return image
+
+
+def _deep_pixels(image: Any, data: bytes, kind: str) -> np.ndarray:
+    """The upright pixels of 16 bits: uint16, shape (height, width) for grey, else (height, width, 3 or 4)."""
+    if kind == "tiff" and _is_deep_colour(image):
+        return _deep_colour(image, data)
+    values = np.asarray(_upright(image))
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > _WHITE:
         detail = f"{_name(kind)} with values from {low} to {high}: save it as 8 or 16 bits"
         raise Unreadable("unsupported-format", detail)
-    return (_WHITE - values if tags.get(262) == 0 else values).astype("uint16")
+    inverted = kind == "tiff" and image.tag_v2.get(262) == 0
+    return (_WHITE - values if inverted else values).astype("uint16")
 
 
 def _upright(image: Any) -> Any:
@@ -422,8 +443,35 @@ def _deep_colour(image: Any, data: bytes) -> np.ndarray:
     return values if image.mode == "RGBA" else values[..., :3]
 
 
-def _in_srgb(image: Any, kind: str) -> np.ndarray:
-    """uint8, shape (height, width) for grey without a profile, else (height, width, 3)."""
+def _blocks_of_rows(image: Any, kind: str) -> Iterator[np.ndarray]:
+    """The upright rows, about a million pixels at a time, because a second image of 50 megapixels takes 200 MB.
+
+    Yields: uint8, shape (rows, width) for grey without a profile, else (rows, width, 3).
+    """
+    orientation = 1 if kind == HEIC else _orientation(image)
+    of_columns, from_the_end, turn = _TURNS[orientation]
+    unused = kind in ("bmp", "tga") and image.mode == "RGBA" and image.getextrema()[3] == (0, 0)
+    width, height = image.size
+    rows, across = (width, height) if of_columns else (height, width)
+    step = max(1, _BLOCK // across)
+    for start in range(0, rows, step):
+        end = min(start + step, rows)
+        first, last = (rows - end, rows - start) if from_the_end else (start, end)
+        block = image.crop((first, 0, last, height) if of_columns else (0, first, width, last))
+        yield _in_srgb(block.transpose(turn) if turn is not None else block, opaque=unused)
+
+
+def _orientation(image: Any) -> int:
+    """The orientation in Exif or XMP, 1 to 8."""
+    try:
+        found = image.getexif().get(274, 1)
+    except Exception:  # Pillow raises many kinds on broken EXIF; a broken tag means no rotation
+        return 1
+    return found if found in _TURNS else 1
+
+
+def _in_srgb(image: Any, *, opaque: bool) -> np.ndarray:
+    """uint8, shape (height, width) for grey without a profile, else (height, width, 3). opaque: without its alpha."""
     profile = image.info.get("icc_profile")
     image = _plain(image)
     if image.mode == "LAB" or profile:
@@ -433,8 +481,7 @@ def _in_srgb(image: Any, kind: str) -> np.ndarray:
     values = np.asarray(image)
     if image.mode != "RGBA":
         return values
-    unused = kind in ("bmp", "tga") and not values[..., 3].any()  # written as 0 by programs that know no alpha
-    return values[..., :3] if unused else _over_white(values)
+    return values[..., :3] if opaque else _over_white(values)
 
 
 def _plain(image: Any) -> Any:
@@ -474,36 +521,53 @@ def _converted_to_srgb(image: Any, profile: bytes | None) -> Any:
 
 def _over_white(values: np.ndarray) -> np.ndarray:
     """Composite RGBA over white, rounded as `tlkit.data.decode` does it."""
-    result = np.empty((*values.shape[:2], 3), "uint8")
-    for rows in _blocks(values):
-        colour, alpha = values[rows, :, :3].astype("int32"), values[rows, :, 3:].astype("int32")
-        result[rows] = (colour * alpha + 255 * (255 - alpha) + 127) // 255
-    return result
+    colour, alpha = values[..., :3].astype("int32"), values[..., 3:].astype("int32")
+    return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype("uint8")
 
 
-def _blocks(values: np.ndarray) -> Iterator[slice]:
-    """Slices of rows of at most a million pixels, to bound memory."""
-    step = max(1, _BLOCK // values.shape[1])
-    for start in range(0, len(values), step):
-        yield slice(start, start + step)
+# -- PNG ---------------------------------------------------------------------------------------------------
+
+
+def _png_of_blocks(pixels: int, blocks: Iterator[np.ndarray]) -> bytes:
+    """Encode the rows of 8 bits that `_blocks_of_rows` yields, quickly. pixels: of all of them."""
+    out, packer, check, begin = io.BytesIO(), zlib.compressobj(1), zlib.crc32(b"IDAT"), 0
+    for block in blocks:
+        if not begin:
+            width, channels = block.shape[1], block.size // (block.shape[0] * block.shape[1])
+            head = _chunk(b"IHDR", _png_head(width, pixels // width, 8, channels))
+            begin = out.write(b"\x89PNG\r\n\x1a\n" + head)
+            out.write(bytes(4) + b"IDAT")  # one chunk, whose length is written at the end
+        rows = block.reshape(len(block), -1)
+        lines = np.empty((rows.shape[0], rows.shape[1] + 1), "uint8")
+        lines[0, 0], lines[0, 1:], lines[1:, 0] = 0, rows[0], 2  # filters: none, and the difference from the row above
+        np.subtract(rows[1:], rows[:-1], out=lines[1:, 1:])
+        packed = packer.compress(lines)
+        check = zlib.crc32(packed, check)
+        out.write(packed)
+    packed = packer.flush()
+    out.write(packed + struct.pack(">I", zlib.crc32(packed, check)))
+    length = out.tell() - begin - 12
+    out.write(_chunk(b"IEND", b""))
+    out.seek(begin)
+    out.write(struct.pack(">I", length))
+    return out.getvalue()
 
 
 def _png(values: np.ndarray, profile: bytes | None = None) -> bytes:
-    """Encode pixels, as `_pixels` gives them, quickly; those of 16 bits with a profile."""
-    from PIL import Image
-
-    if values.dtype == np.uint8:
-        out = io.BytesIO()
-        Image.fromarray(values).save(out, "PNG", compress_level=1)
-        return out.getvalue()
+    """Encode pixels of 16 bits with a profile."""
     height, width = values.shape[:2]
     rows = values.astype(">u2").reshape(height, -1).view("uint8")
     lines = np.concatenate([np.zeros((height, 1), "uint8"), rows], axis=1)  # filter 0
-    colours = {1: 0, 3: 2, 4: 6}[values.shape[2] if values.ndim == 3 else 1]
-    head = struct.pack(">IIBBBBB", width, height, 16, colours, 0, 0, 0)
+    channels = values.shape[2] if values.ndim == 3 else 1
     named = ((b"iCCP", b"ICC\x00\x00" + zlib.compress(profile)),) if profile and values.ndim == 3 else ()
-    chunks = ((b"IHDR", head), *named, (b"IDAT", zlib.compress(lines, 1)), (b"IEND", b""))
-    framed = [
-        struct.pack(">I", len(one)) + kind + one + struct.pack(">I", zlib.crc32(kind + one)) for kind, one in chunks
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+    head = (b"IHDR", _png_head(width, height, 16, channels))
+    chunks = (head, *named, (b"IDAT", zlib.compress(lines, 1)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*one) for one in chunks)
+
+
+def _png_head(width: int, height: int, bits: int, channels: int) -> bytes:
+    return struct.pack(">IIBBBBB", width, height, bits, {1: 0, 3: 2, 4: 6}[channels], 0, 0, 0)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))

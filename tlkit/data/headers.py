@@ -152,6 +152,12 @@ def _has_transparent_pixel(data: bytes) -> bool:
         warnings.simplefilter("ignore")
         try:
             with Image.open(io.BytesIO(data)) as image:
+                if image.format == "PNG" and isinstance(key := image.info.get("transparency"), int | tuple):
+                    bits = data[24]  # of the key colour too, which Pillow compares with values of 8 bits
+                    if bits == 16:
+                        return True
+                    if isinstance(key, int) and image.mode == "L":
+                        image.info["transparency"] = key * 255 // (2**bits - 1)
                 alpha = image if image.mode in ("RGBA", "LA") else image.convert("RGBA")
                 return bool(alpha.getchannel("A").getextrema()[0] < 255)
         except Exception:  # Pillow raises many kinds; whether the file decodes is not for this to judge

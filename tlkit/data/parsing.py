@@ -257,7 +257,8 @@ def _bmp(data: bytes) -> Parsed:
         kind = {1: ", run-length coded", 2: ", run-length coded", 3: " in bit fields", 4: " (JPEG)", 5: " (PNG)"}
         raise _unsupported(f"a BMP of {bits} bits a pixel{kind.get(compression, '')}", width, height)
     colours = (used if 0 < used < 2**bits else 2**bits) if bits <= 8 else 0
-    begin = begin or 14 + info + entry * colours
+    if begin in (0, 14 + info):  # some programs forget the palette
+        begin = 14 + info + entry * colours
     row, used_bytes = (width * bits + 31) // 32 * 4, (width * bits + 7) // 8  # the last row may lack its padding
     if begin + row * (height - 1) + used_bytes > len(data) and width * height <= 2**40:
         raise Unreadable(_CUT, "truncated", width=width, height=height)

@@ -80,5 +80,6 @@ def _fields(data: tf.Tensor) -> tuple[tf.Tensor, ...]:
     most = tf.bitwise.left_shift(tf.constant(1, tf.int64), tf.minimum(bits, 8))
     colours = tf.where(bits > 8, tf.constant(0, tf.int64), tf.where((used > 0) & (used < most), used, most))
     begin = number(raw[10:14])
-    begin = tf.where(begin == 0, palette + entry * colours, begin)
+    none = (begin == 0) | (begin == palette)  # some programs forget the palette
+    begin = tf.where(none, palette + entry * colours, begin)
     return info, width, height, bits, compression, begin, palette, entry
