@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from tests.conftest import COLOURS, draw
 from tlkit.cli.main import main
 from tlkit.data.scan import scan
+from tlkit.data.sources import places as places_module
 from tlkit.data.sources.item import SPLIT_FOLDERS
 from tlkit.data.sources.places import IMAGE_EXTENSIONS, Places, Wanted
 from tlkit.data.sources.records import JSON_LINES, PARQUET, TABLES
@@ -110,6 +112,28 @@ def test_a_path_leads_to_the_file_that_ends_like_it(data: Path, written: str) ->
     found, said = read(data / "x.csv", "\n".join(["path,label", *rows]))
     assert found == {path: path[4] for path in ALL}
     assert len(said) == 1 and said[0].startswith("other-path: row 2: read as 'img/a0.png', and 5 paths like it")
+
+
+@pytest.mark.parametrize("written", ["/x/train/P{i}/a.png", "train/P{i}/a.png", "/x/train/q{i}/a.png", "p{i}/a.png"])
+def test_the_work_for_a_row_does_not_grow_with_the_table(
+    written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Counter[str]()
+    for name in ("fold", "_listing"):
+        real = getattr(places_module, name)
+        monkeypatch.setattr(
+            places_module, name, lambda given, name=name, real=real: (asked.update([name]), real(given))[1]
+        )
+    work = []
+    for count in (40, 160):  # a folder for each row
+        for i in range(count):
+            (tmp_path / str(count) / "train" / f"p{i}").mkdir(parents=True)
+            (tmp_path / str(count) / "train" / f"p{i}" / "a.png").touch()
+        asked.clear()
+        found = Places(tmp_path / str(count)).find([Wanted(written.format(i=i)) for i in range(count)])
+        assert [one.path for one in found] == ["" if "q" in written else f"train/p{i}/a.png" for i in range(count)]
+        work.append(sum(asked.values()))
+    assert work[1] < 5 * work[0], work
 
 
 def test_a_path_that_could_be_several_files_is_not_guessed(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def scan(
             )
     else:
         raise DataError(_not_a_table(data))
-    composed = (dataclasses.replace(one, label=unicodedata.normalize("NFC", one.label)) for one in found)
+    composed = (one._replace(label=unicodedata.normalize("NFC", one.label)) for one in found)
     rows = [row for item in composed if (row := row_of(root, item, findings)) is not None]
     table = pd.DataFrame(rows, columns=list(TABLE_COLUMNS)).sort_values("path", ignore_index=True)
     table, more = _same_bytes(table)

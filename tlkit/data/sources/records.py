@@ -167,11 +167,12 @@ def _parsed(file: Path, lines: list[str], start: int, separator: str) -> Iterato
         reader = csv.reader(itertools.islice(lines, start, None), delimiter=separator, skipinitialspace=True)
         used = 0
         while True:
-            number = start + used + 1
+            before, number, bad = used, start + used + 1, False
             try:
                 cells = next(reader, None)
-                taken, used = range(start + used, start + reader.line_num), reader.line_num
-                bad = len(taken) > 1 and sum(lines[i].count('"') for i in taken) % 2 == 1
+                used = reader.line_num
+                if used - before > 1:
+                    bad = sum(lines[i].count('"') for i in range(start + before, start + used)) % 2 == 1
             except csv.Error:  # a cell of more than 131,072 letters
                 cells, bad = [], True
             if cells is None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import re
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,17 +83,30 @@ def _read_table(
             than half of its images.
         NameUnknown: if `group_by` or a column of `named` is not a column.
     """
-    records = read_records(file)
-    layout = _layout(file, records, group_by, named)
-    rows = _labelled(file, records, layout, findings)
-    part = part_in_name(file.stem) or ""  # of two files of one name, train.csv means the one in train/
-    places = Places(root_of_table(file)).find([Wanted(row.path, row.label, row.split or part) for row in rows])
-    found = _one_each(file, rows, places, findings)
+    with _no_collection():
+        records = read_records(file)
+        layout = _layout(file, records, group_by, named)
+        rows = _labelled(file, records, layout, findings)
+        part = part_in_name(file.stem) or ""  # of two files of one name, train.csv means the one in train/
+        places = Places(root_of_table(file)).find([Wanted(row.path, row.label, row.split or part) for row in rows])
+        found = _one_each(file, rows, places, findings)
     findings += [
         problem(path, label, "alike-names", detail)
         for path, label, detail in alike_labels({one.label for one in found})
     ]
     return found
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Pause the search for cycles, of which rows have none: it looks at all of them again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 # -- which column holds what ---------------------------------------------------------------------------------
@@ -179,29 +194,28 @@ def _labelled(file: Path, records: Records, layout: _Layout, findings: list[dict
         rows = iter(kept)
     found: list[_Row] = []
     several: list[dict[str, str]] = []
-    for record in rows:
-        path, split, group = (_cell(record, i) for i in (layout.path, layout.split, layout.group))
+    for number, given, fault in rows:
+        cells = given if len(given) >= len(names) else [*given, *[""] * (len(names) - len(given))]
+        path = cells[layout.path]
+        split = "" if layout.split is None else cells[layout.split]
+        group = "" if layout.group is None else cells[layout.group]
         if classes:
-            labels = [names[i] for i in classes if _cell(record, i).lower() in ONE]
+            labels = [names[i] for i in classes if cells[i].lower() in ONE]
         else:
-            labels = list(filter(None, _cell(record, layout.label).split(SEVERAL)))
-        if record.fault:
-            findings.append(problem(path, "", "bad-row", f"row {record.number}: {record.fault}"))
+            labels = [one for one in cells[layout.label].split(SEVERAL) if one]
+        if fault:
+            findings.append(problem(path, "", "bad-row", f"row {number}: {fault}"))
         elif not path:
-            findings.append(problem("", "", "bad-row", f"row {record.number}: an empty path"))
+            findings.append(problem("", "", "bad-row", f"row {number}: an empty path"))
         elif not labels:
-            findings.append(problem(path, "", "no-label", f"row {record.number} has an empty label"))
+            findings.append(problem(path, "", "no-label", f"row {number} has an empty label"))
         elif len(labels) > 1:
-            several.append(problem(path, "", "two-labels", _several(f"row {record.number}", labels)))
+            several.append(problem(path, "", "two-labels", _several(f"row {number}", labels)))
         else:
-            found.append(_Row(record.number, path, labels[0], split, group))
+            found.append(_Row(number, path, labels[0], split, group))
     _check_single(file, several, len(found))
     findings += several
     return _in_parts(names, layout, found, findings)
-
-
-def _cell(record: Record, number: int | None) -> str:
-    return record.cells[number] if number is not None and number < len(record.cells) else ""
 
 
 def _several(where: str, labels: Sequence[str]) -> str:
@@ -245,31 +259,38 @@ def _one_each(
     file: Path, rows: Sequence[_Row], places: Sequence[Place], findings: list[dict[str, str]]
 ) -> list[_Found]:
     """The image of each row that leads to a file, once, and without those that rows give different labels."""
-    by_file: dict[str, list[_Row]] = defaultdict(list)
-    elsewhere: Counter[tuple[str, str]] = Counter()
+    by_file: dict[str, _Row] = {}
+    again: dict[str, list[_Row]] = defaultdict(list)  # the further rows of a file
+    elsewhere: dict[tuple[str, str], int] = {}
     example: dict[tuple[str, str], tuple[_Row, str]] = {}
     for row, place in zip(rows, places, strict=True):
         if place.how == "missing":
             findings.append(problem(row.path, row.label, "missing-file", f"row {row.number}: {place.detail}"))
             continue
-        by_file[place.path].append(row)
+        if by_file.setdefault(place.path, row) is not row:
+            again[place.path].append(row)
         if place.how != "written":
             where = (row.path.rpartition("/")[0], place.path.rpartition("/")[0])
-            elsewhere[where] += 1
-            example.setdefault(where, (row, place.path))
+            if where in elsewhere:
+                elsewhere[where] += 1
+            else:
+                elsewhere[where], example[where] = 1, (row, place.path)
     for where, count in elsewhere.items():
         row, path = example[where]
         detail = f"read as '{path}'" + (f", and {counted(count - 1, 'path')} like it" if count > 1 else "")
         findings.append(problem(row.path, row.label, "other-path", f"row {row.number}: {detail}"))
     several, found = [], []
-    for path, same in by_file.items():
-        first = same[0]
-        labels = sorted({row.label for row in same})
-        if len(labels) > 1:
-            lines = ", ".join(str(row.number) for row in same[:10])
-            several.append(problem(path, "", "two-labels", _several(f"rows {lines}", labels)))
+    for path, first in by_file.items():
+        if path not in again:
+            found.append(_Found(path, first.label, first.split, first.group))
             continue
-        for row in same[1:]:
+        others = again[path]
+        labels = {first.label, *(row.label for row in others)}
+        if len(labels) > 1:
+            lines = ", ".join(str(row.number) for row in [first, *others][:10])
+            several.append(problem(path, "", "two-labels", _several(f"rows {lines}", sorted(labels))))
+            continue
+        for row in others:
             findings.append(problem(path, row.label, "repeated-row", f"row {row.number} repeats row {first.number}"))
         found.append(_Found(path, first.label, first.split, first.group))
     _check_single(file, several, len(found))
