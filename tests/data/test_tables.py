@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
 import json
+import lzma
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +19,7 @@ from tests.conftest import COLOURS, draw
 from tlkit.cli.main import main
 from tlkit.data.scan import scan
 from tlkit.data.sources import places as places_module
+from tlkit.data.sources import records
 from tlkit.data.sources.item import SPLIT_FOLDERS
 from tlkit.data.sources.places import IMAGE_EXTENSIONS, Places, Wanted
 from tlkit.data.sources.records import JSON_LINES, PARQUET, TABLES
@@ -208,6 +214,42 @@ def test_json_lines_and_hugging_face_metadata(data: Path) -> None:
     assert read(data / "metadata.csv", table(header="file_name,label")) == (ALL, [])
 
 
+@pytest.mark.parametrize("kind", [".gz", ".bz2", ".xz", ".zip"])
+def test_a_compressed_table_is_read_with_bounded_size(kind: str, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = "\n".join(json.dumps({"path": path, "label": label}) for path, label in ALL.items())
+    for name, content in (("x.csv", table(";")), ("x.jsonl", lines)):
+        packed = compressed(kind, content.encode())
+        assert read(data / (name + kind), packed) == (ALL, [])
+        with pytest.raises(DataError, match=r"Cannot (unpack|read) '.*x\."):
+            read(data / (name + kind), packed[:-12])
+    with pytest.raises(DataError, match=r"Cannot (unpack|read)"):
+        read(data / f"x.csv{kind}", table())
+    monkeypatch.setattr(records, "MOST_UNPACKED", 20)
+    with pytest.raises(DataError, match=r"unpacks to more than 0 MiB\. Unpack it"):
+        read(data / f"x.csv{kind}", packed)
+
+
+def compressed(kind: str, content: bytes) -> bytes:
+    if kind != ".zip":
+        return {".gz": gzip, ".bz2": bz2, ".xz": lzma}[kind].compress(content)
+    with zipfile.ZipFile(out := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("labels", content)
+        archive.writestr("__MACOSX/._labels", b"x")
+    return out.getvalue()
+
+
+def test_an_archive_of_several_files_or_of_images_is_to_be_unpacked(data: Path) -> None:
+    with zipfile.ZipFile(data / "x.csv.zip", "w") as archive:
+        archive.writestr("a.csv", table())
+        archive.writestr("b.csv", table())
+    with pytest.raises(DataError, match=r"holds 2 files \(a.csv, b.csv\). Unpack it"):
+        scan(data / "x.csv.zip")
+    for name in ("photos.zip", "photos.tar.gz", "x.parquet.gz"):
+        (data / name).touch()
+        with pytest.raises(DataError, match=r"is an archive\. Unpack it"):
+            scan(data / name)
+
+
 def test_parquet(data: Path) -> None:
     pytest.importorskip("pyarrow")
     frame = pd.DataFrame({"path": list(ALL), "label": [1, 1, 1, 2, 2, 2], "split": "train", "note": [None] * 6})
@@ -269,6 +311,7 @@ def test_the_page_lists_what_the_code_accepts() -> None:
         ("img/a0.png 0\nimg/b0.png 1\n", "spaces separate none, and path,label into the first line"),
         ("path label\nimg/a0.png 0\n", "spaces separate none"),
         ("img/a0.png,a\nimg/b0.png,b\n", "The first line is a row already. Put a line with the names"),
+        ("img/a0,a\nimg/b0,b\n", "The first line is a row already. Put a line with the names"),
         ("picture no,label\nimg/a0.png,a\n", "If another column holds the paths"),
     ],
 )

@@ -14,7 +14,7 @@ from tlkit.data.images import problem
 from tlkit.data.sources.item import _Found
 from tlkit.data.sources.names import alike_labels, part_in_name, part_of_name
 from tlkit.data.sources.places import IMAGE_EXTENSIONS, Place, Places, Wanted
-from tlkit.data.sources.records import SEVERAL, TABLES, Record, Records, read_records
+from tlkit.data.sources.records import SEVERAL, Record, Records, kind_of_table, read_records
 from tlkit.errors import DataError, unknown
 from tlkit.folders import PLAN, own_manifest
 from tlkit.plan.job import PARTS
@@ -65,7 +65,7 @@ def root_of_table(file: Path) -> Path:
     while file.name == "split.csv" and file not in seen and (values := own_manifest(file.parent, PLAN)):
         seen.add(file)
         data = Path(renewed(values)["job"].get("data", file.parent))
-        if data.is_dir() or data.suffix.lower() not in TABLES:
+        if data.is_dir() or not kind_of_table(data):
             return data
         file = data
     return file.parent
@@ -147,7 +147,7 @@ def _no_names(names: Sequence[str]) -> str:
     if len(names) == 1 and len(words) > 1:
         done = "Put commas, semicolons, tabs or bars between the cells; spaces separate none"
         return f"{done}, and path,label into the first line."
-    if any(word.endswith(tuple(IMAGE_EXTENSIONS)) for word in words):
+    if any(word.endswith(tuple(IMAGE_EXTENSIONS)) or "/" in word or "\\" in word for word in words):
         return "The first line is a row already. Put a line with the names of the columns above it, such as path,label."
     return ""
 
