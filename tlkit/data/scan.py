@@ -117,6 +117,19 @@ def _with_depth(images: ImageSet) -> ImageSet:
     return dataclasses.replace(images, problems=problems, depth=depth)
 
 
+def at_depth(images: ImageSet, depth: int) -> ImageSet:
+    """The images scaled by the bits of others, which a model was trained on, and not by those that they use."""
+    if depth == images.depth:
+        return images
+    problems = images.problems.copy()
+    named = problems["problem"] == "16-bit"
+    said = f"scaled by {depth} bits, as the images that the model was trained on before"
+    if images.depth > depth:
+        said += f"; this data set uses {images.depth}, so what is brighter is white"
+    problems.loc[named, "detail"] = said
+    return dataclasses.replace(images, problems=problems, depth=depth)
+
+
 def check_exists(data: str | Path) -> None:
     """Raise DataError, with the nearest path, if there is no such folder or file."""
     if not Path(data).exists():

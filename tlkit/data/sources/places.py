@@ -41,11 +41,16 @@ _DRIVE = re.compile(r"^[A-Za-z]:(?=/)")
 
 
 class Wanted(NamedTuple):
-    """What a row says: its path, and its label and split ("" if none), which decide between two files of one name."""
+    """A row that names one file: its path; its label and split ("" if none), which decide between files of one name.
+
+    number, group: its place in the table and its group, which say nothing of where the file is.
+    """
 
     path: str
     label: str = ""
     split: str = ""
+    number: int = 0
+    group: str = ""
 
 
 class Place(NamedTuple):

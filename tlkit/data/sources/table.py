@@ -40,16 +40,6 @@ _INDEX = re.compile(r"|index|level\d+|unnamed:?\d+")  # names that pandas gives 
 MOST_SHOWN = 20  # columns in a message
 
 
-class _Row(NamedTuple):
-    """A row that names one file and one class."""
-
-    number: int
-    path: str
-    label: str
-    split: str
-    group: str
-
-
 class _Layout(NamedTuple):
     """Which column holds what, by its number. label: -1 if each class has a column of its own."""
 
@@ -88,7 +78,8 @@ def _read_table(
         layout = _layout(file, records, group_by, named)
         rows = _labelled(file, records, layout, findings)
         part = part_in_name(file.stem) or ""  # of two files of one name, train.csv means the one in train/
-        places = Places(root_of_table(file)).find([Wanted(row.path, row.label, row.split or part) for row in rows])
+        wanted = [row if row.split else row._replace(split=part) for row in rows] if part else rows
+        places = Places(root_of_table(file)).find(wanted)
         found = _one_each(file, rows, places, findings)
     findings += [
         problem(path, label, "alike-names", detail)
@@ -178,7 +169,7 @@ def _class_columns(names: Sequence[str], rows: Sequence[Record], taken: set[int 
 # -- rows ----------------------------------------------------------------------------------------------------
 
 
-def _labelled(file: Path, records: Records, layout: _Layout, findings: list[dict[str, str]]) -> list[_Row]:
+def _labelled(file: Path, records: Records, layout: _Layout, findings: list[dict[str, str]]) -> list[Wanted]:
     """The rows with a path and one label. The others are named in `findings`."""
     rows, names = records.rows, records.names
     classes: list[int] = []
@@ -192,7 +183,7 @@ def _labelled(file: Path, records: Records, layout: _Layout, findings: list[dict
                 "If another column holds the labels, name it: `columns=label=NAME`."
             )
         rows = iter(kept)
-    found: list[_Row] = []
+    found: list[Wanted] = []
     several: list[dict[str, str]] = []
     for number, given, fault in rows:
         cells = given if len(given) >= len(names) else [*given, *[""] * (len(names) - len(given))]
@@ -212,7 +203,7 @@ def _labelled(file: Path, records: Records, layout: _Layout, findings: list[dict
         elif len(labels) > 1:
             several.append(problem(path, "", "two-labels", _several(f"row {number}", labels)))
         else:
-            found.append(_Row(number, path, labels[0], split, group))
+            found.append(Wanted(path, labels[0], split, number, group))
     _check_single(file, several, len(found))
     findings += several
     return _in_parts(names, layout, found, findings)
@@ -232,7 +223,9 @@ def _check_single(file: Path, several: Sequence[Mapping[str, str]], others: int)
         )
 
 
-def _in_parts(names: Sequence[str], layout: _Layout, rows: list[_Row], findings: list[dict[str, str]]) -> list[_Row]:
+def _in_parts(
+    names: Sequence[str], layout: _Layout, rows: list[Wanted], findings: list[dict[str, str]]
+) -> list[Wanted]:
     """The rows with their part of the split by tlkit's name. An unknown part is named in `findings`.
 
     A column that is only called like a split, such as "set", counts if it holds the name of a part.
@@ -256,13 +249,13 @@ def _in_parts(names: Sequence[str], layout: _Layout, rows: list[_Row], findings:
 
 
 def _one_each(
-    file: Path, rows: Sequence[_Row], places: Sequence[Place], findings: list[dict[str, str]]
+    file: Path, rows: Sequence[Wanted], places: Sequence[Place], findings: list[dict[str, str]]
 ) -> list[_Found]:
     """The image of each row that leads to a file, once, and without those that rows give different labels."""
-    by_file: dict[str, _Row] = {}
-    again: dict[str, list[_Row]] = defaultdict(list)  # the further rows of a file
+    by_file: dict[str, Wanted] = {}
+    again: dict[str, list[Wanted]] = defaultdict(list)  # the further rows of a file
     elsewhere: dict[tuple[str, str], int] = {}
-    example: dict[tuple[str, str], tuple[_Row, str]] = {}
+    example: dict[tuple[str, str], tuple[Wanted, str]] = {}
     for row, place in zip(rows, places, strict=True):
         if place.how == "missing":
             findings.append(problem(row.path, row.label, "missing-file", f"row {row.number}: {place.detail}"))
