@@ -190,6 +190,23 @@ def test_one_bad_row_never_stops_the_others(data: Path) -> None:
         assert any(f"row {number}" in one for one in said), number
 
 
+def test_one_cell_that_is_no_text_or_has_no_end_never_stops_the_others(data: Path) -> None:
+    odd = [
+        "img/a1.png,a\0",
+        "img/\0.png,a",
+        "x" * 200_000 + ",a",
+        "/".join(["deep"] * 3000) + ".png,a",
+        "n" * 300 + ",a",
+    ]
+    found, said = read(data / "x.csv", "\n".join(["path,label", "img/a0.png,a", *odd, 'img/b0.png,"b\nc"']))
+    assert found == {"img/a0.png": "a", "img/b0.png": "b c"}
+    assert sum("a zero" in one for one in said) == 2 and sum("131,072 characters" in one for one in said) == 1
+    assert [one.partition(":")[0] for one in said].count("missing-file") == 2
+    lines = ['{"path": "img/a0.png", "label": "a"}', '{"path": "img/b0.png", "label": "\\ud800"}']
+    found, said = read(data / "x.jsonl", "\n".join([*lines, '{"path": "\\udce9.png", "label": "b"}']))
+    assert found == {"img/a0.png": "a"} and [one.partition(":")[0] for one in said] == ["bad-row"] * 2
+
+
 def test_a_column_for_each_class(data: Path) -> None:
     header, rows = "image_id,cat,dog,age", ["a0,1,0,3", "a1,0,1,4", "b0,1,1,5", "b1,0,0,6", "b2,TRUE,False,7"]
     found, said = read(data / "x.csv", "\n".join([header, *rows]))

@@ -33,6 +33,7 @@ IMAGE_EXTENSIONS = frozenset(
 # two spellings of one format
 SAME_EXTENSIONS = {".jpg": ".jpeg", ".jpeg": ".jpg", ".tif": ".tiff", ".tiff": ".tif"}
 MOST_FOLDERS = 100_000  # that are searched below the table's folder
+MOST_PARTS = 200  # folders in a path; one with more is only looked for as it is written
 MOST_ALIKE = 1_000  # folders that end alike and are looked into
 NEAREST = 10  # rows whose nearest file is looked for; it compares letters
 COMPARED = 2_000  # names at most that are compared with one
@@ -207,10 +208,12 @@ class Places:
 
     def _readings(self, folder: str) -> Iterator[tuple[str, _Reading]]:
         """The ways to read a written folder, the most faithful first: (how, path of a row or "")."""
+        parts = tuple(_parts(folder))
+        if len(parts) > MOST_PARTS:
+            return
         as_written = self._on_disk(folder)
         if as_written is not None:
             yield "named", _In(self, as_written)
-        parts = tuple(_parts(folder))
         for kept in range(len(parts), -1, -1):
             tail = parts[len(parts) - kept :]
             for base in ("", "..") if kept else ("",):

@@ -126,7 +126,7 @@ def _decoded(file: Path) -> str:
         decoded = data.decode(encoding)
     except UnicodeDecodeError as error:
         raise DataError(_not_utf8(file, data, encoding, error.start)) from None
-    if "\x00" in decoded[:1000]:
+    if decoded[:1000].count("\x00") > len(decoded[:1000]) // 4:
         raise DataError(
             f"'{file}' is not UTF-8; {_SAVE_AS}. It holds zero bytes, as UTF-16 without a byte order mark does."
         )
@@ -221,14 +221,16 @@ def _parsed(file: Path, lines: list[str], start: int, separator: str) -> Iterato
         reader = csv.reader(itertools.islice(lines, start, None), delimiter=separator, skipinitialspace=True)
         used = 0
         while True:
-            before, number, bad = used, start + used + 1, False
+            before, number, bad, fault = used, start + used + 1, False, _UNCLOSED
             try:
                 cells = next(reader, None)
                 used = reader.line_num
                 if used - before > 1:
                     bad = sum(lines[i].count('"') for i in range(start + before, start + used)) % 2 == 1
-            except csv.Error:  # a cell of more than 131,072 letters
+            except csv.Error:
                 cells, bad = [], True
+                if len(lines[number - 1]) > csv.field_size_limit():
+                    fault = f"a cell of more than {csv.field_size_limit():,} characters"
             if cells is None:
                 return
             if bad:
@@ -236,8 +238,8 @@ def _parsed(file: Path, lines: list[str], start: int, separator: str) -> Iterato
             yield Record(number, [cell.strip() for cell in cells])
         unclosed += 1
         if unclosed > MOST_UNCLOSED:
-            raise DataError(f"Cannot read '{file}': in more than {MOST_UNCLOSED} rows, such as {number}, {_UNCLOSED}.")
-        yield Record(number, [lines[number - 1].strip()[:200]], _UNCLOSED)
+            raise DataError(f"Cannot read '{file}': in more than {MOST_UNCLOSED} rows, such as {number}, {fault}.")
+        yield Record(number, [lines[number - 1].strip()[:200]], fault)
         start = number
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from tlkit.data.images import problem
 from tlkit.data.sources.item import _Found
-from tlkit.data.sources.names import alike_labels, part_in_name, part_of_name
+from tlkit.data.sources.names import alike_labels, is_utf8, label_of_name, part_in_name, part_of_name
 from tlkit.data.sources.places import IMAGE_EXTENSIONS, Place, Places, Wanted
 from tlkit.data.sources.records import SEVERAL, Record, Records, kind_of_table, read_records
 from tlkit.errors import DataError, unknown
@@ -198,15 +198,23 @@ def _labelled(file: Path, records: Records, layout: _Layout, findings: list[dict
             findings.append(problem(path, "", "bad-row", f"row {number}: {fault}"))
         elif not path:
             findings.append(problem("", "", "bad-row", f"row {number}: an empty path"))
+        elif not _is_text(path, split, group, *labels):
+            findings.append(problem(path, "", "bad-row", f"row {number}: it holds what no text holds, such as a zero"))
         elif not labels:
             findings.append(problem(path, "", "no-label", f"row {number} has an empty label"))
         elif len(labels) > 1:
             several.append(problem(path, "", "two-labels", _several(f"row {number}", labels)))
         else:
-            found.append(Wanted(path, labels[0], split, number, group))
+            label = labels[0] if labels[0].isprintable() else label_of_name(labels[0])
+            found.append(Wanted(path, label, split, number, group))
     _check_single(file, several, len(found))
     findings += several
     return _in_parts(names, layout, found, findings)
+
+
+def _is_text(*cells: str) -> bool:
+    """Whether cells hold no zero and no half of a surrogate pair, which no file name and no UTF-8 holds."""
+    return all("\x00" not in one and (one.isascii() or is_utf8(one)) for one in cells)
 
 
 def _several(where: str, labels: Sequence[str]) -> str:
