@@ -147,7 +147,7 @@ def _unpacked(file: Path) -> bytes:
     return data
 
 
-def _opened(file: Path) -> IO[bytes]:
+def _opened(file: Path) -> IO[bytes] | gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile:
     kind = file.suffix.lower()
     if kind == ".gz":
         return gzip.open(file)
