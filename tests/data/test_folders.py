@@ -175,6 +175,17 @@ def test_a_class_whose_link_leads_nowhere_or_whose_folder_cannot_be_read_is_lost
         split(scan(tmp_path))
 
 
+def test_folders_that_are_nested_too_deep_are_named_and_stop_nothing(tmp_path: Path) -> None:
+    files(tmp_path, "a/1.png", "b/1.png")
+    deepest = tmp_path / "a"
+    for _ in range(400):
+        deepest /= "x"
+        deepest.mkdir()
+    files(deepest, "1.png")
+    found, named = walked(tmp_path)
+    assert found == {"a": 1, "b": 1} and named == {"unreadable": 1}
+
+
 def test_links_of_each_to_all_others_end(tmp_path: Path) -> None:
     for i in range(12):
         files(tmp_path, f"a/{i}/1.png", "b/1.png")

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
 import json
+import lzma
+import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +18,8 @@ from click.testing import CliRunner
 from tests.conftest import COLOURS, draw
 from tlkit.cli.main import main
 from tlkit.data.scan import scan
+from tlkit.data.sources import places as places_module
+from tlkit.data.sources import records
 from tlkit.data.sources.item import SPLIT_FOLDERS
 from tlkit.data.sources.places import IMAGE_EXTENSIONS, Places, Wanted
 from tlkit.data.sources.records import JSON_LINES, PARQUET, TABLES
@@ -112,6 +120,28 @@ def test_a_path_leads_to_the_file_that_ends_like_it(data: Path, written: str) ->
     assert len(said) == 1 and said[0].startswith("other-path: row 2: read as 'img/a0.png', and 5 paths like it")
 
 
+@pytest.mark.parametrize("written", ["/x/train/P{i}/a.png", "train/P{i}/a.png", "/x/train/q{i}/a.png", "p{i}/a.png"])
+def test_the_work_for_a_row_does_not_grow_with_the_table(
+    written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Counter[str]()
+    for name in ("fold", "_listing"):
+        real = getattr(places_module, name)
+        monkeypatch.setattr(
+            places_module, name, lambda given, name=name, real=real: (asked.update([name]), real(given))[1]
+        )
+    work = []
+    for count in (40, 160):  # a folder for each row
+        for i in range(count):
+            (tmp_path / str(count) / "train" / f"p{i}").mkdir(parents=True)
+            (tmp_path / str(count) / "train" / f"p{i}" / "a.png").touch()
+        asked.clear()
+        found = Places(tmp_path / str(count)).find([Wanted(written.format(i=i)) for i in range(count)])
+        assert [one.path for one in found] == ["" if "q" in written else f"train/p{i}/a.png" for i in range(count)]
+        work.append(sum(asked.values()))
+    assert work[1] < 5 * work[0], work
+
+
 def test_a_path_that_could_be_several_files_is_not_guessed(tmp_path: Path) -> None:
     for name in ("train/cat/1.png", "test/cat/1.png", "test/dog/1.png", "9.png", "5.png", "5.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -160,6 +190,23 @@ def test_one_bad_row_never_stops_the_others(data: Path) -> None:
         assert any(f"row {number}" in one for one in said), number
 
 
+def test_one_cell_that_is_no_text_or_has_no_end_never_stops_the_others(data: Path) -> None:
+    odd = [
+        "img/a1.png,a\0",
+        "img/\0.png,a",
+        "x" * 200_000 + ",a",
+        "/".join(["deep"] * 3000) + ".png,a",
+        "n" * 300 + ",a",
+    ]
+    found, said = read(data / "x.csv", "\n".join(["path,label", "img/a0.png,a", *odd, 'img/b0.png,"b\nc"']))
+    assert found == {"img/a0.png": "a", "img/b0.png": "b c"}
+    assert sum("a zero" in one for one in said) == 2 and sum("131,072 characters" in one for one in said) == 1
+    assert [one.partition(":")[0] for one in said].count("missing-file") == 2
+    lines = ['{"path": "img/a0.png", "label": "a"}', '{"path": "img/b0.png", "label": "\\ud800"}']
+    found, said = read(data / "x.jsonl", "\n".join([*lines, '{"path": "\\udce9.png", "label": "b"}']))
+    assert found == {"img/a0.png": "a"} and [one.partition(":")[0] for one in said] == ["bad-row"] * 2
+
+
 def test_a_column_for_each_class(data: Path) -> None:
     header, rows = "image_id,cat,dog,age", ["a0,1,0,3", "a1,0,1,4", "b0,1,1,5", "b1,0,0,6", "b2,TRUE,False,7"]
     found, said = read(data / "x.csv", "\n".join([header, *rows]))
@@ -182,6 +229,42 @@ def test_json_lines_and_hugging_face_metadata(data: Path) -> None:
     numbers = [json.dumps({"file_name": path, "label": i % 2}) for i, path in enumerate(ALL)]
     assert set(read(data / "x.jsonl", "\n".join(numbers))[0].values()) == {"0", "1"}
     assert read(data / "metadata.csv", table(header="file_name,label")) == (ALL, [])
+
+
+@pytest.mark.parametrize("kind", [".gz", ".bz2", ".xz", ".zip"])
+def test_a_compressed_table_is_read_with_bounded_size(kind: str, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = "\n".join(json.dumps({"path": path, "label": label}) for path, label in ALL.items())
+    for name, content in (("x.csv", table(";")), ("x.jsonl", lines)):
+        packed = compressed(kind, content.encode())
+        assert read(data / (name + kind), packed) == (ALL, [])
+        with pytest.raises(DataError, match=r"Cannot (unpack|read) '.*x\."):
+            read(data / (name + kind), packed[:-12])
+    with pytest.raises(DataError, match=r"Cannot (unpack|read)"):
+        read(data / f"x.csv{kind}", table())
+    monkeypatch.setattr(records, "MOST_UNPACKED", 20)
+    with pytest.raises(DataError, match=r"unpacks to more than 0 MiB\. Unpack it"):
+        read(data / f"x.csv{kind}", packed)
+
+
+def compressed(kind: str, content: bytes) -> bytes:
+    if kind != ".zip":
+        return {".gz": gzip, ".bz2": bz2, ".xz": lzma}[kind].compress(content)
+    with zipfile.ZipFile(out := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("labels", content)
+        archive.writestr("__MACOSX/._labels", b"x")
+    return out.getvalue()
+
+
+def test_an_archive_of_several_files_or_of_images_is_to_be_unpacked(data: Path) -> None:
+    with zipfile.ZipFile(data / "x.csv.zip", "w") as archive:
+        archive.writestr("a.csv", table())
+        archive.writestr("b.csv", table())
+    with pytest.raises(DataError, match=r"holds 2 files \(a.csv, b.csv\). Unpack it"):
+        scan(data / "x.csv.zip")
+    for name in ("photos.zip", "photos.tar.gz", "x.parquet.gz"):
+        (data / name).touch()
+        with pytest.raises(DataError, match=r"is an archive\. Unpack it"):
+            scan(data / name)
 
 
 def test_parquet(data: Path) -> None:
@@ -245,6 +328,7 @@ def test_the_page_lists_what_the_code_accepts() -> None:
         ("img/a0.png 0\nimg/b0.png 1\n", "spaces separate none, and path,label into the first line"),
         ("path label\nimg/a0.png 0\n", "spaces separate none"),
         ("img/a0.png,a\nimg/b0.png,b\n", "The first line is a row already. Put a line with the names"),
+        ("img/a0,a\nimg/b0,b\n", "The first line is a row already. Put a line with the names"),
         ("picture no,label\nimg/a0.png,a\n", "If another column holds the paths"),
     ],
 )

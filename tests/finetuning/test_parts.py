@@ -12,18 +12,22 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
-from tests.conftest import write_folder
+from tests.conftest import draw, write_folder
 from tlkit import evaluate_run, open_run
 from tlkit.cli.main import main
+from tlkit.data.dataset import Dataset
 from tlkit.data.images import ImageSet
+from tlkit.data.scan import scan
 from tlkit.errors import DataError
 from tlkit.finetuning.prepare import Prepared, prepare
 from tlkit.finetuning.resolve import resolve
 from tlkit.plan.job import Job
 from tlkit.runs.evaluate import _scores
 from tlkit.runs.folder import Run
-from tlkit.runs.lineage import Lineage, lineage
+from tlkit.runs.lineage import Lineage, depth_of_run, lineage
+from tlkit.runs.reading import decoded
 
 
 def prepared(data: Path, tiny: dict[str, Any], **settings: Any) -> Prepared:
@@ -87,6 +91,51 @@ def test_a_given_split_that_holds_out_earlier_training_images_is_said(
     assert files_of(job, "validation") == files_of(open_run(trained), "train")
     n = len(files_of(job, "validation"))
     assert f"{n} of the {n} validation images given were trained on by '{trained}'" in sentences(job)
+
+
+def deep_folder(root: Path, bits: int) -> Path:
+    """Grey images of 16 bits of which so many are used."""
+    for number, name in enumerate(("a", "b") * 3):
+        values = np.asarray(draw((60, 60, 60) if name == "a" else (160, 160, 160), 18300 + number).convert("L"))
+        values = values.astype("uint16") << (bits - 8)
+        values[0, 0] = 2**bits - 1
+        (root / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values).save(root / name / f"{number}.png")
+    return root
+
+
+def test_a_run_scales_16_bits_as_the_run_that_it_started_from(
+    trained: Path, tmp_path: Path, tiny: dict[str, Any]
+) -> None:
+    first, twelve, sixteen = Run(tmp_path / "first"), deep_folder(tmp_path / "t", 12), deep_folder(tmp_path / "s", 16)
+    first.folder.mkdir()
+    plan = open_run(trained).plan
+
+    def after(depth: int, kind: str, data: Path) -> tuple[int, str]:
+        """The depth of a run on these data after one of this depth, with this problem, and what is said of it."""
+        first.write_plan(dataclasses.replace(plan, depth=depth))
+        first.write_table("problems.csv", pd.DataFrame({"path": ["a"], "problem": [kind]}))
+        first.write_table("split.csv", open_run(trained).read_table("split.csv"))
+        first.write_metrics({})
+        images = prepared(data, tiny, from_run=first.folder).dataset.images
+        return images.depth, images.problems.set_index("problem").loc["16-bit", "detail"].iloc[0]
+
+    assert after(16, "grey", twelve) == (12, "scaled by the 12 bits that the data set uses")
+    assert after(16, "16-bit", twelve) == (16, "scaled by 16 bits, as the images that the model was trained on before")
+    depth, said = after(12, "16-bit", sixteen)
+    assert depth == 12 and "this data set uses 16, so what is brighter is white" in said
+    assert after(12, "16-bit", twelve)[0] == 12
+    later = Run(tmp_path / "later")  # on images of 8 bits, from the first
+    later.folder.mkdir()
+    later.write_plan(dataclasses.replace(plan, job=dataclasses.replace(plan.job, from_run=first.folder)))
+    later.write_table("problems.csv", pd.DataFrame({"path": ["a"], "problem": ["grey"]}))
+    assert depth_of_run(later) == 12
+    assert dataset_of(first, twelve).pixels.depth == 12 and dataset_of(first, sixteen).pixels.depth == 12
+
+
+def dataset_of(run: Run, data: Path) -> Dataset:
+    """Images as `evaluate` decodes them for a run."""
+    return decoded(run, scan(data))
 
 
 def test_no_validation_image_is_left_where_earlier_runs_trained_on_all(

@@ -15,7 +15,7 @@ from tlkit.data.images import LEFT_OUT, PROBLEM_COLUMNS, TABLE_COLUMNS, ImageSet
 from tlkit.data.limits import FULL_DEPTH
 from tlkit.data.rows import row_of
 from tlkit.data.sources.folder import _walk
-from tlkit.data.sources.records import TABLES
+from tlkit.data.sources.records import COMPRESSED, TABLES, kind_of_table
 from tlkit.data.sources.table import _read_table, root_of_table
 from tlkit.errors import DataError, nearest
 from tlkit.plan.columns import named_columns
@@ -63,7 +63,7 @@ def scan(
     data = Path(data)
     check_exists(data)
     findings: list[dict[str, str]] = []
-    named, is_table = named_columns(columns), data.suffix.lower() in TABLES and not data.is_dir()
+    named, is_table = named_columns(columns), bool(kind_of_table(data)) and not data.is_dir()
     if data.is_dir():
         if group_by or named:
             asked = f"`group_by={group_by}`" if group_by else "`columns`"
@@ -81,7 +81,7 @@ def scan(
             )
     else:
         raise DataError(_not_a_table(data))
-    composed = (dataclasses.replace(one, label=unicodedata.normalize("NFC", one.label)) for one in found)
+    composed = (one._replace(label=unicodedata.normalize("NFC", one.label)) for one in found)
     rows = [row for item in composed if (row := row_of(root, item, findings)) is not None]
     table = pd.DataFrame(rows, columns=list(TABLE_COLUMNS)).sort_values("path", ignore_index=True)
     table, more = _same_bytes(table)
@@ -97,6 +97,7 @@ def scan(
 
 
 WORKBOOKS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
+ARCHIVES = (*COMPRESSED, ".tar", ".tgz", ".7z", ".rar")
 
 
 def _with_depth(images: ImageSet) -> ImageSet:
@@ -113,6 +114,19 @@ def _with_depth(images: ImageSet) -> ImageSet:
         return dataclasses.replace(images, depth=depth)
     problems = pd.DataFrame(images.problems)
     problems.loc[named, "detail"] = f"scaled by the {depth} bits that the data set uses"
+    return dataclasses.replace(images, problems=problems, depth=depth)
+
+
+def at_depth(images: ImageSet, depth: int) -> ImageSet:
+    """The images scaled by the bits of others, which a model was trained on, and not by those that they use."""
+    if depth == images.depth:
+        return images
+    problems = images.problems.copy()
+    named = problems["problem"] == "16-bit"
+    said = f"scaled by {depth} bits, as the images that the model was trained on before"
+    if images.depth > depth:
+        said += f"; this data set uses {images.depth}, so what is brighter is white"
+    problems.loc[named, "detail"] = said
     return dataclasses.replace(images, problems=problems, depth=depth)
 
 
@@ -149,6 +163,8 @@ def _not_a_table(data: Path) -> str:
     what = f"'{data}' is a file but not a CSV. Expected a folder of class folders or a CSV with path,label"
     if data.suffix.lower() in WORKBOOKS:
         return f"{what}; in Excel save as 'CSV UTF-8'."
+    if data.suffix.lower() in ARCHIVES:
+        return f"'{data}' is an archive. Unpack it, and give the folder of class folders or the table that was in it."
     return f"{what} ({', '.join(TABLES)})."
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tlkit.backbones import Backbone
 from tlkit.cache import Cache
 from tlkit.data.dataset import Dataset, decode_images
-from tlkit.data.scan import scan
+from tlkit.data.scan import at_depth, scan
 from tlkit.deployment.saved_model import check_no_class_is_unsure
 from tlkit.devices import _use_devices
 from tlkit.finetuning.parts import class_decisions, label_decisions, split_decisions
@@ -19,7 +19,7 @@ from tlkit.plan.job import Job
 from tlkit.plan.recipe import Recipe
 from tlkit.progress import Clock
 from tlkit.runs.folder import Run
-from tlkit.runs.lineage import Lineage, lineage
+from tlkit.runs.lineage import Lineage, depth_of_run, lineage
 from tlkit.strategy.backbones import compare_backbones
 
 
@@ -52,6 +52,8 @@ def prepare(resolved: Resolved, clock: Clock | None = None) -> Prepared:
     clock, job = clock or Clock(), resolved.job
     with clock.timed("scan"):
         images = scan(job.data, group_by=job.group_by, columns=job.columns, strict=job.strict)
+        if job.from_run is not None and (depth := depth_of_run(job.from_run)) is not None:
+            images = at_depth(images, depth)
     if job.max_error is not None:  # before training, not after it
         check_no_class_is_unsure(images.class_names)
     _use_devices()

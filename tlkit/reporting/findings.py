@@ -166,7 +166,7 @@ class Record:
     @property
     def data_name(self) -> str:
         """clothing/splits.csv is clothing, and so is clothing/."""
-        return self.data.parent.name if self.data.suffix == ".csv" else self.data.name
+        return self.data.parent.name if not self.data.is_dir() else self.data.name
 
     @property
     def seed(self) -> int:

@@ -18,7 +18,7 @@ from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from tlkit.data.sources.names import is_utf8
-from tlkit.data.sources.records import TABLES
+from tlkit.data.sources.records import kind_of_table
 from tlkit.data.sources.table import root_of_table
 from tlkit.errors import RunError, SpecError
 from tlkit.files import contents, csv_text, name_beside, remove, replace_folder, write_atomically
@@ -123,7 +123,7 @@ class Run:
     def data_root(self) -> Path:
         """The folder that the paths in split.csv are relative to. It may be gone."""
         data = self.moved_to or self.plan.job.data
-        if data.is_dir() or data.suffix.lower() not in TABLES:
+        if data.is_dir() or not kind_of_table(data):
             return data
         windows = PureWindowsPath(data)
         return Path(str(windows.parent)) if windows.drive and not data.exists() else root_of_table(data)

@@ -5,8 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tlkit.data.limits import FULL_DEPTH
 from tlkit.errors import RunError
 from tlkit.runs.folder import Run
+
+
+def depth_of_run(run: Run | str | Path) -> int | None:
+    """The bits by which the weights of a run saw images of 16 bits scaled; None if they saw none.
+
+    Where the run itself was trained on no such images, it is that of the run that it started from.
+    """
+    folder: Path | None = run.folder if isinstance(run, Run) else Path(run)
+    known: set[Path] = set()
+    while folder is not None and folder not in known:
+        known.add(folder)
+        one = Run(folder)
+        try:
+            plan = one.plan
+            if plan.depth < FULL_DEPTH or (one.read_table("problems.csv")["problem"] == "16-bit").any():
+                return plan.depth
+        except (RunError, OSError, KeyError):
+            return None
+        folder = plan.job.from_run
+    return None
 
 
 @dataclass(frozen=True)

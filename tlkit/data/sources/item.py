@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 SPLIT_FOLDERS = {  # folder name, or value of a CSV's column split -> split
     "train": "train",
@@ -16,8 +16,9 @@ SPLIT_FOLDERS = {  # folder name, or value of a CSV's column split -> split
 }
 
 
-@dataclass(frozen=True)
-class _Found:
+class _Found(NamedTuple):
+    """An image, before its file is read."""
+
     path: str  # relative to the root, with forward slashes
     label: str
     split: str = ""

@@ -13,7 +13,7 @@ import re
 import unicodedata
 from bisect import bisect
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,8 +30,10 @@ IMAGE_EXTENSIONS = frozenset(
         ".qoi",
     ]
 )
-SAME_EXTENSIONS = ((".jpg", ".jpeg"), (".tif", ".tiff"))  # two spellings of one format
+# two spellings of one format
+SAME_EXTENSIONS = {".jpg": ".jpeg", ".jpeg": ".jpg", ".tif": ".tiff", ".tiff": ".tif"}
 MOST_FOLDERS = 100_000  # that are searched below the table's folder
+MOST_PARTS = 200  # folders in a path; one with more is only looked for as it is written
 MOST_ALIKE = 1_000  # folders that end alike and are looked into
 NEAREST = 10  # rows whose nearest file is looked for; it compares letters
 COMPARED = 2_000  # names at most that are compared with one
@@ -40,11 +42,16 @@ _DRIVE = re.compile(r"^[A-Za-z]:(?=/)")
 
 
 class Wanted(NamedTuple):
-    """What a row says: its path, and its label and split ("" if none), which decide between two files of one name."""
+    """A row that names one file: its path; its label and split ("" if none), which decide between files of one name.
+
+    number, group: its place in the table and its group, which say nothing of where the file is.
+    """
 
     path: str
     label: str = ""
     split: str = ""
+    number: int = 0
+    group: str = ""
 
 
 class Place(NamedTuple):
@@ -62,27 +69,37 @@ class Place(NamedTuple):
 
 @dataclass
 class _Folder:
-    """The names in a folder on disk."""
+    """The names in a folder on disk. closed: whether its names cannot be read, though it may be searched."""
 
     files: set[str] = field(default_factory=set)
     folders: set[str] = field(default_factory=set)
+    closed: bool = False
+
+    @cached_property
+    def folded_folders(self) -> dict[str, list[str]]:
+        """The folders by their name without regard to case."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for name in self.folders:
+            found[fold(name)].append(name)
+        return dict(found)
 
     @cached_property
     def folded(self) -> dict[str, list[str]]:
         """The files by their name without regard to case, also without its extension if it is an image's."""
         found: dict[str, list[str]] = defaultdict(list)
         for name in self.files:
-            found[fold(name)].append(name)
-            stem, extension = os.path.splitext(name)
-            if extension.lower() in IMAGE_EXTENSIONS:
-                found[fold(stem) + "."].append(name)
+            folded = fold(name)
+            found[folded].append(name)
+            stem, extension = _stem(folded)
+            if extension in IMAGE_EXTENSIONS:
+                found[stem + "."].append(name)
         return dict(found)
 
     def fitting(self, name: str) -> list[str]:
         """The files that a name may mean: the one of that name, or all that differ in case or extension only."""
         if name in self.files:
             return [name]
-        return next((found for key in keys(name) if (found := self.folded.get(key))), [])
+        return first_of(self.folded, name)
 
 
 def fold(name: str) -> str:
@@ -92,9 +109,22 @@ def fold(name: str) -> str:
 
 def keys(name: str) -> list[str]:
     """The keys under which a name may be found, the likeliest first. One that ends in "." is of any extension."""
-    stem, extension = os.path.splitext(fold(name))
-    other = [stem + one for pair in SAME_EXTENSIONS if extension in pair for one in pair if one != extension]
-    return [fold(name), *other, *([] if extension in IMAGE_EXTENSIONS else [fold(name) + "."])]
+    folded = fold(name)
+    stem, extension = _stem(folded)
+    if extension not in IMAGE_EXTENSIONS:
+        return [folded, folded + "."]
+    return [folded, stem + SAME_EXTENSIONS[extension]] if extension in SAME_EXTENSIONS else [folded]
+
+
+def first_of(found: Mapping[str, list[str]], name: str) -> list[str]:
+    """What was found under the likeliest key of a name; nothing if under none."""
+    return next((found[key] for key in keys(name) if key in found), [])
+
+
+def _stem(name: str) -> tuple[str, str]:
+    """`os.path.splitext` of a name without folders, which is asked for every file."""
+    stem, dot, extension = name.rpartition(".")
+    return (stem, dot + extension) if stem.strip(".") else (name, "")
 
 
 class Places:
@@ -107,42 +137,63 @@ class Places:
         self.root = root
         self._base = os.path.abspath(root)
         self._listed: dict[str, _Folder | None] = {}
+        self._found_on_disk: dict[str, str | None] = {}
         self._prefixes: dict[str, str] = {}
+        self._normal_folders: dict[str, str] = {}
         self._to_explain = NEAREST
 
     def find(self, wanted: Sequence[Wanted]) -> list[Place]:
         """Find the file of each row. Rows of one written folder are looked for in the same folder on disk."""
         places: list[Place | None] = [None] * len(wanted)
+        names, by_folder = _by_folder(wanted)
+        written: Counter[str] = Counter()
         waiting: dict[str, list[int]] = defaultdict(list)
-        for i, one in enumerate(wanted):
-            folder, name = _parted(one.path)
-            if name and (listed := self._list(folder)) is not None and name in listed.files:
-                places[i] = Place(self._relative(folder, name), "written")
-            else:
-                waiting[_parted(_normal(one.path))[0]].append(i)
-        written = Counter(_parted(one.path)[0] for one, place in zip(wanted, places, strict=True) if waiting and place)
+        for above, rows in by_folder.items():
+            listed, prefix = self._list(above), self._relative(above, "")
+            files, folder = listed.files if listed else set(), _normal(f"{above}/") if above else ""
+            for i in rows:
+                if (name := names[i]) in files:
+                    places[i] = Place(prefix + name, "written")
+                elif "\\" in name or name in ("", ".") or name.strip() != name:
+                    other, names[i] = self._normal_parts(wanted[i].path)
+                    waiting[other].append(i)
+                else:
+                    waiting[folder].append(i)
+            written[above] = sum(places[i] is not None for i in rows)
         for folder, rows in waiting.items():
-            for i, place in self._moved(folder, rows, wanted, written[folder]):
-                places[i] = place
+            for how, found in self._moved(folder, rows, wanted, names, written[folder]):
+                for i, path in found.items():
+                    places[i] = Place(path, how)
         self._claimed_twice(wanted, places)
         return [
             place if place is not None else Place("", "missing", self._explained(one))
             for one, place in zip(wanted, places, strict=True)
         ]
 
+    def _normal_parts(self, path: str) -> tuple[str, str]:
+        """`_parted(_normal(path))`, with each written folder looked at once."""
+        above, sign, name = path.replace("\\", "/").rpartition("/")
+        if name.strip() in ("", "."):
+            return _parted(_normal(path))
+        if (folder := self._normal_folders.get(above + sign)) is None:
+            folder = self._normal_folders[above + sign] = _normal(above + sign)
+        return folder, name.strip()
+
     # -- where a written folder may be on disk -----------------------------------------------------------------
 
-    def _moved(self, folder: str, rows: list[int], wanted: Sequence[Wanted], known: int) -> Iterator[tuple[int, Place]]:
-        """The places of rows of one written folder that are not where they are written.
+    def _moved(
+        self, folder: str, rows: list[int], wanted: Sequence[Wanted], names: Sequence[str], known: int
+    ) -> Iterator[tuple[str, dict[int, str]]]:
+        """Where the rows of one written folder are that are not where they are written: (how, row -> path).
 
         The first reading that fits at least half of the rows is taken, else the one that fits the most.
         known: how many rows of the folder are where they are written.
         """
-        best: dict[int, Place] = {}
+        best: dict[int, str] = {}
         for how, read in self._readings(folder):
-            found = {i: Place(path, how) for i in rows if (path := read(wanted[i]))}
+            found = {i: path for i in rows if (path := read(names[i], wanted[i]))}
             if how == "named":
-                yield from found.items()
+                yield how, found
                 rows = [i for i in rows if i not in found]
                 known += len(found)
                 if not rows or known >= len(rows):
@@ -153,13 +204,16 @@ class Places:
             if 2 * len(found) >= len(rows):
                 break
         if len(best) > known:
-            yield from best.items()
+            yield "moved", best
 
     def _readings(self, folder: str) -> Iterator[tuple[str, _Reading]]:
         """The ways to read a written folder, the most faithful first: (how, path of a row or "")."""
-        as_written = self._on_disk(folder)
-        yield "named", _In(self, as_written)
         parts = tuple(_parts(folder))
+        if len(parts) > MOST_PARTS:
+            return
+        as_written = self._on_disk(folder)
+        if as_written is not None:
+            yield "named", _In(self, as_written)
         for kept in range(len(parts), -1, -1):
             tail = parts[len(parts) - kept :]
             for base in ("", "..") if kept else ("",):
@@ -176,15 +230,22 @@ class Places:
 
     def _on_disk(self, folder: str) -> str | None:
         """A folder as it is on disk: as written, or with other capitals. None if there is none."""
-        if self._list(folder) is not None:
-            return folder
+        if folder not in self._found_on_disk:
+            self._found_on_disk[folder] = self._look_on_disk(folder)
+        return self._found_on_disk[folder]
+
+    def _look_on_disk(self, folder: str) -> str | None:
         above, name = _parted(folder.rstrip("/"))
-        if above == folder or not name:
-            return None
+        if above == folder or name in ("", ".", ".."):
+            return folder if self._list(folder) is not None else None
         parent = self._on_disk(above)
-        if parent is None or (listed := self._list(parent)) is None:
+        listed = None if parent is None else self._list(parent)
+        if parent is None or listed is None:
             return None
-        alike = [one for one in listed.folders if fold(one) == fold(name)]
+        if name in listed.folders or listed.closed:
+            path = folder if parent == above else os.path.join(parent, name)
+            return path if self._list(path) is not None else None
+        alike = listed.folded_folders.get(fold(name), [])
         return os.path.join(parent, alike[0]) if len(alike) == 1 else None
 
     def _below(self, tail: tuple[str, ...]) -> list[str]:
@@ -253,24 +314,25 @@ class Places:
         """The folders that hold a file of a name (see `keys`); at most two of each name."""
         found: dict[str, list[str]] = {}
         for folder in self._tree:
-            listed = self._list(folder)
+            listed, only = self._list(folder), [folder]
             for key in listed.folded if listed else ():
-                held = found.setdefault(key, [])
-                if len(held) < 2:
-                    held.append(folder)
+                held = found.setdefault(key, only)
+                if held is not only and len(held) < 2:
+                    found[key] = [*held, folder]
         return found
 
     # -- what is wrong -------------------------------------------------------------------------------------------
 
     def _claimed_twice(self, wanted: Sequence[Wanted], places: list[Place | None]) -> None:
         """Take back a file found in another folder that a row with another path has, too: one of them is wrong."""
+        count = Counter(place.path for place in places if place is not None)
+        several = {path for path, rows in count.items() if rows > 1}
         claims: dict[str, set[str]] = defaultdict(set)
-        moved = {place.path for place in places if place is not None and place.how == "moved"}
-        for one, place in zip(wanted, places, strict=True):
-            if place is not None and place.path in moved:
+        for one, place in zip(wanted, places, strict=True) if several else ():
+            if place is not None and place.path in several:
                 claims[place.path].add(fold(_normal(one.path)))
         for i, place in enumerate(places):
-            if place is not None and place.how == "moved" and len(claims[place.path]) > 1:
+            if place is not None and place.how == "moved" and len(claims.get(place.path, ())) > 1:
                 others = f"{len(claims[place.path])} paths of the table may mean '{self._shown(place.path)}'"
                 places[i] = Place("", "missing", f"{self._looked_for(wanted[i])}; {others}")
 
@@ -323,58 +385,78 @@ class Places:
 class _Reading:
     """A way to read a written folder."""
 
-    def __call__(self, one: Wanted) -> str:
-        """The path of a row's file, "" if there is none or more than one."""
+    def __call__(self, name: str, one: Wanted) -> str:
+        """The path of a row's file, "" if there is none or more than one. name: that of the row's path."""
         raise NotImplementedError
 
     def folders(self) -> list[str]:
-        return []
+        raise NotImplementedError
 
 
 class _In(_Reading):
     """In one folder."""
 
-    def __init__(self, places: Places, folder: str | None) -> None:
-        self.places, self.folder = places, folder
+    def __init__(self, places: Places, folder: str) -> None:
+        self.folder, self._prefix = folder, places._relative(folder, "")
+        self._listed = places._list(folder) or _Folder()
 
-    def __call__(self, one: Wanted) -> str:
-        listed = None if self.folder is None else self.places._list(self.folder)
-        fitting = listed.fitting(_parted(_normal(one.path))[1]) if listed else []
-        return self.places._relative(self.folder or "", fitting[0]) if len(fitting) == 1 else ""
+    def __call__(self, name: str, one: Wanted) -> str:
+        if name in self._listed.files:
+            return self._prefix + name
+        fitting = self._listed.fitting(name)
+        return self._prefix + fitting[0] if len(fitting) == 1 else ""
 
     def folders(self) -> list[str]:
-        return [] if self.folder is None else [self.folder]
+        return [self.folder]
 
 
 class _Among(_Reading):
     """In exactly one of several folders, or in the one that is of the row's split."""
 
     def __init__(self, places: Places, among: list[str]) -> None:
-        self.places, self.among = places, among
+        self._among = [_In(places, folder) for folder in among]
 
-    def __call__(self, one: Wanted) -> str:
-        found = [(folder, path) for folder in self.among if (path := _In(self.places, folder)(one))]
+    def __call__(self, name: str, one: Wanted) -> str:
+        found = [(read.folder, path) for read in self._among if (path := read(name, one))]
         if len(found) > 1 and one.split:
             found = [pair for pair in found if one.split in {SPLIT_FOLDERS.get(fold(p)) for p in pair[0].split("/")}]
         return found[0][1] if len(found) == 1 else ""
 
     def folders(self) -> list[str]:
-        return self.among
+        return [read.folder for read in self._among]
 
 
 class _Anywhere(_Reading):
     """In the only folder below the root with a file of the name, or the one that is called as the label or split is."""
 
     def __init__(self, places: Places) -> None:
-        self.places = places
+        self._places = places
+        self._in: dict[str, _In] = {}
+        self._among: dict[tuple[str, str], _Among] = {}
 
-    def __call__(self, one: Wanted) -> str:
-        name = _parted(_normal(one.path))[1]
-        folders = next((found for key in keys(name) if (found := self.places._by_name.get(key))), [])
-        if len(folders) < 2:
-            return _In(self.places, folders[0])(one) if folders else ""
-        among = (self.places._below((one.label,)), self.places._by_part.get(one.split, []))
-        return next((path for folders in among if (path := _Among(self.places, folders)(one))), "")
+    def __call__(self, name: str, one: Wanted) -> str:
+        by_name = self._places._by_name
+        folders = first_of(by_name, name)
+        if not folders:
+            return ""
+        if len(folders) == 1:
+            (folder,) = folders
+            if folder not in self._in:
+                self._in[folder] = _In(self._places, folder)
+            return self._in[folder](name, one)
+        among = (self._of("label", one.label), self._of("split", one.split))
+        return next((path for read in among if (path := read(name, one))), "")
+
+    def _of(self, role: str, value: str) -> _Among:
+        """The folders that are called as a row's label or split is."""
+        if (role, value) not in self._among:
+            places = self._places
+            folders = places._below((value,)) if role == "label" else places._by_part.get(value, [])
+            self._among[role, value] = _Among(places, folders)
+        return self._among[role, value]
+
+    def folders(self) -> list[str]:
+        return []
 
 
 # -- paths as text -------------------------------------------------------------------------------------------
@@ -386,6 +468,8 @@ def _listing(folder: str) -> _Folder | None:
         with os.scandir(folder) as entries:
             for entry in entries:
                 (found.folders if _is_folder(entry) else found.files).add(entry.name)
+    except PermissionError:
+        return _Folder(closed=True)
     except (OSError, ValueError):  # no such folder; a name that no folder can have
         return None
     return found
@@ -396,6 +480,16 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link that leads to itself
         return False
+
+
+def _by_folder(wanted: Iterable[Wanted]) -> tuple[list[str], dict[str, list[int]]]:
+    """The names that the rows' paths end in, and the rows by the folder of their paths, as it is written."""
+    names, rows = [], defaultdict(list)
+    for i, one in enumerate(wanted):
+        folder, sign, name = one.path.rpartition("/")
+        names.append(name)
+        rows[folder or sign].append(i)
+    return names, dict(rows)
 
 
 def _normal(path: str) -> str:

@@ -5,24 +5,33 @@ Knows nothing of what the columns mean. Text stays what it is: "NA", "None" and 
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import csv
+import gzip
 import io
 import itertools
 import json
+import lzma
 import re
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
+from tlkit.data.sources.names import is_system
 from tlkit.errors import DataError
+from tlkit.words import counted
 
 SEPARATORS = ",;\t|"
 DELIMITED = (".csv", ".tsv", ".txt")
 JSON_LINES = (".jsonl", ".ndjson")
 PARQUET = (".parquet",)
 TABLES = (*DELIMITED, *JSON_LINES, *PARQUET)  # extensions of files that are read as a table
+COMPRESSED = (".gz", ".bz2", ".xz", ".zip")  # behind any of them but Parquet's, which compresses by itself
+MOST_UNPACKED = 512 * 1024 * 1024  # bytes of a compressed table
 
 SEVERAL = "\x1f"  # joins the values of a list in one cell; no text of a table holds it by chance
 
@@ -40,9 +49,22 @@ _UNCLOSED = "a quotation mark is opened and not closed"
 MOST_UNCLOSED = 100  # each costs another look at the lines after it
 
 
+def kind_of_table(file: Path) -> str:
+    """The extension of TABLES that a file's name has, before that of a compression if it has one; "" if none.
+
+    >>> kind_of_table(Path("a/labels.CSV")), kind_of_table(Path("a/labels.csv.gz")), kind_of_table(Path("photos.zip"))
+    ('.csv', '.csv', '')
+    """
+    kind = file.suffix.lower()
+    if kind in COMPRESSED:
+        inner = Path(file.stem).suffix.lower()
+        return inner if inner in (*DELIMITED, *JSON_LINES) else ""
+    return kind if kind in TABLES else ""
+
+
 def likely_table(folder: Path) -> Path | None:
     """The table in a folder that most likely holds labels, by its name. None if there is none."""
-    tables = [one for one in folder.glob("*") if one.suffix.lower() in TABLES and one.suffix.lower() != ".txt"]
+    tables = [one for one in folder.glob("*") if kind_of_table(one) not in ("", ".txt")]
     tables = [one for one in tables if "submission" not in one.name.lower()]
     words = ("train", "label", "metadata")
     return min(
@@ -80,22 +102,23 @@ class Records:
 
 
 def read_records(file: Path) -> Records:
-    """Read a table by its extension, one of TABLES.
+    """Read a table by its extension, one of TABLES, or one of COMPRESSED behind it.
 
-    Raises DataError if it cannot be read, is not UTF-8 or UTF-16 with a mark, or is a workbook.
+    Raises DataError if it cannot be read or unpacked, is not UTF-8 or UTF-16 with a mark, or is a workbook.
     """
+    kind = kind_of_table(file)
     try:
-        if file.suffix.lower() in PARQUET:
+        if kind in PARQUET:
             return _parquet(file)
         lines = list(io.StringIO(_decoded(file), newline=None))
     except OSError as error:
         raise DataError(f"Cannot read '{file}': {error.strerror or error}.") from error
-    return _json_lines(file, lines) if file.suffix.lower() in JSON_LINES else _delimited(file, lines)
+    return _json_lines(file, lines) if kind in JSON_LINES else _delimited(file, lines)
 
 
 def _decoded(file: Path) -> str:
     """The text of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark."""
-    data = file.read_bytes()
+    data = _unpacked(file) if file.suffix.lower() in COMPRESSED else file.read_bytes()
     if data.startswith(_WORKBOOKS):
         raise DataError(f"'{file}' is a workbook, not text; {_SAVE_AS}.")
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
@@ -103,11 +126,42 @@ def _decoded(file: Path) -> str:
         decoded = data.decode(encoding)
     except UnicodeDecodeError as error:
         raise DataError(_not_utf8(file, data, encoding, error.start)) from None
-    if "\x00" in decoded[:1000]:
+    if decoded[:1000].count("\x00") > len(decoded[:1000]) // 4:
         raise DataError(
             f"'{file}' is not UTF-8; {_SAVE_AS}. It holds zero bytes, as UTF-16 without a byte order mark does."
         )
     return decoded
+
+
+def _unpacked(file: Path) -> bytes:
+    """The content of a compressed table, at most MOST_UNPACKED bytes."""
+    try:
+        with _opened(file) as stream:
+            data = stream.read(MOST_UNPACKED + 1)
+    except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise DataError(
+            f"Cannot unpack '{file}': {error}. Unpack it with another program, and give the table."
+        ) from None
+    if len(data) > MOST_UNPACKED:
+        raise DataError(f"'{file}' unpacks to more than {MOST_UNPACKED >> 20} MiB. Unpack it, and give the table.")
+    return data
+
+
+def _opened(file: Path) -> IO[bytes] | gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile:
+    kind = file.suffix.lower()
+    if kind == ".gz":
+        return gzip.open(file)
+    if kind == ".bz2":
+        return bz2.open(file)
+    if kind == ".xz":
+        return lzma.open(file)
+    with zipfile.ZipFile(file) as archive:  # what it opens stays open
+        names = [one.filename for one in archive.infolist() if not one.is_dir()]
+        names = [name for name in names if not any(is_system(part) for part in name.split("/"))]
+        if len(names) != 1:
+            found = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            raise DataError(f"'{file}' holds {counted(len(names), 'file')} ({found}). Unpack it, and give the table.")
+        return archive.open(names[0])
 
 
 def _not_utf8(file: Path, data: bytes, encoding: str, place: int) -> str:
@@ -167,13 +221,16 @@ def _parsed(file: Path, lines: list[str], start: int, separator: str) -> Iterato
         reader = csv.reader(itertools.islice(lines, start, None), delimiter=separator, skipinitialspace=True)
         used = 0
         while True:
-            number = start + used + 1
+            before, number, bad, fault = used, start + used + 1, False, _UNCLOSED
             try:
                 cells = next(reader, None)
-                taken, used = range(start + used, start + reader.line_num), reader.line_num
-                bad = len(taken) > 1 and sum(lines[i].count('"') for i in taken) % 2 == 1
-            except csv.Error:  # a cell of more than 131,072 letters
+                used = reader.line_num
+                if used - before > 1:
+                    bad = sum(lines[i].count('"') for i in range(start + before, start + used)) % 2 == 1
+            except csv.Error:
                 cells, bad = [], True
+                if len(lines[number - 1]) > csv.field_size_limit():
+                    fault = f"a cell of more than {csv.field_size_limit():,} characters"
             if cells is None:
                 return
             if bad:
@@ -181,8 +238,8 @@ def _parsed(file: Path, lines: list[str], start: int, separator: str) -> Iterato
             yield Record(number, [cell.strip() for cell in cells])
         unclosed += 1
         if unclosed > MOST_UNCLOSED:
-            raise DataError(f"Cannot read '{file}': in more than {MOST_UNCLOSED} rows, such as {number}, {_UNCLOSED}.")
-        yield Record(number, [lines[number - 1].strip()[:200]], _UNCLOSED)
+            raise DataError(f"Cannot read '{file}': in more than {MOST_UNCLOSED} rows, such as {number}, {fault}.")
+        yield Record(number, [lines[number - 1].strip()[:200]], fault)
         start = number
 
 

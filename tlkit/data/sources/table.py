@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import re
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from tlkit.data.images import problem
 from tlkit.data.sources.item import _Found
-from tlkit.data.sources.names import alike_labels, part_in_name, part_of_name
+from tlkit.data.sources.names import alike_labels, is_utf8, label_of_name, part_in_name, part_of_name
 from tlkit.data.sources.places import IMAGE_EXTENSIONS, Place, Places, Wanted
-from tlkit.data.sources.records import SEVERAL, TABLES, Record, Records, read_records
+from tlkit.data.sources.records import SEVERAL, Record, Records, kind_of_table, read_records
 from tlkit.errors import DataError, unknown
 from tlkit.folders import PLAN, own_manifest
 from tlkit.plan.job import PARTS
@@ -38,16 +40,6 @@ _INDEX = re.compile(r"|index|level\d+|unnamed:?\d+")  # names that pandas gives 
 MOST_SHOWN = 20  # columns in a message
 
 
-class _Row(NamedTuple):
-    """A row that names one file and one class."""
-
-    number: int
-    path: str
-    label: str
-    split: str
-    group: str
-
-
 class _Layout(NamedTuple):
     """Which column holds what, by its number. label: -1 if each class has a column of its own."""
 
@@ -63,7 +55,7 @@ def root_of_table(file: Path) -> Path:
     while file.name == "split.csv" and file not in seen and (values := own_manifest(file.parent, PLAN)):
         seen.add(file)
         data = Path(renewed(values)["job"].get("data", file.parent))
-        if data.is_dir() or data.suffix.lower() not in TABLES:
+        if data.is_dir() or not kind_of_table(data):
             return data
         file = data
     return file.parent
@@ -81,17 +73,31 @@ def _read_table(
             than half of its images.
         NameUnknown: if `group_by` or a column of `named` is not a column.
     """
-    records = read_records(file)
-    layout = _layout(file, records, group_by, named)
-    rows = _labelled(file, records, layout, findings)
-    part = part_in_name(file.stem) or ""  # of two files of one name, train.csv means the one in train/
-    places = Places(root_of_table(file)).find([Wanted(row.path, row.label, row.split or part) for row in rows])
-    found = _one_each(file, rows, places, findings)
+    with _no_collection():
+        records = read_records(file)
+        layout = _layout(file, records, group_by, named)
+        rows = _labelled(file, records, layout, findings)
+        part = part_in_name(file.stem) or ""  # of two files of one name, train.csv means the one in train/
+        wanted = [row if row.split else row._replace(split=part) for row in rows] if part else rows
+        places = Places(root_of_table(file)).find(wanted)
+        found = _one_each(file, rows, places, findings)
     findings += [
         problem(path, label, "alike-names", detail)
         for path, label, detail in alike_labels({one.label for one in found})
     ]
     return found
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Pause the search for cycles, of which rows have none: it looks at all of them again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 # -- which column holds what ---------------------------------------------------------------------------------
@@ -132,7 +138,7 @@ def _no_names(names: Sequence[str]) -> str:
     if len(names) == 1 and len(words) > 1:
         done = "Put commas, semicolons, tabs or bars between the cells; spaces separate none"
         return f"{done}, and path,label into the first line."
-    if any(word.endswith(tuple(IMAGE_EXTENSIONS)) for word in words):
+    if any(word.endswith(tuple(IMAGE_EXTENSIONS)) or "/" in word or "\\" in word for word in words):
         return "The first line is a row already. Put a line with the names of the columns above it, such as path,label."
     return ""
 
@@ -163,7 +169,7 @@ def _class_columns(names: Sequence[str], rows: Sequence[Record], taken: set[int 
 # -- rows ----------------------------------------------------------------------------------------------------
 
 
-def _labelled(file: Path, records: Records, layout: _Layout, findings: list[dict[str, str]]) -> list[_Row]:
+def _labelled(file: Path, records: Records, layout: _Layout, findings: list[dict[str, str]]) -> list[Wanted]:
     """The rows with a path and one label. The others are named in `findings`."""
     rows, names = records.rows, records.names
     classes: list[int] = []
@@ -177,31 +183,38 @@ def _labelled(file: Path, records: Records, layout: _Layout, findings: list[dict
                 "If another column holds the labels, name it: `columns=label=NAME`."
             )
         rows = iter(kept)
-    found: list[_Row] = []
+    found: list[Wanted] = []
     several: list[dict[str, str]] = []
-    for record in rows:
-        path, split, group = (_cell(record, i) for i in (layout.path, layout.split, layout.group))
+    for number, given, fault in rows:
+        cells = given if len(given) >= len(names) else [*given, *[""] * (len(names) - len(given))]
+        path = cells[layout.path]
+        split = "" if layout.split is None else cells[layout.split]
+        group = "" if layout.group is None else cells[layout.group]
         if classes:
-            labels = [names[i] for i in classes if _cell(record, i).lower() in ONE]
+            labels = [names[i] for i in classes if cells[i].lower() in ONE]
         else:
-            labels = list(filter(None, _cell(record, layout.label).split(SEVERAL)))
-        if record.fault:
-            findings.append(problem(path, "", "bad-row", f"row {record.number}: {record.fault}"))
+            labels = [one for one in cells[layout.label].split(SEVERAL) if one]
+        if fault:
+            findings.append(problem(path, "", "bad-row", f"row {number}: {fault}"))
         elif not path:
-            findings.append(problem("", "", "bad-row", f"row {record.number}: an empty path"))
+            findings.append(problem("", "", "bad-row", f"row {number}: an empty path"))
+        elif not _is_text(path, split, group, *labels):
+            findings.append(problem(path, "", "bad-row", f"row {number}: it holds what no text holds, such as a zero"))
         elif not labels:
-            findings.append(problem(path, "", "no-label", f"row {record.number} has an empty label"))
+            findings.append(problem(path, "", "no-label", f"row {number} has an empty label"))
         elif len(labels) > 1:
-            several.append(problem(path, "", "two-labels", _several(f"row {record.number}", labels)))
+            several.append(problem(path, "", "two-labels", _several(f"row {number}", labels)))
         else:
-            found.append(_Row(record.number, path, labels[0], split, group))
+            label = labels[0] if labels[0].isprintable() else label_of_name(labels[0])
+            found.append(Wanted(path, label, split, number, group))
     _check_single(file, several, len(found))
     findings += several
     return _in_parts(names, layout, found, findings)
 
 
-def _cell(record: Record, number: int | None) -> str:
-    return record.cells[number] if number is not None and number < len(record.cells) else ""
+def _is_text(*cells: str) -> bool:
+    """Whether cells hold no zero and no half of a surrogate pair, which no file name and no UTF-8 holds."""
+    return all("\x00" not in one and (one.isascii() or is_utf8(one)) for one in cells)
 
 
 def _several(where: str, labels: Sequence[str]) -> str:
@@ -218,7 +231,9 @@ def _check_single(file: Path, several: Sequence[Mapping[str, str]], others: int)
         )
 
 
-def _in_parts(names: Sequence[str], layout: _Layout, rows: list[_Row], findings: list[dict[str, str]]) -> list[_Row]:
+def _in_parts(
+    names: Sequence[str], layout: _Layout, rows: list[Wanted], findings: list[dict[str, str]]
+) -> list[Wanted]:
     """The rows with their part of the split by tlkit's name. An unknown part is named in `findings`.
 
     A column that is only called like a split, such as "set", counts if it holds the name of a part.
@@ -242,34 +257,41 @@ def _in_parts(names: Sequence[str], layout: _Layout, rows: list[_Row], findings:
 
 
 def _one_each(
-    file: Path, rows: Sequence[_Row], places: Sequence[Place], findings: list[dict[str, str]]
+    file: Path, rows: Sequence[Wanted], places: Sequence[Place], findings: list[dict[str, str]]
 ) -> list[_Found]:
     """The image of each row that leads to a file, once, and without those that rows give different labels."""
-    by_file: dict[str, list[_Row]] = defaultdict(list)
-    elsewhere: Counter[tuple[str, str]] = Counter()
-    example: dict[tuple[str, str], tuple[_Row, str]] = {}
+    by_file: dict[str, Wanted] = {}
+    again: dict[str, list[Wanted]] = defaultdict(list)  # the further rows of a file
+    elsewhere: dict[tuple[str, str], int] = {}
+    example: dict[tuple[str, str], tuple[Wanted, str]] = {}
     for row, place in zip(rows, places, strict=True):
         if place.how == "missing":
             findings.append(problem(row.path, row.label, "missing-file", f"row {row.number}: {place.detail}"))
             continue
-        by_file[place.path].append(row)
+        if by_file.setdefault(place.path, row) is not row:
+            again[place.path].append(row)
         if place.how != "written":
             where = (row.path.rpartition("/")[0], place.path.rpartition("/")[0])
-            elsewhere[where] += 1
-            example.setdefault(where, (row, place.path))
+            if where in elsewhere:
+                elsewhere[where] += 1
+            else:
+                elsewhere[where], example[where] = 1, (row, place.path)
     for where, count in elsewhere.items():
         row, path = example[where]
         detail = f"read as '{path}'" + (f", and {counted(count - 1, 'path')} like it" if count > 1 else "")
         findings.append(problem(row.path, row.label, "other-path", f"row {row.number}: {detail}"))
     several, found = [], []
-    for path, same in by_file.items():
-        first = same[0]
-        labels = sorted({row.label for row in same})
-        if len(labels) > 1:
-            lines = ", ".join(str(row.number) for row in same[:10])
-            several.append(problem(path, "", "two-labels", _several(f"rows {lines}", labels)))
+    for path, first in by_file.items():
+        if path not in again:
+            found.append(_Found(path, first.label, first.split, first.group))
             continue
-        for row in same[1:]:
+        others = again[path]
+        labels = {first.label, *(row.label for row in others)}
+        if len(labels) > 1:
+            lines = ", ".join(str(row.number) for row in [first, *others][:10])
+            several.append(problem(path, "", "two-labels", _several(f"rows {lines}", sorted(labels))))
+            continue
+        for row in others:
             findings.append(problem(path, row.label, "repeated-row", f"row {row.number} repeats row {first.number}"))
         found.append(_Found(path, first.label, first.split, first.group))
     _check_single(file, several, len(found))

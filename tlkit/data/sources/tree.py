@@ -33,6 +33,9 @@ class Listing:
     odd: tuple[Odd, ...]
 
 
+MOST_DEEP = 100  # folders in each other, below a class folder
+
+
 @dataclass
 class Tree:
     """Folders that are read once each, however often they are asked for."""
@@ -46,14 +49,18 @@ class Tree:
             self._listed[folder] = _list(folder)
         return self._listed[folder]
 
-    def holds_images(self, folder: Path) -> bool:
+    def holds_images(self, folder: Path, deep: int = 0) -> bool:
         """Whether a folder, or one below it, holds a file that may be an image, or cannot be read."""
+        if deep > MOST_DEEP:
+            return True  # `walk` names it
         real = os.path.realpath(folder)
         if real not in self._bearing:
             self._bearing[real] = False  # a link that leads back here finds nothing new
             here = self.listing(folder)
             unread = any(kind == "unreadable" for _, kind, _ in here.odd)
-            self._bearing[real] = unread or bool(here.files) or any(self.holds_images(one) for one in here.folders)
+            self._bearing[real] = (
+                unread or bool(here.files) or any(self.holds_images(one, deep + 1) for one in here.folders)
+            )
         return self._bearing[real]
 
     def bearing(self, folder: Path) -> list[Path]:
@@ -78,6 +85,8 @@ class Tree:
                     yield child, "symlink-loop", f"the link leads back to '{text_of(real)}'"
                 elif real in walked:
                     yield child, "repeated-link", f"it leads to '{text_of(real)}', whose files are used already"
+                elif len(above) > MOST_DEEP:
+                    yield child, "unreadable", f"more than {MOST_DEEP} folders deep; move its files up"
                 else:
                     walked.add(real)
                     pending.append((child, (*above, real)))
