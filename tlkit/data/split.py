@@ -214,7 +214,7 @@ def _units(pool: pd.DataFrame, links: Sequence[tuple[str, str]]) -> np.ndarray:
     return np.unique([find(i) for i in range(len(pool))], return_inverse=True)[1].astype("int64")
 
 
-def _hashes(pool: pd.DataFrame, units: np.ndarray, seed: int) -> np.ndarray:
+def _hashes(pool: pd.DataFrame, units: np.ndarray, seed: int | str) -> np.ndarray:
     """A number per unit, uniform from 0 to 1, from the seed and the first of its groups or contents: float64."""
     import numpy as np
 
