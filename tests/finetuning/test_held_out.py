@@ -76,6 +76,19 @@ def test_a_part_is_drawn_where_a_network_may_be_taken(settings: dict[str, Any]) 
     assert held(**settings).share == 0.15
 
 
+def test_small_classes_without_test_images_are_said_and_are_no_problem_of_the_data() -> None:
+    images = image_set([f"class {i % 120}" for i in range(600)])
+    pixels = SimpleNamespace(streamed=True, of=lambda images: range(0))
+    network = SimpleNamespace(blocks_to_unfreeze=3)
+    resolved = Resolved(Job("data"), (network,), None, None, None)  # type: ignore[arg-type]
+    found = hold_out(Dataset(images, pixels), resolved, NOTHING)  # type: ignore[arg-type]
+    without = 120 - len(set(found.dataset.images.part("test").table["label"]))
+    assert without > 20 and f"; {without} small classes have none" in found.sentences[0]
+    assert 60 <= found.dataset.count("test") <= 120, "the share of all images is held"
+    split = found.dataset.split(strict=True, pairs=np.zeros((0, 2), int), test_drawn=True)
+    assert "class-not-measured" not in set(split.images.problems["problem"])
+
+
 def test_no_is_said_to_let_the_validation_images_also_choose() -> None:
     found = held(test=0)
     assert found.share == 0 and "because `test` is 0: the validation images also choose" in found.sentences[0]

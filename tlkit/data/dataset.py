@@ -44,11 +44,12 @@ class Dataset:
         strict: bool = False,
         pairs: np.ndarray | None = None,
         trained_on: Collection[str] = (),
+        test_drawn: bool = False,
     ) -> Dataset:
         """Assign every image to a split: see `tlkit.split`. pairs: None for those of `near_duplicates`."""
         pairs = self.near_duplicates() if pairs is None else pairs
-        images = split(self.images, validation=validation, seed=seed, strict=strict, pairs=pairs, trained_on=trained_on)
-        return replace(self, images=images)
+        used = {"pairs": pairs, "trained_on": trained_on, "test_drawn": test_drawn}
+        return replace(self, images=split(self.images, validation=validation, seed=seed, strict=strict, **used))
 
     def draw_test(self, share: float, *, seed: int, pairs: np.ndarray, seen: Collection[str] = ()) -> Dataset:
         """Draw test images from data that has none: see `tlkit.data.held_out.draw_test`."""

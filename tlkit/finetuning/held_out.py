@@ -72,6 +72,9 @@ def hold_out(dataset: Dataset, resolved: Resolved, seen: Lineage) -> HeldOut:
         f"{counted(count, 'test image')} {'is' if count == 1 else 'are'} drawn ({share:.0%}, by content and seed) and "
         "looked at once, at the end"
     )
+    without = len(set(table["label"]) - set(drawn.images.part("test").table["label"]))
+    if without:
+        told += f"; {counted(without, 'small class', 'small classes')} {'has' if without == 1 else 'have'} none"
     return HeldOut(drawn, share, (told,), pairs)
 
 
