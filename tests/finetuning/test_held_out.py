@@ -166,9 +166,7 @@ def test_a_run_is_repeated_with_the_same_test_images(run: Run) -> None:
 
 @pytest.mark.slow
 def test_a_network_never_learns_from_test_images(
-    noise: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    noise: Path, tmp_path: Path, unserved: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learned: list[set[str]] = []
     train = refit.train
@@ -192,7 +190,7 @@ def test_a_network_never_learns_from_test_images(
 
 
 @pytest.mark.slow
-def test_without_a_refit_the_judged_head_is_delivered(noise: Path, tmp_path: Path) -> None:
+def test_without_a_refit_the_judged_head_is_delivered(noise: Path, tmp_path: Path, unserved: None) -> None:
     plain = made(noise, tmp_path / "plain", test=0.3, refit=False)
     assert plain.metrics["refit"] is None and plain.metrics["estimate"]["n"] == len(rows(plain, "test"))
     for one, other in zip(load_judged(plain).get_weights(), load_model(plain).get_weights(), strict=True):
