@@ -42,7 +42,7 @@ SHARE_OF_FREE_DISK = 0.2
 IN_USE_SECONDS = 3600  # entries opened or written within the last hour are never cleared to make room
 BEAT_SECONDS = 60  # how often a writer marks its entry as in use
 UNSEEN, SOUND, DAMAGED = np.arange(3, dtype="uint8")
-VERIFIED_AT_ONCE = 2**18  # bytes that are copied and then verified, so that they are still in the processor's cache
+VERIFIED_AT_ONCE = 2**20  # bytes that are copied and then verified, so that they are still in the processor's cache
 KINDS = ("pixels", "features", "safety")
 ABOUT = "about.txt"
 CLEARED = ".cleared-"
@@ -207,6 +207,8 @@ def checksums(rows: np.ndarray) -> np.ndarray:
         uint64, shape (n,).
     """
     flat = np.ascontiguousarray(rows).reshape(len(rows), -1).view("uint8")
+    if flat.shape[1] % 8 == 0 and flat.ctypes.data % 8 == 0:
+        return np.add.reduce(flat.view("uint64"), axis=1)
     whole = flat.shape[1] // 8 * 8
     words = flat[:, :whole]
     if not words.flags.c_contiguous or words.ctypes.data % 8:
@@ -239,9 +241,9 @@ class Shard:
         """Compare copies of the rows at `places` with their checksums. Returns which differ: bool, shape (n,)."""
         if (self.states[places] == SOUND).all():
             return np.zeros(len(places), bool)
-        sound = checksums(copied) == self.sums[places]
-        self.states[places[sound]] = SOUND
-        return ~sound
+        differs = checksums(copied) != self.sums[places]
+        self.states[places[~differs] if differs.any() else places] = SOUND
+        return differs
 
     def strike(self, places: np.ndarray) -> None:
         """Take rows off the index on disk, so that no other process reads them."""

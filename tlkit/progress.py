@@ -97,12 +97,12 @@ class Clock:
 
     @contextlib.contextmanager
     def timed(self, step: str) -> Iterator[None]:
-        """Record how many seconds a block takes, under the name of a step."""
+        """Add the seconds that a block takes to those of a step."""
         started = time.monotonic()
         try:
             yield
         finally:
-            self._steps[step] = time.monotonic() - started
+            self._steps[step] = self._steps.get(step, 0.0) + time.monotonic() - started
 
     def seconds(self) -> dict[str, float]:
         """Return the seconds of each step so far, and "total", those since the job began."""

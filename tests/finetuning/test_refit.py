@@ -10,12 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
-from PIL import Image
 
-from tests.tiny import tiny_file
-from tlkit import Recipe, Stage, ensemble, evaluate_run, finetune, load_model, predict
+from tests.noise import TRAINED, made, right, rows, write_noise
+from tlkit import Recipe, Stage, ensemble, evaluate_run, load_model, predict
 from tlkit.finetuning.build import Trained
 from tlkit.finetuning.refit import refit
 from tlkit.plan.job import Job
@@ -27,24 +25,10 @@ from tlkit.runs.lineage import lineage
 from tlkit.runs.reading import load_judged
 from tlkit.training.history import History
 
-SOLVED = Recipe("solved", stages=(Stage(1, 1e-3, solver="logistic", strength=1e4),))
-TRAINED = Recipe("trained", stages=(Stage(2, 1e-2, unfreeze="all"),), batch_size=16)
-
 
 @pytest.fixture(scope="module")
 def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root, random = tmp_path_factory.mktemp("noise") / "data", np.random.default_rng(26001)
-    for number in range(80):
-        folder = root / "ab"[number % 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.integers(0, 256, (4, 4, 3)).astype("uint8")).resize((32, 32)).save(
-            folder / f"{number}.png"
-        )
-    return root
-
-
-def made(noise: Path, out: Path, recipe: Recipe = SOLVED, **settings: Any) -> Run:
-    return finetune(noise, backbone=tiny_file(), image_size=32, recipe=recipe, out=out, report=False, **settings)
+    return write_noise(tmp_path_factory.mktemp("noise") / "data")
 
 
 @pytest.fixture(scope="module")
@@ -52,20 +36,11 @@ def run(noise: Path) -> Run:
     return made(noise, noise.parent / "run", max_error=0.3)
 
 
-def rows(run: Run, split: str) -> pd.DataFrame:
-    table = run.read_table("predictions.csv")
-    return table[table["split"] == split]
-
-
-def right(table: pd.DataFrame, column: str = "prediction") -> float:
-    return float((table[column] == table["label"]).mean())
-
-
 def test_what_is_delivered_knows_the_validation_images_and_what_is_reported_does_not(run: Run) -> None:
     validation = rows(run, "validation")
     assert right(validation, "final") > right(validation) + 0.2
     assert right(validation) < 0.7 and run.metrics["validation"]["accuracy"] == right(validation)
-    assert run.metrics["refit"] == {"images": 80}
+    assert run.metrics["refit"] == {"images": 80, "splits": ["train", "validation"]}
 
 
 def test_training_images_are_predicted_by_heads_that_did_not_learn_from_them(run: Run) -> None:
@@ -135,7 +110,9 @@ def test_an_ensemble_is_judged_by_members_that_did_not_learn_from_the_validation
 def test_a_network_is_trained_again_only_if_asked(noise: Path, tmp_path: Path) -> None:
     asked = made(noise, tmp_path / "asked", TRAINED, refit=True)
     plain = made(noise, tmp_path / "plain", TRAINED)
-    assert asked.metrics["refit"] == {"images": 80} and plain.metrics["refit"] is None
+    assert (
+        asked.metrics["refit"] == {"images": 80, "splits": ["train", "validation"]} and plain.metrics["refit"] is None
+    )
     judged, delivered, before = load_judged(asked), load_model(asked), load_model(plain)
     for one, other in zip(judged.get_weights(), before.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)

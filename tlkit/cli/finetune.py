@@ -36,6 +36,7 @@ def demo(out: str) -> None:
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", help="default the recipe's")
 @click.option("--weights", metavar="NAME|FILE", help="imagenet (default), none, or a file")
 @click.option("--validation", type=float, metavar="SHARE", help="of the training images; default 0.2")
+@click.option("--test", type=float, metavar="SHARE", hidden=True)  # documented in docs/recipes.md
 @click.option("--group-by", metavar="COLUMN", help="CSV column whose values stay together")
 @click.option("--columns", metavar="PATH=NAME,...", hidden=True)  # documented in docs/data.md
 @click.option("--fit", metavar="HOW", help="make images square: squash (default), crop or pad")

@@ -9,6 +9,7 @@ import numpy as np
 
 from tlkit.cache import Cache
 from tlkit.data.examples import Examples
+from tlkit.data.held_out import draw_test
 from tlkit.data.images import ImageSet
 from tlkit.data.near import LIMIT, near_duplicates
 from tlkit.data.pixels import Pixels, decode
@@ -43,26 +44,35 @@ class Dataset:
         strict: bool = False,
         pairs: np.ndarray | None = None,
         trained_on: Collection[str] = (),
+        test_drawn: bool = False,
     ) -> Dataset:
         """Assign every image to a split: see `tlkit.split`. pairs: None for those of `near_duplicates`."""
         pairs = self.near_duplicates() if pairs is None else pairs
-        images = split(self.images, validation=validation, seed=seed, strict=strict, pairs=pairs, trained_on=trained_on)
-        return replace(self, images=images)
+        used = {"pairs": pairs, "trained_on": trained_on, "test_drawn": test_drawn}
+        return replace(self, images=split(self.images, validation=validation, seed=seed, strict=strict, **used))
+
+    def draw_test(self, share: float, *, seed: int, pairs: np.ndarray, seen: Collection[str] = ()) -> Dataset:
+        """Draw test images from data that has none: see `tlkit.data.held_out.draw_test`."""
+        return replace(self, images=draw_test(self.images, share, seed=seed, pairs=pairs, seen=seen))
 
     @property
     def compared(self) -> bool:
         """Whether `near_duplicates` compares the images: it needs cached pixels, of at most LIMIT different images."""
         return not self.pixels.streamed and len(set(self.images.keys())) <= LIMIT
 
-    def near_duplicates(self) -> np.ndarray:
+    def near_duplicates(self, *, for_test: bool = False) -> np.ndarray:
         """Find near duplicates among the images that a validation split is drawn from: see `tlkit.data.near`.
 
-        Returns: pairs of row numbers, int64, shape (pairs, 2). None where the data have a validation split, or where
-            the images are not `compared`.
+        for_test: Among those that test images are drawn from. These must not be like images of a given validation
+            split either.
+
+        Returns: pairs of row numbers, int64, shape (pairs, 2). None where the data have a validation split and it is
+            not `for_test`, or where the images are not `compared`.
         """
         table = self.images.table
-        rows = np.flatnonzero(table["split"].isin(["", "train"]) & ~table.duplicated("sha256"))
-        if (table["split"] == "validation").any() or not self.compared:
+        parts = ["", "train", "validation"] if for_test else ["", "train"]
+        rows = np.flatnonzero(table["split"].isin(parts) & ~table.duplicated("sha256"))
+        if ((table["split"] == "validation").any() and not for_test) or not self.compared:
             rows = rows[:0]
         return rows[near_duplicates(self.pixels.of(self.images.take(rows.tolist())))]
 

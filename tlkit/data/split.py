@@ -33,6 +33,7 @@ def split(
     strict: bool = False,
     pairs: np.ndarray | None = None,
     trained_on: Collection[str] = (),
+    test_drawn: bool = False,
 ) -> ImageSet:
     """Assign every image to a split.
 
@@ -59,6 +60,8 @@ def split(
         pairs: row numbers of the table, int, shape (pairs, 2): images that must stay together, such as near duplicates.
         trained_on: SHA-256 of the files that the initial weights were trained on. They are kept in train, with the
             units that they are in, and validation images are drawn from the others up to the whole share.
+        test_drawn: whether the test images were drawn (see `tlkit.data.held_out.draw_test`), so that a small class
+            without any is no problem of the data.
 
     Returns: the images with their splits.
 
@@ -79,7 +82,7 @@ def split(
     if len(images.class_names) < 2:
         raise DataError(too_few_classes(images))
     check_no_class_is_lost(before, set(images.class_names))
-    images = about_classes(images)
+    images = about_classes(images, test_drawn=test_drawn)
     if strict:
         raise_if_strict(images)
     return images
@@ -214,7 +217,7 @@ def _units(pool: pd.DataFrame, links: Sequence[tuple[str, str]]) -> np.ndarray:
     return np.unique([find(i) for i in range(len(pool))], return_inverse=True)[1].astype("int64")
 
 
-def _hashes(pool: pd.DataFrame, units: np.ndarray, seed: int) -> np.ndarray:
+def _hashes(pool: pd.DataFrame, units: np.ndarray, seed: int | str) -> np.ndarray:
     """A number per unit, uniform from 0 to 1, from the seed and the first of its groups or contents: float64."""
     import numpy as np
 

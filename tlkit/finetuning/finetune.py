@@ -39,6 +39,7 @@ def finetune(
     batch_size: int | None = None,
     weights: str = "imagenet",
     validation: float = 0.2,
+    test: float | None = None,
     group_by: str | None = None,
     columns: Mapping[str, str] | str | None = None,
     fit: str = "squash",

@@ -64,8 +64,9 @@ def judge(plan: Plan, trained: Trained, prepared: Prepared, run: Run, clock: Clo
     """Calibrate a trained model on the validation images, and score it on them and on the test images.
 
     If the model is then trained on the validation images too (see `tlkit.finetuning.refit`), they judge the one before,
-    and the test images the one after, which is delivered. A head that is solved is calibrated on the training images
-    too, each predicted by a head that was not trained on it, if the validation images are few.
+    and the test images the one after, which is delivered, unless it learned from these as well. A head that is solved
+    is calibrated on the training images too, each predicted by a head that was not trained on it, if the validation
+    images are few.
 
     Writes history.csv, model.keras, predictions.csv and what `tlkit.runs.reading.load_judged` needs into the run's
     folder.
@@ -86,13 +87,14 @@ def judge(plan: Plan, trained: Trained, prepared: Prepared, run: Run, clock: Clo
         save_model(delivered, run.model_file)
         if refitted is not None:
             _keep_judged(run, judged, whole=refitted.model is not None)
-            scores["refit"] = {"images": dataset.count("train") + dataset.count("validation")}
+            learned = refitted.splits
+            scores["refit"] = {"images": sum(map(dataset.count, learned)), "splits": list(learned)}
             computed += refitted.images_computed
     return Judged(
         delivered,
         scores,
-        temper(answers.served, temperature),
-        delivered if "test" in answers.reported else judged,
+        temper(answers.served["validation"], temperature),
+        delivered if "test" in answers.reported and (refitted is None or "test" not in refitted.splits) else judged,
         trained.images_computed + computed,
         tuple(trained.history.notes),
     )
@@ -103,14 +105,14 @@ class Answers:
     """Probabilities before calibration, each of shape (n, classes).
 
     Attributes:
-        reported: By split. Those of "validation" are by the model that was not trained on these images, and those of
-            "test" by the one that is delivered.
-        served: Of the validation images, by the model that is delivered.
+        reported: By split, "validation" and "test", by a model that was not trained on these images: the one that is
+            delivered, or else the one before it was trained on them.
+        served: By split, by the model that is delivered.
         training: Of the training images, each by a head that was not trained on it; None if there are none.
     """
 
     reported: dict[str, np.ndarray]
-    served: np.ndarray
+    served: dict[str, np.ndarray]
     training: np.ndarray | None = None
 
 
@@ -130,15 +132,15 @@ def _answers(
         bake_without_prior(judged, shares("train"))
     if refitted is None:
         reported, computed = predict(judged)
-        return Answers(reported, reported["validation"]), computed
+        return Answers(reported, reported), computed
     if prior:
-        bake_without_prior(delivered, shares("train", "validation"))
-    reported, computed = predict(judged, splits=("validation",))
+        bake_without_prior(delivered, shares(*refitted.splits))
+    reported, computed = predict(judged, splits=refitted.splits[1:])
     of_delivered, more = predict(delivered)
     training = refitted.out_of_fold
     if training is not None and prior:
         training = without_prior(training, shares("train"))
-    return Answers({**of_delivered, **reported}, of_delivered["validation"], training), computed + more
+    return Answers({**of_delivered, **reported}, of_delivered, training), computed + more
 
 
 def _keep_judged(run: Run, judged: keras.Model, *, whole: bool) -> None:
@@ -226,7 +228,7 @@ def _calibrate_and_score(run: Run, images: ImageSet, answers: Answers, plan: Pla
 def _predictions(images: ImageSet, answers: Answers, temperature: float) -> pd.DataFrame:
     """The table of predictions.csv: each image predicted by a model that was not trained on it.
 
-    If the model that is delivered was trained on validation images, `final` and `final_probability` are what it
+    If the model that is delivered was trained on some of these images, `final` and `final_probability` are what it
     predicts.
     """
     found = {**({} if answers.training is None else {"train": answers.training}), **answers.reported}
@@ -238,16 +240,15 @@ def _predictions(images: ImageSet, answers: Answers, temperature: float) -> pd.D
         table.insert(2, "label", list(listed["label"]))
         tables.append(table)
     whole = pd.concat(tables, ignore_index=True)
-    if answers.served is answers.reported["validation"]:
+    if answers.served is answers.reported:
         return whole
-    validation = images.part("validation").table
-    final = prediction_table(list(validation["path"]), temper(answers.served, temperature), images.class_names, top=1)
+    finals = [
+        prediction_table(list(images.part(split).table["path"]), temper(raw, temperature), images.class_names, top=1)
+        for split, raw in answers.served.items()
+    ]
+    final = pd.concat(finals, ignore_index=True)
     final = final.rename(columns={"prediction": "final", "probability": "final_probability"})
-    whole = whole.merge(final, on="path", how="left")
-    test = whole["split"] == "test"
-    whole.loc[test, "final"] = whole["prediction"]
-    whole.loc[test, "final_probability"] = whole["probability"]
-    return whole
+    return whole.merge(final, on="path", how="left")
 
 
 def _estimate(plan: Plan, images: ImageSet, probabilities: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -263,10 +264,17 @@ def _estimate(plan: Plan, images: ImageSet, probabilities: dict[str, np.ndarray]
     return estimate_from(
         probabilities[split].argmax(1) == labels,
         labels,
-        "the test images, which nothing was chosen on" if split == "test" else "the validation images",
+        _how(plan) if split == "test" else "the validation images",
         groups=part.groups(),
         also_chose=() if split == "test" else _also_chose(plan),
     ).to_dict(images.class_names)
+
+
+def _how(plan: Plan) -> str:
+    """On which test images the estimate was made, in words."""
+    if plan.drew_test:
+        return "test images that the run set aside before it learned anything, and looked at once"
+    return "the test images, which nothing was chosen on"
 
 
 def _also_chose(plan: Plan) -> list[str]:

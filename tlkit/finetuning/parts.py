@@ -8,6 +8,7 @@ from tlkit.data.classes import sentences
 from tlkit.data.dataset import Dataset
 from tlkit.data.images import ImageSet
 from tlkit.data.targets import about_regression
+from tlkit.finetuning.held_out import HeldOut
 from tlkit.plan.decision import Decision
 from tlkit.plan.job import Job
 from tlkit.runs.lineage import Lineage
@@ -19,15 +20,15 @@ if TYPE_CHECKING:
 
 
 def split_decisions(
-    before: Dataset, after: Dataset, pairs: np.ndarray, seen: Lineage, job: Job
+    before: Dataset, after: Dataset, pairs: np.ndarray, seen: Lineage, job: Job, drawn: HeldOut
 ) -> tuple[Decision, ...]:
     """The decision about the split, if there is something to say of it.
 
     before, after: the data set as it was given, and split. pairs: near duplicates, row numbers of `before`. seen: what
-    the initial weights were trained on.
+    the initial weights were trained on. drawn: the test images that were drawn.
     """
     given = (before.images.table["split"] == "validation").any()
-    told = [*_earlier(after.images.table, seen, job), *_groups(after)]
+    told = [*drawn.sentences, *_earlier(after.images.table, seen, job), *_groups(after)]
     near = len(set(pairs.ravel().tolist()))
     if near:
         told.append(f"{counted(near, 'image')} that are near duplicates of others stay together with them")
@@ -40,6 +41,7 @@ def split_decisions(
         return ()
     evidence = {
         "sentences": told,
+        **drawn.evidence(),
         "near_duplicates": near,
         "trained_on_before": _count(after.images.table, "train", seen),
         "held_out_but_trained_on_before": sum(

@@ -11,6 +11,7 @@ from tlkit.data.dataset import Dataset, decode_images
 from tlkit.data.scan import at_depth, scan
 from tlkit.deployment.saved_model import check_no_class_is_unsure
 from tlkit.devices import _use_devices
+from tlkit.finetuning.held_out import hold_out
 from tlkit.finetuning.parts import class_decisions, label_decisions, split_decisions
 from tlkit.finetuning.resolve import Resolved
 from tlkit.plan.augmentation import Augmentation
@@ -59,19 +60,25 @@ def prepare(resolved: Resolved, clock: Clock | None = None) -> Prepared:
     _use_devices()
     cache = Cache(job.cache_gb)
     (backbone, *others), decisions = resolved.backbones, resolved.decisions
-    if others:
-        with clock.timed("compare"):
-            asked = dataclasses.replace(job, image_size=resolved.image_size)
-            backbone, decision = compare_backbones(resolved.backbones, images, asked, cache)
-            decisions = (*decisions, decision)
     with clock.timed("decode"):
         dataset = decode_images(images, resolved.image_size or backbone.size, job.fit, cache)
     with clock.timed("split"):
         seen = Lineage(frozenset()) if job.from_run is None else lineage(job.from_run)
-        pairs = dataset.near_duplicates()
-        parts = dataset.split(
-            validation=job.validation, seed=job.seed, strict=job.strict, pairs=pairs, trained_on=seen.trained_on
-        )
+        drawn = hold_out(dataset, resolved, seen)  # before backbones are compared, which takes no test images
+    if others:
+        with clock.timed("compare"):
+            asked = dataclasses.replace(job, image_size=resolved.image_size)
+            backbone, decision = compare_backbones(resolved.backbones, drawn.dataset.images, asked, cache)
+            decisions = (*decisions, decision)
+        with clock.timed("decode"):
+            dataset = decode_images(drawn.dataset.images, resolved.image_size or backbone.size, job.fit, cache)
+            drawn = dataclasses.replace(drawn, dataset=dataset, pairs=None)
+    with clock.timed("split"):
+        given = dataset.count("validation") > 0
+        pairs = dataset.near_duplicates() if given or drawn.pairs is None else drawn.pairs
+        settings = {"validation": job.validation, "seed": job.seed, "strict": job.strict}
+        known = {"pairs": pairs, "trained_on": seen.trained_on, "test_drawn": drawn.share > 0}
+        parts = drawn.dataset.split(**settings, **known)
     before = (*class_decisions(parts.images), *decisions, *label_decisions(parts))
-    decisions = (*before, *split_decisions(dataset, parts, pairs, seen, job))
+    decisions = (*before, *split_decisions(dataset, parts, pairs, seen, job, drawn))
     return Prepared(job, parts, backbone, resolved.recipe, resolved.augmentation, decisions)

@@ -2,6 +2,10 @@
 
 The model that was trained without the validation images is judged by them. The one that is delivered learns from them
 too. It is trained in the same way, on more images, so what was measured is rather too low for it than too high.
+
+A head that is solved also learns from test images that the run drew itself, since they were set aside for a network,
+which was not taken. They judge the same model as the validation images do. A network never learns from them, and
+neither does anything from test images that were given.
 """
 
 from __future__ import annotations
@@ -17,7 +21,6 @@ from tlkit.finetuning.fit import training_deadline
 from tlkit.finetuning.prepare import Prepared
 from tlkit.models.classifier import with_head
 from tlkit.plan.plan import Plan
-from tlkit.plan.recipe import Recipe
 from tlkit.progress import Clock, log
 from tlkit.training.train import refit_head, train
 from tlkit.words import counted
@@ -27,19 +30,21 @@ _WHY_NOT = "a training was cut short or ended where it began, or the caches have
 
 @dataclass(frozen=True)
 class Refitted:
-    """A classifier that was trained on training and validation images.
+    """A classifier that was trained on training and validation images, and maybe on test images that were drawn.
 
     Attributes:
         head: Kernel and bias of its last layer, if it differs in these alone from the model that is judged.
         model: The whole model, as it is saved, if it differs in more.
         out_of_fold: As in `tlkit.training.solve.Refit`.
         images_computed: How many images ran through frozen layers for it.
+        splits: What it learned from.
     """
 
     head: tuple[np.ndarray, np.ndarray] | None = None
     model: keras.Model | None = None
     out_of_fold: np.ndarray | None = None
     images_computed: int = 0
+    splits: tuple[str, ...] = ("train", "validation")
 
     def delivered(self, judged: keras.Model) -> keras.Model:
         """The classifier. judged: as it is saved, trained without the validation images."""
@@ -58,23 +63,27 @@ def refit(plan: Plan, trained: Trained, prepared: Prepared, clock: Clock) -> Ref
     if asked is False or (asked is None and not solved):
         return None
     with clock.timed("refit"):
-        found = _solved(recipe, trained, prepared) if solved else _trained(plan, trained, prepared, clock)
+        found = _solved(plan, trained, prepared) if solved else _trained(plan, trained, prepared, clock)
     if found is None and asked:
         trained.history.note(f"the model was not trained on the validation images too: {_WHY_NOT}")
     return found
 
 
-def _solved(recipe: Recipe, trained: Trained, prepared: Prepared) -> Refitted | None:
+def _solved(plan: Plan, trained: Trained, prepared: Prepared) -> Refitted | None:
     strength, dataset = trained.history.rows[-1]["strength"], prepared.dataset
     if strength is None:  # the caches had no room for the features, so the head was trained
         return None
+    assert plan.recipe is not None
     parts = dataset.part("train"), dataset.part("validation")
-    log.info(f"refitting  the head on all {counted(sum(map(len, parts)), 'training and validation image')}")
-    settings = {"strength": strength, "seed": prepared.job.seed}
-    found = refit_head(trained.model, prepared.backbone, recipe, *parts, **settings)
+    drawn = dataset.part("test") if plan.drew_test else None
+    kind = "training and validation image" if drawn is None else "training, validation and test image"
+    log.info(f"refitting  the head on all {counted(sum(map(len, parts)) + len(drawn or ()), kind)}")
+    settings = {"strength": strength, "seed": prepared.job.seed, "more": drawn}
+    found = refit_head(trained.model, prepared.backbone, plan.recipe, *parts, **settings)
     if found is None:
         return None
-    return Refitted((found.head.kernel, found.head.bias), out_of_fold=found.out_of_fold)
+    splits = ("train", "validation") if drawn is None else ("train", "validation", "test")
+    return Refitted((found.head.kernel, found.head.bias), out_of_fold=found.out_of_fold, splits=splits)
 
 
 def _trained(plan: Plan, trained: Trained, prepared: Prepared, clock: Clock) -> Refitted | None:

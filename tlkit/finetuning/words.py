@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tlkit.backbones import Backbone
@@ -67,7 +67,7 @@ def result_lines(run: Run) -> list[str]:
         effect += ": worse on these images"
     lines.append(f"{'calibrated':<11} {fitted}: {effect}")
     if metrics["refit"]:
-        lines.append(f"{'refitted':<11} {refit_sentence(metrics['refit']['images'])}")
+        lines.append(f"{'refitted':<11} {refit_sentence(metrics['refit'])}")
     if metrics["refusal"]:
         lines.append(f"{'unsure':<11} {refusal_sentence(metrics['refusal'])}")
     parity = metrics["parity"]
@@ -109,11 +109,20 @@ def _more(plan: Plan) -> list[str]:
     return [f"the effort `best` also trains three variations of this network: {roughly(BEST_COST * seconds)}"]
 
 
-def refit_sentence(images: int) -> str:
-    """What is said of a model that was also trained on the validation images."""
+def refit_sentence(refit: Mapping[str, Any]) -> str:
+    """What is said of a model that was also trained on the validation images. refit: as in metrics.json."""
+    drawn = "test" in refit.get("splits", ())
+    kind, judges = (
+        ("training, validation and test image", "validation and test")
+        if drawn
+        else (
+            "training and validation image",
+            "validation",
+        )
+    )
     return (
-        f"the delivered model learned from all {counted(images, 'training and validation image')}; the validation "
-        "images judged one that had not learned from them"
+        f"the delivered model learned from all {counted(refit['images'], kind)}; the {judges} images judged one that "
+        "had not learned from them"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,10 @@ class Job:
         batch_size: Images per step. None: the recipe's.
         weights: "imagenet", "none" or a file.
         validation: Share of the training images, above 0 and below 1. Not used if the data has validation images.
+        test: Share of the images that become test images, from 0 to below 1. They are looked at once, at the end. Not
+            used if the data has test images. 0: none; then the validation images give the accuracy, and also choose the
+            model. None: 0.15 (0.05 of 10,000 images or more) where there are 500 images or more and a network may be
+            trained by gradient descent, else none.
         group_by: CSV column. Images with equal values stay in the same split.
         columns: The columns of a table that hold the path, label or split, if they have other names, such as
             "path=photo no,label=species" or a mapping of the same.
@@ -97,6 +101,7 @@ class Job:
     batch_size: int | None = None
     weights: str = "imagenet"
     validation: float = 0.2
+    test: float | None = None
     group_by: str | None = None
     columns: Mapping[str, str] | str | None = None
     fit: str = "squash"
@@ -131,6 +136,8 @@ class Job:
             _between("`learning_rate`", self.learning_rate, 0, None, open_start=True)
         _whole("`seed`", self.seed, 0)
         _between("`validation`", self.validation, 0, 1, open_start=True, open_end=True)
+        if self.test is not None:
+            _between("`test`", self.test, 0, 1, open_end=True)
         check_max_error(self.max_error)
         if self.max_minutes is not None:
             _between("`max_minutes`", self.max_minutes, 0, None, open_start=True)
@@ -180,9 +187,10 @@ class Job:
             if not values["decided"]:
                 return job
             recipe, backbone = recipe_from_dict(values["recipe"]), values["backbone"]["name"]
+            drawn = drawn_share(values["decisions"])
         except (KeyError, TypeError) as error:
             raise RunError(f"'{path}' is not the plan.json of a run.") from error
-        job = dataclasses.replace(job, backbone=backbone, recipe=recipe, checked=recipe)
+        job = dataclasses.replace(job, backbone=backbone, recipe=recipe, checked=recipe, test=drawn)
         job = dataclasses.replace(job, augment=None, allow=())  # the recipe has these and the numbers
         return dataclasses.replace(job, epochs=None, learning_rate=None, batch_size=None, balance=None)
 
@@ -216,6 +224,11 @@ def check_max_error(max_error: float | None) -> None:
     """Raise SpecError unless 0 < max_error < 1, or it is None."""
     if max_error is not None:
         _between("`max_error`", max_error, 0, 1, open_start=True, open_end=True)
+
+
+def drawn_share(decisions: Iterable[Mapping[str, Any]]) -> float:
+    """The share of the images that a run drew as test images; 0 if it drew none. decisions: as plan.json has them."""
+    return next((float(one["evidence"].get("test_share", 0)) for one in decisions if one["what"] == "split"), 0.0)
 
 
 OPTIONS = {one.name: one.default for one in dataclasses.fields(Job) if one.name not in ("data", "checked")}

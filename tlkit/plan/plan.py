@@ -94,6 +94,12 @@ class Plan:
             told.append(f"an earlier run was trained on {held_out}: on new images the accuracy is probably lower")
         return told
 
+    @property
+    def drew_test(self) -> bool:
+        """Whether the test images were drawn by the run, and not given with the data."""
+        split = self.decision("split")
+        return split is not None and bool(split.evidence.get("test_share"))
+
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values, for plan.json."""
         return {

@@ -77,7 +77,8 @@ def report(
     if len(opened) > 1:
         return leaderboard(opened, out)
     (run,) = opened
-    model = load_model(run) if run.metrics["test"] else load_judged(run)  # not trained on what it is measured on
+    unseen = run.metrics["test"] and "test" not in run.learned_from
+    model = load_model(run) if unseen else load_judged(run)  # not trained on what it is measured on
     inputs = ReportInputs(run, model, None)
     try:
         inputs = ReportInputs(run, inputs.model, decoded(run, own_part(run, None), cache))

@@ -64,7 +64,8 @@ def ensemble(runs: Sequence[Run | str | Path], out: str | Path, *, force: bool =
     save_model(model, run.model_file)
     if refitted:
         save_model(held_out[0], run.judged_file)
-    judges = {"validation": held_out, "test": [model, *models]}
+    tested = any("test" in one.learned_from for one in members)
+    judges = {"validation": held_out, "test": held_out if tested else [model, *models]}
     metrics: dict[str, Any] = {"members": [], "images_decoded": 0, "images_computed": 0}
     with FreshProcess() as fresh:
         judged = {split: one for split, by in judges.items() if (one := _judge(run, split, by))}

@@ -37,7 +37,7 @@ METRICS: dict[str, Any] = {
     "test": None,
     "calibration": None,  # the temperature, how many images it was fitted on, and the scores before it
     "refusal": None,  # the threshold of `max_error`
-    "refit": None,  # on how many images the delivered model was trained, if on validation images too
+    "refit": None,  # on how many images and which splits the delivered model was trained, if not on train alone
     "parity": None,  # the proof that the export predicts as the trained model does
     "members": (),  # of an ensemble: run, accuracy and log_loss of each
     "seconds": {},  # of each step, and "total"
@@ -95,6 +95,14 @@ class Run:
     def refitted(self) -> bool:
         """Whether model.keras was also trained on the validation images."""
         return self.judged_head.is_file() or self.judged_file.is_file()
+
+    @property
+    def learned_from(self) -> tuple[str, ...]:
+        """The splits that model.keras was trained on: train, and after a refit validation, and test if it was drawn."""
+        if not self.refitted:
+            return ("train",)
+        refit = self.metrics["refit"] or {} if self.finished else {}
+        return tuple(refit.get("splits", ("train", "validation")))
 
     @property
     def saved_model(self) -> Path:

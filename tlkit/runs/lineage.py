@@ -49,8 +49,9 @@ def lineage(run: Run | str | Path, *, served: bool = False) -> Lineage:
 
     Ancestors are the runs named by `from_run`, and the members of an ensemble.
 
-    served: Of the model that the run delivers, which may have been trained on its validation images too. Otherwise of
-        the one that these judge (see `tlkit.runs.reading.load_judged`), from which other runs start.
+    served: Of the model that the run delivers, which may have been trained on its validation images too, and on test
+        images that it drew. Otherwise of the one that these judge (see `tlkit.runs.reading.load_judged`), from which
+        other runs start.
     """
     start = (run.folder if isinstance(run, Run) else Path(run)).absolute()
     waiting, known, missing = [(start, served)], {(start, served)}, []
@@ -61,7 +62,7 @@ def lineage(run: Run | str | Path, *, served: bool = False) -> Lineage:
         one = Run(folder)
         try:
             plan, table = one.plan, one.read_table("split.csv")
-            used = ("train", "validation") if delivered and one.refitted else ("train",)
+            used = one.learned_from if delivered else ("train",)
             trained_on.update(table.loc[table["split"].isin(used), "sha256"])
             chosen_by.update(table.loc[table["split"] == "validation", "sha256"])
         except (RunError, OSError, KeyError):

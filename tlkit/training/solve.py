@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tlkit.data.examples import Examples
 from tlkit.features.extract import all_rows
 from tlkit.features.folds import ALWAYS_TRAINING, solving_folds
 from tlkit.features.linear import LinearHead, Solver, choose_strength, solve
@@ -88,14 +89,17 @@ class Refit:
     out_of_fold: np.ndarray | None
 
 
-def refit_stage(plan: StagePlan, inputs: StageInputs, strength: float, deadline: Deadline) -> Refit | None:
+def refit_stage(
+    plan: StagePlan, inputs: StageInputs, strength: float, deadline: Deadline, more: Examples | None = None
+) -> Refit | None:
     """Solve a head on the training and validation images together, and predict each training image without it.
 
-    The validation images then count as often as the training images have views.
+    The validation images, and `more`, then count as often as the training images have views.
 
     Args:
         plan, inputs, deadline: As for `solve_stage`.
         strength: C, the weight of an image.
+        more: Images that the head also learns from, and `out_of_fold` does not.
 
     Returns:
         The head; None if the caches have no room for the features.
@@ -104,6 +108,11 @@ def refit_stage(plan: StagePlan, inputs: StageInputs, strength: float, deadline:
     if found is None:
         return None
     source, held_out = found
+    others = [held_out]
+    if more is not None:
+        others.append(validation_source(plan, replace(inputs, validation=more), History(), deadline))
+        if others[-1].features is None:
+            return None
     views, classes = len(source.views), inputs.suffix.output_shape[-1]
     sizes = tuple(rows.row_shape[-1] for rows in source.views[0])
     solver = Solver(plan.stage.solver, balanced=plan.recipe.class_weights, sizes=sizes)
@@ -113,7 +122,8 @@ def refit_stage(plan: StagePlan, inputs: StageInputs, strength: float, deadline:
     if out_of_fold or solver.scales(classes):
         rows, labels = (np.concatenate(both) for both in zip(training, validation, strict=True))
         crossed = choose_strength(rows, labels, folds, classes, solver=solver, strengths=(strength / views,))
-    rows, labels = (np.concatenate([one, *[other] * views]) for one, other in zip(training, validation, strict=True))
+    parts = [training, *[_rows(one) for one in others] * views]
+    rows, labels = (np.concatenate(both) for both in zip(*parts, strict=True))
     factor = crossed.factor if crossed is not None and solver.scales(classes) else None
     head = solve(rows, labels, classes, strength=strength / views, solver=solver, factor=factor)
     return Refit(head, crossed.probabilities[: source.count] if crossed is not None and out_of_fold else None)

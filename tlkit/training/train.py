@@ -93,6 +93,7 @@ def refit_head(
     *,
     strength: float,
     seed: int = 0,
+    more: Examples | None = None,
 ) -> Refit | None:
     """Solve the head of a trained classifier again, on its training and validation images together.
 
@@ -102,13 +103,14 @@ def refit_head(
     Args:
         model, backbone, recipe, training, validation, seed: As for `train`. The recipe has one stage, which solves.
         strength: C, as in the history of the training.
+        more: Images that the head also learns from, and the predictions out of fold do not.
 
     Returns:
         The head; None if the caches have no room for the features.
     """
     plan, order = StagePlan(recipe, 1, backbone, seed, Stopwatch()), _order(training, seed)
     inputs = StageInputs(*cut(model, backbone, plan.stage.unfreeze), training.take(order), _shuffled(validation, seed))
-    found = refit_stage(plan, inputs, strength, NO_DEADLINE)
+    found = refit_stage(plan, inputs, strength, NO_DEADLINE, more)
     if found is None or found.out_of_fold is None:
         return found
     return replace(found, out_of_fold=found.out_of_fold[np.argsort(order)])
