@@ -38,7 +38,7 @@ def decode_and_resize(data: tf.Tensor, size: int, fit: str = "squash", depth: in
         tf.errors.InvalidArgumentError: if the data are not a whole image in one of the formats, or the header gives
             more than 50 megapixels (200 for a JPEG that is not progressive).
     """
-    return fit_to_square(decode(data, size, depth), size, fit)
+    return fit_to_square(decode(data, depth), size, fit)
 
 
 @functools.cache
@@ -59,16 +59,16 @@ def decode_png_and_resize(data: tf.Tensor, size: int, fit: str, depth: int) -> t
     return fit_to_square(png.decode(data, depth), size, fit)
 
 
-def decode(data: tf.Tensor, size: int = 0, depth: int = FULL_DEPTH) -> tf.Tensor:
+def decode(data: tf.Tensor, depth: int = FULL_DEPTH) -> tf.Tensor:
     """Decode one image file, upright, at its own size.
 
-    A JPEG is decoded at a half, a quarter or an eighth of its size where both sides are then still at least twice
-    `size`. The inverse DCT does this, as in libjpeg, and it is several times faster. `size` 0 decodes in full.
+    A JPEG of more than 50 megapixels is decoded at half of its size, by libjpeg's inverse DCT. All others are decoded in
+    full, because few other decoders can reproduce anything else (see docs/preprocessing.md).
 
     Returns: uint8, shape (height, width, 3), RGB.
     """
     branches = [
-        lambda: jpeg.decode(data, size),
+        lambda: jpeg.decode(data),
         lambda: png.decode(data, depth),
         lambda: apart(gif.decode, data),
         lambda: apart(bmp.decode, data),
@@ -91,8 +91,7 @@ def header_fault(data: tf.Tensor) -> tf.Tensor:
 def read_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The `header_fault`, and the number of pixels that a decoder would hold in memory, int64.
 
-    Never fails and decodes nothing. A JPEG counts as decoded at an eighth of its size, except for a progressive one,
-    which is held in full at any scale.
+    Never fails and decodes nothing.
     """
     branches = [
         *(lambda module=module: apart(module.header, data) for module in (jpeg, png, gif, bmp, webp)),

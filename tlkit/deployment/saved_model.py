@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import keras
 
 
-LARGE = 12_000_000  # pixels; a larger image is decoded alone
+LARGE = 13_000_000  # pixels, a little more than a phone's 4032 x 3024; a larger image is decoded alone
 PARALLEL = 4  # images that are decoded at the same time
 UNSURE = "unsure"  # served instead of a class
 CONVERT = (  # for an export's description: how a client gives other formats to it
