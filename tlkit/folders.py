@@ -33,7 +33,12 @@ EXPORTED = "exports.csv"
 # that only some runs have: folders that `tlkit export` added and their table, the module of a SavedModel backbone, and
 # what was trained without the validation images if the model was trained on them too
 JUDGED = ("judged_head.npz", "judged.keras")
-OPTIONAL_FILES = ("litert", "litert-int8", "onnx", "keras", EXPORTED, "modules", *JUDGED)
+OPTIONAL_FILES = (
+    *("litert", "litert-float16", "litert-int8", "onnx", "openvino", "keras"),
+    EXPORTED,
+    "modules",
+    *JUDGED,
+)
 FILES = (
     PLAN,
     "split.csv",
@@ -60,7 +65,7 @@ def add_to_description(folder: Path, values: dict[str, Any]) -> None:
 
 
 _KEYS = {PLAN: ("tlkit", "recipe", "classes"), DESCRIPTION: ("classes", "image_size", "fit", "input")}
-_EXPORTS = ("saved_model", "litert", "litert-int8", "onnx", "keras")
+_EXPORTS = ("saved_model", "litert", "litert-float16", "litert-int8", "onnx", "openvino", "keras")
 _KILLED = r"\.(?:tmp|old)-[0-9a-f]{8}-"  # prefix of files that a killed process left behind: see `tlkit.files`
 _LEFT = re.compile(f"(?:{_KILLED})+(.+)")  # an export is written inside a temporary folder of its own
 _MODULE = re.compile(

@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from tlkit.data.graph import bmp, gif, jpeg, other, png, webp
+from tlkit.data.graph import bmp, gif, jpeg, other, png
+from tlkit.data.graph import webp as webp_format
 from tlkit.data.graph.common import apart, checked
 from tlkit.data.graph.gif import first_frame as first_frame
 from tlkit.data.limits import FULL_DEPTH
@@ -20,7 +21,9 @@ from tlkit.errors import unknown
 from tlkit.plan.job import FITS
 
 
-def decode_and_resize(data: tf.Tensor, size: int, fit: str = "squash", depth: int = FULL_DEPTH) -> tf.Tensor:
+def decode_and_resize(
+    data: tf.Tensor, size: int, fit: str = "squash", depth: int = FULL_DEPTH, *, webp: bool = True
+) -> tf.Tensor:
     """Decode one image file to a square.
 
     The result is bit-identical when called eagerly, in a tf.function and in a SavedModel.
@@ -31,6 +34,7 @@ def decode_and_resize(data: tf.Tensor, size: int, fit: str = "squash", depth: in
         fit: "squash" stretches the image to the square; "crop" takes the central square; "pad" keeps the whole image
             and fills with black.
         depth: the bits that the data set's images of 16 bits use, 8 to 16; the upper eight of them remain.
+        webp: whether WebP is decoded, for which TensorFlow has an operation from 2.20 on.
 
     Returns: uint8, shape (size, size, 3), RGB.
 
@@ -38,7 +42,7 @@ def decode_and_resize(data: tf.Tensor, size: int, fit: str = "squash", depth: in
         tf.errors.InvalidArgumentError: if the data are not a whole image in one of the formats, or the header gives
             more than 50 megapixels (200 for a JPEG that is not progressive).
     """
-    return fit_to_square(decode(data, depth), size, fit)
+    return fit_to_square(decode(data, depth, webp), size, fit)
 
 
 @functools.cache
@@ -59,11 +63,11 @@ def decode_png_and_resize(data: tf.Tensor, size: int, fit: str, depth: int) -> t
     return fit_to_square(png.decode(data, depth), size, fit)
 
 
-def decode(data: tf.Tensor, depth: int = FULL_DEPTH) -> tf.Tensor:
+def decode(data: tf.Tensor, depth: int = FULL_DEPTH, webp: bool = True) -> tf.Tensor:
     """Decode one image file, upright, at its own size.
 
-    A JPEG of more than 50 megapixels is decoded at half of its size, by libjpeg's inverse DCT. All others are decoded in
-    full, because few other decoders can reproduce anything else (see docs/preprocessing.md).
+    A JPEG of more than 50 megapixels is decoded at half of its size, by libjpeg's inverse DCT. All others are decoded
+    in full, because few other decoders can reproduce anything else (see docs/preprocessing.md).
 
     Returns: uint8, shape (height, width, 3), RGB.
     """
@@ -72,12 +76,20 @@ def decode(data: tf.Tensor, depth: int = FULL_DEPTH) -> tf.Tensor:
         lambda: png.decode(data, depth),
         lambda: apart(gif.decode, data),
         lambda: apart(bmp.decode, data),
-        lambda: apart(webp.decode, data),
-        lambda: tf.zeros((1, 1, 3), tf.uint8) * tf.cast(tf.strings.length(checked(data, other.NO_FORMAT)), tf.uint8),
+        lambda: apart(webp_format.decode, data) if webp else _refused(data, NO_WEBP),
+        lambda: _refused(data, other.NO_FORMAT),
     ]
     image = tf.switch_case(_format(data), branches)
     image.set_shape((None, None, 3))
     return image
+
+
+NO_WEBP = "WebP, which this model for earlier versions of TensorFlow does not decode: convert it to PNG"
+
+
+def _refused(data: tf.Tensor, fault: str) -> tf.Tensor:
+    """Pixels that fail with the fault when they are computed."""
+    return tf.zeros((1, 1, 3), tf.uint8) * tf.cast(tf.strings.length(checked(data, fault)), tf.uint8)
 
 
 def header_fault(data: tf.Tensor) -> tf.Tensor:
@@ -88,19 +100,20 @@ def header_fault(data: tf.Tensor) -> tf.Tensor:
     return read_header(data)[0]
 
 
-def read_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def read_header(data: tf.Tensor, webp: bool = True) -> tuple[tf.Tensor, tf.Tensor]:
     """The `header_fault`, and the number of pixels that a decoder would hold in memory, int64.
 
     Never fails and decodes nothing.
     """
     branches = [
-        *(lambda module=module: apart(module.header, data) for module in (jpeg, png, gif, bmp, webp)),
+        *(lambda module=module: apart(module.header, data) for module in (jpeg, png, gif, bmp)),
+        lambda: apart(webp_format.header, data) if webp else (tf.constant(NO_WEBP), tf.constant(0, tf.int64)),
         lambda: apart(other.header, data),
     ]
     return tf.switch_case(_format(data), branches)
 
 
-def attempt(data: tf.Tensor) -> tf.Tensor:
+def attempt(data: tf.Tensor, webp: bool = True) -> tf.Tensor:
     """Test cheaply whether `decode` will succeed once `header_fault` found no fault; fail if it will not.
 
     It has only a few operations: a tf.data pipeline with the whole decoder takes a second to start, for each request
@@ -120,7 +133,7 @@ def attempt(data: tf.Tensor) -> tf.Tensor:
         lambda: after(tf.io.decode_png(data), png.parts(data)),
         lambda: after(gif.frame(data)),
         lambda: tf.constant(""),  # a BMP without fault decodes
-        lambda: after(tf.io.decode_webp(data)),
+        lambda: after(tf.io.decode_webp(data)) if webp else tf.constant(NO_WEBP),
         lambda: after(tf.io.decode_image(data)),  # fails
     ]
     return tf.switch_case(_format(data), branches)
