@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tlkit.deployment.formats.metadata import describe_itself
 from tlkit.deployment.formats.shared import Answer, Format, _needed, named, signature
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def _open(file: Path) -> Answer:
     return lambda pixels: np.stack([one(image) for image in pixels])
 
 
-LITERT = Format("model.tflite", _write, _open, (RUNTIME,), batch=1)
-LITERT_FLOAT16 = Format("model.tflite", _write_half, _open, (RUNTIME,), tolerance=2e-2, batch=1)
-LITERT_INT8 = Format("model.tflite", _write_integers, _open, (RUNTIME,), by_images=True, rounds=True, batch=1)
+LITERT = Format("model.tflite", _write, _open, (RUNTIME,), batch=1, finish=describe_itself)
+LITERT_FLOAT16 = Format("model.tflite", _write_half, _open, (RUNTIME,), tolerance=2e-2, batch=1, finish=describe_itself)
+LITERT_INT8 = Format(
+    "model.tflite", _write_integers, _open, (RUNTIME,), by_images=True, rounds=True, batch=1, finish=describe_itself
+)
