@@ -124,9 +124,10 @@ def check_no_class_is_unsure(class_names: Sequence[str]) -> None:
         )
 
 
-# the version of TensorFlow that first had an operation; all others that a SavedModel has were in `OLDEST`
+# the version of TensorFlow that first had an operation; all others of the decoder and of Keras' layers are in `OLDEST`,
+# in which exports were run (2.8 lacks DisableCopyOnRead). A TF-Hub module may have others, which are not known here
 NEWER_OPERATIONS = {"DecodeWebP": "2.20"}
-OLDEST = "2.8"
+OLDEST = "2.11"
 
 
 def _knows_webp(for_tensorflow: str | None) -> bool:
