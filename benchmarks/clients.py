@@ -9,8 +9,9 @@ JPEG of about 12 megapixels; turned by Exif; as a transparent PNG; as a grey JPE
 strip; as a WebP.
 
 The client.py of each export, and the programs in its README.md, run in a virtual environment with nothing but Pillow,
-NumPy and the runtime, and are compared with `tlkit.predict` of the SavedModel. Environments are made below --venvs, and `node_modules` too. Appends a row for each stack, format and fit to
-benchmarks/clients.csv. `pixels` is the largest difference of `tlkit.preprocess` from the exported graph, in levels.
+NumPy and the runtime, and are compared with `tlkit.predict` of the SavedModel. Environments are made below --venvs, and
+`node_modules` too. Appends a row for each stack, format and fit to benchmarks/clients.csv. `pixels` is the largest
+difference of `tlkit.preprocess` from the exported graph, in levels of 255.
 """
 
 import argparse

@@ -19,15 +19,17 @@ from PIL import Image, ImageCms
 RULE_VERSION = 1  # of the preprocessing that this program can follow
 _READ_BY_GRAPH = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 # linear sRGB from XYZ under D50 (Bradford), and the sRGB profile's own colorants
-_FROM_XYZ = np.float32(
+_FROM_XYZ = np.array(
     [
         [3.1338561, -1.6168667, -0.4906146],
         [-0.9787684, 1.9161415, 0.0334540],
         [0.0719453, -0.2289914, 1.4052427],
-    ]
+    ],
+    "float32",
 )
-_SRGB = np.float32(
-    [[0.4360747, 0.3850649, 0.1430804], [0.2225045, 0.7168786, 0.0606169], [0.0139322, 0.0971045, 0.7141733]]
+_SRGB = np.array(
+    [[0.4360747, 0.3850649, 0.1430804], [0.2225045, 0.7168786, 0.0606169], [0.0139322, 0.0971045, 0.7141733]],
+    "float32",
 )
 _ROWS = 512  # rows whose colours are converted at once, to bound memory
 

@@ -35,10 +35,10 @@ def _finish(file: Path, description: dict[str, Any]) -> None:
     if is_nchw:
         turn = onnx.helper.make_node("Transpose", [IMAGES], [inside], name="to_nhwc", perm=[0, 2, 3, 1])
         graph.node.insert(0, turn)
-    shape = [BATCH, 3, size, size] if is_nchw else [BATCH, size, size, 3]
+    shape: list[str | int | None] = [BATCH, 3, size, size] if is_nchw else [BATCH, size, size, 3]
     kind = onnx.TensorProto.FLOAT
     graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info(IMAGES, kind, shape))
-    outputs = [BATCH, len(description["classes"])]
+    outputs: list[str | int | None] = [BATCH, len(description["classes"])]
     graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info(PROBABILITIES, kind, outputs))
     del graph.value_info[:]  # shapes of the converter, with other names for the batch
     onnx.helper.set_model_props(
