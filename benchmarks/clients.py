@@ -249,7 +249,7 @@ def prepare(venvs: Path, environment: str) -> str:
         subprocess.run([python, "-m", "pip", "install", "-q", "pillow", "numpy", *PACKAGES[environment]], check=True)
     listed = subprocess.run([python, "-m", "pip", "list", "--format=json"], capture_output=True, text=True, check=True)
     wanted = {*PACKAGES[environment], "pillow", "numpy"}
-    found = {one["name"].lower(): one["version"] for one in json.loads(listed.stdout)}
+    found = {one["name"].lower().replace("_", "-"): one["version"] for one in json.loads(listed.stdout)}
     assert "tlkit" not in found and (environment == "tf" or "tensorflow" not in found)
     return " ".join(f"{name} {found[name]}" for name in sorted(wanted))
 

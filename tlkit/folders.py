@@ -20,6 +20,7 @@ from tlkit.files import contents, temporary_beside, write_atomically
 
 PLAN = "plan.json"
 DESCRIPTION = "tlkit.json"  # of an export
+BESIDE = ("client.py", "check.json", "README.md")  # files of an export that are for other programs
 
 REPORT_FILES = (
     "mistakes.csv",
@@ -150,7 +151,8 @@ def _foreign(folder: Path, manifest: str) -> list[str]:
     listed = known.get("files")
     if isinstance(listed, list):
         return [name for name in names if name != DESCRIPTION and name not in listed]
-    own = (DESCRIPTION, known.get("file"))  # an export of an early version, without a list of files
+    # an export without a list of files, as early versions wrote them
+    own = (DESCRIPTION, known.get("file"), *(BESIDE if "preprocessing" in known else ()))
     return [
         name for name in names if name not in own and not (_MODULE if "file" in known else _SAVED_MODEL).fullmatch(name)
     ]

@@ -24,11 +24,12 @@ from tests.tiny import tiny_file
 from tlkit import ExportError, SpecError, build_classifier, export, find_backbone, open_target, preprocess, write_target
 from tlkit.data.preprocessing import preprocessing
 from tlkit.deployment import saved_model
-from tlkit.deployment.client import BESIDE, check_images, client_program
+from tlkit.deployment.client import check_images, client_program
 from tlkit.deployment.exported import _opened_target
 from tlkit.deployment.formats import FORMATS
 from tlkit.deployment.parity import differs_beyond
 from tlkit.errors import NameUnknown
+from tlkit.folders import BESIDE
 
 NAMES = ["a", "b <<file>> ${x}", "ü c"]
 RUNTIMES = {target: [package for package, _ in one.runs_with] for target, one in FORMATS.items()}

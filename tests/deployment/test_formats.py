@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from tests.tiny import tiny_file
 from tlkit import ExportError, ParityError, RunError, build_classifier, export_run, find_backbone, open_target, predict
 from tlkit.cli.main import main
-from tlkit.deployment.client import BESIDE
 from tlkit.deployment.formats import FORMATS, TARGETS, check_target, write_target
 from tlkit.deployment.parity import prove_target
 from tlkit.errors import NameUnknown
+from tlkit.folders import BESIDE
 from tlkit.runs.export import exports_of
 from tlkit.runs.folder import check_out
 

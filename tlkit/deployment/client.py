@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from tlkit.data.decode import square_decoder
 from tlkit.files import write_atomically
+from tlkit.folders import BESIDE
 
 _HERE = Path(__file__).parent
 _REFERENCE = _HERE.parent / "data" / "reference.py"
@@ -21,7 +22,6 @@ _FROM_HERE = "# -- from here on also in client.py"
 _IMPORTS = "from tlkit.data.reference import decode_upright, preprocess\n"
 TOLERANCE = 0.01  # of a probability; 1 level of 255 in the pixels changes less, unless a model is very sensitive
 ROUNDED_TOLERANCE = 0.05  # of models in 8-bit integers, whose kernels differ between processors
-BESIDE = ("client.py", "check.json", "README.md")  # files of an export that are not the model
 
 
 def write_client(
@@ -52,9 +52,9 @@ def write_client(
             for (name, data), row in zip(images.items(), values, strict=True)
         ],
     }
-    write_atomically(folder / "check.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
-    write_atomically(folder / "client.py", client_program())
-    write_atomically(folder / "README.md", readme(description))
+    texts = (client_program(), json.dumps(told, indent=1, ensure_ascii=False) + "\n", readme(description))
+    for name, text in zip(BESIDE, texts, strict=True):
+        write_atomically(folder / name, text)
 
 
 def client_program() -> str:

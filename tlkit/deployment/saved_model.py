@@ -110,7 +110,7 @@ def export(
             "convert": list(CONVERT),
             "tensorflow": {"least": _least_tensorflow(temporary, for_tensorflow), "written_by": tf.__version__},
         }
-        write_client(temporary, description, lambda images: np.asarray(model.predict_on_batch(images)))
+        write_client(temporary, description, lambda images: np.asarray(model(images.astype("float32"), training=False)))
         write_description(temporary, description)
         check_replaceable(folder, DESCRIPTION)  # again, to keep files that came there meanwhile
     return folder
