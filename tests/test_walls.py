@@ -61,6 +61,8 @@ WITHOUT_KERAS = {  # rooms and modules that import neither Keras nor TensorFlow 
     "data.limits",
     "data.images",
     "data.headers",
+    "data.preprocessing",
+    "data.reference",
     "data.sources",
     "data.scan",
     "data.split",

@@ -43,6 +43,7 @@ _HOME = {
     "clean_copy": "data.clean",
     "convert": "data.convert",
     "decode_and_resize": "data.decode",
+    "preprocess": "data.reference",
     "Run": "runs.folder",
     "open_run": "runs.folder",
     "decode_images": "data.dataset",
@@ -94,6 +95,7 @@ if TYPE_CHECKING:
     from tlkit.data.examples import Examples
     from tlkit.data.images import ImageSet
     from tlkit.data.preview import draw_sheet
+    from tlkit.data.reference import preprocess
     from tlkit.data.scan import scan
     from tlkit.data.split import split
     from tlkit.deployment.formats import open_target, write_target

@@ -20,6 +20,7 @@ from tlkit.files import contents, temporary_beside, write_atomically
 
 PLAN = "plan.json"
 DESCRIPTION = "tlkit.json"  # of an export
+BESIDE = ("client.py", "check.json", "README.md")  # files of an export that are for other programs
 
 REPORT_FILES = (
     "mistakes.csv",
@@ -33,7 +34,12 @@ EXPORTED = "exports.csv"
 # that only some runs have: folders that `tlkit export` added and their table, the module of a SavedModel backbone, and
 # what was trained without the validation images if the model was trained on them too
 JUDGED = ("judged_head.npz", "judged.keras")
-OPTIONAL_FILES = ("litert", "litert-int8", "onnx", "keras", EXPORTED, "modules", *JUDGED)
+OPTIONAL_FILES = (
+    *("litert", "litert-float16", "litert-int8", "onnx", "openvino", "keras"),
+    EXPORTED,
+    "modules",
+    *JUDGED,
+)
 FILES = (
     PLAN,
     "split.csv",
@@ -60,7 +66,7 @@ def add_to_description(folder: Path, values: dict[str, Any]) -> None:
 
 
 _KEYS = {PLAN: ("tlkit", "recipe", "classes"), DESCRIPTION: ("classes", "image_size", "fit", "input")}
-_EXPORTS = ("saved_model", "litert", "litert-int8", "onnx", "keras")
+_EXPORTS = ("saved_model", "litert", "litert-float16", "litert-int8", "onnx", "openvino", "keras")
 _KILLED = r"\.(?:tmp|old)-[0-9a-f]{8}-"  # prefix of files that a killed process left behind: see `tlkit.files`
 _LEFT = re.compile(f"(?:{_KILLED})+(.+)")  # an export is written inside a temporary folder of its own
 _MODULE = re.compile(
@@ -145,7 +151,8 @@ def _foreign(folder: Path, manifest: str) -> list[str]:
     listed = known.get("files")
     if isinstance(listed, list):
         return [name for name in names if name != DESCRIPTION and name not in listed]
-    own = (DESCRIPTION, known.get("file"))  # an export of an early version, without a list of files
+    # an export without a list of files, as early versions wrote them
+    own = (DESCRIPTION, known.get("file"), *(BESIDE if "preprocessing" in known else ()))
     return [
         name for name in names if name not in own and not (_MODULE if "file" in known else _SAVED_MODEL).fullmatch(name)
     ]

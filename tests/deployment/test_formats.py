@@ -17,6 +17,7 @@ from tlkit.cli.main import main
 from tlkit.deployment.formats import FORMATS, TARGETS, check_target, write_target
 from tlkit.deployment.parity import prove_target
 from tlkit.errors import NameUnknown
+from tlkit.folders import BESIDE
 from tlkit.runs.export import exports_of
 from tlkit.runs.folder import check_out
 
@@ -36,17 +37,20 @@ def pictures(count: int = 24) -> np.ndarray:
 
 @pytest.mark.parametrize("target", sorted(FORMATS))
 def test_a_format_answers_what_the_model_answers(model: keras.Model, target: str, tmp_path: Path) -> None:
+    for package, _ in FORMATS[target].runs_with:
+        pytest.importorskip(package)
     folder = write_target(
         model, NAMES, tmp_path / "out", target, fit="pad", unsure_below=0.4, representative=pictures()
     )
     description, answer = open_target(folder)
-    assert {p.name for p in folder.iterdir()} == {"tlkit.json", FORMATS[target].file}
+    weights = {"model.bin"} if target == "openvino" else set()
+    assert {p.name for p in folder.iterdir()} == {"tlkit.json", *BESIDE, FORMATS[target].file, *weights}
     assert (description["classes"], description["fit"], description["unsure_below"]) == (NAMES, "pad", 0.4)
     expected = np.asarray(model(pictures().astype("float32")))
     found = answer(pictures())
     assert found.shape == (24, 3) and found.dtype == np.float32
-    if target == "litert-int8":
-        assert np.abs(found - expected).max() < 0.1
+    if target in ("litert-int8", "litert-float16"):
+        assert np.abs(found - expected).max() < (0.1 if target == "litert-int8" else 0.02)
     else:
         assert np.abs(found - expected).max() < 1e-5
 
@@ -81,7 +85,9 @@ def test_names_folders_and_absent_packages_are_told_before_anything_is_written(
 ) -> None:
     with pytest.raises(NameUnknown, match="litert"):
         check_target("liter")
-    assert [check_target(one) for one in TARGETS]
+    for one in TARGETS:
+        if one != "openvino":  # its package is tested where it is installed
+            check_target(one)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     with pytest.raises(RunError, match=r"not an export's.*letter\.txt"):

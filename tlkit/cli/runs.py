@@ -126,11 +126,26 @@ def predict(model: str, files: Sequence[str], csv_file: str | None, top: int) ->
     "target",
     metavar="NAME",
     default="savedmodel",
-    help="savedmodel (default), litert, litert-int8, onnx, keras",
+    help="savedmodel (default), litert, litert-float16, litert-int8, onnx, openvino, keras",
 )
 @click.option("--data", "moved_to", metavar="DATA", help="where RUN's data is now, if it was moved")
 @click.option("--force", is_flag=True, help="keep an 8-bit model that agrees on less than 95 %")
-def export(run: str, to: str | None, max_error: float | None, target: str, moved_to: str | None, force: bool) -> None:
+@click.option(
+    "--layout", metavar="NAME", default="nhwc", help="of onnx: nhwc (default), or nchw as OpenCV gives images"
+)
+@click.option(
+    "--for-tensorflow", metavar="VERSION", help="leave out of savedmodel what TensorFlow VERSION does not know"
+)
+def export(
+    run: str,
+    to: str | None,
+    max_error: float | None,
+    target: str,
+    moved_to: str | None,
+    force: bool,
+    layout: str,
+    for_tensorflow: str | None,
+) -> None:
     """Export RUN's model, and prove that it equals the trained one."""
     from tlkit.plan.job import check_max_error
 
@@ -140,7 +155,15 @@ def export(run: str, to: str | None, max_error: float | None, target: str, moved
         from tlkit.runs.export import export_run, exports_of, other_thresholds
         from tlkit.runs.folder import open_run
     with log_shown():
-        folder, proof = export_run(open_run(run, moved_to), to, target=target, max_error=max_error, force=force)
+        folder, proof = export_run(
+            open_run(run, moved_to),
+            to,
+            target=target,
+            max_error=max_error,
+            force=force,
+            layout=layout,
+            for_tensorflow=for_tensorflow,
+        )
     click.echo(f"written to {folder}")
     refusal = open_run(run).metrics["refusal"]
     if refusal:
@@ -173,7 +196,7 @@ def _show_exports(table: Any) -> None:
         size = "" if one.bytes != one.bytes else f"{one.bytes / 1e6:.1f} MB"
         speed = "" if one.milliseconds_an_image != one.milliseconds_an_image else f"{one.milliseconds_an_image:.1f} ms"
         timed = "files, decoding included" if one.format == "savedmodel" else "decoded pixels"
-        timed += ", one at a time" if one.format in ("litert", "litert-int8") else ", 16 at a time"
+        timed += ", one at a time" if one.format.startswith("litert") else ", 16 at a time"
         images = f"{one.n:,} {one.split}"
         rows.append((one.format, f"{one.top1_agreement:.1%}", images, f"{one.max_difference:.1e}", size, speed, timed))
     right = [Column(name, right=True) for name in ("difference", "size", "an image")]

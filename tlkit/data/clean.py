@@ -81,7 +81,7 @@ def _draw(file: Path, target: Path, depth: int) -> None:
     """Write an image as the PNG of what the decoder makes of it."""
     from PIL import Image
 
-    pixels = decode(tf.constant(convert(file.read_bytes())), 0, depth).numpy()
+    pixels = decode(tf.constant(convert(file.read_bytes())), depth).numpy()
     Image.fromarray(np.ascontiguousarray(pixels)).save(target, "PNG")
 
 

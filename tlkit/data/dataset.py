@@ -47,9 +47,16 @@ class Dataset:
         test_drawn: bool = False,
     ) -> Dataset:
         """Assign every image to a split: see `tlkit.split`. pairs: None for those of `near_duplicates`."""
-        pairs = self.near_duplicates() if pairs is None else pairs
-        used = {"pairs": pairs, "trained_on": trained_on, "test_drawn": test_drawn}
-        return replace(self, images=split(self.images, validation=validation, seed=seed, strict=strict, **used))
+        images = split(
+            self.images,
+            validation=validation,
+            seed=seed,
+            strict=strict,
+            pairs=self.near_duplicates() if pairs is None else pairs,
+            trained_on=trained_on,
+            test_drawn=test_drawn,
+        )
+        return replace(self, images=images)
 
     def draw_test(self, share: float, *, seed: int, pairs: np.ndarray, seen: Collection[str] = ()) -> Dataset:
         """Draw test images from data that has none: see `tlkit.data.held_out.draw_test`."""

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
-from tlkit.data.graph import bmp, gif, jpeg, other, png, webp
-from tlkit.data.graph.common import PLACE, TEXT, checked, shared
+from tlkit.data.graph import bmp, gif, jpeg, other, png
+from tlkit.data.graph import webp as webp_format
+from tlkit.data.graph.common import TEXT, checked, shared
 from tlkit.data.graph.gif import first_frame as first_frame
 from tlkit.data.limits import FULL_DEPTH
 from tlkit.errors import unknown
 from tlkit.plan.job import FITS
 
 
-def decode_and_resize(data: tf.Tensor, size: int, fit: str = "squash", depth: int = FULL_DEPTH) -> tf.Tensor:
+def decode_and_resize(
+    data: tf.Tensor, size: int, fit: str = "squash", depth: int = FULL_DEPTH, *, webp: bool = True
+) -> tf.Tensor:
     """Decode one image file to a square.
 
     The result is bit-identical when called eagerly, in a tf.function and in a SavedModel.
@@ -31,6 +35,7 @@ def decode_and_resize(data: tf.Tensor, size: int, fit: str = "squash", depth: in
         fit: "squash" stretches the image to the square; "crop" takes the central square; "pad" keeps the whole image
             and fills with black.
         depth: the bits that the data set's images of 16 bits use, 8 to 16; the upper eight of them remain.
+        webp: whether WebP is decoded, for which TensorFlow has an operation from 2.20 on.
 
     Returns: uint8, shape (size, size, 3), RGB.
 
@@ -38,7 +43,7 @@ def decode_and_resize(data: tf.Tensor, size: int, fit: str = "squash", depth: in
         tf.errors.InvalidArgumentError: if the data are not a whole image in one of the formats, or the header gives
             more than 50 megapixels (200 for a JPEG that is not progressive).
     """
-    return fit_to_square(decode(data, size, depth), size, fit)
+    return fit_to_square(decode(data, depth, webp), size, fit)
 
 
 @functools.cache
@@ -57,32 +62,43 @@ def decode_png_and_resize(data: tf.Tensor, size: int, fit: str, depth: int) -> t
     return fit_to_square(png.decoder(depth)(data), size, fit)
 
 
-def decode(data: tf.Tensor, size: int = 0, depth: int = FULL_DEPTH) -> tf.Tensor:
+def decode(data: tf.Tensor, depth: int = FULL_DEPTH, webp: bool = True) -> tf.Tensor:
     """Decode one image file, upright, at its own size.
 
-    A JPEG is decoded at a half, a quarter or an eighth of its size where both sides are then still at least twice
-    `size`. The inverse DCT does this, as in libjpeg, and it is several times faster. `size` 0 decodes in full.
+    A JPEG of more than 50 megapixels is decoded at half of its size, by libjpeg's inverse DCT. All others are decoded
+    in full, because few other decoders can reproduce anything else (see docs/preprocessing.md).
 
     Returns: uint8, shape (height, width, 3), RGB.
     """
-    return _decoder(depth)(data, size)
+    return _traced(_decode, depth, webp)(data)
 
 
 @functools.cache
-def _decoder(depth: int) -> Callable[[tf.Tensor, tf.Tensor | int], tf.Tensor]:
-    return shared(TEXT, PLACE, inline=True)(functools.partial(_decode, depth=depth))
+def _traced(work: Callable[..., Any], *settings: Any) -> Callable[[tf.Tensor], Any]:
+    """A function of the bytes with these settings, which is traced once in a process."""
+    return shared(TEXT, inline=True)(lambda data: work(data, *settings))
 
 
-def _decode(data: tf.Tensor, size: tf.Tensor, depth: int) -> tf.Tensor:
+def _decode(data: tf.Tensor, depth: int, webp: bool) -> tf.Tensor:
     branches = [
-        lambda: jpeg.decode(data, size),
+        lambda: jpeg.decode(data),
         lambda: png.decoder(depth)(data),
-        *(lambda module=module: module.decode(data) for module in (gif, bmp, webp)),
-        lambda: tf.zeros((1, 1, 3), tf.uint8) * tf.cast(tf.strings.length(checked(data, other.NO_FORMAT)), tf.uint8),
+        lambda: gif.decode(data),
+        lambda: bmp.decode(data),
+        lambda: webp_format.decode(data) if webp else _refused(data, NO_WEBP),
+        lambda: _refused(data, other.NO_FORMAT),
     ]
     image = tf.switch_case(_format(data), branches)
     image.set_shape((None, None, 3))
     return image
+
+
+NO_WEBP = "WebP, which this model for earlier versions of TensorFlow does not decode: convert it to PNG"
+
+
+def _refused(data: tf.Tensor, fault: str) -> tf.Tensor:
+    """Pixels that fail with the fault when they are computed."""
+    return tf.zeros((1, 1, 3), tf.uint8) * tf.cast(tf.strings.length(checked(data, fault)), tf.uint8)
 
 
 def header_fault(data: tf.Tensor) -> tf.Tensor:
@@ -93,21 +109,24 @@ def header_fault(data: tf.Tensor) -> tf.Tensor:
     return read_header(data)[0]
 
 
-@shared(TEXT, inline=True)
-def read_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def read_header(data: tf.Tensor, webp: bool = True) -> tuple[tf.Tensor, tf.Tensor]:
     """The `header_fault`, and the number of pixels that a decoder would hold in memory, int64.
 
-    Never fails and decodes nothing. A JPEG counts as decoded at an eighth of its size, except for a progressive one,
-    which is held in full at any scale.
+    Never fails and decodes nothing.
     """
+    return _traced(_read_header, webp)(data)
+
+
+def _read_header(data: tf.Tensor, webp: bool) -> tuple[tf.Tensor, tf.Tensor]:
     branches = [
-        *(lambda module=module: module.header(data) for module in (jpeg, png, gif, bmp, webp, other)),
+        *(lambda module=module: module.header(data) for module in (jpeg, png, gif, bmp)),
+        lambda: webp_format.header(data) if webp else (tf.constant(NO_WEBP), tf.constant(0, tf.int64)),
+        lambda: other.header(data),
     ]
     return tf.switch_case(_format(data), branches)
 
 
-@shared(TEXT, inline=True)
-def attempt(data: tf.Tensor) -> tf.Tensor:
+def attempt(data: tf.Tensor, webp: bool = True) -> tf.Tensor:
     """Test cheaply whether `decode` will succeed once `header_fault` found no fault; fail if it will not.
 
     It has only a few operations: a tf.data pipeline with the whole decoder takes a second to start, for each request
@@ -117,7 +136,10 @@ def attempt(data: tf.Tensor) -> tf.Tensor:
 
     Returns: a scalar string: a fault that is found only now, or nothing.
     """
+    return _traced(_attempt, webp)(data)
 
+
+def _attempt(data: tf.Tensor, webp: bool) -> tf.Tensor:
     def after(decoded: tf.Tensor, fault: tf.Tensor | str = "") -> tf.Tensor:
         """The fault, by way of the pixels: a control dependency alone would be optimised away."""
         return tf.where(tf.size(decoded) > 0, fault, "it does not decode")
@@ -127,7 +149,7 @@ def attempt(data: tf.Tensor) -> tf.Tensor:
         lambda: after(tf.io.decode_png(data), png.parts(data)),
         lambda: after(gif.frame(data)),
         lambda: tf.constant(""),  # a BMP without fault decodes
-        lambda: after(tf.io.decode_webp(data)),
+        lambda: after(tf.io.decode_webp(data)) if webp else tf.constant(NO_WEBP),
         lambda: after(tf.io.decode_image(data)),  # fails
     ]
     return tf.switch_case(_format(data), branches)

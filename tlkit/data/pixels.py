@@ -32,7 +32,7 @@ from tlkit.words import counted
 
 # Increase it when `decode` changes a pixel, so that old caches are not found. TensorFlow, which decodes and resizes, is
 # in the key by its own version.
-DECODER_VERSION = 5
+DECODER_VERSION = 6
 BATCH = 16  # files that a thread decodes before it hands them on
 AT_ONCE = 2  # files that are converted at the same time, to bound memory
 

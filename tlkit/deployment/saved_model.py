@@ -10,11 +10,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from tlkit.data.decode import attempt, decode_and_resize, first_frame, fit_to_square, read_header
 from tlkit.data.limits import FULL_DEPTH
-from tlkit.errors import SpecError
+from tlkit.data.preprocessing import preprocessing
+from tlkit.deployment.client import write_client
+from tlkit.errors import ExportError, SpecError
 from tlkit.files import temporary_beside
 from tlkit.folders import DESCRIPTION, check_replaceable, write_description
 
@@ -22,7 +26,7 @@ if TYPE_CHECKING:
     import keras
 
 
-LARGE = 12_000_000  # pixels; a larger image is decoded alone
+LARGE = 13_000_000  # pixels, a little more than a phone's 4032 x 3024; a larger image is decoded alone
 PARALLEL = 4  # images that are decoded at the same time
 UNSURE = "unsure"  # served instead of a class
 CONVERT = (  # for an export's description: how a client gives other formats to it
@@ -41,6 +45,7 @@ def export(
     unsure_below: float = 0.0,
     refusal: dict[str, Any] | None = None,
     depth: int = FULL_DEPTH,
+    for_tensorflow: str | None = None,
 ) -> Path:
     """Write a classifier as a SavedModel that takes encoded images.
 
@@ -53,9 +58,12 @@ def export(
             `tlkit.evaluation.refusal.refusal_threshold`). 0 = never; then `sure` is true wherever `ok` is.
         refusal: What is known of that threshold, as in metrics.json of a run, for the export's description.
         depth: The bits that images of 16 bits use, as in training.
+        for_tensorflow: The version of TensorFlow that will run it, such as "2.15". Operations that it does not know are
+            left out: WebP is then refused, with `ok` false and the reason. Default: the version that is installed.
 
     Returns:
-        The folder. Its SavedModel has these signatures:
+        The folder. It also has client.py, check.json and README.md (see `tlkit.deployment.client`). Its SavedModel has
+        these signatures:
 
         serving_default, serve_bytes: image_bytes string (n,) -> class string (n,), probability float32 (n,),
             probabilities float32 (n, classes), classes string (n, classes), sure bool (n,), ok bool (n,), problem
@@ -67,15 +75,16 @@ def export(
 
     Raises:
         RunError: The folder holds anything else (see `tlkit.folders`).
-        SpecError: A class is named "unsure", and `unsure_below` is not 0.
+        SpecError: A class is named "unsure", and `unsure_below` is not 0, or `for_tensorflow` is no version.
+        ExportError: The model needs a later TensorFlow than `for_tensorflow`.
     """
-    folder = Path(folder)
+    folder, webp = Path(folder), _knows_webp(for_tensorflow)
     check_replaceable(folder, DESCRIPTION)
     if unsure_below:
         check_no_class_is_unsure(class_names)
     size = int(model.input_shape[1])
-    square = lambda data: decode_and_resize(data, size, fit, depth)  # noqa: E731
-    module = _Served(model, list(class_names), fit, square, unsure_below)
+    square = lambda data: decode_and_resize(data, size, fit, depth, webp=webp)  # noqa: E731
+    module = _Served(model, list(class_names), fit, square, unsure_below, webp=webp)
     signatures = {
         # not traced here: `save` traces a function that has an input signature itself, again if need be
         "serving_default": module.serve_bytes,
@@ -93,11 +102,16 @@ def export(
             "image_size": size,
             "fit": fit,
             "depth": depth,
+            "preprocessing": preprocessing(size, fit, depth),
             "unsure_below": unsure_below,
             "refusal": refusal,
-            "input": "image_bytes: encoded JPEG, PNG, GIF, BMP or WebP files, string (n,); others: see `convert`",
+            "format": "savedmodel",
+            "batch": "any",
+            "input": f"image_bytes: encoded {_formats(webp)} files, string (n,); others: see `convert`",
             "convert": list(CONVERT),
+            "tensorflow": {"least": _least_tensorflow(temporary, for_tensorflow), "written_by": tf.__version__},
         }
+        write_client(temporary, description, lambda images: np.asarray(model(images.astype("float32"), training=False)))
         write_description(temporary, description)
         check_replaceable(folder, DESCRIPTION)  # again, to keep files that came there meanwhile
     return folder
@@ -111,6 +125,44 @@ def check_no_class_is_unsure(class_names: Sequence[str]) -> None:
         )
 
 
+# the version of TensorFlow that first had an operation; all others of the decoder and of Keras' layers are in `OLDEST`,
+# in which exports were run (2.8 lacks DisableCopyOnRead). A TF-Hub module may have others, which are not known here
+NEWER_OPERATIONS = {"DecodeWebP": "2.20"}
+OLDEST = "2.11"
+
+
+def _knows_webp(for_tensorflow: str | None) -> bool:
+    return for_tensorflow is None or _version(for_tensorflow) >= _version(NEWER_OPERATIONS["DecodeWebP"])
+
+
+def _formats(webp: bool) -> str:
+    return "JPEG, PNG, GIF, BMP or WebP" if webp else "JPEG, PNG, GIF or BMP"
+
+
+def _version(text: str) -> tuple[int, int]:
+    parts = text.split(".")
+    if len(parts) < 2 or not all(part.isdecimal() for part in parts[:2]):
+        raise SpecError(f"'{text}' is no version of TensorFlow. Expected two numbers, such as 2.15.")
+    return int(parts[0]), int(parts[1])
+
+
+def _least_tensorflow(folder: Path, asked: str | None) -> str:
+    """The first TensorFlow that knows every operation of a SavedModel. Raises ExportError if it is after `asked`."""
+    proto = saved_model_pb2.SavedModel()
+    proto.ParseFromString((folder / "saved_model.pb").read_bytes())
+    graphs = [one.graph_def for one in proto.meta_graphs]
+    used = {node.op for graph in graphs for node in graph.node}
+    used |= {node.op for graph in graphs for function in graph.library.function for node in function.node_def}
+    needed = {name: NEWER_OPERATIONS[name] for name in used & set(NEWER_OPERATIONS)}
+    least = max([OLDEST, *needed.values()], key=_version)
+    if asked is not None and _version(asked) < _version(least):
+        why = f" for {', '.join(sorted(needed))}" if needed else ""
+        raise ExportError(
+            f"The SavedModel needs TensorFlow {least}{why}. Expected {asked} to be enough. Ask for {least}."
+        )
+    return least
+
+
 class _Served(tf.Module):
     """The module that is saved. Holds the classifier's variables themselves, so each is stored once."""
 
@@ -121,6 +173,8 @@ class _Served(tf.Module):
         fit: str,
         square: Callable[[tf.Tensor], tf.Tensor],
         unsure_below: float = 0.0,
+        *,
+        webp: bool = True,
     ) -> None:
         super().__init__()
         size = int(model.input_shape[1])
@@ -131,6 +185,7 @@ class _Served(tf.Module):
             lambda images: model(images, training=False), input_signature=[shape], autograph=False
         ).get_concrete_function()
         self._names, self._size, self._fit, self._unsure_below = class_names, size, fit, unsure_below
+        self._webp = webp
         self._square = square
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")], autograph=False)
@@ -176,7 +231,9 @@ class _Served(tf.Module):
         """
         image_bytes = tf.map_fn(first_frame, image_bytes)
         signature = (tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int64))
-        fault, pixels = tf.map_fn(read_header, image_bytes, fn_output_signature=signature)
+        fault, pixels = tf.map_fn(
+            lambda data: read_header(data, self._webp), image_bytes, fn_output_signature=signature
+        )
         sound = fault == b""
         # if one is large, decode one at a time, to bound memory
         large = tf.reduce_any(sound & (pixels > LARGE))
@@ -193,11 +250,15 @@ class _Served(tf.Module):
         safe = tf.where(sound, image_bytes, b"")
         count = tf.shape(image_bytes, out_type=tf.int64)[0]
         items = tf.data.Dataset.from_tensor_slices((tf.range(count), safe))
-        tried = items.map(_attempt_item, num_parallel_calls=parallel).ignore_errors()
+        tried = items.map(self._attempt_item, num_parallel_calls=parallel).ignore_errors()
         options = tf.data.Options()
         options.autotune.enabled = False  # autotuning and graph rewriting would take most of a request's time
         options.experimental_optimization.apply_default_optimizations = False
         return tried.with_options(options).reduce(tf.fill((count,), "it does not decode"), _mark_item)
+
+    @tf.autograph.experimental.do_not_convert
+    def _attempt_item(self, index: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return index, attempt(data, self._webp)
 
     def _squares(self, image_bytes: tf.Tensor, ok: tf.Tensor, parallel: int) -> tf.Tensor:
         shape = (self._size, self._size, 3)
@@ -207,11 +268,6 @@ class _Served(tf.Module):
             fn_output_signature=tf.TensorSpec(shape, tf.uint8),
             parallel_iterations=parallel,
         )
-
-
-@tf.autograph.experimental.do_not_convert
-def _attempt_item(index: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    return index, attempt(data)
 
 
 @tf.autograph.experimental.do_not_convert

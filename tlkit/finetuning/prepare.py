@@ -76,9 +76,14 @@ def prepare(resolved: Resolved, clock: Clock | None = None) -> Prepared:
     with clock.timed("split"):
         given = dataset.count("validation") > 0
         pairs = dataset.near_duplicates() if given or drawn.pairs is None else drawn.pairs
-        settings = {"validation": job.validation, "seed": job.seed, "strict": job.strict}
-        known = {"pairs": pairs, "trained_on": seen.trained_on, "test_drawn": drawn.share > 0}
-        parts = drawn.dataset.split(**settings, **known)
+        parts = drawn.dataset.split(
+            validation=job.validation,
+            seed=job.seed,
+            strict=job.strict,
+            pairs=pairs,
+            trained_on=seen.trained_on,
+            test_drawn=drawn.share > 0,
+        )
     before = (*class_decisions(parts.images), *decisions, *label_decisions(parts))
     decisions = (*before, *split_decisions(dataset, parts, pairs, seen, job, drawn))
     return Prepared(job, parts, backbone, resolved.recipe, resolved.augmentation, decisions)

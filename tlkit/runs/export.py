@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from tlkit.deployment.formats import FORMATS, TARGETS, check_target, write_target
+from tlkit.data.preprocessing import preprocessing
+from tlkit.deployment.formats import FORMATS, TARGETS, check_layout, check_target, write_target
 from tlkit.deployment.parity import prove_parity, prove_target
 from tlkit.deployment.saved_model import export
-from tlkit.errors import DataError
+from tlkit.errors import DataError, SpecError
 from tlkit.evaluation.predict import own_probabilities, predict_probabilities
 from tlkit.evaluation.refusal import refusal_threshold
 from tlkit.folders import DESCRIPTION, EXPORTED, add_to_description, own_manifest, until_proved
@@ -43,6 +44,8 @@ def export_run(
     target: str = "savedmodel",
     max_error: float | None = None,
     force: bool = False,
+    layout: str = "nhwc",
+    for_tensorflow: str | None = None,
 ) -> tuple[Path, dict[str, Any] | None]:
     """Write a run's model for deployment, and prove the export on the run's validation images.
 
@@ -52,13 +55,16 @@ def export_run(
     Args:
         run: A finished run; `open_run(folder, moved_to)` if its data was moved.
         to: A folder, replaced if it holds an earlier export and nothing else. Default: RUN/saved_model, or RUN/TARGET.
-        target: "savedmodel" takes encoded files. "litert", "litert-int8", "onnx" and "keras" take pixels (see
-            `tlkit.deployment.formats`).
+        target: "savedmodel" takes encoded files. "litert", "litert-float16", "litert-int8", "onnx", "openvino" and
+            "keras" take pixels (see `tlkit.deployment.formats`).
         max_error: Limit on the share of wrong predictions. Those that are not confident enough for it are served as
             "unsure" (see `tlkit.evaluation.refusal.refusal_threshold`). The threshold is found on the validation part
             of predictions.csv and is from then on the run's own, in `metrics["refusal"]` of the run. It is the default
             of later exports; `other_thresholds` names the earlier ones. Default: the run's own.
         force: Keep 8-bit integers that agree with the model on less than 95 % of the validation images.
+        layout: "nchw" writes an ONNX file for images of shape (n, 3, size, size), as OpenCV's `blobFromImage` gives
+            them. Default: "nhwc", (n, size, size, 3).
+        for_tensorflow: The version of TensorFlow that will run the SavedModel: see `tlkit.export`.
 
     Returns:
         The folder and the proof. The proof is None if the run's images are no longer there.
@@ -66,28 +72,32 @@ def export_run(
     Raises:
         NameUnknown: The target is unknown.
         ExportError: The target's packages are not installed, or the model cannot be converted.
-        SpecError: `max_error` is outside 0 to 1.
+        SpecError: `max_error` is outside 0 to 1, or `layout` or `for_tensorflow` does not fit the format.
         ParityError: The export disagrees with the model. It is removed, and an earlier one in the folder is kept.
         DataError: The run's images are needed (for 8-bit integers) and gone.
     """
     run = run if isinstance(run, Run) else open_run(run)
     check_max_error(max_error)
     check_target(target)
+    check_layout(target, layout)
+    if for_tensorflow is not None and target != "savedmodel":
+        raise SpecError(f"The format {target} takes no `for_tensorflow`, which is for the format savedmodel alone.")
     plan, model, fit = run.plan, load_model(run), run.plan.job.fit
     refusal = run.metrics.get("refusal") if max_error is None else _refusal(run, max_error)
     default = run.saved_model if target == "savedmodel" else run.folder / target
     folder = Path(to) if to is not None else default
-    settings: dict[str, Any] = {"fit": fit, "unsure_below": refusal["threshold"] if refusal else 0.0}
-    settings["refusal"] = refusal
+    settings: dict[str, Any] = {"unsure_below": refusal["threshold"] if refusal else 0.0, "refusal": refusal}
     with until_proved(folder) as unproved:
         if target == "savedmodel":
-            export(model, plan.classes, unproved, **settings, depth=plan.depth)
+            settings |= {"fit": fit, "depth": plan.depth, "for_tensorflow": for_tensorflow}
+            export(model, plan.classes, unproved, **settings)
             proof = _prove_served(run, model, unproved)
         else:
             ranges = _some_pixels(run, "train", REPRESENTATIVE_IMAGES)[0] if FORMATS[target].by_images else None
-            write_target(model, plan.classes, unproved, target, **settings, representative=ranges)
-            add_to_description(unproved, {"depth": plan.depth})
+            rule = preprocessing(plan.image_size, fit, plan.depth, layout.upper())
+            write_target(model, plan.classes, unproved, target, fit=rule, **settings, representative=ranges)
             proof = _prove_pixels(run, model, unproved, force)
+        add_to_description(unproved, {"proof": proof})
     if max_error is not None:
         run.write_json("metrics.json", {**run.metrics, "refusal": refusal})
     return folder, _recorded(run, target, folder, proof)

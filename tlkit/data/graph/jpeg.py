@@ -1,4 +1,4 @@
-"""JPEG: upright, in sRGB, at a fraction of its size where that is enough."""
+"""JPEG: upright, in sRGB, at half of its size where it has more pixels than other formats may have."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from tlkit.data.graph.common import (
     turn_upright,
     xmp_orientation,
 )
-from tlkit.data.limits import MAX_JPEG_PIXELS, MAX_PIXELS
+from tlkit.data.limits import MAX_JPEG_PIXELS, MAX_PIXELS, REDUCED_BY
 
-_RATIOS = (1, 2, 4, 8)
 _MARGIN = 64  # zeros behind the file
 _MOST_SEGMENTS = 1024
 _SEGMENTS = (0xE145, 0xE168, 0xE249)  # APP1 "Exif", APP1 "http" (XMP), APP2 "ICC_PROFILE": marker and first letter
@@ -37,8 +36,8 @@ def header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.cond(has_profile, lambda: apart(lambda: icc.fault(_profile(data, raw, found))), lambda: fault), pixels
 
 
-def decode(data: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """uint8, shape (height, width, 3). A size of 0 is the whole one.
+def decode(data: tf.Tensor) -> tf.Tensor:
+    """uint8, shape (height, width, 3): at half of its size if it has more than `MAX_PIXELS`.
 
     Walks the segments once for fault, size and orientation, because a walk takes as long as decoding.
     """
@@ -51,16 +50,11 @@ def decode(data: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
         lambda: tf.strings.join([b"\xff\xd8", _ADOBE, tf.strings.substr(whole, 2, -1)]),
         lambda: whole,
     )
-    width, height = _size(raw, frame)
-    shorter = tf.minimum(width, height)
-    which = tf.constant(0)
-    for index, ratio in enumerate(_RATIOS):
-        which = tf.where((size > 0) & (shorter // ratio >= 2 * size), index, which)
 
     def at(ratio: int) -> tf.Tensor:
         return tf.io.decode_jpeg(data, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
 
-    image = tf.switch_case(which, [lambda r=r: at(r) for r in _RATIOS])
+    image = tf.cond(_is_huge(*_size(raw, frame)), lambda: at(REDUCED_BY), lambda: at(1))
 
     def with_metadata() -> tf.Tensor:
         profile = icc.fitting(_profile(whole, raw, found), raw[frame + 9] == 1)
@@ -138,7 +132,11 @@ def _header(raw: tf.Tensor, frame: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return tf.where(lossless, "a lossless JPEG is not read", other)
 
     fault = tf.cond(unread, kind, lambda: fault)
-    return fault, tf.where(progressive, pixels, pixels // _RATIOS[-1] ** 2)
+    return fault, tf.where(progressive | (pixels <= MAX_PIXELS), pixels, pixels // REDUCED_BY**2)
+
+
+def _is_huge(width: tf.Tensor, height: tf.Tensor) -> tf.Tensor:
+    return tf.cast(width, tf.int64) * tf.cast(height, tf.int64) > MAX_PIXELS
 
 
 def _profile(data: tf.Tensor, raw: tf.Tensor, found: tf.Tensor) -> tf.Tensor:

@@ -1,10 +1,10 @@
-"""The export formats other than SavedModel: LiteRT, LiteRT with 8-bit integers, ONNX and the Keras file.
+"""The export formats other than SavedModel: LiteRT (in float32, float16 or 8-bit integers), ONNX, OpenVINO and Keras.
 
 Each format is one file in this folder that makes a `Format`, and one row in `FORMATS`.
 
-An export is a folder with the model and `tlkit.json`, which holds the classes, the image size and how files become
-pixels; `open_target` opens it again. These formats take square images as pixels. Only the SavedModel decodes files (see
-`tlkit.export`).
+An export is a folder with the model, `tlkit.json`, which holds the classes, the image size and how files become pixels,
+and a client for other programs (`tlkit.deployment.client`); `open_target` opens it again. These formats take square
+images as pixels. Only the SavedModel decodes files (see `tlkit.export`).
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tlkit.data.preprocessing import preprocessing
+from tlkit.deployment.client import write_client
 from tlkit.deployment.formats.keras import KERAS
-from tlkit.deployment.formats.litert import LITERT, LITERT_INT8
+from tlkit.deployment.formats.litert import LITERT, LITERT_FLOAT16, LITERT_INT8
 from tlkit.deployment.formats.onnx import ONNX
+from tlkit.deployment.formats.openvino import OPENVINO
 from tlkit.deployment.formats.shared import Answer, Format, _needed
-from tlkit.errors import ExportError, RunError, unknown
+from tlkit.errors import ExportError, RunError, SpecError, unknown
 from tlkit.files import temporary_beside
 from tlkit.folders import DESCRIPTION, check_replaceable, write_description
 from tlkit.quiet import _quietly
@@ -29,9 +32,16 @@ if TYPE_CHECKING:
     import keras
 
 
-FORMATS: dict[str, Format] = {"litert": LITERT, "litert-int8": LITERT_INT8, "onnx": ONNX, "keras": KERAS}
+FORMATS: dict[str, Format] = {
+    "litert": LITERT,
+    "litert-float16": LITERT_FLOAT16,
+    "litert-int8": LITERT_INT8,
+    "onnx": ONNX,
+    "openvino": OPENVINO,
+    "keras": KERAS,
+}
 TARGETS = ("savedmodel", *FORMATS)
-INPUT = "image: float32 (n, size, size, 3), RGB 0-255, upright, antialiased; the model normalises by itself"
+LAYOUTS = ("nhwc", "nchw")
 
 
 def check_target(target: str) -> None:
@@ -49,7 +59,7 @@ def write_target(
     folder: str | Path,
     target: str,
     *,
-    fit: str = "squash",
+    fit: str | dict[str, Any] = "squash",
     unsure_below: float = 0.0,
     refusal: dict[str, Any] | None = None,
     representative: np.ndarray | None = None,
@@ -61,7 +71,8 @@ def write_target(
         class_names: In class order.
         folder: Replaced if it holds an earlier export and nothing else.
         target: One of `FORMATS`.
-        fit: How an image becomes square, as in training.
+        fit: How an image becomes square, as in training; or the whole rule, of `tlkit.data.preprocessing`. Its layout
+            "NCHW" is for "onnx" alone.
         unsure_below: Where the highest probability is lower, the class is "unsure". 0 = never.
         refusal: What is known of that threshold, as in metrics.json of a run, for the export's description.
         representative: Training images for "litert-int8", uint8, shape (n, size, size, 3), which give the ranges of
@@ -74,34 +85,58 @@ def write_target(
     Raises:
         NameUnknown: The format is unknown.
         ExportError: The model cannot be converted, or a package is not installed.
+        SpecError: The format has no such layout.
         RunError: The folder holds something else.
     """
     check_target(target)
+    size, form = int(model.input_shape[1]), FORMATS[target]
+    rule = preprocessing(size, fit) if isinstance(fit, str) else fit
+    check_layout(target, rule["layout"])
     folder = Path(folder)
     check_replaceable(folder, DESCRIPTION)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    size = int(model.input_shape[1])
     description = {
         "classes": list(class_names),
         "image_size": size,
-        "fit": fit,
+        "fit": rule["fit"],
+        "depth": rule["depth"],
+        "preprocessing": rule,
         "unsure_below": unsure_below,
         "refusal": refusal,
         "format": target,
-        "file": FORMATS[target].file,
-        "input": INPUT,
+        "file": form.file,
+        "batch": form.batch,
+        "input": _input(rule, form),
     }
     with temporary_beside(folder) as temporary:
         temporary.mkdir()
         try:
             with _quietly():
-                FORMATS[target].write(model, temporary / FORMATS[target].file, representative)
+                form.write(model, temporary / form.file, representative)
+                if form.finish is not None:
+                    form.finish(temporary / form.file, description)
         except (RuntimeError, ValueError, TypeError, AttributeError) as error:
             first = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise ExportError(f"This model cannot be converted to {target}: {first}. Try another format.") from error
+        write_client(temporary, description, form.open(temporary / form.file), rounds=form.rounds)
         write_description(temporary, description)
         check_replaceable(folder, DESCRIPTION)  # again, to keep files that came there meanwhile
     return folder
+
+
+def check_layout(target: str, layout: str) -> None:
+    """Raise NameUnknown for an unknown layout, SpecError for one that the format has not."""
+    if layout.lower() not in LAYOUTS:
+        raise unknown("layout", layout, LAYOUTS)
+    if layout.lower() == "nchw" and target != "onnx":
+        raise SpecError(f"The format {target} has no layout NCHW. Expected NHWC, or the format onnx.")
+
+
+def _input(rule: dict[str, Any], form: Format) -> str:
+    """The model's input in words, for people who read `tlkit.json`; `preprocessing` has it as fields."""
+    count, size = "1" if form.batch == 1 else "n", rule["size"]
+    shape = f"{count}, 3, {size}, {size}" if rule["layout"] == "NCHW" else f"{count}, {size}, {size}, 3"
+    return f"images: float32 ({shape}), {rule['layout']}, RGB 0-255 by `preprocessing`; the model normalises by itself"
 
 
 def read_description(folder: Path) -> dict[str, Any]:

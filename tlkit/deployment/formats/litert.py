@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tlkit.deployment.formats.shared import Answer, Format, _needed, signature
+from tlkit.deployment.formats.metadata import describe_itself
+from tlkit.deployment.formats.shared import Answer, Format, _needed, named, signature
 
 if TYPE_CHECKING:
     import keras
@@ -20,14 +21,21 @@ RUNTIME = ("ai_edge_litert", "litert")
 def _write(model: keras.Model, file: Path, images: np.ndarray | None) -> None:
     import tensorflow as tf
 
+    _export(model, file, {"target_spec": {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}})
+
+
+def _write_half(model: keras.Model, file: Path, images: np.ndarray | None) -> None:
+    """Weights in float16, half the size; the runtime computes in float32 from them."""
+    import tensorflow as tf
+
+    spec = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS], "supported_types": [tf.float16]}
+    _export(model, file, {"target_spec": spec, "optimizations": [tf.lite.Optimize.DEFAULT]})
+
+
+def _export(model: keras.Model, file: Path, settings: dict[str, Any]) -> None:
     # a batch of one: LiteRT allocates its tensors ahead, for a fixed batch size
-    model.export(
-        str(file),
-        format="litert",
-        input_signature=signature(model, 1),
-        verbose=False,
-        target_spec={"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]},
-    )
+    given = signature(model, 1)
+    named(model).export(str(file), format="litert", input_signature=given, verbose=False, **settings)
 
 
 def _write_integers(model: keras.Model, file: Path, images: np.ndarray | None) -> None:
@@ -63,5 +71,8 @@ def _open(file: Path) -> Answer:
     return lambda pixels: np.stack([one(image) for image in pixels])
 
 
-LITERT = Format("model.tflite", _write, _open, (RUNTIME,))
-LITERT_INT8 = Format("model.tflite", _write_integers, _open, (RUNTIME,), by_images=True, rounds=True)
+LITERT = Format("model.tflite", _write, _open, (RUNTIME,), batch=1, finish=describe_itself)
+LITERT_FLOAT16 = Format("model.tflite", _write_half, _open, (RUNTIME,), tolerance=2e-2, batch=1, finish=describe_itself)
+LITERT_INT8 = Format(
+    "model.tflite", _write_integers, _open, (RUNTIME,), by_images=True, rounds=True, batch=1, finish=describe_itself
+)

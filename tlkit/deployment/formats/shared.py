@@ -29,7 +29,10 @@ class Format:
         runs_with, writes_with: Packages that are needed beside tlkit's own, each with the extra of tlkit that installs
             it.
         by_images: Whether `write` needs training images.
-        rounds: Whether probabilities may differ from the model's by more than float32 rounding.
+        rounds: Whether it computes with 8-bit integers, so that probabilities may differ from the model's at will.
+        tolerance: The largest difference of a probability from the model's; of float16 weights it is larger.
+        batch: How many images it takes at once: 1, or "any".
+        finish: Completes the written file by the export's description: names, classes, layout.
     """
 
     file: str
@@ -39,6 +42,9 @@ class Format:
     writes_with: tuple[tuple[str, str], ...] = ()
     by_images: bool = False
     rounds: bool = False
+    tolerance: float = 1e-3
+    batch: int | str = "any"
+    finish: Callable[[Path, dict[str, Any]], None] | None = None
 
 
 def _needed(package: str, extra: str) -> Any:
@@ -51,7 +57,14 @@ def _needed(package: str, extra: str) -> Any:
 
 
 def signature(model: keras.Model, batch: int | None) -> list[Any]:
-    """The one input of an exported model: float32, shape (batch, size, size, 3), RGB 0-255."""
+    """The one input of an exported model, `images`: float32, shape (batch, size, size, 3), RGB 0-255."""
     import tensorflow as tf
 
-    return [tf.TensorSpec((batch, *model.input_shape[1:]), tf.float32, name="image")]
+    return [tf.TensorSpec((batch, *model.input_shape[1:]), tf.float32, name="images")]
+
+
+def named(model: keras.Model) -> keras.Model:
+    """The same model, whose output is called `probabilities` in its signature."""
+    import keras
+
+    return keras.Model(model.input, {"probabilities": model.output})
