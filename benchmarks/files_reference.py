@@ -64,6 +64,9 @@ def upright(image: Any, depth: int) -> Any:
     """The first frame, upright, as RGB, RGBA, L, CMYK or LAB of 8 bits."""
     place = image.tile[0][1] if image.format == "GIF" and image.tile else None
     image.load()
+    parts = [part for _, part in getattr(image, "applist", ()) if part.startswith(b"ICC_PROFILE\0")]
+    if len(parts) == 1 and not image.info.get("icc_profile"):  # Pillow wants its number and count to be 1
+        image.info["icc_profile"] = parts[0][14:]
     profile, mode = image.info.get("icc_profile"), image.mode
     if mode.startswith("I"):
         values = np.asarray(image).astype("int64")
