@@ -38,18 +38,18 @@ def inverted_residuals() -> keras.Model:
     """A small MobileNetV2 (Sandler et al. 2018): linear bottlenecks with a residual, whose channels are alike."""
     keras.utils.set_random_seed(3)
 
-    def normed(x: keras.KerasTensor, relu: bool = True) -> keras.KerasTensor:
-        x = layers.BatchNormalization()(x)
-        return layers.ReLU(6.0)(x) if relu else x
+    def normed(x: keras.KerasTensor, linear: str | None = None) -> keras.KerasTensor:
+        x = layers.BatchNormalization(name=linear)(x)
+        return x if linear else layers.ReLU(6.0)(x)
 
     inputs = keras.Input((SIZE, SIZE, 3))
     x = layers.Rescaling(1 / 127.5, offset=-1.0, name="normalise")(inputs)
     x = normed(layers.Conv2D(8, 3, strides=2, padding="same", use_bias=False)(x))
-    x = bottom = normed(layers.Conv2D(8, 1, use_bias=False, name="project_1")(x), relu=False)
+    x = bottom = normed(layers.Conv2D(8, 1, use_bias=False, name="project_1")(x), "linear_1")
     x = normed(layers.Conv2D(24, 1, use_bias=False, name="expand_2")(x))
     x = layers.ZeroPadding2D(((0, 1), (0, 1)))(x)
     x = normed(layers.DepthwiseConv2D(2, use_bias=False)(x))
-    x = normed(layers.Conv2D(8, 1, use_bias=False, name="project_2")(x), relu=False)
+    x = normed(layers.Conv2D(8, 1, use_bias=False, name="project_2")(x), "linear_2")
     x = layers.Add()([bottom, x])
     x = normed(layers.Conv2D(32, 1, use_bias=False, name="expand_3")(x))
     x = layers.GlobalAveragePooling2D(name="head_features")(x)
@@ -68,10 +68,9 @@ def inverted_residuals() -> keras.Model:
 def spread(model: keras.Model) -> None:
     """Make the channels of the bottlenecks unequal, by factors of 0.01 to 100, without changing the answers."""
     factors = np.logspace(-2, 2, 8)
-    for norm in (layer for layer in model.layers if layer.input.shape[-1] == 8):
-        if isinstance(norm, layers.BatchNormalization) and "project" in norm.input._keras_history.operation.name:
-            gamma, beta, mean, variance = norm.get_weights()
-            norm.set_weights([gamma * factors, beta * factors, mean, variance])
+    for name in ("linear_1", "linear_2"):
+        gamma, beta, mean, variance = model.get_layer(name).get_weights()
+        model.get_layer(name).set_weights([gamma * factors, beta * factors, mean, variance])
     for name in ("expand_2", "expand_3"):
         layer = model.get_layer(name)
         layer.set_weights([layer.get_weights()[0] / factors[:, None]])
