@@ -45,9 +45,9 @@ def main() -> None:
     if asked.report:
         report(read_rows(FILE))
         return
-    there = {(row["data"], row["backbone"], row["image_size"], row["epochs"]) for row in read_rows(FILE)}
     for backbone in asked.backbone:
         for data in asked.data:
+            there = {(row["data"], row["backbone"], row["image_size"], row["epochs"]) for row in read_rows(FILE)}
             if (data, backbone, str(asked.image_size), str(asked.epochs)) not in there:
                 append_row(FILE, measure(data, backbone, asked.image_size, asked.epochs, before=not asked.only_now))
 
@@ -179,12 +179,12 @@ def time_ratio(first, second, pixels: np.ndarray) -> float:  # type: ignore[no-u
 
 
 def report(rows: list[dict[str, str]]) -> None:
-    print("| backbone | data | n | float | before | now | agreement: before, now | verdict | MB | time of int8 / float |")
+    print("| backbone | data | n | float | before | now | agreement: before, now | verdict | MB | time / float's |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for row in rows:
         tuned = ", fine-tuned" if int(row["epochs"]) else ""
-        percent = {name: f"{100 * float(row[name]):.1f}" if row[name] else "" for name in row if name.startswith("a") and
-                   name != "ai_edge_litert"}
+        shares = [name for name in row if name.startswith(("accuracy", "agreement"))]
+        percent = {name: f"{100 * float(row[name]):.1f}" if row[name] else "" for name in shares}
         print(
             f"| {row['backbone']}{tuned} | {row['data']} | {row['n']} | {percent['accuracy']} "
             f"| {percent['accuracy_before']} | {percent['accuracy_int8']} "

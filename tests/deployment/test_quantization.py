@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from tests.tiny import tiny_file
 from tlkit import build_classifier, find_backbone, open_target
 from tlkit.deployment.formats import quantization, write_target
 from tlkit.deployment.formats.quantization import (
@@ -22,7 +23,6 @@ from tlkit.deployment.formats.quantization import (
     with_ranges,
     with_rounded_weights,
 )
-from tests.tiny import tiny_file
 
 SIZE = 16
 

@@ -129,7 +129,7 @@ def predict(model: str, files: Sequence[str], csv_file: str | None, top: int) ->
     help="savedmodel (default), litert, litert-int8, onnx, keras",
 )
 @click.option("--data", "moved_to", metavar="DATA", help="where RUN's data is now, if it was moved")
-@click.option("--force", is_flag=True, help="keep an 8-bit model that agrees on less than 95 %")
+@click.option("--force", is_flag=True, help="keep an 8-bit model that loses too much")
 def export(run: str, to: str | None, max_error: float | None, target: str, moved_to: str | None, force: bool) -> None:
     """Export RUN's model, and prove that it equals the trained one."""
     from tlkit.plan.job import check_max_error

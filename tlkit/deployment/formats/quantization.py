@@ -47,6 +47,7 @@ class Graph:
 
     @classmethod
     def of(cls, model: keras.Model) -> Graph:
+        """Read a model's graph."""
         nodes = graph_nodes(model)
         maker = {id(tensor): one.name for one, node in nodes.items() for tensor in node.output_tensors}
         inputs = {one.name: [maker[id(tensor)] for tensor in node.input_tensors] for one, node in nodes.items()}
@@ -87,10 +88,9 @@ def fold_batch_norm(model: keras.Model) -> keras.Model:
     graph = Graph.of(model)
     norms: dict[str, Any] = {}  # by the layer that each is folded into
     for name, layer in graph.layers.items():
-        after = graph.only_user(name)
-        if isinstance(layer, _WEIGHTED) and _activation(layer) == "linear":
-            if isinstance(after, layers.BatchNormalization) and _axis(after) == len(after.output.shape) - 1:
-                norms[name] = after
+        after, linear = graph.only_user(name), isinstance(layer, _WEIGHTED) and _activation(layer) == "linear"
+        if linear and isinstance(after, layers.BatchNormalization) and _is_by_channel(after):
+            norms[name] = after
     gone = {norm.name for norm in norms.values()}
 
     def clone(layer: Any) -> Any:
@@ -304,8 +304,8 @@ def _activation(layer: Any) -> str | None:
     return getattr(getattr(layer, "activation", None), "__name__", None)
 
 
-def _axis(norm: Any) -> int:
-    return int(norm.axis) % len(norm.output.shape)
+def _is_by_channel(norm: Any) -> bool:
+    return norm.axis in (-1, len(norm.output.shape) - 1)
 
 
 def _rounded_layers(model: keras.Model) -> list[Any]:
