@@ -7,7 +7,8 @@
    2019, arXiv:1906.04721, sections 4.1 and 5.1.1; here the ranges of activations and those of the weights that read
    them are balanced, as in SmoothQuant: Xiao et al. 2023, arXiv:2211.10438, equation 4);
 3. rounds each output channel of a kernel to 255 levels of its own (Krishnamoorthi 2018, arXiv:1806.08342, section 3.1);
-4. corrects biases by what rounding changes in the mean (Nagel et al. 2019, section 4.2);
+4. corrects biases by what rounding of weights and activations changes in the mean (Nagel et al. 2019, section 4.2 and
+   appendix D, where means are measured, layer after layer);
 5. marks the ranges of activations by fake quantisation (Jacob et al. 2018, arXiv:1712.05877, section 3), which LiteRT's
    converter turns into integers. Normalisation of pixels and the head are left in float32.
 
@@ -27,7 +28,7 @@ from keras import layers
 from tlkit.backbones.graph import graph_nodes
 
 LEVELS = 127  # of 8-bit weights on each side of 0
-BATCH = 16  # images
+MOST_VALUES = 2**26  # of the largest activation, over all images: 256 MiB in float32
 _WEIGHTED = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
 _RELU = (layers.ReLU,)
 _SAME_RANGE = (layers.ZeroPadding2D, layers.Dropout, layers.InputLayer)  # output holds its input's values, or 0
@@ -68,19 +69,21 @@ def quantised(model: keras.Model, images: np.ndarray) -> tuple[keras.Model, bool
 
     Args:
         model: A flat functional model, raw RGB 0-255 in. It is not changed.
-        images: Training images, uint8, shape (n, size, size, 3), which give ranges and means of activations.
+        images: Training images, uint8, shape (n, size, size, 3), which give ranges and means of activations. Those
+            that would need more than about 2 GiB of memory are left out.
 
-    Ranges are not marked if the model has layers that fake quantisation does not cover, such as those of a module or a
-    transformer. LiteRT's converter must then measure them.
+    Only step 1 is done, and ranges are not marked, if the model has layers that fake quantisation does not cover, such
+    as those of a module or a transformer. LiteRT's converter must then measure them.
     """
     folded = fold_batch_norm(model)
+    graph = Graph.of(folded)
+    if not _is_covered(graph):
+        return folded, False
+    largest = max(int(np.prod(layer.output.shape[1:])) for layer in graph.layers.values())
+    images = images[: max(MOST_VALUES // largest, 1)].astype("float32")
     equalise(folded, images)
     rounded = with_rounded_weights(folded)
-    correct_biases(folded, rounded, images)
-    graph = Graph.of(rounded)
-    if not _is_covered(graph):
-        return rounded, False
-    return with_ranges(rounded, activation_ranges(folded, _rounded_tensors(graph), images)), True
+    return with_ranges(rounded, calibrate(folded, rounded, images)), True
 
 
 def fold_batch_norm(model: keras.Model) -> keras.Model:
@@ -121,11 +124,17 @@ def equalise(model: keras.Model, images: np.ndarray) -> None:
 
     A channel is divided by s where it is made, and the weights that read it are multiplied by s. s is the square root
     of the channel's range over that of these weights. This is exact where all layers between are linear or ReLU.
-    images: as for `quantised`.
+    images: float32, shape (n, size, size, 3).
     """
     graph = Graph.of(model)
     groups = [group for group in _channel_groups(graph) if group.makers and group.readers]
-    found = _largest(model, sorted({name for group in groups for name in group.makers}), images)
+    makers, run, found = {name for group in groups for name in group.makers}, _Run(graph, images), {}
+    for name in graph.layers:
+        output = run.output(name)
+        if name in makers:
+            axes = tuple(range(len(output.shape) - 1))
+            found[name] = keras.ops.convert_to_numpy(keras.ops.max(keras.ops.absolute(output), axis=axes))
+        run.keep(name, output)
     for group in groups:
         activations = np.max([found[name] for name in group.makers], axis=0)
         weights = np.max([_input_range(graph.layers[name]) for name in group.readers], axis=0)
@@ -204,36 +213,63 @@ def with_rounded_weights(model: keras.Model) -> keras.Model:
     return copy
 
 
-def correct_biases(model: keras.Model, rounded: keras.Model, images: np.ndarray) -> None:
-    """Add to each bias of `rounded` what rounding the kernel takes from the layer's mean output.
+def calibrate(model: keras.Model, rounded: keras.Model, images: np.ndarray) -> dict[str, tuple[float, float]]:
+    """Correct the biases of `rounded`, and return the ranges of activations, by the names of layers.
 
-    A layer without its activation is linear, so its mean output is its output for its mean input.
-    images: as for `quantised`.
+    Both models run layer by layer, `rounded` with rounded activations. The mean of what a layer gives too little is
+    added to its bias before the next layer runs, so that each layer also makes up for the errors of those before it.
+    These do not cancel out where much of an image has one colour. images: float32, shape (n, size, size, 3).
     """
-    names = [layer.name for layer in _rounded_layers(rounded) if layer.use_bias]
-    inputs = [model.get_layer(name).input for name in names]
-    sums = _measured(model, inputs, images, lambda x: keras.ops.sum(x, axis=0, keepdims=True), np.add)
-    for name, total in zip(names, sums, strict=True):
-        own, layer = model.get_layer(name), rounded.get_layer(name)
-        lost = _linear_part(own, total / len(images)) - _linear_part(layer, total / len(images))
-        layer.bias.assign_add(lost.reshape(-1, lost.shape[-1]).mean(axis=0))
+    graph, other = Graph.of(model), Graph.of(rounded)
+    names = set(_rounded_tensors(graph))
+    own_run, other_run, ranges = _Run(graph, images), _Run(other, images), {}
+    for name, layer in graph.layers.items():
+        if isinstance(layer, _WEIGHTED) and layer.use_bias:
+            lost = _linear_part(layer, own_run.inputs(name)) - _linear_part(other.layers[name], other_run.inputs(name))
+            other.layers[name].bias.assign_add(keras.ops.mean(lost, axis=tuple(range(len(lost.shape) - 1))))
+        output, approximate = own_run.output(name), other_run.output(name)
+        if name in names:
+            low, high = (float(reduce(output)) for reduce in (keras.ops.min, keras.ops.max))
+            ranges[name] = (min(low, 0.0), max(high, 1e-6))
+            approximate = FakeQuantize(*ranges[name])(approximate)
+        own_run.keep(name, output)
+        other_run.keep(name, approximate)
+    return ranges
 
 
-def _linear_part(layer: Any, values: np.ndarray) -> np.ndarray:
+def _linear_part(layer: Any, inputs: list[Any]) -> Any:
     activation, layer.activation = layer.activation, keras.activations.linear
     try:
-        return np.asarray(layer(values))
+        return layer(*inputs)
     finally:
         layer.activation = activation
 
 
-def activation_ranges(model: keras.Model, names: list[str], images: np.ndarray) -> dict[str, tuple[float, float]]:
-    """The smallest and largest output of some layers on images, 0 included. images: as for `quantised`."""
-    outputs = [model.get_layer(name).output for name in names]
-    low = _measured(model, outputs, images, keras.ops.min, np.minimum)
-    high = _measured(model, outputs, images, keras.ops.max, np.maximum)
-    ranges = [(min(float(a), 0.0), max(float(b), 0.0)) for a, b in zip(low, high, strict=True)]
-    return {name: (a, max(b, a + 1e-6)) for name, (a, b) in zip(names, ranges, strict=True)}
+class _Run:
+    """Runs a graph on images layer by layer, and keeps each output as long as a layer needs it."""
+
+    def __init__(self, graph: Graph, images: np.ndarray) -> None:
+        self.graph, self.images = graph, images
+        self.kept: dict[str, Any] = {}
+        self.waiting = {name: len(users) for name, users in graph.users.items()}
+
+    def inputs(self, name: str) -> list[Any]:
+        return [self.kept[source] for source in self.graph.inputs[name]]
+
+    def output(self, name: str) -> Any:
+        """What a layer gives for the kept outputs of those before it."""
+        inputs = self.inputs(name)
+        if not inputs:
+            return keras.ops.convert_to_tensor(self.images)
+        return self.graph.layers[name](inputs if len(inputs) > 1 else inputs[0])
+
+    def keep(self, name: str, output: Any) -> None:
+        """Keep a layer's output, and forget those that no layer needs any more."""
+        self.kept[name] = output
+        for source in self.graph.inputs[name]:
+            self.waiting[source] -= 1
+            if not self.waiting[source]:
+                del self.kept[source]
 
 
 def with_ranges(model: keras.Model, ranges: dict[str, tuple[float, float]]) -> keras.Model:
@@ -323,42 +359,6 @@ def _copied(
         if len(own.weights) == len(layer.weights):
             layer.set_weights(own.get_weights())
     return copy
-
-
-def _measured(
-    model: keras.Model,
-    tensors: list[Any],
-    images: np.ndarray,
-    reduce: Callable[[Any], Any],
-    combine: Callable[[np.ndarray, np.ndarray], np.ndarray],
-) -> list[np.ndarray]:
-    """Reduce some tensors of a model over images.
-
-    The graph reduces each batch, so that no whole tensor of activations is kept.
-
-    Args:
-        reduce: What to compute of a tensor in each batch, with `keras.ops`.
-        combine: How the values of two batches become one.
-    """
-    if not tensors:
-        return []
-    reduced = keras.Model(model.input, [reduce(tensor) for tensor in tensors])
-    found: list[np.ndarray] = []
-    for at in range(0, len(images), BATCH):
-        batch = reduced.predict_on_batch(images[at : at + BATCH].astype("float32"))
-        batch = batch if isinstance(batch, list) else [batch]
-        found = [combine(a, b) for a, b in zip(found, batch, strict=True)] if found else batch
-    return found
-
-
-def _largest(model: keras.Model, names: list[str], images: np.ndarray) -> dict[str, np.ndarray]:
-    """The largest absolute output of each channel of some layers: shape (channels,)."""
-    outputs = [model.get_layer(name).output for name in names]
-
-    def largest(x: Any) -> Any:
-        return keras.ops.max(keras.ops.absolute(x), axis=tuple(range(len(x.shape) - 1)))
-
-    return dict(zip(names, _measured(model, outputs, images, largest, np.maximum), strict=True))
 
 
 def _input_range(layer: Any) -> np.ndarray:
