@@ -5,11 +5,11 @@
     python benchmarks/int8.py --report
 
 For each data set and backbone: a logistic head is solved on the features of at most 400 training images, with the C
-(0.001, 0.01 or 0.1) that is best on at most 300 validation images. With --epochs, all layers are then trained for so many epochs, with
-BatchNormalization's statistics fixed. The classifier is written as `litert-int8`, for which the converter sees at most
-256 of the training images, and judged on at most 300 test images. Without --now-only, the classifier is also written as
-`litert`, for its size and speed, and by the converter alone, as in earlier versions ("before"): it measures ranges on
-200 training images, and nothing is done before.
+(0.001, 0.01 or 0.1) that is best on at most 300 validation images. With --epochs, all layers are then trained for so
+many epochs, with BatchNormalization's statistics fixed. The classifier is written as `litert-int8`, for which the
+converter sees at most 256 of the training images, and judged on at most 300 test images. Without --now-only, the
+classifier is also written as `litert`, for its size and speed, and by the converter alone, as in earlier versions
+("before"): it measures ranges on 200 training images, and nothing is done before.
 
 Times are those of one image after another, in five alternating rounds of 20 images; only their ratio is stored, as
 other work may run beside. Appends a row per classifier to benchmarks/int8.csv and skips those that are there. --report
