@@ -12,14 +12,12 @@
 5. marks the ranges of activations by fake quantisation (Jacob et al. 2018, arXiv:1712.05877, section 3), which LiteRT's
    converter turns into integers. Normalisation of pixels and the head are left in float32.
 
-Steps 1 and 2 leave the model's answers as they are. If too few answers stay the same after step 5, the lower quarter of
-the layers is left in float32 too, and then the lower half: errors made there are amplified by all layers above, and few
-of the weights are there.
+Steps 1 and 2 leave the model's answers as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,13 +26,8 @@ import numpy as np
 from keras import layers
 
 from tlkit.backbones.graph import graph_nodes
-from tlkit.progress import log
-from tlkit.words import counted
 
 LEVELS = 127  # of 8-bit weights on each side of 0
-FLOAT_SHARES = (0.0, 0.25, 0.5)  # of the layers with weights, from the bottom, that are tried in float32
-BATCH = 32
-ENOUGH = 0.97  # share of images that keep their class, from which no more layers are left in float32
 MOST_VALUES = 2**26  # of the largest activation, over all images: 256 MiB in float32
 _WEIGHTED = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)
 _RELU = (layers.ReLU,)
@@ -52,11 +45,10 @@ class Graph:
     layers: dict[str, Any]
     inputs: dict[str, list[str]]
     users: dict[str, list[str]]
-    floats: frozenset[str]
 
     @classmethod
-    def of(cls, model: keras.Model, floats: Iterable[str] = ()) -> Graph:
-        """Read a model's graph. floats: layers that are left in float32; the head is in any case."""
+    def of(cls, model: keras.Model) -> Graph:
+        """Read a model's graph."""
         nodes = graph_nodes(model)
         maker = {id(tensor): one.name for one, node in nodes.items() for tensor in node.output_tensors}
         inputs = {one.name: [maker[id(tensor)] for tensor in node.input_tensors] for one, node in nodes.items()}
@@ -64,24 +56,12 @@ class Graph:
         for name, sources in inputs.items():
             for source in sources:
                 users[source].append(name)
-        return cls({one.name: one for one in nodes}, inputs, users, frozenset(floats))
+        return cls({one.name: one for one in nodes}, inputs, users)
 
     def only_user(self, name: str) -> Any:
         """The layer that alone uses a layer's output, or None."""
         users = self.users[name]
         return self.layers[users[0]] if len(users) == 1 else None
-
-    def is_integer(self, name: str) -> bool:
-        """Whether a layer is computed in integers."""
-        layer = self.layers[name]
-        return isinstance(layer, _INTEGER) and not _is_head(layer) and name not in self.floats
-
-    def below(self, share: float) -> list[str]:
-        """The layers up to a share of those with weights, the head not counted."""
-        names = list(self.layers)
-        weighted = [at for at, name in enumerate(names) if isinstance(self.layers[name], _WEIGHTED)]
-        counted = [at for at in weighted if not _is_head(self.layers[names[at]])]
-        return names[: counted[int(share * len(counted))]] if share and counted else []
 
 
 def quantised(model: keras.Model, images: np.ndarray) -> tuple[keras.Model, bool]:
@@ -89,34 +69,21 @@ def quantised(model: keras.Model, images: np.ndarray) -> tuple[keras.Model, bool
 
     Args:
         model: A flat functional model, raw RGB 0-255 in. It is not changed.
-        images: Training images, uint8, shape (n, size, size, 3). Two thirds give ranges and means of activations, or
-            less where that would need more than about 2 GiB of memory. The others show how many answers stay the same.
+        images: Training images, uint8, shape (n, size, size, 3), which give ranges and means of activations. Those
+            that would need more than about 2 GiB of memory are left out.
 
     The model itself is returned, and ranges are not marked, if it has layers that fake quantisation does not cover,
     such as those of a module or a transformer. LiteRT's converter must then measure them.
     """
     if not _is_covered(Graph.of(model)):
         return model, False
-    order = np.random.default_rng(0).permutation(len(images))
-    some, others = np.split(images[order], [-(-2 * len(images) // 3)])
-    others = others if len(others) else some
     folded = fold_batch_norm(model)
     graph = Graph.of(folded)
     largest = max(int(np.prod(layer.output.shape[1:])) for layer in graph.layers.values())
-    some = some[: max(MOST_VALUES // largest, 1)].astype("float32")
-    equalise(folded, some)
-    own = folded.predict(others, batch_size=BATCH, verbose=0).argmax(axis=1)
-    for share in FLOAT_SHARES:
-        floats = graph.below(share)
-        rounded = with_rounded_weights(folded, floats)
-        prepared = with_ranges(rounded, calibrate(folded, rounded, some, floats))
-        agreement = (prepared.predict(others, batch_size=BATCH, verbose=0).argmax(axis=1) == own).mean()
-        if agreement >= ENOUGH:
-            break
-        log.info(
-            f"8-bit integers keep the class of {agreement:.1%} of {len(others)} images, with {share:.0%} in float32"
-        )
-    return prepared, True
+    images = images[: max(MOST_VALUES // largest, 1)].astype("float32")
+    equalise(folded, images)
+    rounded = with_rounded_weights(folded)
+    return with_ranges(rounded, calibrate(folded, rounded, images)), True
 
 
 def fold_batch_norm(model: keras.Model) -> keras.Model:
@@ -237,15 +204,13 @@ def _is_scaling(layer: Any) -> bool:
     return plain_relu or isinstance(layer, _SCALING) or _activation(layer) in ("linear", "relu")
 
 
-def with_rounded_weights(model: keras.Model, floats: Iterable[str] = ()) -> keras.Model:
-    """Return a copy whose kernels hold 8-bit values, 255 levels for each output channel, except in the head.
+def with_rounded_weights(model: keras.Model) -> keras.Model:
+    """Return a copy whose kernels, except the head's, hold 8-bit values: 255 levels for each output channel.
 
     LiteRT's converter finds the same levels again, because each channel's largest weight is kept.
-    floats: Names of other layers that are left in float32.
     """
     copy = _copied(model)
-    graph = Graph.of(copy, floats)
-    for layer in [one for name, one in graph.layers.items() if isinstance(one, _WEIGHTED) and graph.is_integer(name)]:
+    for layer in _rounded_layers(copy):
         kernel, *bias = layer.get_weights()
         axes = (0, 1) if isinstance(layer, layers.DepthwiseConv2D) else tuple(range(kernel.ndim - 1))
         step = np.abs(kernel).max(axis=axes, keepdims=True) / LEVELS
@@ -254,20 +219,14 @@ def with_rounded_weights(model: keras.Model, floats: Iterable[str] = ()) -> kera
     return copy
 
 
-def calibrate(
-    model: keras.Model, rounded: keras.Model, images: np.ndarray, floats: Iterable[str] = ()
-) -> dict[str, tuple[float, float]]:
+def calibrate(model: keras.Model, rounded: keras.Model, images: np.ndarray) -> dict[str, tuple[float, float]]:
     """Correct the biases of `rounded`, and return the ranges of activations, by the names of layers.
 
     Both models run layer by layer, `rounded` with rounded activations. The mean of what a layer gives too little is
     added to its bias before the next layer runs, so that each layer also makes up for the errors of those before it.
-    These do not cancel out where much of an image has one colour.
-
-    Args:
-        images: float32, shape (n, size, size, 3).
-        floats: As for `with_rounded_weights`.
+    These do not cancel out where much of an image has one colour. images: float32, shape (n, size, size, 3).
     """
-    graph, other = Graph.of(model, floats), Graph.of(rounded)
+    graph, other = Graph.of(model), Graph.of(rounded)
     names = set(_rounded_tensors(graph))
     own_run, other_run, ranges = _Run(graph, images), _Run(other, images), {}
     for name, layer in graph.layers.items():
@@ -346,10 +305,10 @@ def _rounded_tensors(graph: Graph) -> list[str]:
     """The layers whose output is rounded: those that integers compute, and those whose output they read."""
     found = []
     for name, layer in graph.layers.items():
-        inside = graph.is_integer(name)
-        wanted = inside or any(graph.is_integer(user) for user in graph.users[name])
+        inside = _is_integer(layer)
+        wanted = inside or any(_is_integer(graph.layers[user]) for user in graph.users[name])
         after = graph.only_user(name)
-        fused = inside and isinstance(layer, (*_WEIGHTED, layers.Add)) and after is not None and _is_relu(after)
+        fused = isinstance(layer, (*_WEIGHTED, layers.Add)) and after is not None and _is_relu(after)
         moved = isinstance(layer, _SAME_RANGE) and inside
         if wanted and not fused and not moved:
             found.append(name)
@@ -358,6 +317,10 @@ def _rounded_tensors(graph: Graph) -> list[str]:
 
 def _is_head(layer: Any) -> bool:
     return layer.name.startswith("head_") or layer.name == "predictions"
+
+
+def _is_integer(layer: Any) -> bool:
+    return isinstance(layer, _INTEGER) and not _is_head(layer)
 
 
 def _is_relu(layer: Any) -> bool:
@@ -369,7 +332,7 @@ def _is_covered(graph: Graph) -> bool:
     folded = {norm.name for norm in _foldable(graph).values()}
     before: set[str] = set()
     for name, layer in graph.layers.items():
-        if graph.is_integer(name):
+        if _is_integer(layer):
             if _activation(layer) not in (None, *_ACTIVATIONS):
                 return False
         elif before.issuperset(graph.inputs[name]):
@@ -386,6 +349,10 @@ def _activation(layer: Any) -> str | None:
 
 def _is_by_channel(norm: Any) -> bool:
     return norm.axis in (-1, len(norm.output.shape) - 1)
+
+
+def _rounded_layers(model: keras.Model) -> list[Any]:
+    return [layer for layer in model.layers if isinstance(layer, _WEIGHTED) and not _is_head(layer)]
 
 
 def _copied(
