@@ -56,8 +56,10 @@ def test_integers_are_judged_on_images_that_the_converter_did_not_see(
     right = (n - 1) / n
     assert right < 0.95 < 47 / 48
     monkeypatch.setattr("tlkit.deployment.parity.open_target", answers_rightly_except(run, 1))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with pytest.raises(ParityError, match=rf"on {right:.1%} of {n} images .*accuracy goes from 100\.0% to {right:.1%}"):
         export_run(run, target="litert-int8")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before, "it leaves nothing"
     _, proof = export_run(run, target="litert-int8", force=True)
     assert proof is not None and (proof["n"], proof["accuracy_before"]) == (n, 1.0)
     assert proof["accuracy"] == proof["top1_agreement"] == pytest.approx(right)

@@ -129,7 +129,7 @@ def predict(model: str, files: Sequence[str], csv_file: str | None, top: int) ->
     help="savedmodel (default), litert, litert-float16, litert-int8, onnx, openvino, keras",
 )
 @click.option("--data", "moved_to", metavar="DATA", help="where RUN's data is now, if it was moved")
-@click.option("--force", is_flag=True, help="keep an 8-bit model that agrees on less than 95 %")
+@click.option("--force", is_flag=True, help="keep an 8-bit model that loses too much")
 @click.option(
     "--layout", metavar="NAME", default="nhwc", help="of onnx: nhwc (default), or nchw as OpenCV gives images"
 )

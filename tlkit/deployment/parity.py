@@ -25,6 +25,7 @@ EVALUATED_LIMIT = 1e-2  # rounding in `models.inference`, amplified by large hea
 _WORKER = Path(__file__).with_name("_worker.py")
 
 LEAST_AGREEMENT = 0.95  # share of images on which 8-bit integers predict the trained model's class
+LARGEST_FALL = 0.015  # of accuracy, by 8-bit integers
 
 
 class FreshProcess:
@@ -208,16 +209,16 @@ def prove_target(
             agree better on them than on others.
         probabilities: The Keras model's, shape (n, classes).
         labels: int, shape (n,).
-        force: Accept 8-bit integers that agree with the model on less than 95 %.
+        force: Accept 8-bit integers whatever they answer.
 
     Returns:
         JSON values: n, top1_agreement, agreement_95 (its Wilson interval), max_difference, accuracy (the export's),
         accuracy_before (the model's), bytes, milliseconds_an_image, limit and within_limit.
 
     Raises:
-        ParityError: 8-bit integers agree on less than 95 %, without `force`. Other formats: one class differs, or a
-            probability differs by more than 1e-3. With weights in float16, a probability may differ by 0.02, and a
-            class where its probability is within that of the best.
+        ParityError: 8-bit integers agree on less than 95 %, or lose more than 1.5 points of accuracy, without `force`.
+            Other formats: one class differs, or a probability differs by more than 1e-3. With weights in float16, a
+            probability may differ by 0.02, and a class where its probability is within that of the best.
     """
     description, answer = open_target(folder)
     answer(pixels[:1])
@@ -227,28 +228,29 @@ def prove_target(
     agrees = found.argmax(1) == probabilities.argmax(1)
     agreement = float(agrees.mean())
     difference = float(np.abs(found - probabilities).max())
+    accuracy, before = (float((one.argmax(1) == labels).mean()) for one in (found, probabilities))
     proof = {
         "n": len(pixels),
         "top1_agreement": agreement,
         "agreement_95": list(wilson_interval(int(agrees.sum()), len(agrees))),
         "max_difference": difference,
-        "accuracy": float((found.argmax(1) == labels).mean()),
-        "accuracy_before": float((probabilities.argmax(1) == labels).mean()),
+        "accuracy": accuracy,
+        "accuracy_before": before,
         "bytes": sum(file.stat().st_size for file in folder.glob(f"{Path(description['file']).stem}.*")),
         "milliseconds_an_image": round(1000 * seconds / len(pixels), 2),
         "limit": PARITY_LIMIT,
         "within_limit": difference < PARITY_LIMIT,
     }
     form = FORMATS[description["format"]]
-    rounded = form.rounds
-    if rounded and agreement < LEAST_AGREEMENT and not force:
+    loses_too_much = agreement < LEAST_AGREEMENT or round(before - accuracy, 9) > LARGEST_FALL
+    if form.rounds and loses_too_much and not force:
         raise ParityError(
             f"With 8-bit integers the model predicts the same class on {agreement:.1%} of "
             f"{counted(len(pixels), 'image')} (expected {LEAST_AGREEMENT:.0%} or more), and accuracy goes from "
-            f"{proof['accuracy_before']:.1%} to {proof['accuracy']:.1%}. It is not kept. Use the format litert, or "
-            "keep it with `force`."
+            f"{before:.1%} to {accuracy:.1%} (expected a fall of at most "
+            f"{100 * LARGEST_FALL:g} points). It is not kept. Use the format litert, or keep it with `force`."
         )
-    if not rounded and differs_beyond(found, probabilities, form.tolerance):
+    if not form.rounds and differs_beyond(found, probabilities, form.tolerance):
         raise ParityError(
             f"The export predicts the same class as the trained model on {agreement:.2%} of "
             f"{counted(len(pixels), 'image')} (expected 100 %), and its probabilities differ by up to {difference:.2g} "

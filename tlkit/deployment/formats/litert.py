@@ -1,57 +1,78 @@
-"""LiteRT: .tflite files in float32, or in 8-bit integers with ranges from representative images."""
+"""LiteRT: .tflite files in float32 or in 8-bit integers."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tlkit.deployment.formats.metadata import describe_itself
+from tlkit.deployment.formats.quantization import quantised
 from tlkit.deployment.formats.shared import Answer, Format, _needed, named, signature
 
 if TYPE_CHECKING:
     import keras
 
-REPRESENTATIVE = 200  # training images from which the converter takes the ranges of activations
 RUNTIME = ("ai_edge_litert", "litert")
 
 
 def _write(model: keras.Model, file: Path, images: np.ndarray | None) -> None:
+    _convert(model, file)
+
+
+def _write_integers(model: keras.Model, file: Path, images: np.ndarray | None) -> None:
+    """Write 8-bit integers; input and output stay float32. See `tlkit.deployment.formats.quantization`."""
     import tensorflow as tf
 
-    _export(model, file, {"target_spec": {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}})
+    assert images is not None and len(images)
+    prepared, ranges_are_marked = quantised(model, images)
+    if ranges_are_marked:
+        _convert(prepared, file, optimizations=[tf.lite.Optimize.DEFAULT])
+        return
+    floats = images.astype("float32")
+    _convert(
+        prepared,
+        file,
+        optimizations=[tf.lite.Optimize.DEFAULT],
+        representative_dataset=lambda: ([one[None]] for one in floats),
+        operations=(tf.lite.OpsSet.TFLITE_BUILTINS_INT8,),
+    )
 
 
 def _write_half(model: keras.Model, file: Path, images: np.ndarray | None) -> None:
     """Weights in float16, half the size; the runtime computes in float32 from them."""
     import tensorflow as tf
 
-    spec = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS], "supported_types": [tf.float16]}
-    _export(model, file, {"target_spec": spec, "optimizations": [tf.lite.Optimize.DEFAULT]})
+    _convert(model, file, optimizations=[tf.lite.Optimize.DEFAULT], types=[tf.float16])
 
 
-def _export(model: keras.Model, file: Path, settings: dict[str, Any]) -> None:
-    # a batch of one: LiteRT allocates its tensors ahead, for a fixed batch size
-    given = signature(model, 1)
-    named(model).export(str(file), format="litert", input_signature=given, verbose=False, **settings)
-
-
-def _write_integers(model: keras.Model, file: Path, images: np.ndarray | None) -> None:
-    """Post-training quantisation (Jacob et al. 2018, arXiv:1712.05877); input and output stay float32."""
+def _convert(
+    model: keras.Model,
+    file: Path,
+    *,
+    optimizations: Sequence[Any] = (),
+    representative_dataset: Callable[[], Iterable[list[np.ndarray]]] | None = None,
+    operations: Sequence[Any] = (),
+    types: Sequence[Any] = (),
+) -> None:
+    """Write a model with LiteRT's converter, whose settings these are. operations: preferred to those of float32."""
     import tensorflow as tf
 
-    assert images is not None and len(images)
-    representative = images[:REPRESENTATIVE].astype("float32")
-    model.export(
+    # a batch of one: LiteRT allocates its tensors ahead, for a fixed batch size
+    named(model).export(
         str(file),
         format="litert",
         input_signature=signature(model, 1),
         verbose=False,
-        target_spec={"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.TFLITE_BUILTINS]},
-        optimizations=[tf.lite.Optimize.DEFAULT],
-        representative_dataset=lambda: ([one[None]] for one in representative),
+        target_spec={
+            "supported_ops": [*operations, tf.lite.OpsSet.TFLITE_BUILTINS],
+            **({"supported_types": list(types)} if types else {}),
+        },
+        optimizations=list(optimizations),
+        representative_dataset=representative_dataset,
     )
 
 
