@@ -40,7 +40,7 @@ def write_client(
     images = check_images(rule["size"])
     values = np.asarray(answer(np.stack([square(data).numpy() for data in images.values()])), "float64")
     told = {
-        "about": "Images drawn by tlkit, and the model's answers. `python client.py --check` compares.",
+        "about": "Images drawn by tlkit, and the model's answers. The program client.py compares its own with them.",
         "tolerance": ROUNDED_TOLERANCE if rounds else TOLERANCE,
         "images": [
             {
@@ -59,13 +59,13 @@ def write_client(
 
 def client_program() -> str:
     """The source of client.py: the same for every export, with the source of `tlkit.data.reference` in it."""
-    program = (_HERE / "_client.py").read_text(encoding="utf-8")
+    program = (_HERE / "client.py.txt").read_text(encoding="utf-8")
     reference = _REFERENCE.read_text(encoding="utf-8")
     shared = reference[reference.index(_FROM_HERE) :].partition("\n")[2]
     heading = (
         "# -- from a file to pixels, by `preprocessing` in tlkit.json -------------------------------------------\n"
     )
-    return program.replace(_IMPORTS, heading + shared + "\n").replace("  # noqa: F401", "")
+    return program.replace(_IMPORTS, heading + shared + "\n")
 
 
 def check_images(size: int) -> dict[str, bytes]:
