@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -333,7 +334,9 @@ def test_the_published_weights_with_a_top_are_those_without(shared: Path, imagen
 def test_what_a_plan_calls_a_backbones_source_is_a_record_that_nothing_asks() -> None:
     root = Path(__file__).parents[2] / "tlkit"
     readers = {
-        str(file.relative_to(root)) for file in root.rglob("*.py") if ".origin" in file.read_text(encoding="utf-8")
+        str(file.relative_to(root))
+        for file in root.rglob("*.py")
+        if re.search(r"\.origin\b", file.read_text(encoding="utf-8"))
     }
     assert readers == {"finetuning/decide.py"}
 
