@@ -9,12 +9,14 @@ JPEG of about 12 megapixels; turned by Exif; as a transparent PNG; as a grey JPE
 strip; as a WebP.
 
 The client.py of each export, and the programs in its README.md, run in a virtual environment with nothing but Pillow,
-NumPy and the runtime, and are compared with `tlkit.predict` of the SavedModel. Environments are made below --venvs, and
+NumPy and the runtime, and are compared with `tlkit.predict` of the same export; `parity` compares that with the model.
+Continues where it stopped. Environments are made below --venvs, and
 `node_modules` too. Appends a row for each stack, format and fit to benchmarks/clients.csv. `pixels` is the largest
 difference of `tlkit.preprocess` from the exported graph, in levels of 255.
 """
 
 import argparse
+import csv
 import io
 import json
 import os
@@ -65,11 +67,20 @@ def main() -> None:
     shared = Path(os.environ.get("TLKIT_SHARED", "../shared")) / "data"
     with tempfile.TemporaryDirectory() as scratch:
         files = write_images(shared, arguments.count, Path(scratch) / "images")
+        known = {tuple(row[n] for n in ("stack", "format", "layout", "fit")) for row in stored()}
         model, names = trained(shared, arguments.size, 600)
         for fit in arguments.fits:
-            for row in measure(model, names, fit, files, arguments.venvs.resolve(), Path(scratch) / fit):
+            for row in measure(model, names, fit, files, arguments.venvs.resolve(), Path(scratch) / fit, known):
                 append_row(FILE, row)
                 print(row, flush=True)
+
+
+def stored() -> list[dict[str, str]]:
+    """The rows of the table that are there already; they are not measured again."""
+    if not FILE.is_file():
+        return []
+    with FILE.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
 
 
 def write_images(shared: Path, count: int, folder: Path) -> list[Path]:
@@ -136,7 +147,7 @@ def trained(shared: Path, size: int, count: int):  # type: ignore[no-untyped-def
     return model, names.tolist()
 
 
-def measure(model, names, fit, files, venvs, scratch):  # type: ignore[no-untyped-def]
+def measure(model, names, fit, files, venvs, scratch, known=frozenset()):  # type: ignore[no-untyped-def]
     import numpy as np
 
     import tlkit
@@ -155,6 +166,8 @@ def measure(model, names, fit, files, venvs, scratch):  # type: ignore[no-untype
     expected = by_class(table, names)
     assert not (table["problem"] != "").any() and np.abs(own - expected).max() < 1e-4
     for stack, target, layout, environment, program in STACKS:
+        if (stack, target, layout, fit) in known:
+            continue
         if (target, layout) not in folders:
             folders[target, layout] = tlkit.write_target(
                 model, names, scratch / f"{target}-{layout}", target, fit={**rule, "layout": layout.upper()}
@@ -162,6 +175,7 @@ def measure(model, names, fit, files, venvs, scratch):  # type: ignore[no-untype
         folder = folders[target, layout]
         proof = {} if target == "savedmodel" else prove_target(folder, graph, own, own.argmax(1))
         answers, versions = ask(folder, files, venvs, environment, program)
+        expected = by_class(tlkit.predict(folder, files, top=len(names)), names)
         found = np.array([[one["probabilities"][name] for name in names] for one in answers])
         differences, checked = np.abs(found - expected).max(1), ""
         if program == "client":

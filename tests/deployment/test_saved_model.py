@@ -253,7 +253,7 @@ def test_an_export_is_replaced_whole_and_what_came_meanwhile_stays(
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
     def save(*a: Any, **k: Any) -> None:
-        Path(a[1]).mkdir()
+        shutil.copytree(served, a[1], dirs_exist_ok=True)
         (folder / "notes.txt").write_text("mine")
 
     monkeypatch.setattr(tf.saved_model, "save", save)

@@ -327,7 +327,8 @@ def test_the_page_in_a_browser(trained: Path, files: list[Path], tmp_path: Path,
         assert page.locator("article img").count() == 3
         page.screenshot(path=str(tmp_path / "page.png"), full_page=True)
         browser.close()
-    assert not [line for line in words if "blob:" not in line], words
+    # the browser itself notes the status of the answer about words.jpg
+    assert not [line for line in words if "blob:" not in line and "422" not in line], words
     ours = f"http://127.0.0.1:{port}/"
     assert all(url.startswith((ours, "blob:" + ours, "data:")) for url in requests), requests
 

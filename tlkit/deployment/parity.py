@@ -218,7 +218,7 @@ def prove_target(
     Raises:
         ParityError: 8-bit integers agree on less than 95 %, or lose more than 1.5 points of accuracy, without `force`.
             Other formats: one class differs, or a probability differs by more than 1e-3. With weights in float16, a
-            probability may differ by 0.02, and a class where its probability is within that of the best.
+            probability may differ by 0.1, and a class where its probability is within that of the best.
     """
     description, answer = open_target(folder)
     answer(pixels[:1])
@@ -251,9 +251,10 @@ def prove_target(
             f"{100 * LARGEST_FALL:g} points). It is not kept. Use the format litert, or keep it with `force`."
         )
     if not form.rounds and differs_beyond(found, probabilities, form.tolerance):
+        expected = f"below {PARITY_LIMIT:g}" if form.tolerance <= 1e-3 else f"at most {form.tolerance:g}"
         raise ParityError(
             f"The export predicts the same class as the trained model on {agreement:.2%} of "
             f"{counted(len(pixels), 'image')} (expected 100 %), and its probabilities differ by up to {difference:.2g} "
-            f"(expected below {PARITY_LIMIT:g}). Do not deploy it."
+            f"(expected {expected}). Do not deploy it."
         )
     return proof

