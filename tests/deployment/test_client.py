@@ -231,6 +231,7 @@ def test_the_lines_for_other_runtimes_answer_as_tlkit_does(
 
 
 @pytest.mark.long
+@pytest.mark.slow
 def test_the_lines_for_node_answer_as_tlkit_does(model: keras.Model, files: list[Path], tmp_path: Path) -> None:
     """Downloads onnxruntime-web and sharp."""
     if shutil.which("npm") is None:
@@ -285,6 +286,7 @@ def test_a_version_of_tensorflow_is_two_numbers(model: keras.Model, tmp_path: Pa
 
 
 @pytest.mark.long
+@pytest.mark.slow
 def test_the_shell_lines_of_a_saved_model_work(model: keras.Model, files: list[Path], tmp_path: Path) -> None:
     folder = export(model, NAMES, tmp_path / "out")
     shutil.copy(files[0], folder / "photo.jpg")

@@ -121,6 +121,7 @@ def run(noise: Path) -> Run:
     return made(noise, noise.parent / "held-out", test=0.3, max_error=0.3)
 
 
+@pytest.mark.slow
 def test_the_number_is_of_a_head_that_never_saw_the_test_images_and_the_delivered_one_did(run: Run) -> None:
     test = rows(run, "test")
     assert 12 <= len(test) <= 36
@@ -132,11 +133,13 @@ def test_the_number_is_of_a_head_that_never_saw_the_test_images_and_the_delivere
     assert estimate["also_chose"] == []
 
 
+@pytest.mark.slow
 def test_nothing_before_the_number_depends_on_what_the_test_images_show(run: Run) -> None:
     assert run.metrics["calibration"]["fitted_on"] == 80 - len(rows(run, "test"))
     assert run.metrics["refusal"]["chosen_on"] == 80 - len(rows(run, "test"))
 
 
+@pytest.mark.slow
 def test_what_is_served_is_the_head_that_learned_from_all(run: Run, noise: Path) -> None:
     test = rows(run, "test")
     found = predict(run.saved_model, [noise / path for path in test["path"]])
@@ -156,6 +159,7 @@ def test_an_ensemble_is_judged_on_test_images_by_members_that_did_not_see_them(r
     assert both.metrics["test"]["accuracy"] == run.metrics["test"]["accuracy"]
 
 
+@pytest.mark.slow
 def test_a_run_is_repeated_with_the_same_test_images(run: Run) -> None:
     job = Job.read(run.folder / "plan.json")
     assert job.test == 0.3

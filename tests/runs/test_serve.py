@@ -349,6 +349,7 @@ class Over:
         )()
 
 
+@pytest.mark.slow
 def test_clients_written_for_tensorflow_serving_pass_unchanged(client: Any, trained: Path, files: list[Path]) -> None:
     expected, requests = predict(trained, files), Over(client)
     # as in https://www.tensorflow.org/tfx/tutorials/serving/rest_simple
@@ -422,6 +423,7 @@ def test_what_the_savedmodel_does_not_decode_is_converted(client: Any, files: li
     assert tiff["ok"] and np.allclose(tiff["probabilities"], png["probabilities"], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_export_that_takes_pixels_has_the_same_interface(tmp_path: Path) -> None:
     model = build_classifier(tiny_file(), 3, image_size=32)
     folder = write_target(model, ["a", "b", "c"], tmp_path / "out", "keras", unsure_below=0.99)
