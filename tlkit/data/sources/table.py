@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,31 +71,18 @@ def _read_table(
             than half of its images.
         NameUnknown: if `group_by` or a column of `named` is not a column.
     """
-    with _no_collection():
-        records = read_records(file)
-        layout = _layout(file, records, group_by, named)
-        rows = _labelled(file, records, layout, findings)
-        part = part_in_name(file.stem) or ""  # of two files of one name, train.csv means the one in train/
-        wanted = [row if row.split else row._replace(split=part) for row in rows] if part else rows
-        places = Places(root_of_table(file)).find(wanted)
-        found = _one_each(file, rows, places, findings)
+    records = read_records(file)
+    layout = _layout(file, records, group_by, named)
+    rows = _labelled(file, records, layout, findings)
+    part = part_in_name(file.stem) or ""  # of two files of one name, train.csv means the one in train/
+    wanted = [row if row.split else row._replace(split=part) for row in rows] if part else rows
+    places = Places(root_of_table(file)).find(wanted)
+    found = _one_each(file, rows, places, findings)
     findings += [
         problem(path, label, "alike-names", detail)
         for path, label, detail in alike_labels({one.label for one in found})
     ]
     return found
-
-
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """Pause the search for cycles, of which rows have none: it looks at all of them again and again."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 # -- which column holds what ---------------------------------------------------------------------------------
