@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import socket
 import threading
 import time
@@ -78,6 +79,34 @@ def test_a_request_that_takes_too_long_is_dropped(running: Running, monkeypatch:
             assert slow.recv(1) == b"", "closed without an answer"  # times out after 10 s
         assert running.dropped == 1
     assert running.ask() == b"short"
+
+
+def test_a_client_that_comes_when_another_is_dropped_is_answered(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new connection has the file descriptor of the old one, to which the events of that turn belong."""
+    running.server.stop()
+    running.thread.join(10)
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = Server(running.server.application, listening, 1000, running.count)
+    running.port = listening.getsockname()[1]
+    with running.open(BEGUN), contextlib.ExitStack() as stack:
+        while not any(one.request for one in server.active_channels.values()):
+            server.turn(timeout=1)
+        (number,) = server.active_channels
+        while (taken := os.dup(listening.fileno())) < number:  # take every free number below it
+            stack.callback(os.close, taken)
+        os.close(taken)
+        with running.open(b"GET / HTTP/1.0\r\n\r\n") as good:
+            monkeypatch.setattr(module, "REQUEST_SECONDS", -1)
+            server.next_channel_cleanup = 0
+            server.turn(timeout=1)
+            monkeypatch.setattr(module, "REQUEST_SECONDS", 60)
+            thread = threading.Thread(target=server.run, daemon=True)
+            thread.start()
+            stack.callback(thread.join, 10)
+            stack.callback(server.stop)
+            assert running.dropped == 1 and good.recv(1000).startswith(b"HTTP/1.0 200")
 
 
 def test_a_byte_now_and_then_does_not_keep_a_connection(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,7 @@ class Server(TcpWSGIServer):
             ident="tlkit",
         )
         self._dropped, self._stopped = dropped, False
+        self._closing: list[Channel] = []
         self._short = ThreadedTaskDispatcher()
         self._short.set_thread_count(SHORT_THREADS)
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # that requests wait is no news
@@ -106,20 +107,31 @@ class Server(TcpWSGIServer):
                 self._drop(channel)
 
     def _drop(self, channel: Channel) -> None:
-        self._dropped()
-        channel.handle_close()
+        """Let `turn` close a connection at its end.
+
+        Closed at once, its file descriptor could be that of a new connection while events of the old one are due.
+        """
+        if channel not in self._closing:
+            self._dropped()
+            self._closing.append(channel)
+
+    def turn(self, timeout: float) -> None:
+        """Wait for events, at most `timeout` seconds, handle them, and close connections that were dropped."""
+        wasyncore.loop(timeout=timeout, use_poll=True, map=self._map, count=1)
+        while self._closing:
+            self._closing.pop().handle_close()
 
     def run(self) -> None:
         """Answer until `stop` or KeyboardInterrupt; then answer what has arrived whole, and end."""
         with contextlib.suppress(KeyboardInterrupt):
             while not self._stopped:
-                wasyncore.loop(timeout=1, use_poll=True, map=self._map, count=1)
+                self.turn(timeout=1)
         self.accepting = False
         self.del_channel()
         self.socket.close()  # new clients are refused from here on
         end = time.time() + ENDING_SECONDS
         while time.time() < end and any(one.requests or one.total_outbufs_len for one in self._open()):
-            wasyncore.loop(timeout=0.1, use_poll=True, map=self._map, count=1)
+            self.turn(timeout=0.1)
         for dispatcher in (self._short, self.task_dispatcher):
             dispatcher.shutdown(timeout=1)
         wasyncore.close_all(self._map)
