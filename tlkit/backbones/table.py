@@ -1,9 +1,10 @@
-"""The table of backbones, one row each. A new family is a file beside this one, like nano.py, and its rows here."""
+"""The table of backbones, one row each. A new family is a file in `families/`, and its rows are added here."""
 
 from __future__ import annotations
 
 from tlkit.backbones.applications import _row
 from tlkit.backbones.backbone import Backbone
+from tlkit.backbones.families import resnet
 from tlkit.backbones.nano import _NANO
 
 # fmt: off
@@ -211,3 +212,5 @@ BACKBONES: dict[str, Backbone] = {
     ),
 }
 # fmt: on
+
+BACKBONES |= {row.name: row for family in (resnet,) for row in family.ROWS}
