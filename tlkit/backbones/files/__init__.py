@@ -72,14 +72,14 @@ def _read(stream: BufferedIOBase, size: int, path: Path) -> dict[str, np.ndarray
     stream.seek(0)
     if head[:4] == b"PK\x03\x04":
         return read_zip(stream, size)
+    if is_safetensors(head):
+        return read_safetensors(stream, size)
     if head[:1] == b"\x80":
         return read_legacy(stream, size)
     if head[:8] == b"\x89HDF\r\n\x1a\n":
         raise Unreadable("is an HDF5 file, Keras' own format: give it to the backbone that it belongs to.")
     if head[257:262] == b"ustar":
         raise Unreadable("is a tar archive, as PyTorch wrote before 0.1.10, which tlkit does not read.")
-    if is_safetensors(head):
-        return read_safetensors(stream, size)
     if may_be_onnx(head):
         return read_onnx(stream, size, path.parent)
     start = f"begins with {shown(repr(head[:8]))}" if head else "is empty"

@@ -12,8 +12,7 @@ import struct
 import zipfile
 from collections.abc import Iterable, Iterator
 from io import BufferedIOBase
-from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -47,7 +46,7 @@ def read_zip(stream: BufferedIOBase, size: int) -> dict[str, np.ndarray]:
     except Exception as error:  # zipfile raises many kinds for a damaged list of files
         raise Unreadable(f"is a zip whose list of files is damaged ({type(error).__name__}). Get it again.") from None
     with archive:
-        entries = _entries(archive.infolist(), directory)
+        entries = _entries(archive.infolist(), directory, size)
         root = _root_of(entries)
         pickled = entries.pop(f"{root}data.pkl")
         if pickled.file_size > MOST_BYTES:
@@ -183,11 +182,11 @@ def _directory(stream: BufferedIOBase, size: int) -> int:
     return int(count)
 
 
-def _entries(listed: list[zipfile.ZipInfo], count: int) -> dict[str, zipfile.ZipInfo]:
+def _entries(listed: list[zipfile.ZipInfo], count: int, size: int) -> dict[str, zipfile.ZipInfo]:
     """Return a zip's files by name, once it is certain that they are what PyTorch writes.
 
     They are stored without compression, so nothing can grow, have distinct names below the zip's root, and share no
-    bytes with each other.
+    bytes with each other. count: how many files the zip says it has. size: its bytes.
     """
     if len(listed) != count:
         raise Unreadable(f"is a zip that lists {len(listed):,} files and claims {count:,}, so it is damaged.")
@@ -206,8 +205,9 @@ def _entries(listed: list[zipfile.ZipInfo], count: int) -> dict[str, zipfile.Zip
     ordered = sorted(listed, key=lambda one: one.header_offset)
     if ordered and ordered[0].header_offset != 0:
         raise Unreadable("is a zip with something before its first file.")
-    for one, following in pairwise(ordered):
-        if one.header_offset + _LOCAL_HEADER + one.file_size > following.header_offset:
+    ends = [one.header_offset for one in ordered[1:]] + [size]
+    for one, end in zip(ordered, ends, strict=True):
+        if one.header_offset + _LOCAL_HEADER + one.file_size > end:
             raise Unreadable(f"is a zip in which {quoted(one.orig_filename)} shares bytes with another file.")
     return entries
 
@@ -245,7 +245,7 @@ def _opened(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[Buffer
     """Open a file of a zip. What zipfile raises while it is read is `Unreadable`."""
     try:
         with archive.open(entry) as stream:
-            yield stream
+            yield cast(BufferedIOBase, stream)
     except (zipfile.BadZipFile, EOFError):
         raise Unreadable(
             f"is damaged: {quoted(entry.orig_filename)} in it does not agree with its checksum. Get it again."
