@@ -5,12 +5,14 @@ Nothing may be executed, imported or written while one is read; `watched` record
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import dataclasses
 import hashlib
 import random
 import struct
 import sys
+import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -27,7 +29,7 @@ KINDS = ("flipped", "flipped number", "flipped, named", "cut", "longer", "length
 CHANGED = "conv.weight"  # whose numbers are flipped
 SPARE = 256 * 2**20
 EDGES = (0, 1, 2, 127, 128, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1)
-OPCODES = b".(0123GIJKLMNPQRSTUVXabcdeghijlopqrstu}])\x80\x81\x82\x83\x85\x86\x87\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x90\x91\x92\x93\x94\x95\x96B"
+OPCODES = b".(0123GIJKLMNPQRSTUVXabcdeghijlopqrstu}])B" + bytes(range(0x80, 0x97))
 SAFE_WORDS = (
     b'"F32"',
     b'"F64"',
@@ -99,20 +101,12 @@ def mutants(format: str, count: int, seed: int = 0) -> Iterator[Mutant]:
 def good_file(format: str, seed: int = 0) -> bytes:
     """A file of a format with `some_tensors`."""
     if (format, seed) not in GOOD:
-        with temporary() as folder:
-            GOOD[format, seed] = WRITERS[format](folder / "weights.pth", some_tensors(seed)).read_bytes()
+        with tempfile.TemporaryDirectory() as folder:
+            GOOD[format, seed] = WRITERS[format](Path(folder) / "weights.pth", some_tensors(seed)).read_bytes()
     return GOOD[format, seed]
 
 
 GOOD: dict[tuple[str, int], bytes] = {}
-
-
-@contextlib.contextmanager
-def temporary() -> Iterator[Path]:
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)
 
 
 def flipped(r: random.Random, data: bytes, begin: int, end: int, times: int) -> bytes:
@@ -124,7 +118,7 @@ def flipped(r: random.Random, data: bytes, begin: int, end: int, times: int) -> 
 
 
 def with_length(r: random.Random, good: bytes, format: str) -> bytes:
-    """Put a wrong number of 1 to 8 bytes where the structure is: before the numbers, or in a zip's list of its files."""
+    """Put a wrong number of 1 to 8 bytes before the numbers, or into a zip's list of its files."""
     begin = good.index(b"PK\x01\x02") if format == "zip" and r.random() < 0.7 else 0
     width = r.choice((1, 2, 4, 8))
     at = r.randrange(begin, (len(good) if format in ("zip", "onnx") else good.index(some_number())) - width)
@@ -142,11 +136,16 @@ def with_opcodes(r: random.Random, good: bytes, format: str) -> bytes:
     if format in ("zip", "legacy"):
         storages: dict[str, np.ndarray] = {}
         pickled = b"\x80\x02" + state(some_tensors(), storages, legacy=format == "legacy") + b"."
-        for _ in range(r.choice((1, 1, 2, 5))):
-            pickled = replaced(r, pickled, bytes([r.choice(OPCODES)]), len(pickled))
-        with temporary() as folder:
+        for _ in range(r.choice((1, 1, 1, 2, 5))):
+            if r.random() < 0.5:
+                pickled = replaced(r, pickled, bytes([r.choice(OPCODES)]), len(pickled))
+            else:  # another number in a shape, a stride, an offset or a length
+                at = r.choice([at for at in range(len(pickled)) if pickled[at : at + 1] == b"K"])
+                new = r.choice((b"K" + r.randbytes(1), b"K\x00", b"J" + r.randbytes(4), b"\x8a\x08" + r.randbytes(8)))
+                pickled = pickled[:at] + new + pickled[at + 2 :]
+        with tempfile.TemporaryDirectory() as folder:
             write = write_zip_of if format == "zip" else write_legacy_of
-            return write(folder / "weights.pth", pickled, storages).read_bytes()
+            return write(Path(folder) / "weights.pth", pickled, storages).read_bytes()
     if format == "safetensors":
         length = int.from_bytes(good[:8], "little")
         header = replaced(r, good[8 : 8 + length].rstrip(), r.choice(SAFE_WORDS), length - 8)
@@ -196,7 +195,7 @@ def install_hook() -> None:
 
 @dataclasses.dataclass
 class Outcome:
-    """What became of a file: refused or read, faults found, seconds of the processor and bytes of memory at the peak."""
+    """What became of a file: refused or read, faults, seconds of the processor, and bytes of memory at the peak."""
 
     refused: bool
     faults: list[str]
@@ -282,7 +281,9 @@ def run(format: str, count: int, folder: Path, seed: int = 0) -> list[tuple[Muta
     folder.mkdir(parents=True, exist_ok=True)
     if format == "onnx":
         unlike_onnx({}, good_file("onnx"))  # imports what it needs
-    for _ in range(2):  # what a first use imports is no fault
+    for codec in ("unicode_escape", "cp437"):  # what a first use imports is no fault
+        codecs.lookup(codec)
+    for _ in range(2):
         (folder / "good.pth").write_bytes(good_file(format))
         read_weights(folder / "good.pth")
         (folder / "good.pth").unlink()

@@ -111,6 +111,12 @@ def test_dicts_and_text_as_python_2_wrote_them_are_read(tmp_path: Path) -> None:
         assert {name: one.shape for name, one in read_weights(file).items()} == {"a": (6,), "b": (2,)}
 
 
+def test_parameters_as_pytorch_wrote_them_before_0_4_are_read(tmp_path: Path) -> None:
+    state = b"(\x88\x89" + GLOBAL_DICT + b"]\x85Rtb"
+    for file in both(tmp_path, b"}U\x01actorch.nn.parameter\nParameter\n" + tensor() + b"\x85R" + state + b"s"):
+        check_same(read_weights(file), {"a": ONES})
+
+
 def test_protocol_4_and_parameters_are_read(tmp_path: Path) -> None:
     parameter = b"\x8c\x0ctorch._utils\x8c\x12_rebuild_parameter\x93\x94" + tensor() + b"\x88}\x87R"
     for file in both(tmp_path, b"\x95\x10\0\0\0\0\0\0\0}\x94\x8c\x01a\x94" + parameter + b"s", 4):
@@ -168,7 +174,8 @@ def test_any_name_outside_the_table_is_refused_by_name(module: str, name: str, t
         (b"B\x04\0\0\0abcd", "opcode"),
         (text("a") + b"}\x81", "opcode"),
         (tensor() + text("b") + whole(1) + b"s", "changes a Tensor"),  # CVE-2026-24747
-        (tensor() + b"}b", "changes a Tensor"),
+        (tensor() + b"}b", "sets the state"),
+        (b"]}b", "sets the state"),
         (b"K\x01)R", "calls a int"),
         (b"ctorch\nFloatStorage\n)R", "nothing to call"),
         (GLOBAL_DICT + whole_tuple((1,)) + REDUCE, "list of pairs"),
@@ -240,7 +247,7 @@ def test_tensors_that_share_bytes_cannot_grow_without_bound(tmp_path: Path, monk
     large = np.zeros(10_000, "float32")
     tensors = {str(number): large for number in range(5)}
     for write in (write_zip, write_legacy):
-        assert "share bytes" in refusals([write(tmp_path / "a.pth", tensors)])[0]
+        assert "fill memory" in refusals([write(tmp_path / "a.pth", tensors)])[0]
         assert len(read_weights(write(tmp_path / "a.pth", {"a": large, "b": large}))) == 2
 
 

@@ -69,7 +69,7 @@ def check_total(stored: int, size: int) -> None:
     """
     if stored > 2 * size + SPARE:
         raise Unreadable(
-            f"is {size:,} bytes long, but its tensors together are {stored:,}, since they share bytes. "
+            f"is {size:,} bytes long, but its tensors together are {stored:,}, as if it were made to fill memory. "
             "Expected at most twice the file and 256 MiB."
         )
 
