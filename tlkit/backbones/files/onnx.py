@@ -16,7 +16,7 @@ import numpy as np
 
 from tlkit.backbones.files.arrays import MEBIBYTE, TYPES, Unreadable, check_total, elements, quoted, read_values
 
-MOST_FIELDS = 500_000  # of a model, without the insides of its nodes; a tensor needs about 10
+MOST_FIELDS = 500_000  # of a model, its nodes and its tensors, which have about 10 each
 MOST_TEXT, MOST_TEXTS = 4_096, 16 * MEBIBYTE  # bytes of a name, and of all
 _PIECE = MEBIBYTE // 4
 _KINDS = {
@@ -73,11 +73,13 @@ def read_onnx(stream: BufferedIOBase, size: int, folder: Path) -> dict[str, np.n
     size: bytes of the file. folder: where the file is, and those with numbers of it.
     """
     fields = _Fields(stream)
-    graphs = [(start, length) for number, start, length in fields.inside(0, size) if number == 7]
+    graphs = [(start, length) for number, start, length in fields.inside(0, size) if number == 7 and length >= 0]
     if len(graphs) != 1:
-        raise Unreadable("is no weights file that tlkit knows: not PyTorch's, not safetensors and not ONNX.")
+        raise Unreadable("is no weights file that tlkit reads: PyTorch's, safetensors or ONNX.")
     found: dict[str, Initialiser] = {}
     for number, start, length in fields.inside(*graphs[0]):
+        if number == 1 and any(size < 0 for _, _, size in fields.inside(start, length)):
+            raise Unreadable("has a node that holds a number, as tensors do, so it is damaged. Get it again.")
         if number == 15:
             raise Unreadable("holds a sparse tensor, which tlkit does not read. Expected plain tensors.")
         if number == 5:
@@ -101,7 +103,10 @@ class _Fields:
         self.stream, self._left, self._texts = stream, MOST_FIELDS, MOST_TEXTS
 
     def inside(self, start: int, length: int) -> Iterator[tuple[int, int, int]]:
-        """Yield (number, start, length) of each field of a message; for a number itself, (number, value, -1)."""
+        """Yield (number, start, length) of each field of a message; for a number itself, (number, value, -1).
+
+        Fields of a fixed width are passed over: none that is read here has one.
+        """
         at, end = start, start + length
         while at < end:
             self._left -= 1
@@ -110,6 +115,8 @@ class _Fields:
             self.stream.seek(at)
             key, at = self._number(at, end)
             number, wire = key >> 3, key & 7
+            if not 0 < number < 2**29 or wire not in (0, 1, 2, 5):
+                raise Unreadable("is damaged, or no weights file that tlkit reads: PyTorch's, safetensors or ONNX.")
             if wire == 0:
                 value, at = self._number(at, end)
                 yield number, value, -1
@@ -117,11 +124,10 @@ class _Fields:
             size = {1: 8, 5: 4}.get(wire, 0)
             if wire == 2:
                 size, at = self._number(at, end)
-            elif not size:
-                raise Unreadable("is damaged, or no weights file that tlkit knows: PyTorch's, safetensors or ONNX.")
-            if number == 0 or at + size > end:
+            if at + size > end:
                 raise Unreadable("ends too soon or is damaged, if it is an ONNX file. Get it again.")
-            yield number, at, size
+            if wire == 2:
+                yield number, at, size
             at += size
 
     def text(self, start: int, length: int) -> str:
