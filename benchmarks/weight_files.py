@@ -161,7 +161,7 @@ def greedy_pickles() -> dict[str, bytes]:
     text, a = torch_files.text, torch_files.text("a")
     face = "\U0001f600".encode()
     hashed = b"N\x85" + b"".join(b"q" + bytes([n]) + b"h" + bytes([n]) + b"\x86" for n in range(200))
-    pairs = b"](" + b"(K\x01K\x01t" * 10_000 + b"eq\x01"
+    pairs = b"](" + b"".join(b"(" + torch_files.whole(n) + b"K\x01t" for n in range(10_000)) + b"eq\x01"
     again = b"".join(torch_files.GLOBAL_DICT + b"h\x01\x85R" for _ in range(5_000))
     return {
         "190,000 dicts": b"}" + a + b"(" + b"}" * 190_000 + b"ts",

@@ -180,6 +180,7 @@ def test_any_name_outside_the_table_is_refused_by_name(module: str, name: str, t
         (b"ctorch\nFloatStorage\n)R", "nothing to call"),
         (GLOBAL_DICT + whole_tuple((1,)) + REDUCE, "list of pairs"),
         (b"})K\x01s", "tuple as a key"),
+        (b"}(" + 2 * (text("a") + tensor()) + b"u", "'a' twice"),
         (b"h\x07", "recalls"),
         (b"e", "mark"),
         (b"\x8a\xff" + bytes(255), "whole number"),
@@ -229,7 +230,7 @@ def test_work_and_memory_for_a_pickle_are_bounded(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(pickles, "MOST_BYTES", 20_000)
     monkeypatch.setattr(pickles, "MOST_STACKED", 500)
     monkeypatch.setattr(pickles, "MOST_REMEMBERED", 300)
-    again = b"](" + b"(K\x01K\x01t" * 200 + b"eq\x01"
+    again = b"](" + b"".join(b"(K" + bytes([n]) + b"K\x01t" for n in range(200)) + b"eq\x01"
     again += b"".join(GLOBAL_DICT + b"h\x01\x85R" for _ in range(20))  # 4,000 items from one list
     for opcodes, words in (
         (b"N" + b"\x85" * 4_000, "operations"),

@@ -49,8 +49,8 @@ _REFUSED = {  # why, for names that people meet
     "torch.QInt32Storage": "quantized numbers",
     "torch.QUInt4x2Storage": "quantized numbers",
     "torch.QUInt2x4Storage": "quantized numbers",
-    "torch.float8_e4m3fn": "numbers of 8 bits",
-    "torch.float8_e5m2": "numbers of 8 bits",
+    "torch.float8_e4m3fn": "floating-point numbers of 8 bits",
+    "torch.float8_e5m2": "floating-point numbers of 8 bits",
 }
 
 
@@ -334,6 +334,8 @@ class PickleReader:
 def _set(target: dict[Any, Any], key: Any, value: Any) -> None:
     if type(key) not in (str, int):  # the hash of nested tuples can take for ever
         raise Unreadable(f"holds a dict with a {type(key).__name__} as a key. Expected names or numbers.")
+    if key in target:
+        raise Unreadable(f"names {quoted(key)} twice in one dict.")
     target[key] = value
 
 
