@@ -71,9 +71,8 @@ def main() -> None:
     for name in names:
         formats = [kind for kind in asked.formats.split(",") if (name, kind) not in done]
         if formats and {name, name.split(".")[1]} & set(only):
-            failed += [
-                name for row in compare(name, asked.formats.split(","), theirs.get(name)) if row["equal"] == "no"
-            ]
+            known = {key.removeprefix(name): one for key, one in theirs.items() if f"{key}/".startswith(f"{name}/")}
+            failed += [name for row in compare(name, formats, known) if row["equal"] == "no"]
     print(f"not equal: {', '.join(dict.fromkeys(failed)) or 'none'}")
     sys.exit(bool(failed))
 

@@ -157,7 +157,10 @@ BAD = {
     "other shape": ({"head.0.bias": np.zeros(9, "float32")}, r"'head\.0\.bias' has the shape \(9,\)\. Expected \(8,\)"),
     "other layout": ({"stem.weight": np.zeros((3, 3, 3, 4), "float32")}, r"\(3, 3, 3, 4\)\. Expected \(4, 3, 3, 3\)"),
     "as many numbers": ({"head.2.weight": np.zeros((8, 5), "float32")}, r"\(8, 5\)\. Expected \(5, 8, 1, 1\)"),
-    "not finite": ({"head.2.bias": np.full(5, np.nan, "float32")}, r"'head\.2\.bias' holds numbers that are not finite"),
+    "not finite": (
+        {"head.2.bias": np.full(5, np.nan, "float32")},
+        r"'head\.2\.bias' holds numbers that are not finite",
+    ),
 }
 
 

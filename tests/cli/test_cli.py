@@ -208,7 +208,9 @@ def test_the_tables_list_every_row() -> None:
 
 def test_backbones_are_in_order_of_their_years_and_say_where_weights_come_from() -> None:
     shown = CliRunner().invoke(main, ["backbones"]).output
-    rows = {cells[0]: cells for cells in (re.split(r" {2,}", line) for line in shown.splitlines()) if cells[0] in BACKBONES}
+    rows = {
+        cells[0]: cells for cells in (re.split(r" {2,}", line) for line in shown.splitlines()) if cells[0] in BACKBONES
+    }
     years = [int(cells[1]) for cells in rows.values()]
     assert set(rows) == set(BACKBONES) and years == sorted(years) and min(years) > 1980
     assert rows["vgg16"][5:7] == ["Keras, 59 MB", "yes"] and rows["vgg11"][5:7] == ["torchvision, 531 MB", "yes"]
