@@ -128,6 +128,32 @@ def test_a_network_computes_what_pytorch_computes(name: str, precision: str) -> 
     assert abs(logits.mean() - mean) < bar and abs(logits.std() - deviation) < bar and logits.argmax() == best
 
 
+@pytest.mark.parametrize(
+    ("row", "tensor", "ours"),
+    [
+        ("vgg16", "features.17.bias", "block4_conv1.bias"),
+        ("vgg19", "features.34.weight", "block5_conv4.weight"),
+        ("vgg11", "head.fc.weight", "classifier.6.weight"),  # timm's name
+        ("vgg16", "pre_logits.fc1.bias", "classifier.0.bias"),
+        (
+            "densenet121",
+            "features.denseblock2.denselayer10.norm.1.running_var",
+            "conv3_block10_0_bn.running_var",
+        ),  # old
+        ("densenet121", "features.denseblock2.denselayer10.conv2.weight", "conv3_block10_2_conv.weight"),
+        ("densenet201", "features.transition3.norm.bias", "pool4_bn.bias"),
+        (
+            "densenet161",
+            "features.denseblock4.denselayer2.conv.2.weight",
+            "features.denseblock4.denselayer2.conv2.weight",
+        ),
+        ("seresnet50", "layer1.0.se_module.fc1.weight", "layer1.0.se.fc1.weight"),
+    ],
+)
+def test_other_libraries_and_older_files_names_are_known(row: str, tensor: str, ours: str) -> None:
+    assert BACKBONES[row].checkpoint.layer_name(tensor) == ours
+
+
 VGG = {  # channels of the convolutions by stage, from table 1 of the paper; C's last ones of a stage are 1x1
     "vgg11": ([64], [128], [256] * 2, [512] * 2, [512] * 2),
     "vgg11_lrn": ([64], [128], [256] * 2, [512] * 2, [512] * 2),

@@ -91,7 +91,10 @@ class Plain:
 def connected_checkpoint(*numbers: int, names: tuple[tuple[str, str], ...] = ()) -> Checkpoint:
     """Return how files fit a network with fully connected layers. numbers: their places in torchvision's classifier."""
     top = tuple(f"classifier.{number}" for number in numbers)
-    return Checkpoint(top=partial(connected_top, names=top), top_names=top, names=names)
+    timms = zip(
+        (r"^pre_logits\.fc1\.", r"^pre_logits\.fc2\.", r"^head\.fc\."), (f"{name}." for name in top), strict=True
+    )
+    return Checkpoint(top=partial(connected_top, names=top), top_names=top, names=(*names, *timms))
 
 
 def _vgg(*blocks: tuple[Step, ...], batch_norm: bool = False) -> Plain:
