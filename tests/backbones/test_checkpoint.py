@@ -149,6 +149,11 @@ def test_a_row_that_takes_no_such_files_says_so() -> None:
         tlkit.pretrained("nano")
 
 
+def test_a_row_whose_own_weights_have_no_top_asks_for_a_file() -> None:
+    with pytest.raises(SpecError, match=r"vgg16_weights_tf.*has no top\. Give a PyTorch file"):
+        tlkit.pretrained("vgg16")
+
+
 BAD = {
     "missing": ({"bn.bias": None}, "1 tensor is missing: bn.bias"),
     "left over": ({"more.weight": np.zeros(3, "float32")}, "1 tensor is left over: more.weight"),
