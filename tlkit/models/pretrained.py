@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 
 from tlkit.backbones import find_backbone, find_weights
+from tlkit.backbones.checkpoint import SUFFIXES
 from tlkit.backbones.files import read_weights
 from tlkit.errors import SpecError, WeightsError
 
@@ -25,7 +26,7 @@ def pretrained(name: str, weights: str = "imagenet", *, normalise: bool = True) 
 
     Raises:
         NameUnknown: no row has this name.
-        SpecError: the row takes no PyTorch weight files.
+        SpecError: the row takes no PyTorch weight files, or "imagenet" is a file of Keras for it, without a top.
         WeightsError: the file is absent, is damaged, does not fit the network, or has no top.
     """
     backbone = find_backbone(name)
@@ -33,6 +34,11 @@ def pretrained(name: str, weights: str = "imagenet", *, normalise: bool = True) 
     if checkpoint is None:
         raise SpecError(
             f"{backbone.name} takes no PyTorch weight files. Use `tlkit.build_classifier` for its features."
+        )
+    if weights == "imagenet" and backbone.weights and not backbone.weights.file.endswith(SUFFIXES):
+        raise SpecError(
+            f"'{backbone.weights.file}', the weights of {backbone.name}, has no top. Give a PyTorch file of the same "
+            "network as `weights=FILE`, such as torchvision's."
         )
     file = find_weights(backbone, weights)
     tensors = read_weights(file) if file else None
