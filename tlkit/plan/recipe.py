@@ -37,6 +37,8 @@ class Head:
         (Evci et al. 2022, arXiv:2201.03529). Blocks above the highest tap are left out of the model.
     hidden: units of each ReLU layer between pooling and softmax.
     dropout: dropout rate before every dense layer, 0 to below 1.
+    drop_connect: share of the dense layers' weights that are dropped in each training step, 0 to below 1 (Wan et al.
+        2013); see `tlkit.models.drop_connect`.
     batch_norm: whether BatchNormalization follows pooling and each hidden layer.
     l1, l2: L1 and L2 penalty of the dense kernels, 0 or more.
     max_norm: the largest norm of a dense unit's weights, above 0 (Srivastava et al. 2014); None = no limit.
@@ -51,6 +53,7 @@ class Head:
     taps: tuple[int, ...] | str = ()
     hidden: tuple[int, ...] = ()
     dropout: float = 0.0
+    drop_connect: float = 0.0
     batch_norm: bool = False
     l1: float = 0.0
     l2: float = 0.0
@@ -60,6 +63,7 @@ class Head:
     def __post_init__(self) -> None:
         _one_of("Head.pooling", self.pooling, POOLINGS)
         _between("Head.dropout", self.dropout, 0, 1, open_end=True)
+        _between("Head.drop_connect", self.drop_connect, 0, 1, open_end=True)
         _between("Head.label_smoothing", self.label_smoothing, 0, 1, open_end=True)
         _between("Head.l1", self.l1, 0, None)
         _between("Head.l2", self.l2, 0, None)
@@ -234,6 +238,7 @@ class Recipe:
             head.hidden
             or head.batch_norm
             or head.dropout
+            or head.drop_connect
             or head.label_smoothing
             or head.l1
             or head.l2
