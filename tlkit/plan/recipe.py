@@ -106,6 +106,12 @@ class Stage:
     mixup, cutmix: alpha of the Beta distribution; 0 = off. mixup blends two images and their labels (Zhang et al. 2018,
         arXiv:1710.09412); cutmix copies a rectangle of one image into the other (Yun et al. 2019, arXiv:1905.04899). If
         both are on, one of them is drawn at random for each batch.
+    adversarial: epsilon of adversarial training, in levels of 0 to 255; 0 = off (Goodfellow et al. 2015,
+        arXiv:1412.6572). In each step the images are also moved by epsilon along the sign of the loss's gradient, which
+        takes about three times as long. The gradient reaches the pixels, so no features of frozen layers are cached: a
+        stage that freezes blocks runs them in every step. Needs TensorFlow or JAX (see `tlkit.models.adversarial`).
+    clean_share: alpha, the share of the loss on the images as they are, 0 to below 1; the rest is on the moved ones. It
+        counts only with `adversarial`. The paper uses 0.5.
     ema: momentum of the exponential moving average of the weights, 0 to below 1; 0 = off. The averaged weights are the
         ones that are validated and kept.
     interpolate: position between the weights at the start of the stage (0) and at its end (1), above 0 to 1. 0.5 is the
@@ -135,6 +141,8 @@ class Stage:
     patience: int | None = None
     mixup: float = 0.0
     cutmix: float = 0.0
+    adversarial: float = 0.0
+    clean_share: float = 0.5
     ema: float = 0.0
     interpolate: float | str = 1.0
     solver: str = "gradient"
@@ -157,6 +165,8 @@ class Stage:
             _whole("Stage.unfreeze", self.unfreeze, 0)
         for name in ("mixup", "cutmix"):
             _between(f"Stage.{name}", getattr(self, name), 0, None)
+        _between("Stage.adversarial", self.adversarial, 0, 255)
+        _between("Stage.clean_share", self.clean_share, 0, 1, open_end=True)
         _between("Stage.ema", self.ema, 0, 1, open_end=True)
         if isinstance(self.interpolate, str):
             _one_of("Stage.interpolate", self.interpolate, ("chosen",))
@@ -176,6 +186,11 @@ class Stage:
         _one_of("Stage.solver", self.solver, SOLVERS)
         if self.solver != "gradient" and self.unfreeze != 0:
             raise SpecError(f"Stage.solver '{self.solver}' solves a head alone. Use unfreeze=0, or solver='gradient'.")
+        if self.solver != "gradient" and self.adversarial:
+            raise SpecError(
+                f"Stage.adversarial moves pixels along a gradient in each step, but solver '{self.solver}' takes no "
+                "steps. Use solver='gradient', or adversarial=0."
+            )
         if self.strength is not None:
             _between("Stage.strength", self.strength, 0, None, open_start=True)
             if self.solver == "gradient":

@@ -61,7 +61,8 @@ def fit_stage(
         KeyboardInterrupt: Ctrl-C before the first epoch of the whole training was completed.
     """
     if inputs.prefix is None:
-        log.info("  no layer is frozen, so no features are cached")
+        why = "the images are moved in each step" if plan.stage.adversarial else "no layer is frozen"
+        log.info(f"  {why}, so no features are cached")
     held_out = validation_source(plan, inputs, history, deadline)
     if held_out.count < len(inputs.validation) and plan.number > 1:
         history.cut(f"stage {plan.number} was skipped: the time limit left too few validation images")
@@ -169,7 +170,7 @@ def _fit(
         callbacks.append(StopWithoutImprovement(plan.recipe.monitor, stage.patience))
     if plan.whole:
         callbacks.append(StopIfTooLong(deadline, stage.epochs * len(training)))
-        if stage.unfreeze != 0:
+        if stage.unfreeze != 0 and not stage.adversarial:  # the loss on moved images may well be above chance
             callbacks.append(StopIfNothingLearned(chance, plan.number, stage.learning_rate))
     callbacks.append(StopAtDeadline(deadline, history, plan.number))
     if stage.schedule == "plateau":

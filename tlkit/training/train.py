@@ -16,6 +16,7 @@ import numpy as np
 from tlkit.backbones import Backbone, find_backbone
 from tlkit.data.examples import Examples
 from tlkit.devices import while_memory_lasts
+from tlkit.models.adversarial import Adversarial
 from tlkit.models.blocks import cut, set_trainable
 from tlkit.plan.recipe import Recipe, Unfreeze
 from tlkit.progress import NO_DEADLINE, Deadline, log
@@ -161,7 +162,10 @@ def _stage_inputs(model: keras.Model, plan: StagePlan, training: Examples, valid
     """Set the trainable layers of the stage, and cut the model below them."""
     stage, stages = plan.stage, plan.recipe.stages
     parameters = set_trainable(model, plan.backbone, unfreeze=stage.unfreeze, batch_norm=stage.batch_norm)
-    prefix, suffix = cut(model, plan.backbone, stage.unfreeze)
+    if stage.adversarial:
+        prefix, suffix = None, Adversarial(model, stage.clean_share, stage.adversarial)
+    else:
+        prefix, suffix = cut(model, plan.backbone, stage.unfreeze)
     log.info(
         f"stage {plan.number} of {len(stages)}: {unfrozen(stage.unfreeze)}, {parameters:,} trainable parameters, "
         f"up to {counted(stage.epochs, 'epoch')}"
