@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from tlkit.finetuning.build import Trained, as_saved, build
-from tlkit.finetuning.fit import training_deadline
+from tlkit.finetuning.fit import training_deadline, training_examples
 from tlkit.finetuning.prepare import Prepared
 from tlkit.models.classifier import with_head
 from tlkit.plan.plan import Plan
@@ -99,7 +99,8 @@ def _trained(plan: Plan, trained: Trained, prepared: Prepared, clock: Clock) -> 
         last = dataclasses.replace(last, interpolate=trained.history.position)
     stages = tuple(dataclasses.replace(stage, patience=None) for stage in (*before, last))
     fixed = dataclasses.replace(recipe, stages=stages, monitor="last")
-    everything, validation = prepared.dataset.part("train", "validation"), prepared.dataset.part("validation")
+    everything = training_examples(prepared.dataset, recipe, "train", "validation")
+    validation = prepared.dataset.part("validation")
     log.info(f"refitting  on all {counted(len(everything), 'training and validation image')}")
     model = build(prepared, recipe.head, plan.precision)
     deadline = training_deadline(clock.deadline, model, prepared.dataset, plan.job.report)

@@ -14,7 +14,7 @@ from typing import Any
 
 from tlkit.errors import SpecError
 from tlkit.plan.augmentation import Augmentation, augmentation_from_dict
-from tlkit.plan.checks import _between, _from_dict, _one_of, _whole
+from tlkit.plan.checks import _between, _from_dict, _one_of, _range, _whole
 
 Unfreeze = int | str | tuple[int, ...]
 
@@ -112,6 +112,12 @@ class Stage:
         stage that freezes blocks runs them in every step. Needs TensorFlow or JAX (see `tlkit.models.adversarial`).
     clean_share: alpha, the share of the loss on the images as they are, 0 to below 1; the rest is on the moved ones. It
         counts only with `adversarial`. The paper uses 0.5.
+    scales: (low, high) in pixels: in each epoch every training image is scaled so that its shorter side is a whole
+        number drawn between these, and cropped at random to the model's image size, before it is augmented; None = off
+        (scale jittering, Simonyan and Zisserman 2015, arXiv:1409.1556, who take (256, 512) for 224). The draws follow
+        from the seed, the epoch and the image's content. low is at least the image size. `finetune` decodes the
+        training images once more for it, at the highest size, made square as its `fit` says; `train` scales the pixels
+        that it is given. Frozen blocks run in every epoch, since no two epochs have the same pixels.
     ema: momentum of the exponential moving average of the weights, 0 to below 1; 0 = off. The averaged weights are the
         ones that are validated and kept.
     interpolate: position between the weights at the start of the stage (0) and at its end (1), above 0 to 1. 0.5 is the
@@ -143,6 +149,7 @@ class Stage:
     cutmix: float = 0.0
     adversarial: float = 0.0
     clean_share: float = 0.5
+    scales: tuple[int, int] | None = None
     ema: float = 0.0
     interpolate: float | str = 1.0
     solver: str = "gradient"
@@ -167,6 +174,10 @@ class Stage:
             _between(f"Stage.{name}", getattr(self, name), 0, None)
         _between("Stage.adversarial", self.adversarial, 0, 255)
         _between("Stage.clean_share", self.clean_share, 0, 1, open_end=True)
+        if self.scales is not None:
+            _range("Stage.scales", self.scales, 1, 10_000)
+            for side in self.scales:
+                _whole("Stage.scales", side, 1)
         _between("Stage.ema", self.ema, 0, 1, open_end=True)
         if isinstance(self.interpolate, str):
             _one_of("Stage.interpolate", self.interpolate, ("chosen",))
@@ -190,6 +201,11 @@ class Stage:
             raise SpecError(
                 f"Stage.adversarial moves pixels along a gradient in each step, but solver '{self.solver}' takes no "
                 "steps. Use solver='gradient', or adversarial=0."
+            )
+        if self.solver != "gradient" and self.scales:
+            raise SpecError(
+                f"Stage.scales draws a size in each epoch, but solver '{self.solver}' has none. "
+                "Use solver='gradient', or scales=None."
             )
         if self.strength is not None:
             _between("Stage.strength", self.strength, 0, None, open_start=True)
@@ -288,6 +304,15 @@ def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
     given["augmentation"] = augmentation_from_dict(given.get("augmentation", {}))
     given["stages"] = tuple(_from_dict(Stage, stage) for stage in given.get("stages", ()))
     return _from_dict(Recipe, given)
+
+
+def check_scales(stage: Stage, image_size: int) -> None:
+    """Raise SpecError for a stage that scales images below the model's image size, in pixels."""
+    if stage.scales is not None and stage.scales[0] < image_size:
+        raise SpecError(
+            f"Stage.scales is {stage.scales}, but squares of {image_size} pixels, the image size, are cut out of the "
+            f"scaled images. Expected {image_size} or more."
+        )
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:

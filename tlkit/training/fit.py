@@ -16,7 +16,7 @@ from tlkit.errors import TrainingError
 from tlkit.models.batch_norm import batch_norms, fit_momentum, recalibrate
 from tlkit.progress import Deadline, bars_shown, log
 from tlkit.stats import chance_log_loss
-from tlkit.training.batches import Batches, Targets, augmenting, class_weights
+from tlkit.training.batches import Batches, Targets, augmenting, class_weights, in_turn, scaling
 from tlkit.training.callbacks import (
     LOG_LOSS,
     FollowEpochs,
@@ -69,14 +69,16 @@ def fit_stage(
         return history
     source = training_source(plan, inputs, history, deadline)
     for one, split in ((held_out, "validation"), (source, "training")):
-        if one.streamed is not None:
+        if one.streamed is not None and plan.stage.scales and one is source:
+            log.info("  the images are scaled anew in each epoch, so no features of them are cached")
+        elif one.streamed is not None:
             history.note(
                 f"stage {plan.number}: the frozen layers' outputs for {counted(len(one.examples), f'{split} image')} "
                 "exceed the caches' limit, so they are computed in every epoch"
             )
     classes, suffix, stage = model.output_shape[-1], inputs.suffix, plan.stage
     with ThreadPoolExecutor() as pool:
-        batches = _training_batches(plan, source, classes, pool)
+        batches = _training_batches(plan, source, classes, model.input_shape[1], pool)
         validation = _validation_batches(plan, held_out, classes)
         if stage.batch_norm == "recalibrated" and stage.unfreeze != 0:
             _recalibrate(model, plan, suffix, batches)
@@ -90,11 +92,13 @@ def fit_stage(
     return history
 
 
-def _training_batches(plan: StagePlan, source: Source, classes: int, pool: ThreadPoolExecutor) -> Batches:
+def _training_batches(plan: StagePlan, source: Source, classes: int, size: int, pool: ThreadPoolExecutor) -> Batches:
     recipe, examples = plan.recipe, source.examples
     batch_size = min(recipe.batch_size, len(examples))
     augmented = source.features is None and not plan.augmentation.is_identity()
     augment = augmenting(plan.augmentation, examples.numbers(), plan.seed, pool) if augmented else None
+    scales = plan.stage.scales
+    scale = scaling(size, scales, examples.numbers(), plan.seed, pool) if scales else None
     weights = class_weights(examples.labels, classes) if recipe.class_weights else None
     return Batches(
         source.views,
@@ -102,7 +106,7 @@ def _training_batches(plan: StagePlan, source: Source, classes: int, pool: Threa
         batch_size=batch_size,
         seed=plan.seed,
         shuffle=True,
-        transform=source.transform(augment, batch_size),
+        transform=source.transform(in_turn(scale, augment), batch_size),
         mixup=plan.stage.mixup,
         cutmix=plan.stage.cutmix,
     )
