@@ -46,8 +46,11 @@ class Decided:
     images_computed: int = 0
 
 
-def build(prepared: Prepared, head: Head, precision: str = "float32") -> keras.Model:
-    """Build the classifier of a job, untrained: with ImageNet weights, the user's own, or those of an earlier run."""
+def build(prepared: Prepared, head: Head, precision: str = "float32", *, restart: int = 0) -> keras.Model:
+    """Build the classifier of a job, untrained: with ImageNet weights, the user's own, or those of an earlier run.
+
+    restart: added to the job's seed, which random weights follow from.
+    """
     job, dataset = prepared.job, prepared.dataset
     model = build_classifier(
         prepared.backbone,
@@ -55,7 +58,7 @@ def build(prepared: Prepared, head: Head, precision: str = "float32") -> keras.M
         head=head,
         image_size=dataset.pixels.size,
         weights="none" if job.from_run else job.weights,
-        seed=job.seed,
+        seed=job.seed + restart,
         precision=precision,
     )
     if job.from_run:

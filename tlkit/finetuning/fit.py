@@ -12,7 +12,7 @@ from tlkit.models.inference import seconds_per_image
 from tlkit.progress import NO_DEADLINE, Clock, Deadline
 from tlkit.runs.reading import parity_sample
 from tlkit.strategy.recipes import delivery_seconds
-from tlkit.training.train import train
+from tlkit.training.restarts import train_best
 
 if TYPE_CHECKING:
     import keras
@@ -30,17 +30,22 @@ def fit(decided: Decided, prepared: Prepared, clock: Clock | None = None) -> Tra
     assert plan.recipe is not None
     with clock.timed("build"):
         model = build(prepared, plan.recipe.head, plan.precision)
+    recipe, seed = plan.recipe, plan.job.seed
+
+    def restarted(one: int) -> keras.Model:
+        return model if one == seed else build(prepared, recipe.head, plan.precision, restart=one - seed)
+
     with clock.timed("train"):
-        history = train(
-            model,
+        best, history = train_best(
+            restarted,
             prepared.backbone,
-            plan.recipe,
-            training_examples(dataset, plan.recipe, "train"),
+            recipe,
+            training_examples(dataset, recipe, "train"),
             dataset.part("validation"),
-            seed=plan.job.seed,
+            seed=seed,
             deadline=training_deadline(clock.deadline, model, dataset, plan.job.report),
         )
-    return Trained(model, history, decided.images_computed + history.images_computed)
+    return Trained(best, history, decided.images_computed + history.images_computed)
 
 
 def training_examples(dataset: Dataset, recipe: Recipe, *splits: str) -> Examples:

@@ -73,7 +73,7 @@ def judge(plan: Plan, trained: Trained, prepared: Prepared, run: Run, clock: Clo
     """
     clock, dataset = clock or Clock(), prepared.dataset
     refitted = refit(plan, trained, prepared, clock)
-    run.write_table("history.csv", pd.DataFrame(trained.history.rows))
+    run.write_table("history.csv", pd.DataFrame(trained.history.table()))
     judged = as_saved(trained.model, prepared.backbone, plan)
     delivered = judged if refitted is None else refitted.delivered(judged)
     save_model(delivered, run.model_file)
@@ -291,6 +291,8 @@ def _also_chose(plan: Plan) -> list[str]:
         chose.append("the head's penalty")
     if plan.recipe.monitor != "last" and any(stage.solver == "gradient" for stage in stages):
         chose.append("the epoch that was kept")
+    if plan.recipe.restarts:
+        chose.append("the restart that was kept")
     if any(stage.interpolate == "chosen" for stage in stages):
         chose.append("the weights between the first and the last epoch")
     return chose

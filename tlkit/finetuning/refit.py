@@ -102,9 +102,12 @@ def _trained(plan: Plan, trained: Trained, prepared: Prepared, clock: Clock) -> 
     everything = training_examples(prepared.dataset, recipe, "train", "validation")
     validation = prepared.dataset.part("validation")
     log.info(f"refitting  on all {counted(len(everything), 'training and validation image')}")
-    model = build(prepared, recipe.head, plan.precision)
+    restart = trained.history.restart
+    model = build(prepared, recipe.head, plan.precision, restart=restart)
     deadline = training_deadline(clock.deadline, model, prepared.dataset, plan.job.report)
-    again = train(model, prepared.backbone, fixed, everything, validation, seed=plan.job.seed, deadline=deadline)
+    again = train(
+        model, prepared.backbone, fixed, everything, validation, seed=plan.job.seed + restart, deadline=deadline
+    )
     if again.cut_short:
         return None
     return Refitted(model=as_saved(model, prepared.backbone, plan), images_computed=again.images_computed)

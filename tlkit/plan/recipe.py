@@ -239,6 +239,9 @@ class Recipe:
         `tlkit.finetune`.
     precision: "auto" = float32 on a CPU, and on a GPU mixed_bfloat16 where it has it, else mixed_float16; or a Keras
         dtype policy.
+    restarts: how many more times the whole training is done, each with the next seed: other random weights, order and
+        augmentation. The one that is best on the validation images by `monitor` (by the log loss with "last") is kept.
+        A head that is solved first is found in the caches. It has no effect in `tlkit.train`, only in `tlkit.finetune`.
     monitor: the validation metric that decides which weights are best, "val_loss" (the log loss, without label
         smoothing and regularizers) or "val_accuracy"; the other breaks ties. "last" keeps the last epoch's weights
         whatever the metrics are: for schedules that end at a learning rate of zero, and for validation splits that are
@@ -258,6 +261,7 @@ class Recipe:
     class_weights: bool = False
     prior_shift: bool = False
     precision: str = "auto"
+    restarts: int = 0
     monitor: str = "val_loss"
     why: str = ""
 
@@ -281,6 +285,12 @@ class Recipe:
             )
         _whole("Recipe.batch_size", self.batch_size, 1)
         _whole("Recipe.views", self.views, 1)
+        _whole("Recipe.restarts", self.restarts, 0)
+        if self.restarts and all(stage.solver != "gradient" for stage in self.stages):
+            raise SpecError(
+                f"Recipe.restarts is {self.restarts}, but a head that is solved does not depend on the seed. "
+                "Use restarts=0, or add a stage that trains."
+            )
         _one_of("Recipe.precision", self.precision, PRECISIONS)
         _one_of("Recipe.monitor", self.monitor, MONITORS)
 
