@@ -66,6 +66,8 @@ def result_lines(run: Run) -> list[str]:
     elif after["log_loss"] > before["log_loss"]:
         effect += ": worse on these images"
     lines.append(f"{'calibrated':<11} {fitted}: {effect}")
+    if metrics["transfer"]:
+        lines.append(f"{'compared':<11} {metrics['transfer']['sentence']}")
     if metrics["refit"]:
         lines.append(f"{'refitted':<11} {refit_sentence(metrics['refit'])}")
     if metrics["refusal"]:

@@ -274,6 +274,12 @@ class Record:
         return found["sentence"] if found else ""
 
     @property
+    def transfer(self) -> str:
+        """What transfer would have gained, as a sentence; "" for a run that did not begin from random weights."""
+        found = self._metrics.get("transfer")
+        return found["sentence"] if found else ""
+
+    @property
     def doubts(self) -> list[str]:
         """Why accuracy on new images is probably lower, as sentences."""
         return self._plan.doubts
