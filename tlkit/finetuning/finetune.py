@@ -48,6 +48,7 @@ def finetune(
     augment: Augmentation | str | None = None,
     allow: Sequence[str] = (),
     refit: bool | None = None,
+    folds: int | None = None,
     max_error: float | None = None,
     max_minutes: float | None = None,
     cache_gb: float | None = None,

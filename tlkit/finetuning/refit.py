@@ -38,6 +38,7 @@ class Refitted:
         out_of_fold: As in `tlkit.training.solve.Refit`.
         images_computed: How many images ran through frozen layers for it.
         splits: What it learned from.
+        folds: Of how many folds' models it is the mean; 0 if it is not (see `tlkit.finetuning.folds`).
     """
 
     head: tuple[np.ndarray, np.ndarray] | None = None
@@ -45,6 +46,7 @@ class Refitted:
     out_of_fold: np.ndarray | None = None
     images_computed: int = 0
     splits: tuple[str, ...] = ("train", "validation")
+    folds: int = 0
 
     def delivered(self, judged: keras.Model) -> keras.Model:
         """The classifier. judged: as it is saved, trained without the validation images."""
