@@ -172,12 +172,6 @@ class Stage:
             _whole("Stage.unfreeze", self.unfreeze, 0)
         for name in ("mixup", "cutmix"):
             _between(f"Stage.{name}", getattr(self, name), 0, None)
-        _between("Stage.adversarial", self.adversarial, 0, 255)
-        _between("Stage.clean_share", self.clean_share, 0, 1, open_end=True)
-        if self.scales is not None:
-            _range("Stage.scales", self.scales, 1, 10_000)
-            for side in self.scales:
-                _whole("Stage.scales", side, 1)
         _between("Stage.ema", self.ema, 0, 1, open_end=True)
         if isinstance(self.interpolate, str):
             _one_of("Stage.interpolate", self.interpolate, ("chosen",))
@@ -197,16 +191,6 @@ class Stage:
         _one_of("Stage.solver", self.solver, SOLVERS)
         if self.solver != "gradient" and self.unfreeze != 0:
             raise SpecError(f"Stage.solver '{self.solver}' solves a head alone. Use unfreeze=0, or solver='gradient'.")
-        if self.solver != "gradient" and self.adversarial:
-            raise SpecError(
-                f"Stage.adversarial moves pixels along a gradient in each step, but solver '{self.solver}' takes no "
-                "steps. Use solver='gradient', or adversarial=0."
-            )
-        if self.solver != "gradient" and self.scales:
-            raise SpecError(
-                f"Stage.scales draws a size in each epoch, but solver '{self.solver}' has none. "
-                "Use solver='gradient', or scales=None."
-            )
         if self.strength is not None:
             _between("Stage.strength", self.strength, 0, None, open_start=True)
             if self.solver == "gradient":
@@ -220,6 +204,26 @@ class Stage:
             raise SpecError("Stage.weight_decay is not applied by 'adam'. Use optimizer='adamw', or 0.")
         if self.schedule == "plateau" and self.warmup:
             raise SpecError("Stage.warmup works with the schedules 'constant' and 'cosine', not with 'plateau'.")
+        self._check_images()
+
+    def _check_images(self) -> None:
+        """Check what is done to the images in each step."""
+        _between("Stage.adversarial", self.adversarial, 0, 255)
+        _between("Stage.clean_share", self.clean_share, 0, 1, open_end=True)
+        if self.scales is not None:
+            _range("Stage.scales", self.scales, 1, 10_000)
+            for side in self.scales:
+                _whole("Stage.scales", side, 1)
+        if self.solver != "gradient" and self.adversarial:
+            raise SpecError(
+                f"Stage.adversarial moves pixels along a gradient in each step, but solver '{self.solver}' takes no "
+                "steps. Use solver='gradient', or adversarial=0."
+            )
+        if self.solver != "gradient" and self.scales:
+            raise SpecError(
+                f"Stage.scales draws a size in each epoch, but solver '{self.solver}' has none. "
+                "Use solver='gradient', or scales=None."
+            )
 
 
 @dataclass(frozen=True)
