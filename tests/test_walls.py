@@ -282,9 +282,10 @@ MANY_PARAMETERS = {
     "finetuning.finetune.finetune",  # takes the fields of Job as keywords
 }
 LONG: set[str] = set()
-ANY_KEYWORDS = {  # **settings: the first three are Keras' own signatures
+ANY_KEYWORDS = {  # **settings: the first four are Keras' own signatures
     "backbones.kerashub.call",
     "backbones.saved_model_layer.__init__",
+    "models.drop_connect.__init__",  # as Keras' own layers
     "deployment.formats.quantization.call",  # as `clone_model` calls it
     "data.augment.apply",  # albumentations' own signature
 }

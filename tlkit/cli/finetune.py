@@ -45,6 +45,7 @@ def demo(out: str) -> None:
 @click.option("--allow", multiple=True, metavar="FIELD", help="augment by FIELD although unsafe; repeatable")
 @click.option("--max-error", type=float, metavar="SHARE", help='answer "unsure" to keep errors below SHARE')
 @click.option("--refit/--no-refit", default=None, hidden=True)  # documented in docs/runs.md
+@click.option("--folds", type=click.IntRange(2), hidden=True)  # documented in docs/lectures.md
 @click.option("--balance", metavar="HOW", hidden=True)  # documented in docs/recipes.md
 @click.option("--metric", metavar="NAME", hidden=True)  # documented in docs/recipes.md
 @click.option("--max-minutes", type=float, metavar="M", help="time limit of the whole command")

@@ -13,7 +13,7 @@ from tlkit.errors import SpecError
 from tlkit.plan.augmentation import Augmentation, find_augmentation
 from tlkit.plan.decision import Decision
 from tlkit.plan.job import AUTO, Job
-from tlkit.plan.recipe import Recipe
+from tlkit.plan.recipe import Recipe, check_scales
 from tlkit.recipes import find_recipe
 from tlkit.runs.folder import open_run
 
@@ -113,6 +113,7 @@ def _check_backbone(job: Job, backbone: Backbone, size: int, recipe: Recipe | No
     """Raise SpecError for a job that a backbone cannot do, WeightsError if its weights are not available."""
     for stage in recipe.stages if recipe else ():
         backbone.block_count(stage.unfreeze)
+        check_scales(stage, size)
     if size < backbone.smallest:
         raise SpecError(f"`image_size` is {size}. {backbone.name} needs {backbone.smallest} pixels or more.")
     if job.from_run is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tlkit.errors import RunError, unknown
+from tlkit.errors import RunError, SpecError, unknown
 from tlkit.plan.augmentation import Augmentation, augmentation_from_dict, check_fields
 from tlkit.plan.checks import _between, _from_dict, _whole
 from tlkit.plan.columns import named_columns
@@ -69,6 +69,10 @@ class Job:
         refit: Whether the delivered model is trained on the validation images too, after they have judged one that was
             not. None: a head that is solved is, which takes seconds; a network that is trained by gradient descent is
             not, since that would take as long again.
+        folds: k-fold cross-validation, 2 or more: a model is trained for each fold, without it, and the accuracy is
+            that over all training and validation images, each predicted by the model that had not learned from it. The
+            mean of the models' weights is delivered, so they must begin from pretrained weights or an earlier run, not
+            from random ones. Replaces `validation` by 1 / folds and takes about folds times as long. None: no folds.
         max_error: Error rate allowed among accepted predictions, above 0 and below 1. Predictions that are not
             confident enough are served as "unsure".
         max_minutes: Time limit of the whole run in minutes, above 0.
@@ -109,6 +113,7 @@ class Job:
     augment: Augmentation | str | None = None
     allow: tuple[str, ...] = ()
     refit: bool | None = None
+    folds: int | None = None
     max_error: float | None = None
     max_minutes: float | None = None
     cache_gb: float | None = None
@@ -129,6 +134,7 @@ class Job:
             raise unknown("metric", self.metric, METRICS)
         if self.balance is not None and self.balance not in BALANCES:
             raise unknown("balance", self.balance, BALANCES)
+        self._check_folds()
         for name in ("epochs", "batch_size", "image_size"):
             if getattr(self, name) is not None:
                 _whole(f"`{name}`", getattr(self, name), 1)
@@ -143,6 +149,20 @@ class Job:
             _between("`max_minutes`", self.max_minutes, 0, None, open_start=True)
         if self.cache_gb is not None:
             _between("`cache_gb`", self.cache_gb, 0, None)
+
+    def _check_folds(self) -> None:
+        if self.folds is None:
+            return
+        _whole("`folds`", self.folds, 2)
+        if self.refit is not None:
+            raise SpecError(
+                "`refit` trains one model on all images, and `folds` averages several. Give one of the two."
+            )
+        if self.weights == "none" and self.from_run is None:
+            raise SpecError(
+                "The models of `folds` are averaged, which needs one starting point, but `weights` is none. Start from "
+                "pretrained weights or an earlier run, or leave `folds` out."
+            )
 
     @property
     def by_tournament(self) -> bool:
