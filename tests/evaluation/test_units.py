@@ -9,7 +9,7 @@ import pytest
 from tests.tiny import predicted
 from tlkit import SpecError
 from tlkit.evaluation.gradients import guided, logits_of
-from tlkit.evaluation.units import BackProjection, most_active, montage
+from tlkit.evaluation.units import BackProjection, montage, most_active
 
 
 class Rows:
