@@ -73,7 +73,7 @@ class DenseNetwork:
     def _of_batch(self, images: np.ndarray) -> np.ndarray:
         views = []
         for end, window, stride in zip(self._prefix(images), self._windows, self._strides, strict=True):
-            slid = np.lib.stride_tricks.sliding_window_view(end, window, axis=(1, 2))  # type: ignore[call-overload]
+            slid = np.lib.stride_tricks.sliding_window_view(end, window, axis=(1, 2))
             views.append(slid[:, ::stride, ::stride].transpose(0, 1, 2, 4, 5, 3))
         count = len(images) * self.side**2
         answers = []

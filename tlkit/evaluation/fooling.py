@@ -19,6 +19,7 @@ from tlkit.evaluation.gradients import logits_of
 SURE = 0.99
 NEAREST = 5  # classes whose borders are tried, the most probable after the image's own
 HALVINGS = 12
+LONGER = (1.0, 1.02, 1.05, 1.1, 1.25, 1.5, 2.0)  # steps tried until the class outlasts rounding
 
 
 @dataclass(frozen=True)
@@ -147,8 +148,9 @@ class Fooling:
 
         Args: as of `sign_step`.
 
-        Returns: the change. Its image has rounded pixels. If rounding undoes the change of class, `kept` is False: the
-            step is then smaller than what an image file can hold.
+        Returns: the change. `amount` is a |w|. The image has whole pixels, and its step is longer, up to twice, if
+            rounding would undo the change of class. If it still does, `kept` is False: the step is smaller than what an
+            image file can hold.
         """
         direction, own, aim = self._direction(image, target, 2)
         unit = direction / max(float(np.linalg.norm(direction)), 1e-20)
@@ -192,21 +194,27 @@ class Fooling:
         """The smallest step along a direction that changes the class. sizes: tried first, ascending. whole: levels."""
         start = image.astype("float32")
 
-        def reaches(size: float) -> bool:
-            found = int(self.answers((start + size * direction).clip(0, 255)[None].astype("float32"))[0].argmax())
+        def moved(size: float) -> np.ndarray:
+            return (start + size * direction).clip(0, 255).astype("float32")
+
+        def reaches(changed: np.ndarray) -> bool:
+            found = int(self.answers(changed[None])[0].argmax())
             return found != own if target is None else found == target
 
-        low, high = 0.0, next((size for size in sizes if reaches(size)), None)
+        low, high = 0.0, next((size for size in sizes if reaches(moved(size))), None)
         if high is not None:
             low = max([size for size in sizes if size < high], default=0.0)
             for _ in range(HALVINGS):
                 if whole and high - low <= 1:
                     break
                 middle = float(round((low + high) / 2)) if whole else (low + high) / 2
-                low, high = (low, middle) if reaches(middle) else (middle, high)
+                low, high = (low, middle) if reaches(moved(middle)) else (middle, high)
         size = sizes[-1] if high is None else high
-        changed = (start + size * direction).clip(0, 255)
-        before, after = self.answers(np.stack([start, changed.round().astype("float32")]))
+        for longer in LONGER if high is not None else LONGER[:1]:
+            changed = moved(size * longer).round()
+            if reaches(changed):
+                break
+        before, after = self.answers(np.stack([start, changed]))
         now = int(after.argmax())
         kept = now != own if target is None else now == target
         shown = now if kept else aim

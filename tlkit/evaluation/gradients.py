@@ -45,7 +45,7 @@ def guided(model: keras.Model) -> tuple[keras.Model, int]:
 
     def replaced(layer: keras.layers.Layer) -> keras.layers.Layer:
         nonlocal count
-        activation = getattr(layer, "activation", None)
+        activation: Any = getattr(layer, "activation", None)
         if isinstance(layer, keras.layers.ReLU | keras.layers.LeakyReLU):
             count += 1
             return keras.layers.Activation(_guided(layer.call), name=layer.name)

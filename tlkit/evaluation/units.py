@@ -119,7 +119,7 @@ class BackProjection:
         drawn = [self._cut(as_picture(one), place) for one, place in zip(projected, unit.places, strict=True)]
         return patches, drawn
 
-    def _cut(self, image: np.ndarray, place: Sequence[int]) -> np.ndarray:
+    def _cut(self, image: np.ndarray, place: tuple[int, int]) -> np.ndarray:
         """The part of an image in the receptive field, grey beyond its border; the whole image if that is smaller."""
         height, width = image.shape[:2]
         if self.field is None or self.field.size[0] >= height or self.field.size[1] >= width:
