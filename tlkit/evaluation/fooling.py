@@ -19,7 +19,8 @@ from tlkit.evaluation.gradients import logits_of
 SURE = 0.99
 NEAREST = 5  # classes whose borders are tried, the most probable after the image's own
 HALVINGS = 12
-LONGER = (1.0, 1.02, 1.05, 1.1, 1.25, 1.5, 2.0)  # steps tried until the class outlasts rounding
+# times a step that are tried until the class outlasts rounding
+LONGER = (1.0, 1.02, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class Fooling:
 
         Args: as of `sign_step`.
 
-        Returns: the change. `amount` is a |w|. The image has whole pixels, and its step is longer, up to twice, if
+        Returns: the change. `amount` is a |w|. The image has whole pixels, and its step is longer, up to 16 times, if
             rounding would undo the change of class. If it still does, `kept` is False: the step is smaller than what an
             image file can hold.
         """

@@ -82,7 +82,10 @@ def _guided(activation: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda x: run(x)
 
 
-def as_picture(values: np.ndarray) -> np.ndarray:
-    """Signed values as colours around mid grey, the largest at full contrast: uint8, of the same shape."""
-    reach = max(float(np.abs(values).max()), 1e-12)
+def as_picture(values: np.ndarray, share: float = 1.0) -> np.ndarray:
+    """Signed values as colours around mid grey: uint8, of the same shape.
+
+    share: of the values that are drawn as they are; the largest of them is at full contrast, those beyond it too.
+    """
+    reach = float(np.quantile(np.abs(values), share)) or max(float(np.abs(values).max()), 1e-12)
     return (128 + 127 * values / reach).round().clip(0, 255).astype("uint8")

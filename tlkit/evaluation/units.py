@@ -20,6 +20,7 @@ from tlkit.evaluation.receptive_field import ReceptiveField, receptive_field
 from tlkit.models.inference import frozen_call
 
 PATCHES = 9
+DRAWN = 0.998  # of the pixels of a back-projection; those beyond are as dark or bright as these
 GREY = 128  # of 255, where a field reaches beyond the image
 
 
@@ -116,7 +117,7 @@ class BackProjection:
         """The patches of a unit, and their back-projections as colours around grey: lists of uint8 images."""
         projected = self(images, unit)
         patches = [self._cut(image, place) for image, place in zip(images, unit.places, strict=True)]
-        drawn = [self._cut(as_picture(one), place) for one, place in zip(projected, unit.places, strict=True)]
+        drawn = [self._cut(as_picture(one, DRAWN), place) for one, place in zip(projected, unit.places, strict=True)]
         return patches, drawn
 
     def _cut(self, image: np.ndarray, place: tuple[int, int]) -> np.ndarray:
