@@ -10,6 +10,7 @@ from tests.tiny import predicted, tiny_file
 from tlkit import Head, SpecError, build_classifier, find_backbone
 from tlkit.evaluation.dense import DenseNetwork
 from tlkit.evaluation.receptive_field import receptive_field
+from tlkit.models.blocks import feature_maps
 
 
 def unpadded(pooling: str = "avg", side: int = 29) -> keras.Model:
@@ -134,3 +135,11 @@ def test_a_unit_behind_an_average_of_the_whole_image_is_said_to_see_it() -> None
     assert weighed.whole and weighed.size == plain.size
     with pytest.raises(SpecError, match="no feature map"):
         receptive_field(model, keras.layers.Flatten()(model.outputs[0]))
+
+
+@pytest.mark.slow
+def test_the_receptive_field_of_a_mobilenet_is_the_published_one() -> None:
+    """315 pixels, as in Araujo, Norris and Sim 2019, Computing receptive fields (doi 10.23915/distill.00021)."""
+    model = build_classifier("mobilenet_0.25", 2, image_size=64, weights="none")
+    field = receptive_field(model, feature_maps(model)[-1])
+    assert field.size == (315, 315) and field.step == (32, 32)
