@@ -137,6 +137,14 @@ def test_a_unit_behind_an_average_of_the_whole_image_is_said_to_see_it() -> None
         receptive_field(model, keras.layers.Flatten()(model.outputs[0]))
 
 
+def test_convolutions_inside_nested_models_count() -> None:
+    layers, image = keras.layers, keras.Input((32, 32, 3))
+    x = keras.Sequential([layers.Conv2D(4, 4, strides=4), layers.LayerNormalization()])(image)
+    x = keras.Sequential([layers.LayerNormalization(), layers.Conv2D(4, 2, strides=2)])(x)
+    field = receptive_field(keras.Model(image, x), x)
+    assert field.size == field.step == (8, 8) and field.start == (0, 0)
+
+
 @pytest.mark.slow
 def test_the_receptive_field_of_a_mobilenet_is_the_published_one() -> None:
     """315 pixels, as in Araujo, Norris and Sim 2019, Computing receptive fields (doi 10.23915/distill.00021)."""

@@ -54,7 +54,7 @@ def receptive_field(model: keras.Model, tensor: Any) -> ReceptiveField:
     Raises SpecError for a tensor of another shape, and for a layer that changes a map's size in another way.
     """
     fields: dict[int, ReceptiveField | None] = {}
-    for operation, node in graph_nodes(keras.Model(model.input, tensor)).items():
+    for operation, node in graph_nodes(keras.Model(model.inputs, tensor)).items():
         below = [fields[id(one)] for one in node.input_tensors]
         maps = [one for one in below if one is not None]
         found = _merged(maps, len(maps) < len(below)) if maps else None
