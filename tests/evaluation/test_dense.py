@@ -143,6 +143,9 @@ def test_convolutions_inside_nested_models_count() -> None:
     x = keras.Sequential([layers.LayerNormalization(), layers.Conv2D(4, 2, strides=2)])(x)
     field = receptive_field(keras.Model(image, x), x)
     assert field.size == field.step == (8, 8) and field.start == (0, 0)
+    answer = layers.Dense(2, activation="softmax")(layers.GlobalAveragePooling2D()(x))
+    dense, images = DenseNetwork(keras.Model(image, answer), 40), noise(1, 40)
+    assert dense.compared(images, dense(images))["largest"] < 1e-5, "nothing pads"
 
 
 @pytest.mark.slow

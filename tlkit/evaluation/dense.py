@@ -153,9 +153,14 @@ def _rebuilt(model: keras.Model, size: int) -> keras.Model:
     """The model with the same layers at another image size."""
     image = keras.Input((size, size, *model.input_shape[3:]), name="image")
     try:
-        return keras.models.clone_model(model, input_tensors=image, clone_function=lambda layer: layer)
+        return keras.models.clone_model(model, input_tensors=image, clone_function=_of_any_size)
     except (ValueError, TypeError) as error:
         raise SpecError(
             f"The model '{model.name}' takes images of {model.input_shape[1]} pixels only, so it gives no dense map: "
             f"{str(error).splitlines()[0]}"
         ) from error
+
+
+def _of_any_size(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """The layer itself; for a nested Sequential, which keeps the size it was built for, a new one of its layers."""
+    return keras.Sequential(layer.layers, name=layer.name) if isinstance(layer, keras.Sequential) else layer
