@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from tlkit.backbones.applications import _row
 from tlkit.backbones.backbone import Backbone
+from tlkit.backbones.families.bag_of_words import BAGS_OF_WORDS
+from tlkit.backbones.families.pixels import PIXELS
 from tlkit.backbones.nano import _NANO
 
 # fmt: off
 BACKBONES: dict[str, Backbone] = {
     "nano": _NANO,
+    **PIXELS,
+    **BAGS_OF_WORDS,
     "vgg16": _row(
         "VGG16", "vgg", 224, 14_714_688,
         "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5", "6d6bbae143d832006294945121d1f1fc",

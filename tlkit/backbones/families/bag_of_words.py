@@ -6,7 +6,7 @@ words, to one ("hard") or to several by their distance ("soft", van Gemert et al
 their maximum is taken, over the cells of a spatial pyramid (Lazebnik, Schmid and Ponce 2006).
 
 The words are learned by k-means from the descriptors of training images, without their labels (`learn_words`). A word is
-a weight of a 1 x 1 convolution: the squared distance of a descriptor x to a word w is |x|^2 - (2 x.w - |w|^2), and the
+weights of a 1 x 1 convolution: the squared distance of a descriptor x to a word w is |x|^2 - (2 x.w - |w|^2), and the
 convolution gives the part in parentheses. All other layers have no weights.
 
 The histograms are mapped to features whose inner product is close to an additive kernel, histogram intersection or
@@ -26,10 +26,14 @@ from typing import TYPE_CHECKING, Any
 
 from tlkit.backbones.backbone import Backbone
 from tlkit.backbones.normalise import NormalisedNetwork
+from tlkit.devices import one_thread
+from tlkit.errors import SpecError
 
 if TYPE_CHECKING:
     import keras
     import numpy as np
+
+    from tlkit.data.examples import Examples
 
 ORIENTATIONS = 8
 SHARPNESS = 3  # the response to an orientation is the cosine to the power 9 = 3 ** 2
@@ -44,8 +48,11 @@ OPPONENT = (  # van de Sande, Gevers and Snoek 2010
     (3**-0.5, 3**-0.5, 3**-0.5),
 )
 PERIODS = {"chi2": 0.5, "intersection": 0.5}  # the steps at which a kernel's spectrum is sampled
+IMAGES, DESCRIPTORS = 500, 100  # from which words are learned: so many of each of so many images
+BATCH = 32
 KERNELS = ("linear", "hellinger", *PERIODS)
 POOLINGS = ("sum", "max")
+COLOURS = ("grey", "opponent")
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,14 @@ class BagOfWords:
     colour: str = "grey"
     cell: int = 4
     sharpness: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name, known in (("pooling", POOLINGS), ("kernel", KERNELS), ("colour", COLOURS)):
+            if getattr(self, name) not in known:
+                raise SpecError(f"BagOfWords.{name} is '{getattr(self, name)}'. Expected one of {', '.join(known)}.")
+        for name, least in (("words", 2), ("levels", 1), ("cell", 1)):
+            if getattr(self, name) < least:
+                raise SpecError(f"BagOfWords.{name} is {getattr(self, name)}. Expected {least} or more.")
 
     @property
     def numbers(self) -> int:
@@ -208,3 +223,77 @@ def additive_map(x: Any, kernel: str) -> Any:
     root, phase = ops.sqrt(x), step * ops.log(x)
     wave = root * math.sqrt(2 * step * at_step)
     return ops.concatenate([root * math.sqrt(step * at_zero), wave * ops.cos(phase), wave * ops.sin(phase)], axis=-1)
+
+
+def learn_words(backbone: Backbone, examples: Examples, seed: int) -> dict[str, np.ndarray]:
+    """Learn the words from training images, by mini-batch k-means (Sculley 2010).
+
+    At most IMAGES images are taken, and DESCRIPTORS descriptors of each. The same images in another order give the same
+    words.
+
+    Returns:
+        The arrays of the layer "words", by their paths: a kernel of 2 s w and a bias of -s |w|^2 for each word w, where
+        s is 1 for hard assignment, else `sharpness` over the mean squared distance of a descriptor to its nearest word.
+    """
+    import numpy as np
+    from sklearn.cluster import MiniBatchKMeans
+
+    bag = backbone.builder.network  # type: ignore[attr-defined]
+    found = _some_descriptors(backbone, examples, seed)
+    with one_thread():
+        settings = {"batch_size": 2048, "max_iter": 50, "n_init": 1, "random_state": seed}
+        words = MiniBatchKMeans(min(bag.words, len(found)), **settings).fit(found).cluster_centers_
+    words = np.resize(words, (bag.words, found.shape[1])).astype("float64")  # repeated where descriptors are too few
+    norms = (words**2).sum(axis=1)
+    scale = 1.0
+    if bag.soft:
+        nearest = ((found**2).sum(axis=1) + (norms - 2 * found @ words.T).min(axis=1)).clip(0)
+        scale = bag.sharpness / max(float(nearest.mean()), 1e-6)
+    kernel = (2 * scale * words.T)[None, None]
+    return {"words/kernel": kernel.astype("float32"), "words/bias": (-scale * norms).astype("float32")}
+
+
+def _some_descriptors(backbone: Backbone, examples: Examples, seed: int) -> np.ndarray:
+    """Draw descriptors of some images: float32, shape (n, numbers)."""
+    import keras
+    import numpy as np
+
+    random = np.random.default_rng((seed, 5))
+    order = np.argsort(np.array(examples.keys), kind="stable")
+    chosen = random.permutation(order)[:IMAGES]
+    inputs, features = backbone.build(examples.pixels.row_shape[0])
+    described = keras.Model(inputs, keras.Model(inputs, features).get_layer("descriptors").output)
+    found = []
+    for start in range(0, len(chosen), BATCH):
+        rows = np.asarray(described.predict_on_batch(examples.pixels.gather(chosen[start : start + BATCH])))
+        for one in rows.reshape(len(rows), -1, rows.shape[-1]):
+            found.append(one[random.permutation(len(one))[:DESCRIPTORS]])
+    return np.concatenate(found).astype("float32")
+
+
+def _row(name: str, bag: BagOfWords) -> Backbone:
+    return Backbone(
+        name=name,
+        builder=NormalisedNetwork("unit", bag),
+        size=128,
+        smallest=bag.smallest,
+        boundaries=(),
+        parameters=bag.parameters,
+        frozen_because="its words are found by k-means, not by gradients",
+        learn=learn_words,
+    )
+
+
+# fmt: off
+BAGS_OF_WORDS: dict[str, Backbone] = {
+    name: _row(name, bag)
+    for name, bag in {
+        "bag_of_words": BagOfWords(),
+        "bag_of_words_hard": BagOfWords(soft=False),
+        "bag_of_words_max": BagOfWords(pooling="max"),
+        "bag_of_words_flat": BagOfWords(levels=1),
+        "bag_of_words_linear": BagOfWords(kernel="linear"),
+        "bag_of_words_intersection": BagOfWords(kernel="intersection"),
+    }.items()
+}
+# fmt: on
