@@ -20,6 +20,8 @@ from tlkit.plan.recipe import Head
 
 SMALLEST_OF_FAMILY = [
     "nano",
+    "resnet18",
+    "resnext50_32x4d",
     "vgg16",
     "resnet50",
     "resnet50v2",

@@ -82,5 +82,5 @@ def _written(arrays: dict[str, np.ndarray], file: Path, examples: Examples, abou
         file = folder / FILE
     describe(file.parent, about)
     with temporary_beside(file) as temporary:
-        np.savez(temporary, **{name: arrays[name] for name in sorted(arrays)})
+        np.savez(temporary, **{name: arrays[name] for name in sorted(arrays)})  # type: ignore[arg-type]
     return file

@@ -1,18 +1,15 @@
-"""The table of backbones, one row each. A new family is a file beside this one, like nano.py, and its rows here."""
+"""The table of backbones, one row each. A new family is a file in `families/`, and its rows are added here."""
 
 from __future__ import annotations
 
 from tlkit.backbones.applications import _row
 from tlkit.backbones.backbone import Backbone
-from tlkit.backbones.families.bag_of_words import BAGS_OF_WORDS
-from tlkit.backbones.families.pixels import PIXELS
+from tlkit.backbones.families import bag_of_words, pixels, resnet
 from tlkit.backbones.nano import _NANO
 
 # fmt: off
 BACKBONES: dict[str, Backbone] = {
     "nano": _NANO,
-    **PIXELS,
-    **BAGS_OF_WORDS,
     "vgg16": _row(
         "VGG16", "vgg", 224, 14_714_688,
         "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5", "6d6bbae143d832006294945121d1f1fc",
@@ -215,3 +212,5 @@ BACKBONES: dict[str, Backbone] = {
     ),
 }
 # fmt: on
+
+BACKBONES |= {row.name: row for family in (pixels, bag_of_words, resnet) for row in family.ROWS}

@@ -101,8 +101,8 @@ def _learned(backbone: Backbone, dataset: Dataset, job: Job) -> tuple[Backbone, 
     learned = learn_weights(backbone, dataset.part("train"), weights=job.weights, seed=job.seed)
     assert learned.weights is not None
     why = (
-        f"from {learned.weights.learned_from} without their labels, and from no validation or test image; an accuracy by "
-        "folds over training images is of images that the weights were learned from, so it may be a little too high"
+        f"from {learned.weights.learned_from} without their labels, and from no validation or test image. An accuracy "
+        "by folds is in part of images that the weights were learned from, so it may be a little too high"
     )
     evidence = {"images": dataset.count("train"), "seed": job.seed, "sha256": learned.weights.digest}
     return learned, Decision("weights", "learned", why, evidence)

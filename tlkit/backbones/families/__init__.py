@@ -1,1 +1,1 @@
-"""Families of backbones that `keras.applications` does not have: one file each, with a literal table of its rows."""
+"""The families of networks that tlkit builds itself: a file and a literal table of rows for each."""

@@ -5,14 +5,14 @@ gradients in 4 x 4 cells around it (SIFT, Lowe 2004; Dalal and Triggs 2005), is 
 words, to one ("hard") or to several by their distance ("soft", van Gemert et al. 2010). The assignments are summed, or
 their maximum is taken, over the cells of a spatial pyramid (Lazebnik, Schmid and Ponce 2006).
 
-The words are learned by k-means from the descriptors of training images, without their labels (`learn_words`). A word is
-weights of a 1 x 1 convolution: the squared distance of a descriptor x to a word w is |x|^2 - (2 x.w - |w|^2), and the
-convolution gives the part in parentheses. All other layers have no weights.
+The words are learned by k-means from the descriptors of training images, without their labels (`learn_words`). They are
+the weights of a 1 x 1 convolution: the squared distance of a descriptor x to a word w is |x|^2 - (2 x.w - |w|^2), and
+the convolution gives the part in parentheses. All other layers have no weights.
 
 The histograms are mapped to features whose inner product is close to an additive kernel, histogram intersection or
 chi-squared (Vedaldi and Zisserman 2012, "Efficient additive kernels via explicit feature maps"), so that a linear head
-acts as a support vector machine or a logistic regression with that kernel. The solver standardises features, which weighs
-the kernel's components anew: it is that kernel up to these weights.
+acts as a support vector machine or a logistic regression with that kernel. The solver standardises features, so the
+kernel's components get other weights than the paper's.
 
 Everything is written with Keras' own layers and `keras.ops`, so a `.keras` file of such a classifier loads without
 tlkit.
@@ -176,8 +176,7 @@ def _pyramid(x: Any, pooling: str, levels: int) -> Any:
     edges = [[round(k * side / fine) for k in range(fine + 1)] for side in (rows, columns)]
     bands = [reduce(x[:, low:high], axis=1) for low, high in zip(edges[0], edges[0][1:], strict=False)]
     grid = [
-        [reduce(band[:, low:high], axis=1) for low, high in zip(edges[1], edges[1][1:], strict=False)]
-        for band in bands
+        [reduce(band[:, low:high], axis=1) for low, high in zip(edges[1], edges[1][1:], strict=False)] for band in bands
     ]
     found: list[Any] = []
     while True:
@@ -211,8 +210,8 @@ def additive_map(x: Any, kernel: str) -> Any:
 
     kernel: "chi2", 2 x y / (x + y), or "intersection", min(x, y).
 
-    Such a kernel is sqrt(x y) times a function of log(x / y), which is a sum of cosines with the weights of its spectrum:
-    1 / cosh(pi s) and 2 / (pi (1 + 4 s^2)). It is sampled at 0 and at one step (equation 10 of Vedaldi and Zisserman).
+    Such a kernel is sqrt(x y) times a function of log(x / y), which is a sum of cosines weighed by its spectrum,
+    1 / cosh(pi s) or 2 / (pi (1 + 4 s^2)). It is sampled at 0 and at one step (Vedaldi and Zisserman, section 4).
     """
     import keras
 
@@ -278,6 +277,7 @@ def _row(name: str, bag: BagOfWords) -> Backbone:
         size=128,
         smallest=bag.smallest,
         boundaries=(),
+        year=2004,
         parameters=bag.parameters,
         frozen_because="its words are found by k-means, not by gradients",
         learn=learn_words,
@@ -285,8 +285,8 @@ def _row(name: str, bag: BagOfWords) -> Backbone:
 
 
 # fmt: off
-BAGS_OF_WORDS: dict[str, Backbone] = {
-    name: _row(name, bag)
+ROWS = tuple(
+    _row(name, bag)
     for name, bag in {
         "bag_of_words": BagOfWords(),
         "bag_of_words_hard": BagOfWords(soft=False),
@@ -295,5 +295,5 @@ BAGS_OF_WORDS: dict[str, Backbone] = {
         "bag_of_words_linear": BagOfWords(kernel="linear"),
         "bag_of_words_intersection": BagOfWords(kernel="intersection"),
     }.items()
-}
+)
 # fmt: on

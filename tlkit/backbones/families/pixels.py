@@ -1,7 +1,7 @@
 """The row `pixels`: no network at all, so that a head is a linear classifier, or a perceptron, on raw pixels.
 
-What any network has to beat. A solved head is a linear classifier; a head with hidden layers is a perceptron (Rosenblatt
-1958; LeCun et al. 1998 compare both with LeNet-5 on digits).
+What any network has to beat. A solved head is a linear classifier; a head with hidden layers is a multilayer
+perceptron. LeCun et al. 1998 compare both with LeNet-5 on digits. The year is that of Rosenblatt's perceptron.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def pixels(inputs: keras.KerasTensor) -> keras.KerasTensor:
     return keras.layers.Flatten(name="pixels")(inputs)
 
 
-PIXELS: dict[str, Backbone] = {
-    "pixels": Backbone(
+ROWS = (
+    Backbone(
         name="pixels",
         builder=NormalisedNetwork("tf", pixels),
         size=32,
@@ -31,6 +31,7 @@ PIXELS: dict[str, Backbone] = {
         boundaries=(),
         parameters=0,
         brings_weights=True,
+        year=1958,
         frozen_because="it has no weights: its features are the pixels",
     ),
-}
+)
