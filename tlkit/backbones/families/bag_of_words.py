@@ -78,7 +78,7 @@ class BagOfWords:
     levels: int = 2
     kernel: str = "chi2"
     colour: str = "grey"
-    cell: int = 4
+    cell: int = 6
     sharpness: float = 10.0
 
     def __post_init__(self) -> None:
@@ -264,7 +264,8 @@ def _some_descriptors(backbone: Backbone, examples: Examples, seed: int) -> np.n
     described = keras.Model(inputs, keras.Model(inputs, features).get_layer("descriptors").output)
     found = []
     for start in range(0, len(chosen), BATCH):
-        rows = np.asarray(described.predict_on_batch(examples.pixels.gather(chosen[start : start + BATCH])))
+        images = examples.pixels.gather(chosen[start : start + BATCH])
+        rows = np.asarray(described(images.astype("float32"), training=False))  # a few batches: not worth tracing
         for one in rows.reshape(len(rows), -1, rows.shape[-1]):
             found.append(one[random.permutation(len(one))[:DESCRIPTORS]])
     return np.concatenate(found).astype("float32")
