@@ -5,10 +5,11 @@
 
 A logistic head (the recipe `small_similar`) on frozen features, on the five development data sets with their given
 splits, which it finds through TLKIT_SHARED (default ../shared). Every backbone has its native size, but MobileNetV2 128
-pixels on clothing and chest_xray, as in benchmarks/recipes.py. All images are used. The words of `bag_of_words` are
+pixels on clothing and chest_xray, as in benchmarks/recipes.py. Of these two, 1,000 training and 250 validation images
+are drawn with the seed; all other images are used. The words of `bag_of_words` are
 learned from the training images alone; its default settings were chosen by cross-validation on the training and
-validation images of cats_dogs and latin_letters, and on no test image. The test split is evaluated once per row. Weights
-come from Keras' cache (KERAS_HOME).
+validation images of cats_dogs and latin_letters, and on no test image. The test split is evaluated once per row.
+Weights come from Keras' cache (KERAS_HOME).
 
 Appends a row per finished run to benchmarks/bag_of_words.csv and skips those that are there. `--report` prints the
 table of docs/lectures.md.
@@ -29,6 +30,7 @@ FILE = Path(__file__).with_suffix(".csv")
 SETS = ("cats_dogs", "clothing", "blood_cells", "chest_xray", "latin_letters")
 BACKBONES = ("pixels", "bag_of_words", "nano", "mobilenetv2_0.35")
 LARGE = ("clothing", "chest_xray")
+MOST = {"train": 1000, "validation": 250}
 
 
 def main() -> None:
@@ -62,7 +64,8 @@ def run(data: str, name: str, seed: int) -> dict[str, object]:
     size = 128 if data in LARGE and backbone.size == 224 else backbone.size
     images = tlkit.scan(Path(os.environ.get("TLKIT_SHARED", "../shared")) / "data" / data / "splits.csv")
     dataset = tlkit.decode_images(images, size)
-    training, validation, test = (dataset.part(part) for part in ("train", "validation", "test"))
+    training, validation = (_drawn(dataset.part(part), most, seed) for part, most in MOST.items())
+    test = dataset.part("test")
     started = time.monotonic()
     backbone = learn_weights(backbone, training, seed=seed)
     model = tlkit.build_classifier(backbone, len(dataset.class_names), head=recipe.head, image_size=size, seed=seed)
@@ -92,15 +95,20 @@ def run(data: str, name: str, seed: int) -> dict[str, object]:
     }
 
 
+def _drawn(examples, most: int, seed: int):  # type: ignore[no-untyped-def]
+    """Draw at most so many examples."""
+    chosen = np.random.default_rng((seed, most)).permutation(len(examples))[:most]
+    return examples.take(np.sort(chosen))
+
+
 def report(rows: list[dict[str, str]]) -> None:
     """Print a row of the table for each backbone: the mean over the seeds, and the 95 % interval of the first seed."""
     cells: dict[str, dict[str, list[dict[str, str]]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         cells[row["backbone"]][row["data"]].append(row)
     sizes = {row["data"]: row["n"] for row in rows}
-    print(
-        "| backbone | seeds | " + " | ".join(f"{one} (n = {int(sizes[one]):,})" for one in SETS if one in sizes) + " |"
-    )
+    names = [f"{one} (n = {int(sizes[one]):,})" for one in SETS if one in sizes]
+    print(f"| backbone | seeds | {' | '.join(names)} |")
     print("| --- " * (2 + len(sizes)) + "|")
     for backbone, of_set in cells.items():
         shown = []

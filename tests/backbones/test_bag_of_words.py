@@ -14,7 +14,7 @@ from sklearn.kernel_approximation import AdditiveChi2Sampler
 from tests.conftest import draw
 from tests.tiny import predicted
 from tlkit.backbones import BACKBONES, Backbone, find_weights
-from tlkit.backbones.families.bag_of_words import MARGIN, BagOfWords, _pyramid, additive_map
+from tlkit.backbones.families.bag_of_words import FAINTEST, MARGIN, RAREST, BagOfWords, _pyramid, additive_map
 from tlkit.backbones.learning import learn_weights
 from tlkit.backbones.weights import weights_sha256
 from tlkit.cache import Cache
@@ -57,6 +57,11 @@ def small(**settings: Any) -> Backbone:
 
 def histograms(rows: int = 20) -> np.ndarray:
     return np.random.default_rng(0).dirichlet(np.full(500, 0.1), rows).astype("float32") + 1e-10
+
+
+def test_every_small_number_of_the_graph_is_above_zero_in_float16() -> None:
+    """LiteRT's float16 keeps constants in it, and 0 would be divided by, or a logarithm taken of it."""
+    assert np.float16(FAINTEST) > 0 and np.float16(RAREST) > 0
 
 
 def test_the_chi_squared_map_is_scikit_learns() -> None:

@@ -40,6 +40,8 @@ SHARPNESS = 3  # the response to an orientation is the cosine to the power 9 = 3
 PATCH = 4  # cells along each side of a descriptor
 CONTRAST = 0.02  # the norm of a patch's cells below which its descriptor fades, of gradients of pixels in 0-1
 CLIPPED = 0.2  # the largest entry of a normalised descriptor (Lowe 2004)
+FAINTEST = 1e-6  # the square of the least gradient that has a direction
+RAREST = 1e-7  # the least share of a word; like FAINTEST it is above 0 in float16
 MARGIN = 1e-3  # of squared distance, within which words share a descriptor in hard assignment
 LUMA = (0.299, 0.587, 0.114)
 OPPONENT = (  # van de Sande, Gevers and Snoek 2010
@@ -148,7 +150,7 @@ def _orientations(channel: Any) -> Any:
     ops = keras.ops
     across = ops.pad(channel[:, :, 2:] - channel[:, :, :-2], ((0, 0), (0, 0), (1, 1), (0, 0)))
     down = ops.pad(channel[:, 2:] - channel[:, :-2], ((0, 0), (1, 1), (0, 0), (0, 0)))
-    magnitude = ops.sqrt(across * across + down * down + 1e-8)
+    magnitude = ops.sqrt(across * across + down * down + FAINTEST)
     angles = [2 * math.pi * k / ORIENTATIONS for k in range(ORIENTATIONS)]
     towards = ops.concatenate([across * math.cos(a) + down * math.sin(a) for a in angles], axis=-1)
     cosine = ops.relu(towards / magnitude)
@@ -198,8 +200,8 @@ def _mapped(x: Any, kernel: str) -> Any:
 
     ops = keras.ops
     if kernel == "linear":
-        return _normed(x, 1e-6)
-    x = x / (ops.sum(x, axis=-1, keepdims=True) + 1e-12) + 1e-10  # so that the root and the logarithm have slopes
+        return _normed(x, 1e-3)
+    x = x / ops.sum(x, axis=-1, keepdims=True) + RAREST  # so that the root and the logarithm have slopes
     if kernel == "hellinger":
         return ops.sqrt(x)
     return additive_map(x, kernel)
