@@ -296,7 +296,7 @@ ROWS = tuple(
         "bag_of_words_max": BagOfWords(pooling="max"),
         "bag_of_words_flat": BagOfWords(levels=1),
         "bag_of_words_linear": BagOfWords(kernel="linear"),
-        "bag_of_words_intersection": BagOfWords(kernel="intersection"),
+        "bag_of_words_min": BagOfWords(kernel="intersection"),
     }.items()
 )
 # fmt: on
