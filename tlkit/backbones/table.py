@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tlkit.backbones.applications import _row
 from tlkit.backbones.backbone import Backbone
-from tlkit.backbones.families import densenet, inception, inception_resnet, plain, resnet
+from tlkit.backbones.families import bag_of_words, densenet, inception, inception_resnet, pixels, plain, resnet
 from tlkit.backbones.nano import _NANO
 
 # fmt: off
@@ -213,4 +213,5 @@ BACKBONES: dict[str, Backbone] = {
 }
 # fmt: on
 
-BACKBONES |= {row.name: row for family in (plain, inception, inception_resnet, resnet, densenet) for row in family.ROWS}
+_FAMILIES = (pixels, bag_of_words, plain, inception, inception_resnet, resnet, densenet)
+BACKBONES |= {row.name: row for family in _FAMILIES for row in family.ROWS}

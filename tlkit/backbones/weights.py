@@ -44,6 +44,11 @@ def find_weights(backbone: Backbone, weights: str) -> Path | None:
         raise WeightsError(f"'{backbone.name}' brings its own weights: `weights={weights}` cannot be loaded into it.")
     if weights != "imagenet":
         return _given_file(weights)
+    if backbone.weights is None and backbone.learn is not None:
+        raise WeightsError(
+            f"The weights of {backbone.name} are learned from training images. `finetune` does that; elsewhere use "
+            "`tlkit.backbones.learning.learn_weights` first, or `weights=none` for random weights."
+        )
     if backbone.weights is None:
         raise WeightsError(
             f"{backbone.name} has no pretrained weights. Give a file of them as `weights=FILE`; "
@@ -54,6 +59,11 @@ def find_weights(backbone: Backbone, weights: str) -> Path | None:
         raise WeightsError(
             f"The weights of {backbone.name} are missing: expected '{_SHIPPED / backbone.weights.file}'. "
             "They come with tlkit; install it again."
+        )
+    if file is None and backbone.weights.learned_from:
+        raise WeightsError(
+            f"The weights of {backbone.name} that were learned from {backbone.weights.learned_from} are no longer in "
+            f"'{backbone.weights.file}': the cache was cleared. Run it again."
         )
     if file is None:
         return _download(backbone.name, backbone.weights)
@@ -80,9 +90,11 @@ def weights_sha256(backbone: Backbone, weights: str) -> str | None:
     """Return the SHA-256 of the files that a backbone's weights are read from.
 
     weights: "imagenet", "none", or a file. A backbone that brings its weights has the hash of its own file or folder.
-    Returns None for random weights, for a file that is not on this machine, and for a KerasHub preset that is known by
-    its name only, since KerasHub keeps its files.
+    Returns None for random weights, for a backbone without any, for a file that is not on this machine, and for a
+    KerasHub preset that is known by its name only, since KerasHub keeps its files.
     """
+    if not backbone.parameters:
+        return None
     if backbone.brings_weights:
         source = Path(backbone.name.removeprefix("kerashub:"))
         if backbone.sha256 is not None:

@@ -118,8 +118,9 @@ def _check_backbone(job: Job, backbone: Backbone, size: int, recipe: Recipe | No
         raise SpecError(f"`image_size` is {size}. {backbone.name} needs {backbone.smallest} pixels or more.")
     if job.from_run is not None:
         return
-    find_weights(backbone, job.weights)
-    if backbone.brings_weights and job.weights == "none":
+    if backbone.learn is None or job.weights != "imagenet":
+        find_weights(backbone, job.weights)
+    if backbone.brings_weights and backbone.parameters and job.weights == "none":
         raise SpecError(
             f"`weights=none` asks for random weights, but '{backbone.name}' has its own. Leave `weights` out."
         )

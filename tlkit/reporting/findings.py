@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from tlkit.backbones import named_backbones
+from tlkit.backbones import BACKBONES, named_backbones
 from tlkit.doctor.checkup import JUDGE, check_data
 from tlkit.errors import SpecError
 from tlkit.evaluation.calibration import calibration_error_of
@@ -183,8 +183,9 @@ class Record:
     @property
     def label_judge(self) -> str:
         """The backbone that judges the labels: the run's own if it started from ImageNet weights, else `nano`."""
-        job = self._plan.job
-        return self.backbone if job.weights == "imagenet" and not job.from_run else JUDGE
+        job, row = self._plan.job, BACKBONES.get(self.backbone)
+        is_pretrained = job.weights == "imagenet" and not job.from_run and (row is None or row.weights is not None)
+        return self.backbone if is_pretrained else JUDGE
 
     @property
     def backbone_is_unchanged(self) -> bool:

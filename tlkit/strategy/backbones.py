@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tlkit.backbones.learning import learn_weights
 from tlkit.data.dataset import decode_images
 from tlkit.errors import DataError
 from tlkit.features.linear import choose_strength
@@ -57,7 +58,8 @@ def compare_backbones(
         size = job.image_size or network.size
         dataset = decode_images(images, size, job.fit, cache)
         dataset = dataset.split(validation=job.validation, seed=job.seed)
-        model = build_classifier(network, len(dataset.class_names), image_size=size, weights=job.weights, seed=job.seed)
+        learned = learn_weights(network, dataset.part("train"), weights=job.weights, seed=job.seed)
+        model = build_classifier(learned, len(dataset.class_names), image_size=size, weights=job.weights, seed=job.seed)
         pool, training = dataset.part("train", "validation"), dataset.count("train")
         table = feature_table(model, network, pool, training, seed=job.seed)
         if table is None:
