@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tlkit.errors import SpecError
-from tlkit.plan.recipe import Unfreeze
+from tlkit.plan.recipe import Head, Unfreeze
 from tlkit.plan.spelling import both_spellings, set_by_alias
 from tlkit.words import counted
 
@@ -48,6 +48,8 @@ class Backbone:
     licence: the licence of the pretrained weights, "" if there are none. `license` is another spelling of it.
     frozen_because: why it cannot be fine-tuned; "" if it can.
     sha256: the hash of its files if they are copied into a run, else None. note: what else the plan shows about it.
+    own_head: the head of its paper, which replaces `Head()` when it is trained from random weights; None if that is
+        `Head()` itself.
     origin: its source in plan.json: "table", "keras", "module" or "kerashub". It is only recorded: no code reads it.
     """
 
@@ -64,6 +66,7 @@ class Backbone:
     sha256: str | None = None
     note: str = ""
     origin: str = "table"
+    own_head: Head | None = None
     license: InitVar[str | None] = None
 
     def __post_init__(self, license: str | None) -> None:

@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from tlkit.backbones.applications import _row
 from tlkit.backbones.backbone import Backbone
+from tlkit.backbones.families.alexnet import ALEXNET
+from tlkit.backbones.families.fractional_pooling import FRACTIONAL_POOLING
+from tlkit.backbones.families.googlenet import GOOGLENET
+from tlkit.backbones.families.lenet import LENET
+from tlkit.backbones.families.maxout import MAXOUT
+from tlkit.backbones.families.nin import NIN
+from tlkit.backbones.families.spatial_transformer import SPATIAL_TRANSFORMER
+from tlkit.backbones.families.stochastic_depth import STOCHASTIC_DEPTH
 from tlkit.backbones.nano import _NANO
 
 # fmt: off
 BACKBONES: dict[str, Backbone] = {
     "nano": _NANO,
+    **LENET,
+    **ALEXNET,
+    **NIN,
+    **MAXOUT,
+    **GOOGLENET,
+    **SPATIAL_TRANSFORMER,
+    **STOCHASTIC_DEPTH,
+    **FRACTIONAL_POOLING,
     "vgg16": _row(
         "VGG16", "vgg", 224, 14_714_688,
         "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5", "6d6bbae143d832006294945121d1f1fc",

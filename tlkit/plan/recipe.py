@@ -19,6 +19,7 @@ from tlkit.plan.checks import _between, _from_dict, _one_of, _whole
 Unfreeze = int | str | tuple[int, ...]
 
 POOLINGS = ("avg", "max", "avg+max", "flatten")
+ACTIVATIONS = ("relu", "tanh")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "plateau")
 BATCH_NORMS = ("frozen", "moving", "recalibrated")
@@ -35,7 +36,7 @@ class Head:
     taps: the blocks whose pooled outputs the head reads, concatenated: () = the last block only; "all"; or block
         numbers, 1 = the bottom one. Earlier blocks hold more general features, which suit images unlike ImageNet's
         (Evci et al. 2022, arXiv:2201.03529). Blocks above the highest tap are left out of the model.
-    hidden: units of each ReLU layer between pooling and softmax.
+    hidden: units of each layer between pooling and softmax. activation: of these layers, "relu" or "tanh".
     dropout: dropout rate before every dense layer, 0 to below 1.
     batch_norm: whether BatchNormalization follows pooling and each hidden layer.
     l1, l2: L1 and L2 penalty of the dense kernels, 0 or more.
@@ -56,9 +57,11 @@ class Head:
     l2: float = 0.0
     max_norm: float | None = None
     label_smoothing: float = 0.0
+    activation: str = "relu"
 
     def __post_init__(self) -> None:
         _one_of("Head.pooling", self.pooling, POOLINGS)
+        _one_of("Head.activation", self.activation, ACTIVATIONS)
         _between("Head.dropout", self.dropout, 0, 1, open_end=True)
         _between("Head.label_smoothing", self.label_smoothing, 0, 1, open_end=True)
         _between("Head.l1", self.l1, 0, None)
