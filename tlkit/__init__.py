@@ -50,6 +50,7 @@ _HOME = {
     "Examples": "data.examples",
     "blocks": "models.blocks",
     "build_classifier": "models.classifier",
+    "pretrained": "models.pretrained",
     "cut": "models.blocks",
     "set_trainable": "models.blocks",
     "extract_features": "features.extract",
@@ -122,6 +123,7 @@ if TYPE_CHECKING:
     from tlkit.finetuning.finetune import finetune
     from tlkit.models.blocks import blocks, cut, set_trainable
     from tlkit.models.classifier import build_classifier
+    from tlkit.models.pretrained import pretrained
     from tlkit.plan.augmentation import Augmentation
     from tlkit.plan.job import Job
     from tlkit.plan.plan import Plan

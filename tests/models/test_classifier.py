@@ -20,6 +20,8 @@ from tlkit.plan.recipe import Head
 
 SMALLEST_OF_FAMILY = [
     "nano",
+    "resnet18",
+    "resnext50_32x4d",
     "vgg16",
     "resnet50",
     "resnet50v2",
@@ -58,7 +60,8 @@ def long_unless_smallest(name: str) -> Any:
 
 def tiny(name: str, **settings: Any) -> keras.Model:
     keras.backend.clear_session()
-    return build_classifier(name, 3, image_size=BACKBONES[name].smallest, weights="none", **settings)
+    settings = {"head": Head(), "image_size": BACKBONES[name].smallest} | settings  # without the head of its paper
+    return build_classifier(name, 3, weights="none", **settings)
 
 
 def random_images(model: keras.Model, count: int = 4) -> np.ndarray:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tlkit.backbones.checkpoint import SUFFIXES, Checkpoint
+from tlkit.backbones.normalise import NormalisedNetwork
 from tlkit.errors import SpecError
 from tlkit.plan.recipe import Head, Unfreeze
 from tlkit.plan.spelling import both_spellings, set_by_alias
@@ -44,7 +46,9 @@ class Backbone:
     boundaries: "after LAYER" or "before LAYER", bottom first. The last block ends at the network's output.
     parameters: number of parameters without the top.
     weights: its pretrained weights in a separate file; None if it has none, or if `build` loads them.
+    checkpoint: how PyTorch weight files fit it; None if it takes none.
     brings_weights: whether `build` returns a network that is already trained.
+    year: when the network was first published; 0 if that is not known.
     licence: the licence of the pretrained weights, "" if there are none. `license` is another spelling of it.
     frozen_because: why it cannot be fine-tuned; "" if it can.
     sha256: the hash of its files if they are copied into a run, else None. note: what else the plan shows about it.
@@ -60,7 +64,9 @@ class Backbone:
     boundaries: tuple[str, ...]
     parameters: int
     weights: Weights | None = None
+    checkpoint: Checkpoint | None = None
     brings_weights: bool = False
+    year: int = 0
     licence: str = ""
     frozen_because: str = ""
     sha256: str | None = None
@@ -81,6 +87,26 @@ class Backbone:
         Raises SpecError for a size that the backbone does not accept.
         """
         return self.builder(size)
+
+    @property
+    def pixels(self) -> str:
+        """How pixels are normalised, see `NormalisedNetwork`; "" if only the network itself knows."""
+        return self.builder.preprocessing if isinstance(self.builder, NormalisedNetwork) else ""
+
+    def with_pixels(self, pixels: str) -> Backbone:
+        """Return the same network with another normalisation. pixels: see `NormalisedNetwork`."""
+        if not pixels or pixels == self.pixels or not isinstance(self.builder, NormalisedNetwork):
+            return self
+        return replace(self, builder=NormalisedNetwork(pixels, self.builder.network))
+
+    def taking(self, weights: str) -> Backbone:
+        """Return the network with the normalisation that a weights file was trained with.
+
+        weights: "imagenet", "none" or a file. Only the files of PyTorch's libraries may ask for another one.
+        """
+        if self.checkpoint is None or not weights.lower().endswith(SUFFIXES):
+            return self
+        return self.with_pixels(self.checkpoint.pixels)
 
     @property
     def blocks(self) -> int:

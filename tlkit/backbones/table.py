@@ -1,30 +1,25 @@
-"""The table of backbones, one row each. A new family is a file beside this one, like nano.py, and its rows here."""
+"""The table of backbones, one row each. A new family is a file in `families/`, and its rows are added here."""
 
 from __future__ import annotations
 
 from tlkit.backbones.applications import _row
 from tlkit.backbones.backbone import Backbone
-from tlkit.backbones.families.alexnet import ALEXNET
-from tlkit.backbones.families.fractional_pooling import FRACTIONAL_POOLING
-from tlkit.backbones.families.googlenet import GOOGLENET
-from tlkit.backbones.families.lenet import LENET
-from tlkit.backbones.families.maxout import MAXOUT
-from tlkit.backbones.families.nin import NIN
-from tlkit.backbones.families.spatial_transformer import SPATIAL_TRANSFORMER
-from tlkit.backbones.families.stochastic_depth import STOCHASTIC_DEPTH
+from tlkit.backbones.families import (
+    alexnet,
+    fractional_pooling,
+    googlenet,
+    lenet,
+    maxout,
+    nin,
+    resnet,
+    spatial_transformer,
+    stochastic_depth,
+)
 from tlkit.backbones.nano import _NANO
 
 # fmt: off
 BACKBONES: dict[str, Backbone] = {
     "nano": _NANO,
-    **LENET,
-    **ALEXNET,
-    **NIN,
-    **MAXOUT,
-    **GOOGLENET,
-    **SPATIAL_TRANSFORMER,
-    **STOCHASTIC_DEPTH,
-    **FRACTIONAL_POOLING,
     "vgg16": _row(
         "VGG16", "vgg", 224, 14_714_688,
         "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5", "6d6bbae143d832006294945121d1f1fc",
@@ -227,3 +222,16 @@ BACKBONES: dict[str, Backbone] = {
     ),
 }
 # fmt: on
+
+_FAMILIES = (
+    lenet,
+    alexnet,
+    nin,
+    maxout,
+    googlenet,
+    spatial_transformer,
+    fractional_pooling,
+    stochastic_depth,
+    resnet,
+)
+BACKBONES |= {row.name: row for family in _FAMILIES for row in family.ROWS}

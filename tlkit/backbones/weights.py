@@ -7,12 +7,15 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlkit.backbones.backbone import Backbone, Weights
+from tlkit.backbones.checkpoint import SUFFIXES
+from tlkit.backbones.files import read_weights
 from tlkit.backbones.table import BACKBONES
 from tlkit.errors import WeightsError, nearest
 from tlkit.files import temporary_beside
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 
 _SHIPPED = Path(__file__).parent
+_log = logging.getLogger("tlkit")
 
 
 def find_weights(backbone: Backbone, weights: str) -> Path | None:
@@ -112,6 +116,8 @@ def load_backbone_weights(backbone: Backbone, model: keras.Model, file: Path) ->
     try:
         if file.suffix == ".npz":
             _load_arrays(model, file)
+        elif file.suffix in SUFFIXES:
+            load_checkpoint(backbone, model, file)
         elif not _load_below_the_top(model, file):
             model.load_weights(str(file))
     except Exception as error:  # Keras and h5py raise OSError, ValueError, KeyError and others here
@@ -123,6 +129,26 @@ def load_backbone_weights(backbone: Backbone, model: keras.Model, file: Path) ->
             f"which has {backbone.parameters:,} parameters without its top{like}. "
             "If the file is incomplete, delete it and download it again."
         ) from error
+
+
+def load_checkpoint(backbone: Backbone, model: keras.Model, file: Path) -> tuple[str, ...]:
+    """Load a PyTorch, safetensors or ONNX file into a backbone with or without its top.
+
+    Returns the names of the tensors that were left out, see `Checkpoint.assign`.
+
+    Raises WeightsError if the backbone takes no such files, or if the file does not fit.
+    """
+    if backbone.checkpoint is None:
+        named = [one.name for one in BACKBONES.values() if one.checkpoint]
+        raise WeightsError(
+            f"{backbone.name} takes no {file.suffix} files. Expected the .h5 or .weights.h5 file of a Keras network. "
+            f"Backbones that take them: {', '.join(named)}"
+        )
+    left_out = backbone.checkpoint.assign(model, read_weights(file))
+    others = [name for name in left_out if not name.endswith("num_batches_tracked")]
+    if others:
+        _log.info("Of %s, left out: %s", file.name, ", ".join(others))
+    return left_out
 
 
 def _load_below_the_top(model: keras.Model, file: Path) -> bool:
@@ -195,7 +221,8 @@ def _given_file(weights: str) -> Path:
     close = nearest(path.name, siblings) or nearest(weights, ["imagenet", "none"])
     hint = f" Did you mean '{path.parent / close if close in siblings else close}'?" if close else ""
     raise WeightsError(
-        f"No such weights file: '{weights}'.{hint} Expected imagenet, none, or an .h5 or .weights.h5 file."
+        f"No such weights file: '{weights}'.{hint} Expected imagenet, none, or a file: "
+        ".h5 or .weights.h5 of Keras, or .pth, .safetensors or .onnx."
     )
 
 

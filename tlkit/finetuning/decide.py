@@ -108,6 +108,7 @@ def draw_up(prepared: Prepared, recipe: Recipe | None, decisions: Sequence[Decis
             if job.from_run is None
             else sha256_of(open_run(job.from_run).model_file),
             backbone.licence_line(job.weights),
+            backbone.pixels,
         ),
         image_size=dataset.pixels.size,
         depth=dataset.pixels.depth,

@@ -78,9 +78,10 @@ def resolve(job: Job) -> Resolved:
     if name is None:
         name, why = default_backbone()
         decisions = (Decision("backbone", name, why),)
-    backbones = tuple(named_backbones(name))
+    backbones = tuple(one.taking(job.weights) for one in named_backbones(name))
     if start is not None:
         _check_same_backbone(start, backbones[0])
+        backbones = (backbones[0].with_pixels(open_run(start).plan.backbone.pixels),)
     recipe = find_recipe(job.recipe) if isinstance(job.recipe, str) and job.recipe != AUTO else job.recipe
     recipe = None if isinstance(recipe, str) else recipe
     augmentation = None if job.augment is None else find_augmentation(job.augment)

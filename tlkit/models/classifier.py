@@ -48,6 +48,7 @@ def build_classifier(
         WeightsError: the weights are absent, or those of another network.
     """
     backbone = find_backbone(backbone) if isinstance(backbone, str) else backbone
+    backbone = backbone.taking(weights)
     head = head or (backbone.own_head if weights == "none" else None) or Head()
     size = image_size or backbone.size
     if classes < 2:

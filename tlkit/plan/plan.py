@@ -21,6 +21,7 @@ class PlannedBackbone:
     sha256: the hash of the weights that the run starts from: of the weights file, of the earlier run's model.keras, or
         of all files of a SavedModel or a preset. None for random weights, for a preset known by its name only, and in
         a run of an earlier version.
+    pixels: how pixels are normalised, which a PyTorch weights file may decide; "" if only the network itself knows.
     """
 
     name: str
@@ -29,6 +30,7 @@ class PlannedBackbone:
     source: str
     sha256: str | None
     licence_of_weights: str
+    pixels: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Networks written for tlkit, a family per file: what builds them, their original top, and their rows of the table."""
+"""The families of networks that tlkit builds itself: a file and a literal table of rows for each."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tlkit.backbones.backbone import Backbone, _after
-from tlkit.backbones.families.common import convolution, local_response_normalisation, max_pool
+from tlkit.backbones.families.layers import convolution, convolution_relu, local_response_normalisation, max_pool, relu
 from tlkit.backbones.normalise import NormalisedNetwork
 from tlkit.plan.recipe import Head
 
@@ -13,17 +13,33 @@ from tlkit.plan.recipe import Head
 def alexnet(pixels: Any) -> Any:
     """Apply the five convolutions of AlexNet (ImageNet Classification with Deep Convolutional Neural Networks).
 
-    The paper's two streams, one on each of its two GPUs, are groups: conv2, conv4 and conv5 have two. Normalisation
-    reaches over the channels of both. Returns (n, 6, 6, 256) for 227 pixels, which the paper calls 224.
+    conv2, conv4 and conv5 have two streams, which the paper computed on two GPUs: each reads half of the channels and
+    makes half of the next. Normalisation reaches over the channels of both. Returns (n, 6, 6, 256) for 227 pixels,
+    which the paper calls 224.
     """
-    x = convolution(pixels, 96, 11, "conv1", strides=4, padding="valid")
-    x = max_pool(local_response_normalisation(x), "pool1")
-    x = convolution(x, 256, 5, "conv2", groups=2)
-    x = max_pool(local_response_normalisation(x), "pool2")
-    x = convolution(x, 384, 3, "conv3")
-    x = convolution(x, 384, 3, "conv4", groups=2)
-    x = convolution(x, 256, 3, "conv5", groups=2)
-    return max_pool(x, "pool5")
+    x = convolution_relu(pixels, 96, 11, "conv1", stride=4, padding=0)
+    x = max_pool(local_response_normalisation(x), 3, "pool1")
+    x = _streams(x, 256, 5, "conv2")
+    x = max_pool(local_response_normalisation(x), 3, "pool2")
+    x = convolution_relu(x, 384, 3, "conv3")
+    x = _streams(x, 384, 3, "conv4")
+    x = _streams(x, 256, 3, "conv5")
+    return max_pool(x, 3, "pool5")
+
+
+def _streams(x: Any, channels: int, kernel: int, name: str) -> Any:
+    """Apply a convolution with ReLU to each half of the channels.
+
+    This is a convolution of two groups, written as two: Keras 3.15 compiles grouped ones, which is slow on a processor.
+    """
+    import keras
+
+    halves = keras.ops.split(x, 2, axis=-1)
+    made = [
+        convolution(half, channels // 2, kernel, f"{name}_{side}", bias=True)
+        for half, side in zip(halves, ("a", "b"), strict=True)
+    ]
+    return relu(keras.layers.Concatenate(name=name)(made), f"{name}_relu")
 
 
 def zfnet(pixels: Any) -> Any:
@@ -32,17 +48,14 @@ def zfnet(pixels: Any) -> Any:
     It is AlexNet with 7 x 7 filters at stride 2 in the first layer, stride 2 in the second, and no streams. The paper
     normalises contrast across feature maps; this is AlexNet's normalisation. Returns (n, 6, 6, 256) for 224 pixels.
     """
-    import keras
-
-    x = keras.layers.ZeroPadding2D(1, name="conv1_pad")(pixels)
-    x = convolution(x, 96, 7, "conv1", strides=2, padding="valid")
-    x = local_response_normalisation(max_pool(x, "pool1", padding="same"))
-    x = convolution(x, 256, 5, "conv2", strides=2, padding="valid")
-    x = local_response_normalisation(max_pool(x, "pool2", padding="same"))
-    x = convolution(x, 384, 3, "conv3")
-    x = convolution(x, 384, 3, "conv4")
-    x = convolution(x, 256, 3, "conv5")
-    return max_pool(x, "pool5")
+    x = convolution_relu(pixels, 96, 7, "conv1", stride=2, padding=1)
+    x = local_response_normalisation(max_pool(x, 3, "pool1", ceil=True))
+    x = convolution_relu(x, 256, 5, "conv2", stride=2, padding=0)
+    x = local_response_normalisation(max_pool(x, 3, "pool2", ceil=True))
+    x = convolution_relu(x, 384, 3, "conv3")
+    x = convolution_relu(x, 384, 3, "conv4")
+    x = convolution_relu(x, 256, 3, "conv5")
+    return max_pool(x, 3, "pool5")
 
 
 def alexnet_top(features: Any, classes: int) -> Any:
@@ -60,23 +73,25 @@ def alexnet_top(features: Any, classes: int) -> Any:
 # dropout also precedes fc6 here, as in Krizhevsky's one-stream network of 2014; in the paper it follows fc6 and fc7
 _TOP = Head(pooling="flatten", hidden=(4096, 4096), dropout=0.5)
 
-ALEXNET = {
-    "alexnet": Backbone(
+ROWS = (
+    Backbone(
         name="alexnet",
         builder=NormalisedNetwork("torch", alexnet),
         size=227,
         smallest=67,
         boundaries=_after("pool1", "pool2", "conv3_relu", "conv4_relu"),
         parameters=2_334_080,
+        year=2012,
         own_head=_TOP,
     ),
-    "zfnet": Backbone(
+    Backbone(
         name="zfnet",
         builder=NormalisedNetwork("torch", zfnet),
         size=224,
-        smallest=53,
+        smallest=63,
         boundaries=_after("pool1", "pool2", "conv3_relu", "conv4_relu"),
         parameters=3_726_464,
+        year=2013,
         own_head=_TOP,
     ),
-}
+)

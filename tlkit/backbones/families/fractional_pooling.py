@@ -18,7 +18,7 @@ def fractional_pooling(pixels: Any) -> Any:
     """
     import keras
 
-    from tlkit.backbones.layers import FractionalMaxPooling2D
+    from tlkit.backbones.registered import FractionalMaxPooling2D
 
     x = pixels
     for stage in range(1, STAGES + 1):
@@ -40,14 +40,15 @@ def fractional_pooling_top(features: Any, classes: int) -> Any:
     return layers.Dense(classes, activation="softmax", name="output")(layers.Flatten()(x))
 
 
-FRACTIONAL_POOLING = {
-    "fractional_pooling": Backbone(
+ROWS = (
+    Backbone(
         name="fractional_pooling",
         builder=NormalisedNetwork("unit", fractional_pooling),
         size=36,
         smallest=32,
         boundaries=_after("pool1", "pool2", "pool3", "pool4", "pool5"),
         parameters=287_776,
+        year=2014,
         own_head=Head(pooling="flatten", hidden=(224, 256)),
     ),
-}
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tlkit.backbones.backbone import Backbone, _after
-from tlkit.backbones.families.common import convolution, local_response_normalisation, max_pool
+from tlkit.backbones.families.layers import convolution_relu, local_response_normalisation, max_pool
 from tlkit.backbones.normalise import NormalisedNetwork
 from tlkit.plan.recipe import Head
 
@@ -30,14 +30,14 @@ def googlenet(pixels: Any) -> Any:
     paper gives no constants of the normalisation; these are the ones with which its authors' network was rebuilt in
     Caffe (k = 1, alpha = 1e-4 / 5).
     """
-    x = convolution(pixels, 64, 7, "conv1", strides=2)
-    x = _normalised(max_pool(x, "pool1", padding="same"))
-    x = convolution(x, 64, 1, "conv2_reduce")
-    x = _normalised(convolution(x, 192, 3, "conv2"))
-    x = max_pool(x, "pool2", padding="same")
+    x = convolution_relu(pixels, 64, 7, "conv1", stride=2)
+    x = _normalised(max_pool(x, 3, "pool1", ceil=True))
+    x = convolution_relu(x, 64, 1, "conv2_reduce")
+    x = _normalised(convolution_relu(x, 192, 3, "conv2"))
+    x = max_pool(x, 3, "pool2", ceil=True)
     for name, filters in INCEPTIONS.items():
         if name in ("4a", "5a"):
-            x = max_pool(x, f"pool{int(name[0]) - 1}", padding="same")
+            x = max_pool(x, 3, f"pool{int(name[0]) - 1}", ceil=True)
         x = _inception(x, filters, f"inception_{name}")
     return x
 
@@ -53,10 +53,10 @@ def _inception(x: Any, filters: tuple[int, ...], name: str) -> Any:
     one, reduce_3, three, reduce_5, five, after_pool = filters
     pooled = keras.layers.MaxPooling2D(3, 1, padding="same", name=f"{name}_pool")(x)
     branches = [
-        convolution(x, one, 1, f"{name}_1x1"),
-        convolution(convolution(x, reduce_3, 1, f"{name}_3x3_reduce"), three, 3, f"{name}_3x3"),
-        convolution(convolution(x, reduce_5, 1, f"{name}_5x5_reduce"), five, 5, f"{name}_5x5"),
-        convolution(pooled, after_pool, 1, f"{name}_pool_proj"),
+        convolution_relu(x, one, 1, f"{name}_1x1"),
+        convolution_relu(convolution_relu(x, reduce_3, 1, f"{name}_3x3_reduce"), three, 3, f"{name}_3x3"),
+        convolution_relu(convolution_relu(x, reduce_5, 1, f"{name}_5x5_reduce"), five, 5, f"{name}_5x5"),
+        convolution_relu(pooled, after_pool, 1, f"{name}_pool_proj"),
     ]
     return keras.layers.Concatenate(name=f"{name}_out")(branches)
 
@@ -71,14 +71,15 @@ def googlenet_top(features: Any, classes: int) -> Any:
     return layers.Dense(classes, activation="softmax", name="classifier")(x)
 
 
-GOOGLENET = {
-    "googlenet": Backbone(
+ROWS = (
+    Backbone(
         name="googlenet",
         builder=NormalisedNetwork("torch", googlenet),
         size=224,
         smallest=32,
         boundaries=_after("pool1", "pool2", "pool3", "pool4"),
         parameters=5_973_552,
+        year=2014,
         own_head=Head(dropout=0.4),
     ),
-}
+)

@@ -30,33 +30,17 @@ def lenet5(pixels: Any) -> Any:
     x = layers.Rescaling(1.275, offset=-0.1, name="paper_range")(x)
     x = layers.Conv2D(6, 5, activation="tanh", name="c1")(x)
     x = layers.AveragePooling2D(2, name="s2")(x)
-    maps = [_connected(x, inputs) for inputs in (3, 4, 6)]
+    maps = [_map(x, inputs, number) for number, inputs in enumerate(CONNECTIONS, start=1)]
     x = layers.Concatenate(name="c3")(maps)
     return layers.AveragePooling2D(2, name="s4")(x)
 
 
-def _connected(x: Any, inputs: int) -> Any:
-    """Return the maps of C3 that read so many maps of S2: a convolution with one group for each."""
+def _map(x: Any, inputs: tuple[int, ...], number: int) -> Any:
+    """Return one map of C3: a convolution of its own, of the maps of S2 that it reads."""
     import keras
 
-    chosen = [maps for maps in CONNECTIONS if len(maps) == inputs]
-    gathered = keras.ops.take(x, [one for maps in chosen for one in maps], axis=-1)
-    return keras.layers.Conv2D(
-        len(chosen),
-        5,
-        groups=len(chosen),
-        activation="tanh",
-        kernel_initializer=_initializer(inputs),
-        name=f"c3_{inputs}",
-    )(gathered)
-
-
-def _initializer(inputs: int) -> Any:
-    """Uniform within 2.4 / the number of a unit's inputs, as in the paper's appendix A."""
-    import keras
-
-    limit = 2.4 / (25 * inputs) ** 0.5 / 2
-    return keras.initializers.RandomUniform(-limit, limit)
+    chosen = keras.ops.take(x, inputs, axis=-1)
+    return keras.layers.Conv2D(1, 5, activation="tanh", name=f"c3_{number}")(chosen)
 
 
 def lenet5_top(features: Any, classes: int) -> Any:
@@ -73,14 +57,15 @@ def lenet5_top(features: Any, classes: int) -> Any:
     return layers.Dense(classes, activation="softmax", name="output")(x)
 
 
-LENET = {
-    "lenet5": Backbone(
+ROWS = (
+    Backbone(
         name="lenet5",
         builder=NormalisedNetwork("unit", lenet5),
         size=32,
         smallest=16,
         boundaries=_after("s2"),
         parameters=156 + 1_516,
+        year=1998,
         own_head=Head(pooling="flatten", hidden=(120, 84), activation="tanh"),
     ),
-}
+)

@@ -57,15 +57,16 @@ def maxout_top(features: Any, classes: int) -> Any:
     return layers.Dense(classes, activation="softmax", kernel_constraint=limits[1.9365], name="output")(x)
 
 
-MAXOUT = {
-    "maxout": Backbone(
+ROWS = (
+    Backbone(
         name="maxout",
         builder=NormalisedNetwork("torch", maxout),
         size=32,
         smallest=16,
         boundaries=_after("pool1", "pool2"),
         parameters=4_240_320,
+        year=2013,
         # a head of tlkit has ReLU units in place of the 500 maxout units
         own_head=Head(pooling="flatten", hidden=(500,), dropout=0.5, max_norm=1.9),
     ),
-}
+)

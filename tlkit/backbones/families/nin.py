@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tlkit.backbones.backbone import Backbone, _after
-from tlkit.backbones.families.common import convolution, max_pool
+from tlkit.backbones.families.layers import convolution_relu, max_pool
 from tlkit.backbones.normalise import NormalisedNetwork
 
 
@@ -18,7 +18,7 @@ def nin(pixels: Any) -> Any:
 
     layers = keras.layers
     x = _mlp(pixels, (192, 160, 96), 5, "block1")
-    x = layers.Dropout(0.5, name="drop1")(max_pool(x, "pool1", padding="same"))
+    x = layers.Dropout(0.5, name="drop1")(max_pool(x, 3, "pool1", ceil=True))
     x = _mlp(x, (192, 192, 192), 5, "block2")
     x = layers.AveragePooling2D(3, 2, padding="same", name="pool2")(x)
     x = layers.Dropout(0.5, name="drop2")(x)
@@ -29,18 +29,20 @@ def nin_imagenet(pixels: Any) -> Any:
     """Apply the authors' later network for ImageNet up to the layer before the last: (n, 6, 6, 1024) for 224 pixels."""
     import keras
 
-    x = _mlp(pixels, (96, 96, 96), 11, "block1", strides=4, padding="valid")
-    x = _mlp(max_pool(x, "pool1", padding="same"), (256, 256, 256), 5, "block2")
-    x = _mlp(max_pool(x, "pool2"), (384, 384, 384), 3, "block3")
-    x = keras.layers.Dropout(0.5, name="drop3")(max_pool(x, "pool3"))
+    x = _mlp(pixels, (96, 96, 96), 11, "block1", stride=4, padding=0)
+    x = _mlp(max_pool(x, 3, "pool1", ceil=True), (256, 256, 256), 5, "block2")
+    x = _mlp(max_pool(x, 3, "pool2", ceil=True), (384, 384, 384), 3, "block3")
+    x = keras.layers.Dropout(0.5, name="drop3")(max_pool(x, 3, "pool3", ceil=True))
     return _mlp(x, (1024, 1024), 3, "block4")
 
 
-def _mlp(x: Any, widths: tuple[int, ...], kernel: int, name: str, *, strides: int = 1, padding: str = "same") -> Any:
+def _mlp(
+    x: Any, widths: tuple[int, ...], kernel: int, name: str, *, stride: int = 1, padding: int | None = None
+) -> Any:
     """Apply a convolution, and convolutions of 1 x 1 after it, which are a small network at every position."""
-    x = convolution(x, widths[0], kernel, f"{name}_conv", strides=strides, padding=padding)
+    x = convolution_relu(x, widths[0], kernel, f"{name}_conv", stride=stride, padding=padding)
     for number, width in enumerate(widths[1:], start=1):
-        x = convolution(x, width, 1, f"{name}_cccp{number}")
+        x = convolution_relu(x, width, 1, f"{name}_cccp{number}")
     return x
 
 
@@ -51,26 +53,28 @@ def nin_top(features: Any, classes: int) -> Any:
     """
     import keras
 
-    x = convolution(features, classes, 1, "cccp_classes")
+    x = convolution_relu(features, classes, 1, "cccp_classes")
     x = keras.layers.GlobalAveragePooling2D()(x)
     return keras.layers.Softmax()(x)
 
 
-NIN = {
-    "nin": Backbone(
+ROWS = (
+    Backbone(
         name="nin",
         builder=NormalisedNetwork("torch", nin),
         size=32,
         smallest=16,
         boundaries=_after("drop1", "drop2"),
         parameters=965_056,
+        year=2013,
     ),
-    "nin_imagenet": Backbone(
+    Backbone(
         name="nin_imagenet",
         builder=NormalisedNetwork("torch", nin_imagenet),
         size=224,
-        smallest=59,
+        smallest=39,
         boundaries=_after("pool1", "pool2", "drop3"),
         parameters=6_570_176,
+        year=2013,
     ),
-}
+)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from tlkit.backbones.backbone import Backbone, _after
-from tlkit.backbones.families.common import convolution
+from tlkit.backbones.families.layers import convolution_relu
 from tlkit.backbones.normalise import NormalisedNetwork
 from tlkit.plan.recipe import Head
 
@@ -27,13 +27,13 @@ def transformed(pixels: Any) -> Any:
     """
     import keras
 
-    from tlkit.backbones.layers import AffineSampler
+    from tlkit.backbones.registered import AffineSampler
 
     layers = keras.layers
     x = layers.Resizing(SEEN, SEEN, name="localise_small")(pixels)
-    x = convolution(x, 20, 5, "localise_conv1", padding="valid")
+    x = convolution_relu(x, 20, 5, "localise_conv1", padding=0)
     x = layers.MaxPooling2D(2, name="localise_pool1")(x)
-    x = convolution(x, 20, 5, "localise_conv2", padding="valid")
+    x = convolution_relu(x, 20, 5, "localise_conv2", padding=0)
     x = layers.Flatten(name="localise_flat")(x)
     x = layers.Dense(50, activation="relu", kernel_initializer="he_normal", name="localise_dense")(x)
     theta = layers.Dense(6, kernel_initializer="zeros", name="theta")(x)
@@ -45,20 +45,21 @@ def classification(x: Any) -> Any:
     """Apply the paper's convolutional network for distorted digits: 9 x 9 and 7 x 7 filters, each with pooling."""
     import keras
 
-    x = convolution(x, 32, 9, "conv1", padding="valid")
+    x = convolution_relu(x, 32, 9, "conv1", padding=0)
     x = keras.layers.MaxPooling2D(2, name="pool1")(x)
-    x = convolution(x, 32, 7, "conv2", padding="valid")
+    x = convolution_relu(x, 32, 7, "conv2", padding=0)
     return keras.layers.MaxPooling2D(2, name="pool2")(x)
 
 
-SPATIAL_TRANSFORMER = {
-    "spatial_transformer": Backbone(
+ROWS = (
+    Backbone(
         name="spatial_transformer",
         builder=NormalisedNetwork("unit", spatial_transformer),
         size=40,
         smallest=24,
         boundaries=_after("sampler", "pool1"),
         parameters=85_912,
+        year=2015,
         own_head=Head(pooling="flatten"),
     ),
-}
+)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tlkit.backbones.backbone import Backbone, _before
-from tlkit.backbones.families.common import drop_path
+from tlkit.backbones.families.layers import drop_path
 from tlkit.backbones.normalise import NormalisedNetwork
 
 SURVIVAL = 0.5  # of the last block
@@ -73,10 +73,11 @@ def _row(blocks: int, parameters: int) -> Backbone:
         smallest=16,
         boundaries=_before("group1_1_conv1", "group2_1_conv1", "group3_1_conv1"),
         parameters=parameters,
+        year=2016,
     )
 
 
-STOCHASTIC_DEPTH = {
-    "stochastic_depth_20": _row(3, 270_448),
-    "stochastic_depth_110": _row(18, 1_735_408),
-}
+ROWS = (
+    _row(3, 270_448),
+    _row(18, 1_735_408),
+)

@@ -1,0 +1,51 @@
+"""A network with its own top, for checks and for whoever wants ImageNet's answers. Imports Keras only."""
+
+from __future__ import annotations
+
+import keras
+
+from tlkit.backbones import find_backbone, find_weights
+from tlkit.backbones.files import read_weights
+from tlkit.errors import SpecError, WeightsError
+
+
+def pretrained(name: str, weights: str = "imagenet", *, normalise: bool = True) -> keras.Model:
+    """Build a network with the top that its weights file has, usually of ImageNet's 1,000 classes.
+
+    Args:
+        name: a row of `tlkit backbones` that takes PyTorch weight files.
+        weights: a `.pth`, `.safetensors` or `.onnx` file, "imagenet" for the row's own file, or "none" for random
+            weights and 1,000 classes.
+        normalise: whether the model takes raw RGB, 0-255. If not, it takes what the first convolution sees, channels
+            last.
+
+    Returns:
+        A model that takes images, shape (n, size, size, 3) at the network's native size, and returns logits, shape
+        (n, classes). No softmax is applied.
+
+    Raises:
+        NameUnknown: no row has this name.
+        SpecError: the row takes no PyTorch weight files.
+        WeightsError: the file is absent, is damaged, does not fit the network, or has no top.
+    """
+    backbone = find_backbone(name)
+    checkpoint = backbone.checkpoint
+    if checkpoint is None:
+        raise SpecError(
+            f"{backbone.name} takes no PyTorch weight files. Use `tlkit.build_classifier` for its features."
+        )
+    file = find_weights(backbone, weights)
+    tensors = read_weights(file) if file else None
+    classes = checkpoint.classes(tensors) if tensors is not None else 1000
+    if classes is None:
+        raise WeightsError(
+            f"'{file}' has no tensor '{checkpoint.top_names[-1]}.weight'. Expected {backbone.name} with its "
+            "top. `tlkit.build_classifier` takes files without one."
+        )
+    backbone = backbone.taking(str(file))
+    backbone = backbone if normalise else backbone.with_pixels("included")
+    inputs, features = backbone.build(backbone.size)
+    model = keras.Model(inputs, checkpoint.top(features, classes), name=backbone.short_name)
+    if tensors is not None:
+        checkpoint.assign(model, tensors)
+    return model
