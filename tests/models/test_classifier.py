@@ -38,12 +38,7 @@ SMALLEST_OF_FAMILY = [
     "convnexttiny",
     "nasnetmobile",
     "lenet5",
-    "alexnet",
-    "nin",
-    "maxout",
-    "googlenet",
     "spatial_transformer",
-    "stochastic_depth_20",
     "fractional_pooling",
 ]
 QUICK = ["nano", "mobilenet_0.25"]
@@ -133,16 +128,17 @@ def check_behaviour(name: str, tmp_path: Path, model: keras.Model | None = None,
     model, backbone = model or tiny(name), BACKBONES[name]
     images, labels = random_images(model), np.eye(3)[[0, 1, 2, 0]]
     parts = blocks(model, backbone)
+    top = min(2, len(parts) - 1)
     for mode in ("frozen", "moving"):
-        set_trainable(model, backbone, unfreeze=2, batch_norm=mode)
+        set_trainable(model, backbone, unfreeze=top, batch_norm=mode)
         before = {w.path: w.numpy().copy() for w in model.weights}
-        prefix, suffix = cut(model, backbone, 2)
+        prefix, suffix = cut(model, backbone, top)
         # Adam's steps are bounded; plain gradients of a deep network with random weights are not
         suffix.compile(keras.optimizers.Adam(1e-3), "categorical_crossentropy", run_eagerly=eagerly)
         outputs = prefix(images, training=False)
         suffix.fit(outputs if isinstance(outputs, list) else [outputs], labels, epochs=1, verbose=0)
         moved = {w.path for w in model.weights if not np.array_equal(w.numpy(), before[w.path])}
-        frozen = {w.path for block in parts[:-2] for layer in block.layers for w in layer.weights}
+        frozen = {w.path for block in parts[:-top] for layer in block.layers for w in layer.weights}
         assert not moved & frozen, "a frozen weight moved"
         assert any("predictions" in path for path in moved)
         statistics = {w.path for layer in batch_norms(model) for w in layer.weights if "moving" in w.path}
