@@ -196,7 +196,7 @@ def check_gradients(function: Callable[..., Any], arrays: list[np.ndarray], tole
     """Compare the gradients of a weighted sum of a function's outputs with central differences, in float64."""
     import tensorflow as tf
 
-    variables = [tf.Variable(one) for one in arrays]
+    function, variables = tf.function(function), [tf.Variable(one) for one in arrays]
     with tf.GradientTape() as tape:
         outputs = function(*variables)
         weights = np.random.default_rng(1).normal(size=outputs.shape)
