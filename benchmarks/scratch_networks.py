@@ -4,8 +4,8 @@
     python benchmarks/scratch_networks.py --tune        # scores on validation images only, nothing is stored
     python benchmarks/scratch_networks.py --report
 
-The 1,797 digits are written as PNG files in a folder per digit. Each seed draws its own split: a fifth of each class for
-testing, a fifth for validation, by which the epoch is chosen, and the others for training, by `tlkit.train`.
+The 1,797 digits are written as PNG files in a folder per digit. Each seed draws its own split: a fifth of each class
+for testing, a fifth for validation, by which the epoch is chosen, and the others for training.
 
 lenet5: LeNet-5 with the head of its paper, on the digits as `tlkit.write_digits` enlarges them to 32 x 32 pixels.
 
@@ -135,8 +135,9 @@ def digits(folder: Path, seed: int):  # type: ignore[no-untyped-def]
 
 def distorted(folder: Path, seed: int):  # type: ignore[no-untyped-def]
     """Turn and shift the digits of a split. The views of a digit are all in its part."""
-    import tlkit
     from PIL import Image
+
+    import tlkit
 
     digits(folder, seed)
     random = np.random.default_rng((seed, 1))

@@ -20,6 +20,7 @@ from tlkit.finetuning.build import Decided, Trained, build
 from tlkit.finetuning.prepare import Prepared
 from tlkit.plan.augmentation import PRESETS, Augmentation
 from tlkit.plan.decision import Decision
+from tlkit.plan.job import Job
 from tlkit.plan.plan import Plan, PlannedBackbone
 from tlkit.plan.recipe import Head, Recipe, Unfreeze, with_epochs, with_learning_rate
 from tlkit.progress import NO_DEADLINE, Clock, Deadline, log
@@ -140,17 +141,17 @@ def _asked_or_by_size(prepared: Prepared) -> tuple[Recipe, list[Decision]]:
     if job.balance is not None:
         weights, prior = job.balance == "weights", job.balance == "prior"
         recipe = dataclasses.replace(recipe, class_weights=weights, prior_shift=prior)
-    if _takes_own_head(prepared, recipe):
+    own_head = prepared.backbone.own_head
+    if own_head is not None and _takes_own_head(job, recipe):
         why = f"{prepared.backbone.name} starts from random weights, and the recipe gives no other head"
-        recipe = dataclasses.replace(recipe, head=prepared.backbone.own_head)
+        recipe = dataclasses.replace(recipe, head=own_head)
         return recipe, [decision, Decision("head", "that of the network's paper", why)]
     return recipe, [decision]
 
 
-def _takes_own_head(prepared: Prepared, recipe: Recipe) -> bool:
+def _takes_own_head(job: Job, recipe: Recipe) -> bool:
     """Whether a network that starts from random weights takes the head of its paper, since no other is given."""
-    job = prepared.job
-    scratch = job.weights == "none" and job.from_run is None and prepared.backbone.own_head is not None
+    scratch = job.weights == "none" and job.from_run is None
     return scratch and recipe.head == Head() and all(stage.solver == "gradient" for stage in recipe.stages)
 
 
