@@ -75,7 +75,7 @@ WITHOUT_KERAS = {  # rooms and modules that import neither Keras nor TensorFlow 
     "finetuning.words",
     "cli",
 }
-WITH_KERAS = {"backbones.saved_model_layer"}  # in a room without
+WITH_KERAS = {"backbones.saved_model_layer", "backbones.registered"}  # in a room without
 KERAS_AND_NUMPY_ONLY = {  # these run on every Keras backend
     "models.classifier",
     "models.head",

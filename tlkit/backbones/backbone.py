@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tlkit.backbones.checkpoint import SUFFIXES, Checkpoint
 from tlkit.backbones.normalise import NormalisedNetwork
 from tlkit.errors import SpecError
-from tlkit.plan.recipe import Unfreeze
+from tlkit.plan.recipe import Head, Unfreeze
 from tlkit.plan.spelling import both_spellings, set_by_alias
 from tlkit.words import counted
 
@@ -65,6 +65,8 @@ class Backbone:
     licence: the licence of the pretrained weights, "" if there are none. `license` is another spelling of it.
     frozen_because: why it cannot be fine-tuned; "" if it can.
     sha256: the hash of its files if they are copied into a run, else None. note: what else the plan shows about it.
+    own_head: the head of its paper, which replaces `Head()` when it is trained from random weights; None if that is
+        `Head()` itself.
     origin: its source in plan.json: "table", "keras", "module" or "kerashub". It is only recorded: no code reads it.
     """
 
@@ -84,6 +86,7 @@ class Backbone:
     note: str = ""
     origin: str = "table"
     learn: Callable[[Backbone, Examples, int], dict[str, np.ndarray]] | None = field(default=None, repr=False)
+    own_head: Head | None = None
     license: InitVar[str | None] = None
 
     def __post_init__(self, license: str | None) -> None:

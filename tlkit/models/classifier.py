@@ -37,7 +37,7 @@ def build_classifier(
     Args:
         backbone: a row of `tlkit.backbones`, its name, or anything that `find_backbone` accepts.
         classes: number of classes, 2 or more.
-        head: what replaces the top; default `Head()`.
+        head: what replaces the top; default `Head()`, or with `weights="none"` the backbone's own head, if it has one.
         image_size: pixels of each side; default the backbone's native size.
         weights: "imagenet", "none" for random ones, or a weights file of the backbone without its top.
         seed: sets Keras' global seed, so that the initial weights are reproducible.
@@ -49,7 +49,7 @@ def build_classifier(
     """
     backbone = find_backbone(backbone) if isinstance(backbone, str) else backbone
     backbone = backbone.taking(weights)
-    head = head or Head()
+    head = head or (backbone.own_head if weights == "none" else None) or Head()
     size = image_size or backbone.size
     if classes < 2:
         raise SpecError(f"classes is {classes}. Expected 2 or more.")

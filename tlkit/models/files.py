@@ -10,6 +10,7 @@ from pathlib import Path
 
 import keras
 
+from tlkit.backbones import registered as _registered  # noqa: F401  registers tlkit's own layers with Keras
 from tlkit.backbones.kerashub import kerashub_layers
 from tlkit.backbones.saved_model_layer import MODULES, SavedModelLayer, module_files, modules_in
 from tlkit.errors import WeightsError

@@ -64,7 +64,7 @@ def _attach_head(x: Any, head: Head, classes: int) -> Any:
         x = dense(units, use_bias=not head.batch_norm, name=f"head_dense_{number}", **limits)(x)
         if head.batch_norm:
             x = layers.BatchNormalization(name=f"head_bn_{number}")(x)
-        x = layers.Activation("relu", name=f"head_relu_{number}")(x)
+        x = layers.Activation(head.activation, name=f"head_{head.activation}_{number}")(x)
     x = _drop(x, head.dropout, "head_dropout")
     return dense(classes, activation="softmax", dtype="float32", name="predictions", **limits)(x)
 

@@ -19,6 +19,7 @@ from tlkit.plan.checks import _between, _from_dict, _one_of, _range, _whole
 Unfreeze = int | str | tuple[int, ...]
 
 POOLINGS = ("avg", "max", "avg+max", "flatten")
+ACTIVATIONS = ("relu", "tanh")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "plateau")
 BATCH_NORMS = ("frozen", "moving", "recalibrated")
@@ -35,7 +36,7 @@ class Head:
     taps: the blocks whose pooled outputs the head reads, concatenated: () = the last block only; "all"; or block
         numbers, 1 = the bottom one. Earlier blocks hold more general features, which suit images unlike ImageNet's
         (Evci et al. 2022, arXiv:2201.03529). Blocks above the highest tap are left out of the model.
-    hidden: units of each ReLU layer between pooling and softmax.
+    hidden: units of each layer between pooling and softmax. activation: of these layers, "relu" or "tanh".
     dropout: dropout rate before every dense layer, 0 to below 1.
     drop_connect: share of the dense layers' weights that are dropped in each training step, 0 to below 1 (Wan et al.
         2013); see `tlkit.models.drop_connect`.
@@ -59,9 +60,11 @@ class Head:
     l2: float = 0.0
     max_norm: float | None = None
     label_smoothing: float = 0.0
+    activation: str = "relu"
 
     def __post_init__(self) -> None:
         _one_of("Head.pooling", self.pooling, POOLINGS)
+        _one_of("Head.activation", self.activation, ACTIVATIONS)
         _between("Head.dropout", self.dropout, 0, 1, open_end=True)
         _between("Head.drop_connect", self.drop_connect, 0, 1, open_end=True)
         _between("Head.label_smoothing", self.label_smoothing, 0, 1, open_end=True)
