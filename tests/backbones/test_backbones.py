@@ -39,9 +39,6 @@ PREPROCESSORS = {
 }
 
 
-OF_KERAS = [name for name, row in BACKBONES.items() if isinstance(getattr(row.builder, "network", None), Application)]
-
-
 def preprocessor(name: str) -> Any:
     """Return keras.applications' preprocess_input for a row of the table."""
     if name.startswith("resnet"):

@@ -126,25 +126,6 @@ def concatenate(branches: Sequence[Any], name: str) -> Any:
     return keras.layers.Concatenate(name=name)(list(branches))
 
 
-def local_response_normalisation(x: Any, *, k: float = 2.0, n: int = 5, alpha: float = 1e-4, beta: float = 0.75) -> Any:
-    """Divide each activation by (k + alpha s) ** beta (Krizhevsky et al. 2012, section 3.3, and its constants).
-
-    s: the sum of the squares at the same position in the n channels around it, as many as there are. Written with
-    `keras.ops` in the graph, so it has no layer of its own.
-
-    x: shape (n, rows, columns, channels). n: an odd number.
-    """
-    import keras
-
-    ops = keras.ops
-    channels = x.shape[-1]
-    padded = ops.pad(ops.square(x), ((0, 0), (0, 0), (0, 0), (n // 2, n // 2)))
-    total = padded[..., :channels]
-    for shift in range(1, n):
-        total = total + padded[..., shift : shift + channels]
-    return x * (k + alpha * total) ** -beta
-
-
 def linear_top(x: Any, classes: int, name: str) -> Any:
     """Average all positions, and apply one dense layer: logits, shape (n, classes)."""
     import keras
