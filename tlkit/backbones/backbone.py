@@ -145,13 +145,11 @@ class Backbone:
         return parse_handle(weights).short if is_handle(weights) else weights
 
     def licence_line(self, weights: str) -> str:
-        """Return the licence of the weights that a run starts from. weights: as for `weights_line`.
-
-        That of weights by name is known after `taking`.
-        """
-        if is_handle(weights):
-            return self.licence or "not stated"
-        return self.licence if self.brings_weights or weights == "imagenet" else "your own"
+        """Return the licence of the weights that a run starts from. weights: as for `weights_line`."""
+        if self.brings_weights or weights == "imagenet":
+            return self.licence
+        card = read_card(weights)
+        return (card.licence if card else "") or ("not stated" if is_handle(weights) else "your own")
 
     def block_count(self, unfreeze: Unfreeze) -> int:
         """Return how many blocks from the top `Stage.unfreeze` reaches down.

@@ -171,9 +171,9 @@ def _receive(url: str, part: Path, before: int) -> bool:
     except urllib.error.HTTPError as error:
         if error.code != 416 or not before:
             raise
-        size = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", ""))
+        whole = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", ""))
         error.close()
-        if size is None or int(size[1]) != before:
+        if whole is None or int(whole[1]) != before:
             os.truncate(part, 0)  # it is longer than the file: begin anew
             return False
         return True

@@ -57,7 +57,7 @@ def hub_file(repo: str, file: str, revision: str) -> Path | None:
     except errors.RepositoryNotFoundError:
         raise WeightsError(
             f"There is no repository '{repo}' at Hugging Face, or it is private. Expected a name such as "
-            "timm/resnext50_32x4d.tv_in1k. For a private one, set the environment variable HF_TOKEN to a token of yours."
+            "timm/resnext50_32x4d.tv_in1k. For a private one, set the environment variable HF_TOKEN."
         ) from None
     except Exception as error:  # httpx, requests and the file system raise many kinds
         raise WeightsError(f"'{file}' of '{repo}' cannot be downloaded ({_reason(error)}). Try again later.") from None

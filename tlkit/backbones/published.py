@@ -155,7 +155,7 @@ def read_card(weights: str) -> Card | None:
         return _folder_card(path)
     if path.is_file() and path.suffix in SUFFIXES and (path.parent / CONFIG).is_file():
         given = _json(path.parent / CONFIG)
-        return _card(path, given, _model_card(path.parent / MODEL_CARD)) if "pretrained_cfg" in given else None
+        return _card(path, given, _model_card(path.parent / MODEL_CARD)) if "architecture" in given else None
     return None
 
 
@@ -211,16 +211,20 @@ def _card(source: Handle | Path, config: Mapping[str, Any], model_card: str) -> 
 
 
 def _pixels(given: Mapping[str, Any], of: str) -> str:
-    mean, deviation = given.get("mean"), given.get("std")
-    if mean is None and deviation is None:
+    if given.get("mean") is None and given.get("std") is None:
         return ""
-    for name, values in (("mean", mean), ("std", deviation)):
-        numbers = isinstance(values, list) and all(isinstance(one, int | float) for one in values)
-        if not numbers or len(values) != 3 or not all(math.isfinite(one) for one in values):
-            raise WeightsError(f"{CONFIG} of '{of}' has the {name} {values!r}. Expected three numbers, for RGB.")
+    mean, deviation = _numbers(given, "mean", of), _numbers(given, "std", of)
     if min(deviation) <= 0:
         raise WeightsError(f"{CONFIG} of '{of}' has the std {deviation}. Expected numbers above 0.")
     return pixels_of(mean, deviation)
+
+
+def _numbers(given: Mapping[str, Any], name: str, of: str) -> list[float]:
+    values = given.get(name)
+    numbers = isinstance(values, list) and all(isinstance(one, int | float) for one in values)
+    if not isinstance(values, list) or not numbers or len(values) != 3 or not all(map(math.isfinite, values)):
+        raise WeightsError(f"{CONFIG} of '{of}' has the {name} {values!r}. Expected three numbers, for RGB.")
+    return values
 
 
 def _size(given: Mapping[str, Any], of: str) -> int | None:
@@ -251,9 +255,8 @@ def _model_card(file: Path | None) -> str:
     if file is None or not file.is_file():
         return ""
     front = re.match(r"---\s*\n(.*?)\n---", file.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
-    fields = (
-        dict(re.findall(r"^(license(?:_name)?):[ \t]*['\"]?([\w.+ -]+?)['\"]?[ \t]*$", front[1], re.M)) if front else {}
-    )
+    lines = front[1] if front else ""
+    fields = dict(re.findall(r"^(license(?:_name)?):[ \t]*['\"]?([\w.+ -]+?)['\"]?[ \t]*$", lines, re.MULTILINE))
     return fields.get("license_name") or fields.get("license", "")
 
 
@@ -280,9 +283,11 @@ def fetch(card: Card, *, accept_licence: bool) -> Path:
 
 
 def pinned(card: Card, file: Path) -> str:
-    """Return weights by name as a plan keeps them: with the commit and the SHA-256, so that a repeat takes the same."""
-    if isinstance(card.source, Path):
-        return str(file)
+    """Return weights by name as a plan keeps them: with the commit and the SHA-256, so that a repeat takes the same.
+
+    card: of a handle. file: from `fetch`.
+    """
+    assert isinstance(card.source, Handle)
     revision = huggingface.commit_of(file) if card.source.repo else ""
     name = file.name if not card.source.repo else card.source.file or file.name
     return str(dataclasses.replace(card.source, file=name, revision=revision, sha256=digest_of(file, "")))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +75,7 @@ def _check_fits(backbone: Backbone, card: Card) -> None:
     row = row_of(card)
     if not card.architecture or (row is not None and row.name == backbone.name):
         return
-    if card.architecture in (backbone.name, *backbone.checkpoint.architectures) and row is None:
+    if row is None and card.architecture in (backbone.name, *_other_names(backbone)):
         return
     what = f"the backbone {row.name}" if row is not None else "none of tlkit's backbones"
     do = "Leave `backbone` out, or choose other weights." if row is not None else "Choose other weights."
@@ -90,10 +89,31 @@ def row_of(card: Card) -> Backbone | None:
     """Return the backbone of the table that weights by name belong to, by the names that torchvision and timm have."""
     rows = [one for one in BACKBONES.values() if one.checkpoint is not None]
     by_file = {_without_digits(one.weights.file): one for one in rows if one.weights}
-    by_name = {
-        name: one for one in rows for name in (one.name, *(one.checkpoint.architectures if one.checkpoint else ()))
-    }
+    by_name = {name: one for one in rows for name in _other_names(one)} | {one.name: one for one in rows}
     return by_file.get(card.architecture) or by_name.get(card.architecture)
+
+
+def row_of_weights(weights: str) -> Backbone | None:
+    """Return the backbone that weights by name belong to; None for weights that do not say what they are of.
+
+    weights: as for `find_weights`.
+
+    Raises WeightsError if they say it, and no backbone of the table is that network.
+    """
+    card = read_card(weights)
+    if card is None or not card.architecture:
+        return None
+    row = row_of(card)
+    if row is None:
+        raise WeightsError(
+            f"The weights {card.name} are of the network {card.architecture}, which is none of tlkit's backbones. "
+            f"{_those_that_take_files()}"
+        )
+    return row
+
+
+def _other_names(backbone: Backbone) -> tuple[str, ...]:
+    return backbone.checkpoint.architectures if backbone.checkpoint else ()
 
 
 def _without_digits(file: str) -> str:

@@ -56,6 +56,7 @@ def build(prepared: Prepared, head: Head, precision: str = "float32") -> keras.M
         weights="none" if job.from_run else job.weights,
         seed=job.seed,
         precision=precision,
+        accept_licence=job.accept_licence,
     )
     if job.from_run:
         earlier = open_run(job.from_run)

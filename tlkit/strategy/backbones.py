@@ -57,7 +57,14 @@ def compare_backbones(
         size = job.image_size or network.size
         dataset = decode_images(images, size, job.fit, cache)
         dataset = dataset.split(validation=job.validation, seed=job.seed)
-        model = build_classifier(network, len(dataset.class_names), image_size=size, weights=job.weights, seed=job.seed)
+        model = build_classifier(
+            network,
+            len(dataset.class_names),
+            image_size=size,
+            weights=job.weights,
+            seed=job.seed,
+            accept_licence=job.accept_licence,
+        )
         pool, training = dataset.part("train", "validation"), dataset.count("train")
         table = feature_table(model, network, pool, training, seed=job.seed)
         if table is None:
