@@ -73,7 +73,8 @@ def served(given: dict[str, bytes], **settings: Any) -> Iterator[Files]:
             self.send_header("Content-Length", str(len(data) - start))
             self.end_headers()
             if body:
-                self.wfile.write(data[start : start + state.cuts.pop(0)] if state.cuts else data[start:])
+                with contextlib.suppress(ConnectionError):  # the client may have seen enough
+                    self.wfile.write(data[start : start + state.cuts.pop(0)] if state.cuts else data[start:])
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     state.address = f"http://127.0.0.1:{server.server_port}"

@@ -93,7 +93,10 @@ def test_without_a_hash_nothing_is_continued(target: Path) -> None:
 
 @pytest.mark.parametrize(("digest", "kind"), [("0" * 8, "SHA-256"), ("0" * 32, "MD5"), ("0" * 64, "SHA-256")])
 def test_a_file_with_another_hash_is_not_kept(target: Path, digest: str, kind: str) -> None:
-    with served({"net.bin": DATA}) as server, pytest.raises(NotDownloaded, match=f"the {kind} of .* expected .*{digest}"):
+    with (
+        served({"net.bin": DATA}) as server,
+        pytest.raises(NotDownloaded, match=f"the {kind} of .* expected .*{digest}"),
+    ):
         download(url(server), target, digest)
     assert left(target) == []
 
