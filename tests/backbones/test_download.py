@@ -102,7 +102,7 @@ def test_a_file_with_another_hash_is_not_kept(target: Path, digest: str, kind: s
 
 
 def test_an_absent_file_is_asked_for_once(target: Path) -> None:
-    with served({}) as server, pytest.raises(NotDownloaded, match="/net.bin answers 404 Not Found$"):
+    with served({}) as server, pytest.raises(NotDownloaded, match=r"/net\.bin answers 404 Not Found$"):
         download(url(server), target, SHA256)
     assert len(server.asked) == 1 and left(target) == []
 
@@ -111,7 +111,7 @@ def test_with_no_network_the_message_comes_at_once(target: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}/net.bin"
-    with pytest.raises(NotDownloaded, match="^Connection refused$"):
+    with pytest.raises(NotDownloaded, match=r"^Connection refused$"):
         download(address, target, SHA256)
     assert left(target) == []
 

@@ -294,7 +294,7 @@ def test_folders_without_one_weights_file_or_without_json_are_refused(tmp_path: 
     with pytest.raises(WeightsError, match=r"has 0 weights files \(none\)"):
         pretrained("tiny", str(tmp_path / "empty"))
     (folder_of(tmp_path / "words") / "config.json").write_text("words")
-    with pytest.raises(WeightsError, match="config.json' cannot be read"):
+    with pytest.raises(WeightsError, match=r"config\.json' cannot be read"):
         pretrained("tiny", str(tmp_path / "words"))
     (folder_of(tmp_path / "list") / "config.json").write_text("[]")
     with pytest.raises(WeightsError, match="holds no JSON object"):
@@ -314,7 +314,7 @@ def test_a_file_on_this_machine_needs_no_acceptance_but_its_licence_is_named(tmp
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Files]:
     """The repositories me/tiny and timm/tiny.nc_in1k, the second with a licence for non-commercial use."""
-    package = pytest.importorskip("huggingface_hub")
+    constants = pytest.importorskip("huggingface_hub.constants")
     restricted = {**CONFIG, "pretrained_cfg": {**CONFIG["pretrained_cfg"], "license": "cc-by-nc-4.0"}}  # type: ignore[dict-item]
     files = {
         "me/tiny/config.json": json.dumps(CONFIG).encode(),
@@ -325,15 +325,15 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Files]:
         "timm/tiny.nc_in1k/model.safetensors": WEIGHTS,
         "me/empty/config.json": json.dumps(CONFIG).encode(),
     }
-    monkeypatch.setattr(package.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_TOKEN", "hf_secretsecretsecret")
     with served(files) as server:
-        monkeypatch.setattr(package.constants, "ENDPOINT", server.address)
+        monkeypatch.setenv("HF_ENDPOINT", server.address)
         yield server
 
 
 def unplug(hub: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
+    import huggingface_hub.constants
 
     _public_card.cache_clear()
     hub.asked.clear()
@@ -400,15 +400,19 @@ def test_what_a_hub_does_not_have_is_said(hub: Files, row: Backbone, handle: str
     assert "secret" not in str(error.value)
 
 
+@pytest.mark.parametrize("how", ["offline", "refused"])
 def test_without_a_network_a_repository_that_is_not_here_is_told_to_be_a_folder(
-    hub: Files, row: Backbone, monkeypatch: pytest.MonkeyPatch
+    hub: Files, row: Backbone, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    unplug(hub, monkeypatch)
-    with pytest.raises(
-        WeightsError, match=r"not on this machine and cannot be .*huggingface.co/me/tiny elsewhere.*=FOLDER"
-    ):
+    if how == "offline":
+        unplug(hub, monkeypatch)
+    else:
+        monkeypatch.setenv("HF_ENDPOINT", no_network())
+    with pytest.raises(WeightsError) as error:
         find_weights(row, "hf://me/tiny")
-    assert hub.asked == []
+    assert "'config.json' of 'me/tiny' is not on this machine and cannot be downloaded (" in str(error.value)
+    assert "from https://huggingface.co/me/tiny elsewhere" in str(error.value)
+    assert "give that as `weights=FOLDER`" in str(error.value) and hub.asked == []
 
 
 def test_without_huggingface_hub_the_message_says_what_to_install(

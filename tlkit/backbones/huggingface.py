@@ -34,14 +34,18 @@ def hub_file(repo: str, file: str, revision: str) -> Path | None:
     """
     hub = _package()
     errors = hub.errors
-    if _is_commit(revision) and hub.try_to_load_from_cache(repo, file, revision=revision) is hub._CACHED_NO_EXIST:
-        return None  # known since an earlier call
+    if _is_commit(revision):  # what an earlier call found out of it stays true
+        known = hub.try_to_load_from_cache(repo, file, revision=revision)
+        if known is not None:
+            return Path(known) if isinstance(known, str) else None
+    place = {"revision": revision or None, "endpoint": os.environ.get("HF_ENDPOINT") or None}
+    unreachable = _unreachable(hub, hub.hf_hub_url(repo, file, **place))
     try:
         with _bars_as_ours(hub):
-            return Path(hub.hf_hub_download(repo, file, revision=revision or None))
+            return Path(hub.hf_hub_download(repo, file, **place, local_files_only=bool(unreachable)))
     except errors.LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError
         raise WeightsError(
-            f"'{file}' of '{repo}' is not on this machine and cannot be downloaded ({_reason(error)}). "
+            f"'{file}' of '{repo}' is not on this machine and cannot be downloaded ({unreachable or _reason(error)}). "
             f"Download it and config.json from {HUB}/{repo} elsewhere, put both into one folder, and give that as "
             "`weights=FOLDER`."
         ) from None
@@ -90,10 +94,22 @@ def _is_commit(revision: str) -> bool:
     return re.fullmatch("[0-9a-f]{40}", revision) is not None
 
 
+def _unreachable(hub: Any, url: str) -> str:
+    """Return why an address cannot be reached, "" if it can. `hf_hub_download` would try again for half a minute."""
+    try:
+        hub.get_hf_file_metadata(url)
+    except (hub.errors.HfHubHTTPError, hub.errors.FileMetadataError):  # it answers
+        return ""
+    except Exception as error:  # httpx and requests raise many kinds
+        return _reason(error)
+    return ""
+
+
 def _package() -> Any:
     try:
         import huggingface_hub
         import huggingface_hub.errors
+        import huggingface_hub.utils
     except ImportError as error:
         raise WeightsError(
             f"Weights of Hugging Face need 'huggingface-hub', which is not installed ({error}). "
