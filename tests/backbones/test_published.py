@@ -27,6 +27,8 @@ from tlkit.backbones.normalise import NormalisedNetwork, normalise, pixels_of
 from tlkit.backbones.published import _public_card, parse_handle, read_card
 from tlkit.backbones.weights import row_of, row_of_weights, weights_sha256
 from tlkit.errors import SpecError
+from tlkit.finetuning.decide import foresee
+from tlkit.finetuning.prepare import prepare
 from tlkit.finetuning.resolve import check_names, resolve
 from tlkit.plan.job import Job
 
@@ -440,8 +442,9 @@ def test_a_run_from_a_repository_keeps_no_token_and_repeats_without_a_network(
     written = [one.read_bytes() for one in run.folder.rglob("*") if one.is_file()]
     assert not any(b"secret" in one for one in written) and "secret" not in caplog.text
     unplug(hub, monkeypatch)
-    again = finetune(run.folder / "plan.json", out=tmp_path / "again")
-    assert again.plan.job.weights == PINNED and again.metrics["validation"] == run.metrics["validation"]
-    further = finetune(data, from_run=run.folder, effort="quick", out=tmp_path / "further")
-    assert further.plan.backbone.licence_of_weights == "apache-2.0", "of the weights it began with"
-    assert further.plan.backbone.pixels == plan.backbone.pixels and further.plan.image_size == 24
+    again = resolve(Job.read(run.folder / "plan.json"))
+    assert again.job.weights == PINNED and [one.pixels for one in again.backbones] == [plan.backbone.pixels]
+    assert find_weights(again.backbones[0], PINNED) and hub.asked == []
+    further = foresee(prepare(resolve(Job(data, from_run=run.folder, recipe="small_similar"))))
+    assert further.backbone.licence_of_weights == "apache-2.0", "of the weights it began with"
+    assert further.backbone.pixels == plan.backbone.pixels and further.image_size == 24
