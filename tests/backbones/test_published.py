@@ -9,6 +9,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -310,6 +311,28 @@ def test_a_file_on_this_machine_needs_no_acceptance_but_its_licence_is_named(tmp
     assert row.licence_line(str(folder)) == "dinov3-license and cc-by-nc-4.0"
 
 
+# -- the rows' own files ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["vgg16", "mobilenet"])
+def test_imagenet_weights_of_keras_are_downloaded_as_before(
+    name: str, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = BACKBONES[name]
+    assert row.weights is not None and (row.weights.digest is None) == (name == "mobilenet")
+    with served({"net.h5": WEIGHTS}) as server:
+        digest = hashlib.md5(WEIGHTS, usedforsecurity=False).hexdigest() if row.weights.digest else None
+        weights = replace(row.weights, url=f"{server.address}/net.h5", digest=digest)
+        assert find_weights(replace(row, weights=weights), "imagenet") == models / weights.file
+        if digest:
+            (models / weights.file).unlink()
+            with pytest.raises(
+                WeightsError, match=r"\(the MD5 of .* is .* expected 0{32}\)\. Expected .*Download http"
+            ):
+                find_weights(replace(row, weights=replace(weights, digest="0" * 32)), "imagenet")
+            assert not list(models.iterdir())
+
+
 # -- Hugging Face -------------------------------------------------------------------------------------------
 
 
@@ -340,6 +363,7 @@ def unplug(hub: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     _public_card.cache_clear()
     hub.asked.clear()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_ENDPOINT", no_network())
 
 
 PINNED = f"hf://me/tiny/model.safetensors@{COMMIT}#sha256={SHA256}"

@@ -6,6 +6,7 @@ Uses only the standard library. Nothing here is called unless weights were asked
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import http.client
 import os
@@ -113,7 +114,7 @@ def _is(file: Path, digest: str | None) -> bool:
 def _alone(part: Path) -> Iterator[None]:
     """Let one process at a time work on a part. The system ends the claim of a process that is killed.
 
-    On Windows, an open file cannot be renamed, and there is no such claim.
+    On Windows, where an open file cannot be renamed, and on file systems without locks there is no such claim.
     """
     if os.name == "nt":
         yield
@@ -127,6 +128,9 @@ def _alone(part: Path) -> Iterator[None]:
             except BlockingIOError:
                 log.info(f"download  waiting for another process that downloads {part.name.removesuffix('.part')}")
                 fcntl.flock(stream, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+                    raise
             if part.exists() and os.path.samestat(os.fstat(stream.fileno()), part.stat()):
                 try:
                     yield

@@ -53,8 +53,8 @@ def find_weights(backbone: Backbone, weights: str, *, accept_licence: bool = Fal
         return fetch(card, accept_licence=accept_licence)
     if backbone.weights is None:
         raise WeightsError(
-            f"{backbone.name} has no pretrained weights. Give a file of them as `weights=FILE`; "
-            "`weights=none` trains from random weights."
+            f"{backbone.name} has no pretrained weights. Give a file of them as `weights=FILE`, or public ones by "
+            "name, such as `weights=timm:NAME`; `weights=none` trains from random weights."
         )
     file = cached_file(backbone)
     if file is None and backbone.weights.come_with_tlkit:
