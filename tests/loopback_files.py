@@ -31,7 +31,10 @@ class Files:
 
 @contextlib.contextmanager
 def served(given: dict[str, bytes], **settings: Any) -> Iterator[Files]:
-    """Serve files while the block runs. Paths "/USER/REPO/FILE" are also a repository of one commit on a hub."""
+    """Serve files while the block runs. Paths "/USER/REPO/FILE" are also a repository of one commit on a hub.
+
+    The repository "me/closed" is open only to those who accepted its terms.
+    """
     state = Files({f"/{path}": data for path, data in given.items()}, **settings)
 
     class Handler(BaseHTTPRequestHandler):
@@ -52,8 +55,11 @@ def served(given: dict[str, bytes], **settings: Any) -> Iterator[Files]:
             data = state.files.get(f"{hub[1]}/{hub[3]}" if hub else self.path)
             if data is None:
                 known = hub and any(one.startswith(f"{hub[1]}/") for one in state.files)
-                self.send_response(404)
-                self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
+                closed = hub is not None and hub[1] == "/me/closed"
+                self.send_response(403 if closed else 404)
+                self.send_header(
+                    "X-Error-Code", "GatedRepo" if closed else "EntryNotFound" if known else "RepoNotFound"
+                )
                 self.send_header("X-Repo-Commit", COMMIT)
                 self.send_header("Content-Length", "0")
                 self.end_headers()

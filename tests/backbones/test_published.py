@@ -25,7 +25,7 @@ from tlkit.backbones import BACKBONES, Backbone, find_backbone, find_weights
 from tlkit.backbones.checkpoint import Checkpoint
 from tlkit.backbones.families.layers import convolution, linear_top, relu
 from tlkit.backbones.normalise import NormalisedNetwork, normalise, pixels_of
-from tlkit.backbones.published import _public_card, parse_handle, read_card
+from tlkit.backbones.published import Card, _public_card, parse_handle, read_card
 from tlkit.backbones.weights import row_of, row_of_weights, weights_sha256
 from tlkit.errors import SpecError
 from tlkit.finetuning.decide import foresee
@@ -257,7 +257,7 @@ def test_a_folders_config_gives_pixels_size_and_licence(tmp_path: Path, of: str)
     assert backbone.licence_line(weights) == "apache-2.0" and weights_sha256(backbone, weights) == SHA256
     said = next(one for one in resolved.decisions if one.about == "weights")
     assert said.why == (
-        "tinynet, pixels mean=0.5,0.4,0.4 deviation=0.2,0.25,0.3, 24 px, licence apache-2.0, interpolation bicubic, "
+        "tinynet, mean 0.5 0.4 0.4, deviation 0.2 0.25 0.3, 24 px, licence apache-2.0, interpolation bicubic, "
         "crop 0.875, classes 5"
     )
 
@@ -349,6 +349,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Files]:
         "timm/tiny.nc_in1k/config.json": json.dumps(restricted).encode(),
         "timm/tiny.nc_in1k/model.safetensors": WEIGHTS,
         "me/empty/config.json": json.dumps(CONFIG).encode(),
+        "me/bare/model.safetensors": WEIGHTS,
     }
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_TOKEN", "hf_secretsecretsecret")
@@ -399,6 +400,41 @@ def test_a_file_and_a_revision_of_a_repository_can_be_named(hub: Files) -> None:
     assert hub.got("last.bin") and not hub.got("model.safetensors")
 
 
+def test_a_repository_without_config_needs_the_backbone_and_has_the_rows_pixels(hub: Files, tmp_path: Path) -> None:
+    (tmp_path / "bare.safetensors").write_bytes(WEIGHTS)
+    images = np.random.default_rng(0).uniform(0, 255, (1, 32, 32, 3)).astype("float32")
+    found = [pretrained("tiny", one)(images) for one in ("hf://me/bare", str(tmp_path / "bare.safetensors"))]
+    assert np.array_equal(*map(np.asarray, found))
+    job = resolve(Job(write_folder(tmp_path / "data", 1), backbone="tiny", weights="hf://me/bare")).job
+    assert job.weights == PINNED.replace("me/tiny", "me/bare")
+    with pytest.raises(SpecError, match=r"`weights=hf://me/bare` does not say which network"):
+        pretrained(weights="hf://me/bare")
+
+
+@pytest.mark.parametrize(
+    ("licence", "restricted"),
+    [
+        ("apache-2.0", False),
+        ("mit", False),
+        ("", False),
+        ("cc-by-4.0", False),
+        ("cc-by-nc-4.0", True),
+        ("CC BY-NC-SA 4.0", True),
+        ("dinov3-license", True),
+        ("fair-noncommercial-research-license", True),
+        ("apple-amlr", True),
+        ("other", True),
+    ],
+)
+def test_licences_that_have_to_be_accepted_are_known_by_their_names(licence: str, restricted: bool) -> None:
+    assert Card(Path("net"), licence=licence).restricted == restricted
+
+
+def test_torchvisions_swag_weights_are_not_for_commerce() -> None:
+    card = read_card("torchvision:vit_b_16_swag-9ac1b537.pth")
+    assert card is not None and card.restricted and "licence CC-BY-NC-4.0" in card.sentence()
+
+
 def test_a_non_commercial_licence_is_named_before_the_download_and_must_be_accepted(hub: Files, tmp_path: Path) -> None:
     job = Job(write_folder(tmp_path / "data", 1), weights="timm:tiny.nc_in1k")
     for ask in (partial(resolve, job), partial(pretrained, "tiny", job.weights)):
@@ -416,6 +452,7 @@ def test_a_non_commercial_licence_is_named_before_the_download_and_must_be_accep
     ("handle", "message"),
     [
         ("hf://me/absent", "There is no repository 'me/absent' at Hugging Face, or it is private"),
+        ("hf://me/closed", "accepted its terms. Accept them at https://huggingface.co/me/closed, and set .* HF_TOKEN"),
         ("hf://me/empty", "has none of model.safetensors, pytorch_model.bin, model.onnx"),
         ("hf://me/tiny/last.pth", "has no file 'last.pth'"),
     ],

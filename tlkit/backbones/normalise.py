@@ -59,7 +59,7 @@ def normalise(preprocessing: str, x: Any) -> Any:
         scale = [d**-0.5 for d in _IMAGENET_DEVIATION]
         offset = [255 * m * (1 - s) for m, s in zip(_IMAGENET_MEAN, scale, strict=True)]
         return layers.Rescaling(scale, offset=offset, dtype="float32", name="normalise")(x)
-    return x if preprocessing == "included" else _standardised(*_mean_and_deviation(preprocessing), x)
+    return x if preprocessing == "included" else _standardised(*mean_and_deviation(preprocessing), x)
 
 
 def _standardised(mean: Sequence[float], deviation: Sequence[float], x: Any) -> Any:
@@ -85,15 +85,21 @@ def pixels_of(mean: Sequence[float], deviation: Sequence[float]) -> str:
     return f"mean={','.join(map(repr, pair[0]))} deviation={','.join(map(repr, pair[1]))}"
 
 
-_NAMED = {
+_NAMED: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "torch": (_IMAGENET_MEAN, _IMAGENET_DEVIATION),
     "tf": ((0.5,) * 3, (0.5,) * 3),
     "unit": ((0.0,) * 3, (1.0,) * 3),
 }
 
 
-def _mean_and_deviation(preprocessing: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the numbers of the text from `pixels_of`. Raises SpecError for another text."""
+def mean_and_deviation(preprocessing: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the numbers that `pixels_of` was given. Raises SpecError for another text.
+
+    >>> mean_and_deviation("tf")
+    ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    """
+    if preprocessing in _NAMED:
+        return _NAMED[preprocessing]
     number = r"-?\d+(?:\.\d+)?(?:e-?\d+)?"
     triple = f"({number},{number},{number})"
     found = re.fullmatch(f"mean={triple} deviation={triple}", preprocessing)

@@ -26,7 +26,7 @@ from tlkit.backbones.download import (
     download,
     models_folder,
 )
-from tlkit.backbones.normalise import pixels_of
+from tlkit.backbones.normalise import mean_and_deviation, pixels_of
 from tlkit.errors import WeightsError
 
 HANDLES = ("timm:", "hf://", "torchvision:")
@@ -98,9 +98,14 @@ class Card:
         """What the publisher says, for the plan."""
         size = f"{self.size} px" if self.size else ""
         licence = f"licence {self.licence or 'not stated'}"
-        said = (self.architecture, f"pixels {self.pixels}" if self.pixels else "", size, licence)
+        said = (self.architecture, _in_words(self.pixels) if self.pixels else "", size, licence)
         more = tuple(f"{key} {value}" for key, value in self.settings.items())
         return ", ".join(one for one in (*said, *more) if one)
+
+
+def _in_words(pixels: str) -> str:
+    mean, deviation = (" ".join(f"{one:g}" for one in numbers) for numbers in mean_and_deviation(pixels))
+    return f"mean {mean}, deviation {deviation}"
 
 
 def is_handle(weights: str) -> bool:
