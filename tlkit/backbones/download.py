@@ -155,7 +155,7 @@ def _complete(url: str, part: Path) -> None:
             error.close()
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
             reason = _said(error)
-            lasting = isinstance(error, urllib.error.URLError) and attempt == 0
+            lasting = isinstance(error, urllib.error.URLError | http.client.InvalidURL) and attempt == 0
         received = part.stat().st_size if part.exists() else 0
         if lasting:
             break

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tlkit.backbones.checkpoint import SUFFIXES
 from tlkit.errors import WeightsError
-from tlkit.progress import bars_shown
+from tlkit.progress import bars_shown, log
 
 HUB = "https://huggingface.co"
 
@@ -40,6 +41,8 @@ def hub_file(repo: str, file: str, revision: str) -> Path | None:
             return Path(known) if isinstance(known, str) else None
     place = {"revision": revision or None, "endpoint": os.environ.get("HF_ENDPOINT") or None}
     unreachable = _unreachable(hub, hub.hf_hub_url(repo, file, **place))
+    if not unreachable and file.endswith(SUFFIXES):
+        log.info(f"download  {file} of {repo} from Hugging Face")
     try:
         with _bars_as_ours(hub):
             return Path(hub.hf_hub_download(repo, file, **place, local_files_only=bool(unreachable)))
