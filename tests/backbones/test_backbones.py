@@ -49,21 +49,19 @@ def preprocessor(name: str) -> Any:
     return getattr(keras.applications, module).preprocess_input
 
 
-def application(name: str) -> Application:
-    """Return the function of keras.applications that a row calls, and its width multiplier."""
-    network = BACKBONES[name].builder.network
-    assert isinstance(network, Application)
-    return network
+APPLICATIONS: dict[str, Application] = {  # the rows that call a function of keras.applications
+    name: one.builder.network for name, one in BACKBONES.items() if isinstance(one.builder.network, Application)
+}
 
 
 def test_the_table_has_every_classifier_of_keras_applications() -> None:
     functions = {n for n in dir(keras.applications) if callable(getattr(keras.applications, n)) and n[0].isupper()}
-    assert functions == {application(name).function for name in BACKBONES if name != "nano"}
+    assert functions == {one.function for one in APPLICATIONS.values()}
     assert all(name == one.name for name, one in BACKBONES.items())
     assert {"mobilenetv2", "mobilenetv2_0.35", "mobilenet_0.25", "efficientnetv2b0", "nasnetlarge"} <= set(BACKBONES)
 
 
-@pytest.mark.parametrize("name", [n for n in BACKBONES if not n.startswith("efficientnetb")])
+@pytest.mark.parametrize("name", [n for n in ("nano", *APPLICATIONS) if not n.startswith("efficientnetb")])
 def test_normalisation_is_keras_applications_own(name: str) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype("float32")
     expected = preprocessor(name)(pixels.copy())
@@ -113,7 +111,7 @@ def test_weights_files_are_those_that_keras_asks_for(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(file_utils, "get_file", answer)
     for name in ("vgg16", "resnet50", "mobilenetv2_0.35", "efficientnetb0", "mobilenetv3small", "nasnetmobile"):
         one = BACKBONES[name]
-        called = application(name)
+        called = APPLICATIONS[name]
         width = {"alpha": called.alpha} if called.alpha else {}
         with pytest.raises(Asked) as asked:
             getattr(keras.applications, called.function)(

@@ -20,6 +20,8 @@ from tlkit.plan.recipe import Head
 
 SMALLEST_OF_FAMILY = [
     "nano",
+    "alexnet_owt",
+    "googlenet_bn",
     "resnet18",
     "resnext50_32x4d",
     "vgg16",
@@ -39,7 +41,7 @@ SMALLEST_OF_FAMILY = [
     "nasnetmobile",
 ]
 QUICK = ["nano", "mobilenet_0.25"]
-DEEPEST = ["inceptionresnetv2", "nasnetmobile"]  # over a minute each to train
+DEEPEST = ["inceptionresnetv2", "nasnetmobile", "inception_resnet_v2", "densenet161"]  # over a minute each to train
 
 
 def long_unless_smallest(name: str) -> Any:

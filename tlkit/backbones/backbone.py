@@ -23,12 +23,14 @@ class Weights:
     file: the file's name. url: where it is downloaded from; "" for a file that comes with tlkit.
     digest: the file's MD5 or SHA-256 in hexadecimal; None if its publisher gives none.
     number_bytes: bytes per parameter in the file.
+    also: how many parameters the file holds besides the backbone's, such as those of a top.
     """
 
     file: str
     url: str
     digest: str | None
     number_bytes: int = 4
+    also: int = 0
 
     @property
     def come_with_tlkit(self) -> bool:
@@ -134,7 +136,9 @@ class Backbone:
     @property
     def weights_megabytes(self) -> float | None:
         """The approximate size of the weights file, in 10^6 bytes; None if there is none."""
-        return self.parameters * self.weights.number_bytes / 1e6 if self.weights else None
+        if self.weights is None:
+            return None
+        return (self.parameters + self.weights.also) * self.weights.number_bytes / 1e6
 
     def weights_line(self, weights: str) -> str:
         """Describe the weights that a run starts from. weights: as asked for: "imagenet", "none", a file or a name."""

@@ -11,16 +11,19 @@ from tlkit.errors import SpecError
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, of pixels in 0-1
 _IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
-_CAFFE_MEAN = (103.939, 116.779, 123.68)  # BGR, of pixels in 0-255
+_CAFFE_MEANS = {  # BGR, of pixels in 0-255
+    "caffe": (103.939, 116.779, 123.68),
+    "bn_inception": (104, 117, 128),  # pretrainedmodels 0.7.4
+}
 
 
 @dataclass(frozen=True)
 class NormalisedNetwork:
     """A network after its normalisation, so that its input is raw RGB 0-255.
 
-    preprocessing: "caffe" (BGR, means subtracted), "tf" (-1 to 1), "torch" (0 to 1, mean and deviation),
-        "efficientnet", "unit" (0 to 1), "included" if the network normalises its input itself, or another mean and
-        deviation of RGB in 0 to 1, as "mean=0.5,0.4,0.4 deviation=0.2,0.2,0.2".
+    preprocessing: "caffe" (BGR, means subtracted), "bn_inception" (the same with other means), "tf" (-1 to 1), "torch"
+        (0 to 1, mean and deviation), "efficientnet", "unit" (0 to 1), "included" if the network normalises its input
+        itself, or another mean and deviation of RGB in 0 to 1, as "mean=0.5,0.4,0.4 deviation=0.2,0.2,0.2".
     network: a callable that takes normalised pixels, a Keras tensor of shape (n, size, size, 3), and returns features.
     """
 
@@ -46,9 +49,11 @@ def normalise(preprocessing: str, x: Any) -> Any:
     import keras
 
     layers = keras.layers
-    if preprocessing == "caffe":
+    if preprocessing in _CAFFE_MEANS:
         x = keras.ops.flip(x, axis=-1)  # RGB to BGR
-        return layers.Rescaling(1.0, offset=[-m for m in _CAFFE_MEAN], dtype="float32", name="normalise")(x)
+        return layers.Rescaling(
+            1.0, offset=[-m for m in _CAFFE_MEANS[preprocessing]], dtype="float32", name="normalise"
+        )(x)
     if preprocessing == "unit":
         return layers.Rescaling(1 / 255, dtype="float32", name="normalise")(x)
     if preprocessing == "tf":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tlkit.backbones.applications import _row
 from tlkit.backbones.backbone import Backbone
-from tlkit.backbones.families import resnet
+from tlkit.backbones.families import densenet, inception, inception_resnet, plain, resnet
 from tlkit.backbones.nano import _NANO
 
 # fmt: off
@@ -213,4 +213,4 @@ BACKBONES: dict[str, Backbone] = {
 }
 # fmt: on
 
-BACKBONES |= {row.name: row for family in (resnet,) for row in family.ROWS}
+BACKBONES |= {row.name: row for family in (plain, inception, inception_resnet, resnet, densenet) for row in family.ROWS}

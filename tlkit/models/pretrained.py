@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 
 from tlkit.backbones import Backbone, find_backbone, find_weights
+from tlkit.backbones.checkpoint import SUFFIXES
 from tlkit.backbones.files import read_weights
 from tlkit.backbones.weights import row_of_weights
 from tlkit.errors import SpecError, WeightsError
@@ -31,7 +32,7 @@ def pretrained(
 
     Raises:
         NameUnknown: no row has this name.
-        SpecError: the row takes no PyTorch weight files.
+        SpecError: the row takes no PyTorch weight files, or "imagenet" is a file of Keras for it, without a top.
         WeightsError: the file is absent, is damaged, does not fit the network, or has no top; or its licence is not
             accepted.
     """
@@ -40,6 +41,11 @@ def pretrained(
     if checkpoint is None:
         raise SpecError(
             f"{backbone.name} takes no PyTorch weight files. Use `tlkit.build_classifier` for its features."
+        )
+    if weights == "imagenet" and backbone.weights and not backbone.weights.file.endswith(SUFFIXES):
+        raise SpecError(
+            f"'{backbone.weights.file}', the weights of {backbone.name}, has no top. Give a PyTorch file of the same "
+            "network as `weights=FILE`, such as torchvision's."
         )
     file = find_weights(backbone, weights, accept_licence=accept_licence)
     tensors = read_weights(file) if file else None
