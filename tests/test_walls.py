@@ -42,6 +42,7 @@ FENCES = {  # package -> the only room or module that may import it
     "jinja2": "reporting.page",
     "tensorflow_hub": "backbones.hub",
     "keras_hub": "backbones.kerashub",
+    "huggingface_hub": "backbones.huggingface",
     "flask": "runs.serve deployment.requests deployment.guard",
     "waitress": "deployment.server",
 }

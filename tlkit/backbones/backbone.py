@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlkit.backbones.checkpoint import SUFFIXES, Checkpoint
 from tlkit.backbones.normalise import NormalisedNetwork
+from tlkit.backbones.published import is_handle, parse_handle, read_card
 from tlkit.errors import SpecError
 from tlkit.plan.recipe import Head, Unfreeze
 from tlkit.plan.spelling import both_spellings, set_by_alias
@@ -114,13 +115,20 @@ class Backbone:
         return replace(self, builder=NormalisedNetwork(pixels, self.builder.network))
 
     def taking(self, weights: str) -> Backbone:
-        """Return the network with the normalisation that a weights file was trained with.
+        """Return the network with the normalisation, native size and licence that belong to its weights.
 
-        weights: "imagenet", "none" or a file. Only the files of PyTorch's libraries may ask for another one.
+        weights: "imagenet", "none", a file, a folder or a name. Only the files of PyTorch's libraries may ask for
+        others.
+
+        Raises WeightsError if what the publisher says of weights by name cannot be downloaded.
         """
-        if self.checkpoint is None or not weights.lower().endswith(SUFFIXES):
+        if self.checkpoint is None:
             return self
-        return self.with_pixels(self.checkpoint.pixels)
+        card = read_card(weights)
+        if card is not None:
+            taken = self.with_pixels(card.pixels or self.checkpoint.pixels)
+            return replace(taken, size=card.size or self.size, licence=card.licence)
+        return self.with_pixels(self.checkpoint.pixels) if weights.lower().endswith(SUFFIXES) else self
 
     @property
     def blocks(self) -> int:
@@ -148,20 +156,23 @@ class Backbone:
         return (self.parameters + self.weights.also) * self.weights.number_bytes / 1e6
 
     def weights_line(self, weights: str) -> str:
-        """Describe the weights that a run starts from. weights: as asked for: "imagenet", "none" or a file."""
+        """Describe the weights that a run starts from. weights: as asked for: "imagenet", "none", a file or a name."""
         if self.brings_weights:
             return "its own" if self.parameters else "it has none"
         if weights == "imagenet" and self.weights and self.weights.learned_from:
             return f"learned from {self.weights.learned_from}"
         if weights == "imagenet" and self.weights and self.weights.come_with_tlkit:
             return "those that come with tlkit"
-        return weights
+        return parse_handle(weights).short if is_handle(weights) else weights
 
     def licence_line(self, weights: str) -> str:
         """Return the licence of the weights that a run starts from. weights: as for `weights_line`."""
         if self.learn is not None:
             return "your own"
-        return self.licence if self.brings_weights or weights == "imagenet" else "your own"
+        if self.brings_weights or weights == "imagenet":
+            return self.licence
+        card = read_card(weights)
+        return (card.licence if card else "") or ("not stated" if is_handle(weights) else "your own")
 
     def block_count(self, unfreeze: Unfreeze) -> int:
         """Return how many blocks from the top `Stage.unfreeze` reaches down.

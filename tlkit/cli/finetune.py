@@ -34,7 +34,8 @@ def demo(out: str) -> None:
 @click.option("--learning-rate", type=float, metavar="RATE", help="of the last stage; see `tlkit lr-find`")
 @click.option("--image-size", type=click.IntRange(1), metavar="N", help="pixels; default the backbone's own")
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", help="default the recipe's")
-@click.option("--weights", metavar="NAME|FILE", help="imagenet (default), none, or a file")
+@click.option("--weights", metavar="NAME|FILE", help="imagenet (default), none, a file, or timm:NAME")
+@click.option("--accept-licence", "--accept-license", is_flag=True, hidden=True)  # documented in docs/weights.md
 @click.option("--validation", type=float, metavar="SHARE", help="of the training images; default 0.2")
 @click.option("--test", type=float, metavar="SHARE", hidden=True)  # documented in docs/recipes.md
 @click.option("--group-by", metavar="COLUMN", help="CSV column whose values stay together")

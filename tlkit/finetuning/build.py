@@ -60,6 +60,7 @@ def build(prepared: Prepared, head: Head, precision: str = "float32", *, restart
         weights="none" if job.from_run else job.weights,
         seed=job.seed + restart,
         precision=precision,
+        accept_licence=job.accept_licence,
     )
     if job.from_run:
         earlier = open_run(job.from_run)

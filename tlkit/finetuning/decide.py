@@ -85,6 +85,7 @@ def draw_up(prepared: Prepared, recipe: Recipe | None, decisions: Sequence[Decis
     Its decisions are those of `prepared`, then these, then those that follow from them (precision, pixels).
     """
     job, dataset, backbone = prepared.job, prepared.dataset, prepared.backbone
+    earlier = None if job.from_run is None else open_run(job.from_run)
     asked_precision = recipe.precision if recipe else "auto"
     device, precision = _device(), _precision(asked_precision)
     follows = []
@@ -106,10 +107,8 @@ def draw_up(prepared: Prepared, recipe: Recipe | None, decisions: Sequence[Decis
             backbone.boundaries,
             backbone.parameters,
             backbone.origin,
-            weights_sha256(backbone, job.weights)
-            if job.from_run is None
-            else sha256_of(open_run(job.from_run).model_file),
-            backbone.licence_line(job.weights),
+            weights_sha256(backbone, job.weights) if earlier is None else sha256_of(earlier.model_file),
+            backbone.licence_line(job.weights) if earlier is None else earlier.plan.backbone.licence_of_weights,
             backbone.pixels,
         ),
         image_size=dataset.pixels.size,

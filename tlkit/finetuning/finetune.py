@@ -39,6 +39,7 @@ def finetune(
     image_size: int | None = None,
     batch_size: int | None = None,
     weights: str = "imagenet",
+    accept_licence: bool = False,
     validation: float = 0.2,
     test: float | None = None,
     group_by: str | None = None,

@@ -25,8 +25,8 @@ def plan_lines(plan: Plan, backbone: Backbone) -> list[str]:
         lines.append(f"problems  {plan.problems} (listed in problems.csv)")
     lines += _decision_lines(one for one in plan.decisions if one.about == "classes")
     weights = f"from {job.from_run}" if job.from_run else backbone.weights_line(job.weights)
-    licence = backbone.licence_line(job.weights)
-    terms = f" ({licence})" if job.weights == "imagenet" and licence else ""
+    licence = plan.backbone.licence_of_weights
+    terms = f" ({licence})" if licence not in ("", "your own") else ""
     if backbone.note:
         terms += f", {backbone.note}"
     lines.append(f"backbone  {backbone.name} at {plan.image_size} px, weights: {weights}{terms}")

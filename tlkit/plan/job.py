@@ -31,8 +31,8 @@ class Job:
     Args:
         data: A folder of class folders, a folder of train/ val/ test/ folders, or a table (see `tlkit.scan`).
         backbone: A name of `tlkit backbones` or a `.keras` file. Several separated by commas, or "auto" for all whose
-            weights are on this machine, are compared by linear probes first. None: mobilenetv2 if its ImageNet weights
-            are on this machine, else nano.
+            weights are on this machine, are compared by linear probes first. None: the one that weights by name are
+            of; else mobilenetv2 if its ImageNet weights are on this machine, else nano.
         recipe: A Recipe, a name of `tlkit recipes`, a file, or "auto" for a tournament of strategies on held-out
             images. None: chosen by the number of images and `similar` if `similar` is given, else "auto".
         similar: Whether the images are like ImageNet's. None: unknown.
@@ -52,7 +52,11 @@ class Job:
             stages change by the same factor.
         image_size: Pixels of each side. None: the backbone's native size.
         batch_size: Images per step. None: the recipe's.
-        weights: "imagenet", "none" or a file.
+        weights: "imagenet", "none", a file, or a name such as "timm:resnext50_32x4d.tv_in1k", "hf://USER/REPO" or
+            "torchvision:resnext50_32x4d-7cdf4587.pth", which also says what `backbone` is. plan.json keeps a name with
+            its commit and SHA-256, so that a repeat takes the same file.
+        accept_licence: Whether you accept the licence of weights by name, if it forbids commercial use or has terms of
+            its own.
         validation: Share of the training images, above 0 and below 1. Not used if the data has validation images.
         test: Share of the images that become test images, from 0 to below 1. They are looked at once, at the end. Not
             used if the data has test images. 0: none; then the validation images give the accuracy, and also choose the
@@ -104,6 +108,7 @@ class Job:
     image_size: int | None = None
     batch_size: int | None = None
     weights: str = "imagenet"
+    accept_licence: bool = False
     validation: float = 0.2
     test: float | None = None
     group_by: str | None = None
