@@ -63,10 +63,10 @@ def backbones() -> None:
 
 def _source(backbone: Backbone) -> str:
     """Say who publishes a row's ImageNet weights, and their size; or how it is trained if nobody does."""
+    if backbone.weights is None and backbone.checkpoint is None:
+        return "none on ImageNet: from scratch"
     if backbone.weights is None:
-        return (
-            "none on ImageNet: from scratch" if backbone.checkpoint is None else "none by name: a file, or from scratch"
-        )
+        return "none by default: a name, a file, or from scratch"
     publisher = "tlkit" if backbone.weights.come_with_tlkit else backbone.weights.url.split("/")[2]
     return f"{_PUBLISHERS.get(publisher, publisher)}, {backbone.weights_megabytes:,.0f} MB"
 
