@@ -43,11 +43,11 @@ IN_USE_SECONDS = 3600  # entries opened or written within the last hour are neve
 BEAT_SECONDS = 60  # how often a writer marks its entry as in use
 UNSEEN, SOUND, DAMAGED = np.arange(3, dtype="uint8")
 VERIFIED_AT_ONCE = 2**20  # bytes that are copied and then verified, so that they are still in the processor's cache
-KINDS = ("pixels", "features", "safety")
+KINDS = ("pixels", "features", "safety", "weights")
 ABOUT = "about.txt"
 CLEARED = ".cleared-"
 _OWN = re.compile(
-    r"(\.tmp-[0-9a-f]{8}-)?(about\.txt|safety\.json|[0-9a-f]{32}\.(npy|json))|\.[0-9a-f]{32}\.partial|\.DS_Store"
+    r"(\.tmp-[0-9a-f]{8}-)?(about\.txt|safety\.json|weights\.npz|[0-9a-f]{32}\.(npy|json))|\.[0-9a-f]{32}\.partial|\.DS_Store"
 )
 
 
@@ -71,7 +71,7 @@ class CacheEntry:
 
     Args:
         folder: where it is.
-        kind: "pixels", "features" or "safety".
+        kind: "pixels", "features", "safety" or "weights".
         about: a description of its contents.
         bytes: its size on disk.
         used: when it was last opened, in Unix seconds.

@@ -15,6 +15,7 @@ from tests.conftest import SHARED
 from tests.tiny import predicted, tiny_file
 from tlkit.backbones import BACKBONES, Backbone, cached_file, find_backbone, find_weights, named_backbones
 from tlkit.backbones.applications import Application
+from tlkit.backbones.download import NotDownloaded
 from tlkit.backbones.normalise import NormalisedNetwork
 from tlkit.backbones.weights import weights_sha256
 from tlkit.cli.main import main
@@ -137,16 +138,18 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_with_no_network_the_message_says_what_where_and_what_else(
     empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unreachable(*a: object, **k: object) -> str:
-        raise Exception("URL fetch failure")
+    def unreachable(*a: object, **k: object) -> Path:
+        raise NotDownloaded("Connection refused")
 
-    monkeypatch.setattr(keras.utils, "get_file", unreachable)
+    monkeypatch.setattr("tlkit.backbones.weights.download", unreachable)
     (empty_cache / BACKBONES["mobilenetv2"].weights.file).write_bytes(b"x")
     with pytest.raises(WeightsError) as error:
         find_weights(BACKBONES["vgg16"], "imagenet")
     message = str(error.value)
     assert str(empty_cache / BACKBONES["vgg16"].weights.file) in message
-    assert "`weights=FILE`" in message and "are here: nano, mobilenetv2." in message and "URL fetch failure" in message
+    assert (
+        "`weights=FILE`" in message and "are here: nano, mobilenetv2." in message and "(Connection refused)" in message
+    )
 
 
 def test_a_damaged_file_is_refused_with_both_hashes(empty_cache: Path) -> None:

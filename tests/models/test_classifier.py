@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ SMALLEST_OF_FAMILY = [
     "nano",
     "alexnet_owt",
     "googlenet_bn",
+    "pixels",
+    "bag_of_words",
     "resnet18",
     "resnext50_32x4d",
     "vgg16",
@@ -39,6 +42,9 @@ SMALLEST_OF_FAMILY = [
     "efficientnetv2b0",
     "convnexttiny",
     "nasnetmobile",
+    "lenet5",
+    "spatial_transformer",
+    "fractional_pooling",
 ]
 QUICK = ["nano", "mobilenet_0.25"]
 DEEPEST = ["inceptionresnetv2", "nasnetmobile", "inception_resnet_v2", "densenet161"]  # over a minute each to train
@@ -54,7 +60,8 @@ def long_unless_smallest(name: str) -> Any:
 
 def tiny(name: str, **settings: Any) -> keras.Model:
     keras.backend.clear_session()
-    return build_classifier(name, 3, image_size=BACKBONES[name].smallest, weights="none", **settings)
+    settings = {"head": Head(), "image_size": BACKBONES[name].smallest} | settings  # without the head of its paper
+    return build_classifier(name, 3, weights="none", **settings)
 
 
 def random_images(model: keras.Model, count: int = 4) -> np.ndarray:
@@ -68,6 +75,8 @@ def batch_norms(model: keras.Model) -> list[keras.layers.Layer]:
 def check_structure(name: str) -> keras.Model:
     """Boundaries cover every weighted layer, without overlap, and unfreezing more blocks trains strictly more.
 
+    A backbone that must stay frozen trains the head alone, and refuses more.
+
     Returns the model, so that no check has to build it again.
     """
     model, backbone = tiny(name), BACKBONES[name]
@@ -79,22 +88,31 @@ def check_structure(name: str) -> keras.Model:
     ]
     assert [layer.name for layer in weighted if id(layer) not in set(covered)] == []
     assert sum(layer.count_params() for layer in weighted) == backbone.parameters
+    if backbone.frozen_because:
+        assert set_trainable(model, backbone) == model.get_layer("predictions").count_params()
+        with pytest.raises(SpecError, match=re.escape(backbone.frozen_because)):
+            set_trainable(model, backbone, unfreeze=1)
+        return model
     counts = [set_trainable(model, backbone, unfreeze=k) for k in range(len(parts) + 1)]
     assert counts == sorted(set(counts)), "unfreezing a block trains nothing more"
     assert counts[-1] == set_trainable(model, backbone, unfreeze="all")
-    assert 4 <= len(parts) <= 7 and all(len(block.end) <= 2 for block in parts)
+    assert (4 if backbone.weights else 2) <= len(parts) <= 7 and all(len(block.end) <= 2 for block in parts)
     return model
 
 
 def check_contributions(name: str, model: keras.Model) -> None:
     """With a linear head on all blocks of the model, the contributions of all positions add up to a logit.
 
-    The logit is taken less its bias.
+    The logit is taken less its bias. A backbone that ends in a vector has no positions, and says so.
     """
     import tensorflow as tf
 
     from tlkit.evaluation.saliency import ClassActivationMaps
 
+    if any(len(one.shape) == 2 for one in feature_maps(model)):
+        with pytest.raises(SpecError, match="Use occlusion"):
+            ClassActivationMaps(model)
+        return
     images = random_images(model, 2)
     network, head = keras.Model(model.input, feature_maps(model)), Head(taps="all")
     model = keras.Model(model.input, _attach_head(_pooled_taps(network, BACKBONES[name], head), head, 3))
@@ -125,23 +143,23 @@ def check_behaviour(name: str, tmp_path: Path, model: keras.Model | None = None,
 
     model, backbone = model or tiny(name), BACKBONES[name]
     images, labels = random_images(model), np.eye(3)[[0, 1, 2, 0]]
-    parts = blocks(model, backbone)
+    parts, free = blocks(model, backbone), min(2, backbone.blocks_to_unfreeze)
     for mode in ("frozen", "moving"):
-        set_trainable(model, backbone, unfreeze=2, batch_norm=mode)
+        set_trainable(model, backbone, unfreeze=free, batch_norm=mode)
         before = {w.path: w.numpy().copy() for w in model.weights}
-        prefix, suffix = cut(model, backbone, 2)
+        prefix, suffix = cut(model, backbone, free)
         # Adam's steps are bounded; plain gradients of a deep network with random weights are not
         suffix.compile(keras.optimizers.Adam(1e-3), "categorical_crossentropy", run_eagerly=eagerly)
         outputs = prefix(images, training=False)
         suffix.fit(outputs if isinstance(outputs, list) else [outputs], labels, epochs=1, verbose=0)
         moved = {w.path for w in model.weights if not np.array_equal(w.numpy(), before[w.path])}
-        frozen = {w.path for block in parts[:-2] for layer in block.layers for w in layer.weights}
+        frozen = {w.path for block in parts[: len(parts) - free] for layer in block.layers for w in layer.weights}
         assert not moved & frozen, "a frozen weight moved"
         assert any("predictions" in path for path in moved)
         statistics = {w.path for layer in batch_norms(model) for w in layer.weights if "moving" in w.path}
         assert bool(moved & statistics) == (mode == "moving" and bool(statistics)), f"BatchNorm is not {mode}"
     expected = np.asarray(model(images, training=False))
-    prefix, suffix = cut(model, backbone, 1)
+    prefix, suffix = cut(model, backbone, min(1, free))
     outputs = prefix(images, training=False)
     joined = suffix(outputs if isinstance(outputs, list) else [outputs], training=False)
     assert np.allclose(joined, expected, atol=1e-5)

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from tlkit.backbones import Backbone
+from tlkit.backbones.learning import learn_weights
 from tlkit.cache import Cache
 from tlkit.data.dataset import Dataset, decode_images
 from tlkit.data.scan import at_depth, scan
@@ -18,10 +19,11 @@ from tlkit.plan.augmentation import Augmentation
 from tlkit.plan.decision import Decision
 from tlkit.plan.job import Job
 from tlkit.plan.recipe import Recipe
-from tlkit.progress import Clock
+from tlkit.progress import Clock, log
 from tlkit.runs.folder import Run
 from tlkit.runs.lineage import Lineage, depth_of_run, lineage
 from tlkit.strategy.backbones import compare_backbones
+from tlkit.words import counted
 
 
 @dataclass(frozen=True)
@@ -77,13 +79,30 @@ def prepare(resolved: Resolved, clock: Clock | None = None) -> Prepared:
         given = dataset.count("validation") > 0
         pairs = dataset.near_duplicates() if given or drawn.pairs is None else drawn.pairs
         parts = drawn.dataset.split(
-            validation=job.validation,
+            validation=job.validation if job.folds is None else 1 / job.folds,
             seed=job.seed,
             strict=job.strict,
             pairs=pairs,
             trained_on=seen.trained_on,
             test_drawn=drawn.share > 0,
         )
+    if job.from_run is None and backbone.learn is not None and job.weights == "imagenet":
+        with clock.timed("learn"):
+            backbone, decision = _learned(backbone, parts, job)
+            decisions = (*decisions, decision)
     before = (*class_decisions(parts.images), *decisions, *label_decisions(parts))
     decisions = (*before, *split_decisions(dataset, parts, pairs, seen, job, drawn))
     return Prepared(job, parts, backbone, resolved.recipe, resolved.augmentation, decisions)
+
+
+def _learned(backbone: Backbone, dataset: Dataset, job: Job) -> tuple[Backbone, Decision]:
+    """The backbone with weights learned from the training images alone, and what the plan says about them."""
+    log.info(f"learning  the weights of {backbone.name} from {counted(dataset.count('train'), 'training image')}")
+    learned = learn_weights(backbone, dataset.part("train"), weights=job.weights, seed=job.seed)
+    assert learned.weights is not None
+    why = (
+        f"from {learned.weights.learned_from} without their labels, and from no validation or test image. An accuracy "
+        "by folds is in part of images that the weights were learned from, so it may be a little too high"
+    )
+    evidence = {"images": dataset.count("train"), "seed": job.seed, "sha256": learned.weights.digest}
+    return learned, Decision("weights", "learned", why, evidence)

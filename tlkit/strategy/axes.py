@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from tlkit.backbones import Backbone, find_backbone
+from tlkit.backbones.learning import learn_weights
 from tlkit.data.dataset import decode_images
 from tlkit.data.examples import Examples
 from tlkit.errors import DataError
@@ -305,9 +306,10 @@ def measure_axes(
     Raises:
         DataError: The cache has no room for the features. Also the errors of `tlkit.build_classifier`.
     """
-    network = find_backbone(backbone)
+    network = find_backbone(backbone).taking(weights)
     size = image_size or network.size
     dataset = decode_images(images, size, cache=cache).split(seed=seed)
+    network = learn_weights(network, dataset.part("train"), weights=weights, seed=seed)
     tapped = build_classifier(
         network, len(dataset.class_names), head=Head(taps="all"), image_size=size, weights=weights, seed=seed
     )

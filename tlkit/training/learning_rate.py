@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from tlkit.backbones import Backbone, find_backbone
+from tlkit.backbones.learning import learn_weights
 from tlkit.data.dataset import decode_images
 from tlkit.data.examples import Examples
 from tlkit.features.extract import extract_features
@@ -175,10 +176,11 @@ def suggest_learning_rate(
         weights: as for `tlkit.build_classifier`.
         seed: seed of the split, the head's initial weights and the order of the images.
     """
-    network = find_backbone(backbone)
+    network = find_backbone(backbone).taking(weights)
     network.block_count(unfreeze)
     size = image_size or network.size
     dataset = decode_images(images, size).split(seed=seed)
+    network = learn_weights(network, dataset.part("train"), weights=weights, seed=seed)
     model = build_classifier(network, len(dataset.class_names), image_size=size, weights=weights, seed=seed)
     training = dataset.part("train")
     if unfreeze != 0:

@@ -126,25 +126,6 @@ def concatenate(branches: Sequence[Any], name: str) -> Any:
     return keras.layers.Concatenate(name=name)(list(branches))
 
 
-def local_response_normalisation(x: Any, *, k: float = 2.0, n: int = 5, alpha: float = 1e-4, beta: float = 0.75) -> Any:
-    """Divide each activation by (k + alpha s) ** beta (Krizhevsky et al. 2012, section 3.3, and its constants).
-
-    s: the sum of the squares at the same position in the n channels around it, as many as there are. Written with
-    `keras.ops` in the graph, so it has no layer of its own.
-
-    x: shape (n, rows, columns, channels). n: an odd number.
-    """
-    import keras
-
-    ops = keras.ops
-    channels = x.shape[-1]
-    padded = ops.pad(ops.square(x), ((0, 0), (0, 0), (0, 0), (n // 2, n // 2)))
-    total = padded[..., :channels]
-    for shift in range(1, n):
-        total = total + padded[..., shift : shift + channels]
-    return x * (k + alpha * total) ** -beta
-
-
 def linear_top(x: Any, classes: int, name: str) -> Any:
     """Average all positions, and apply one dense layer: logits, shape (n, classes)."""
     import keras
@@ -167,3 +148,44 @@ def connected_top(x: Any, classes: int, names: Sequence[str], hidden: int = 4096
         x = relu(convolution(x, hidden, x.shape[1:3], name, padding=0, bias=True), f"{name}.relu")
     x = convolution(x, classes, x.shape[1:3], names[-1], padding=0, bias=True)
     return keras.layers.Flatten(name=f"{names[-1]}.flat")(x)
+
+
+def convolution_relu(
+    x: Any, channels: int, kernel: int, name: str, *, stride: int = 1, padding: int | None = None
+) -> Any:
+    """Apply a convolution with a bias, then a rectifier. padding: see `convolution`."""
+    x = convolution(x, channels, kernel, name, stride=stride, padding=padding, bias=True)
+    return relu(x, f"{name}_relu")
+
+
+def local_response_normalisation(x: Any, *, k: float = 2.0, n: int = 5, alpha: float = 1e-4, beta: float = 0.75) -> Any:
+    """Divide each activation by (k + alpha s) ** beta (Krizhevsky et al. 2012, section 3.3, and its constants).
+
+    s: the sum of the squares of the activations at the same position in the n channels around it, as many as there
+    are. Some frameworks divide their alpha by n: with those, alpha is n times as large. Written with `keras.ops` in the
+    graph, so it is no layer of our own.
+
+    x: shape (n, rows, columns, channels). n: an odd number.
+    """
+    import keras
+
+    ops = keras.ops
+    channels = x.shape[-1]
+    padded = ops.pad(ops.square(x), ((0, 0), (0, 0), (0, 0), (n // 2, n // 2)))
+    total = padded[..., :channels]
+    for shift in range(1, n):
+        total = total + padded[..., shift : shift + channels]
+    return x * (k + alpha * total) ** -beta
+
+
+def drop_path(x: Any, rate: float, name: str) -> Any:
+    """Drop a residual branch of each image with probability `rate` in training (Huang et al. 2016, arXiv:1603.09382).
+
+    What is kept is divided by 1 - rate, so that nothing is scaled in inference. This is Keras' Dropout with one draw
+    per image, as Keras' own EfficientNet uses it: it needs no layer of ours, and its file loads without tlkit.
+
+    x: the branch before it is added to the identity, shape (n, rows, columns, channels). rate: 0 to below 1.
+    """
+    import keras
+
+    return keras.layers.Dropout(rate, noise_shape=(None, 1, 1, 1), name=name)(x) if rate else x
