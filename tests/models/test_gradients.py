@@ -12,6 +12,7 @@ import pytest
 
 from tests.gradients import LIMITS, check_gradients, gradient_errors, own_layers
 from tests.test_walls import FILES
+from tlkit.backbones.registered import AffineSampler, FractionalMaxPooling2D
 from tlkit.models.drop_connect import DropConnect
 
 NOT_DIFFERENTIABLE_HERE = {"tlkit>SavedModelLayer"}  # somebody else's graph, which TensorFlow differentiates
@@ -36,8 +37,29 @@ def drop_connect(dtype: str) -> tuple[Callable[[Any], Any], np.ndarray]:
     return Repeated(layer), np.random.default_rng(0).normal(size=(4, 5))
 
 
+def affine_sampler(dtype: str) -> tuple[Callable[[Any], Any], np.ndarray]:
+    """Read the image and theta from one tensor. Theta reads between the pixels, since at a pixel there is a kink."""
+    layer = AffineSampler(2, 2, dtype=dtype)
+    image = np.random.default_rng(0).normal(size=(2, 4 * 4 * 2))
+    theta = np.array([[0.6, 0.1, 0.0, -0.1, 0.6, 0.0]]).repeat(2, axis=0)
+
+    def called(x: Any) -> Any:
+        return layer([keras.ops.reshape(x[:, :-6], (-1, 4, 4, 2)), x[:, -6:]])
+
+    return called, np.concatenate([image, theta], axis=1)
+
+
+def fractional_pooling(dtype: str) -> tuple[Callable[[Any], Any], np.ndarray]:
+    values = np.random.default_rng(0).permutation(2 * 5 * 6) / 4.0  # no two are close, since at a tie there is a kink
+    return Repeated(FractionalMaxPooling2D(1.4, seed=0, dtype=dtype)), values.reshape(1, 5, 6, 2)
+
+
 # A layer's registered name -> a function of the dtype that gives the layer, built, and inputs
-CASES: dict[str, Callable[[str], tuple[Callable[[Any], Any], np.ndarray]]] = {"tlkit>DropConnect": drop_connect}
+CASES: dict[str, Callable[[str], tuple[Callable[[Any], Any], np.ndarray]]] = {
+    "tlkit>AffineSampler": affine_sampler,
+    "tlkit>DropConnect": drop_connect,
+    "tlkit>FractionalMaxPooling2D": fractional_pooling,
+}
 
 
 @pytest.mark.parametrize("dtype", list(LIMITS))
