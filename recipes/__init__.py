@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tlkit.recipes.large_different import large_different
 from tlkit.recipes.large_similar import large_similar
+from tlkit.recipes.scratch import scratch
 from tlkit.recipes.small_different import small_different
 from tlkit.recipes.small_similar import small_similar
 
@@ -26,9 +27,10 @@ RECIPES: dict[str, Recipe] = {
     "small_different": small_different,
     "large_similar": large_similar,
     "large_different": large_different,
+    "scratch": scratch,
 }
 
-__all__ = ["RECIPES", "find_recipe", "large_different", "large_similar", "small_different", "small_similar"]
+__all__ = ["RECIPES", "find_recipe", "large_different", "large_similar", "scratch", "small_different", "small_similar"]
 
 
 def find_recipe(name: str) -> Recipe:

@@ -108,7 +108,7 @@ def test_documents_name_only_commands_options_and_files_that_exist(file: Path) -
     from tlkit.cli.main import main
 
     text = file.read_text(encoding="utf-8")
-    blocks = "\n".join(re.findall(r"^```\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL))
+    blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL))
     for command, rest in re.findall(r"^tlkit ([\w-]+)(.*)$", blocks, flags=re.MULTILINE):
         options = {
             option

@@ -42,6 +42,7 @@ FENCES = {  # package -> the only room or module that may import it
     "jinja2": "reporting.page",
     "tensorflow_hub": "backbones.hub",
     "keras_hub": "backbones.kerashub",
+    "huggingface_hub": "backbones.huggingface",
     "flask": "runs.serve deployment.requests deployment.guard",
     "waitress": "deployment.server",
 }
@@ -75,7 +76,7 @@ WITHOUT_KERAS = {  # rooms and modules that import neither Keras nor TensorFlow 
     "finetuning.words",
     "cli",
 }
-WITH_KERAS = {"backbones.saved_model_layer"}  # in a room without
+WITH_KERAS = {"backbones.saved_model_layer", "backbones.registered"}  # in a room without
 KERAS_AND_NUMPY_ONLY = {  # these run on every Keras backend
     "models.classifier",
     "models.head",
@@ -282,9 +283,10 @@ MANY_PARAMETERS = {
     "finetuning.finetune.finetune",  # takes the fields of Job as keywords
 }
 LONG: set[str] = set()
-ANY_KEYWORDS = {  # **settings: the first three are Keras' own signatures
+ANY_KEYWORDS = {  # **settings: the first four are Keras' own signatures
     "backbones.kerashub.call",
     "backbones.saved_model_layer.__init__",
+    "models.drop_connect.__init__",  # as Keras' own layers
     "deployment.formats.quantization.call",  # as `clone_model` calls it
     "data.augment.apply",  # albumentations' own signature
 }

@@ -33,6 +33,7 @@ _HOME = {
     "WeightsError": "errors",
     "Backbone": "backbones",
     "find_backbone": "backbones",
+    "read_weights": "backbones.files",
     "ImageSet": "data.images",
     "scan": "data.scan",
     "split": "data.split",
@@ -88,6 +89,7 @@ __all__ = [*_HOME]
 
 if TYPE_CHECKING:
     from tlkit.backbones import Backbone, find_backbone
+    from tlkit.backbones.files import read_weights
     from tlkit.data.augment import augment
     from tlkit.data.clean import clean_copy
     from tlkit.data.convert import convert

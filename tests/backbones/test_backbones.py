@@ -15,6 +15,7 @@ from tests.conftest import SHARED
 from tests.tiny import predicted, tiny_file
 from tlkit.backbones import BACKBONES, Backbone, cached_file, find_backbone, find_weights, named_backbones
 from tlkit.backbones.applications import Application
+from tlkit.backbones.download import NotDownloaded
 from tlkit.backbones.normalise import NormalisedNetwork
 from tlkit.backbones.weights import weights_sha256
 from tlkit.cli.main import main
@@ -37,7 +38,6 @@ PREPROCESSORS = {
     "nasnet": "nasnet",
     "nano": "mobilenet",  # -1 to 1
 }
-OF_KERAS = [name for name, one in BACKBONES.items() if isinstance(one.builder.network, Application)]
 
 
 def preprocessor(name: str) -> Any:
@@ -49,21 +49,19 @@ def preprocessor(name: str) -> Any:
     return getattr(keras.applications, module).preprocess_input
 
 
-def application(name: str) -> Application:
-    """Return the function of keras.applications that a row calls, and its width multiplier."""
-    network = BACKBONES[name].builder.network
-    assert isinstance(network, Application)
-    return network
+APPLICATIONS: dict[str, Application] = {  # the rows that call a function of keras.applications
+    name: one.builder.network for name, one in BACKBONES.items() if isinstance(one.builder.network, Application)
+}
 
 
 def test_the_table_has_every_classifier_of_keras_applications() -> None:
     functions = {n for n in dir(keras.applications) if callable(getattr(keras.applications, n)) and n[0].isupper()}
-    assert functions == {application(name).function for name in OF_KERAS}
+    assert functions == {one.function for one in APPLICATIONS.values()}
     assert all(name == one.name for name, one in BACKBONES.items())
     assert {"mobilenetv2", "mobilenetv2_0.35", "mobilenet_0.25", "efficientnetv2b0", "nasnetlarge"} <= set(BACKBONES)
 
 
-@pytest.mark.parametrize("name", [n for n in [*OF_KERAS, "nano"] if not n.startswith("efficientnetb")])
+@pytest.mark.parametrize("name", [n for n in ("nano", *APPLICATIONS) if not n.startswith("efficientnetb")])
 def test_normalisation_is_keras_applications_own(name: str) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype("float32")
     expected = preprocessor(name)(pixels.copy())
@@ -113,7 +111,7 @@ def test_weights_files_are_those_that_keras_asks_for(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(file_utils, "get_file", answer)
     for name in ("vgg16", "resnet50", "mobilenetv2_0.35", "efficientnetb0", "mobilenetv3small", "nasnetmobile"):
         one = BACKBONES[name]
-        called = application(name)
+        called = APPLICATIONS[name]
         width = {"alpha": called.alpha} if called.alpha else {}
         with pytest.raises(Asked) as asked:
             getattr(keras.applications, called.function)(
@@ -140,16 +138,18 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_with_no_network_the_message_says_what_where_and_what_else(
     empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unreachable(*a: object, **k: object) -> str:
-        raise Exception("URL fetch failure")
+    def unreachable(*a: object, **k: object) -> Path:
+        raise NotDownloaded("Connection refused")
 
-    monkeypatch.setattr(keras.utils, "get_file", unreachable)
+    monkeypatch.setattr("tlkit.backbones.weights.download", unreachable)
     (empty_cache / BACKBONES["mobilenetv2"].weights.file).write_bytes(b"x")
     with pytest.raises(WeightsError) as error:
         find_weights(BACKBONES["vgg16"], "imagenet")
     message = str(error.value)
     assert str(empty_cache / BACKBONES["vgg16"].weights.file) in message
-    assert "`weights=FILE`" in message and "are here: nano, mobilenetv2." in message and "URL fetch failure" in message
+    assert (
+        "`weights=FILE`" in message and "are here: nano, mobilenetv2." in message and "(Connection refused)" in message
+    )
 
 
 def test_a_damaged_file_is_refused_with_both_hashes(empty_cache: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -203,6 +204,18 @@ def test_the_tables_list_every_row() -> None:
     shown = CliRunner().invoke(main, ["backbones"]).output
     assert all(f"{name} " in shown for name in BACKBONES)
     assert all(name in CliRunner().invoke(main, ["recipes"]).output for name in RECIPES)
+
+
+def test_backbones_are_in_order_of_their_years_and_say_where_weights_come_from() -> None:
+    shown = CliRunner().invoke(main, ["backbones"]).output
+    rows = {
+        cells[0]: cells for cells in (re.split(r" {2,}", line) for line in shown.splitlines()) if cells[0] in BACKBONES
+    }
+    years = [int(cells[1]) for cells in rows.values()]
+    assert set(rows) == set(BACKBONES) and years == sorted(years) and min(years) > 1950
+    assert rows["vgg16"][5:7] == ["Keras, 59 MB", "yes"] and rows["vgg11"][5:7] == ["torchvision, 531 MB", "yes"]
+    assert rows["nano"][5:7] == ["tlkit, 3 MB", "no"] and rows["xception"][6] == "no"
+    assert rows["seresnet50"][5:7] == ["none by default: a name, a file, or from scratch", "yes"]
 
 
 def test_the_cache_is_shown_and_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

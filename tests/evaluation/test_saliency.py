@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +129,22 @@ def test_the_overlay_is_a_picture_that_is_brightest_where_the_map_is() -> None:
     assert (drawn[28:, :4] == 80).all() or drawn[28:, :4].max() <= 80
 
 
+def behind(change: Callable[[Any], Any]) -> keras.Model:
+    """A network whose first convolution, of weights -0.5, 0 and 1, reads changed pixels."""
+    image = keras.Input((8, 8, 3))
+    changed = change(keras.layers.Rescaling(1 / 127.5, offset=-1)(image))
+    layer = keras.layers.Conv2D(1, 2, activation="relu")
+    model = keras.Model(image, layer(changed))
+    kernel = np.ones((2, 2, changed.shape[-1], 1), "float32")
+    kernel[..., :, 0] = [-0.5, 0, 1] if changed.shape[-1] == 3 else 1
+    layer.set_weights([kernel, np.full(1, -9, "float32")])
+    return model
+
+
 def test_first_filters_are_pictures_and_a_model_without_them_says_so() -> None:
     assert first_filters(looks_for_red()).shape == (2, 4, 4, 3)
+    assert (first_filters(behind(lambda x: x[..., ::-1]))[0, 0, 0] == (255, 128, 64)).all(), "as RGB, not BGR"
+    assert (first_filters(behind(lambda x: keras.ops.mean(x, -1, keepdims=True)))[0] == 255).all(), "grey"
     image = keras.Input((8,), name="image")
     with pytest.raises(SpecError, match="no convolution"):
         first_filters(keras.Model(image, keras.layers.Dense(2)(image)))
@@ -174,7 +189,6 @@ def test_explaining_files_of_a_run_draws_a_sheet(trained: Path, tmp_path: Path) 
         assert said[-1].startswith(settings.get("method", "class activation map"))
         with Image.open(tmp_path / "sheet.png") as sheet:
             assert sheet.width > 3 * 224
-    assert "filters of the first layer" in explain_files(trained, [], tmp_path / "filters.png", filters=True)[0]
     with pytest.raises(NameUnknown, match="Did you mean 'cam'"):
         explain_files(trained, files, method="grad-cam")
     (tmp_path / "no.png").write_bytes(b"no picture")

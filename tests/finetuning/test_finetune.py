@@ -163,7 +163,7 @@ def test_only_training_images_are_trained_on(
 ) -> None:
     module = importlib.import_module("tlkit.finetuning.fit")
     seen: list[tuple[list[str], list[str]]] = []
-    original = module.train
+    original = module.train_best
 
     def train(model: Any, backbone: Any, recipe: Any, training: Any, validation: Any, **settings: Any) -> Any:
         seen.append((list(training.keys), list(validation.keys)))

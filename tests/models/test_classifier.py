@@ -21,6 +21,8 @@ from tlkit.plan.recipe import Head
 
 SMALLEST_OF_FAMILY = [
     "nano",
+    "alexnet_owt",
+    "googlenet_bn",
     "pixels",
     "bag_of_words",
     "resnet18",
@@ -40,9 +42,12 @@ SMALLEST_OF_FAMILY = [
     "efficientnetv2b0",
     "convnexttiny",
     "nasnetmobile",
+    "lenet5",
+    "spatial_transformer",
+    "fractional_pooling",
 ]
 QUICK = ["nano", "mobilenet_0.25"]
-DEEPEST = ["inceptionresnetv2", "nasnetmobile"]  # over a minute each to train
+DEEPEST = ["inceptionresnetv2", "nasnetmobile", "inception_resnet_v2", "densenet161"]  # over a minute each to train
 
 
 def long_unless_smallest(name: str) -> Any:
@@ -55,7 +60,8 @@ def long_unless_smallest(name: str) -> Any:
 
 def tiny(name: str, **settings: Any) -> keras.Model:
     keras.backend.clear_session()
-    return build_classifier(name, 3, image_size=BACKBONES[name].smallest, weights="none", **settings)
+    settings = {"head": Head(), "image_size": BACKBONES[name].smallest} | settings  # without the head of its paper
+    return build_classifier(name, 3, weights="none", **settings)
 
 
 def random_images(model: keras.Model, count: int = 4) -> np.ndarray:
@@ -90,7 +96,7 @@ def check_structure(name: str) -> keras.Model:
     counts = [set_trainable(model, backbone, unfreeze=k) for k in range(len(parts) + 1)]
     assert counts == sorted(set(counts)), "unfreezing a block trains nothing more"
     assert counts[-1] == set_trainable(model, backbone, unfreeze="all")
-    assert 4 <= len(parts) <= 7 and all(len(block.end) <= 2 for block in parts)
+    assert (4 if backbone.weights else 2) <= len(parts) <= 7 and all(len(block.end) <= 2 for block in parts)
     return model
 
 

@@ -511,7 +511,9 @@ def test_a_run_takes_over_what_the_tournament_trained(
     from tests.conftest import write_folder
 
     monkeypatch.setattr("tlkit.strategy.tuning.FEWEST_TO_JUDGE", 5)
-    monkeypatch.setattr("tlkit.finetuning.fit.train", lambda *a, **k: pytest.fail("it was trained in the tournament"))
+    monkeypatch.setattr(
+        "tlkit.finetuning.fit.train_best", lambda *a, **k: pytest.fail("it was trained in the tournament")
+    )
     run = finetune(write_folder(tmp_path / "data", per_class=32), **tiny, out=tmp_path / "run", epochs=2)
     assert run.plan.recipe.name.startswith("fine-tune") and run.metrics["validation"]["accuracy"] > 0.5
     history = (run.folder / "history.csv").read_text().splitlines()

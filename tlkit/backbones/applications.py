@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tlkit.backbones.backbone import Backbone, Weights, _after, _before
+from tlkit.backbones.families.densenet import KERAS_CHECKPOINT
+from tlkit.backbones.families.plain import VGG16_CHECKPOINT, VGG19_CHECKPOINT
 from tlkit.backbones.normalise import NormalisedNetwork
 
 _STORAGE = "https://storage.googleapis.com/tensorflow/keras-applications/"
@@ -41,6 +43,7 @@ class Application:
 
 @dataclass(frozen=True)
 class _Family:
+    year: int  # in which its paper appeared on arXiv
     preprocessing: str
     licence: str
     url: str
@@ -54,18 +57,21 @@ _EFFICIENTNET_BLOCKS = _before(
 
 _FAMILIES = {
     "vgg": _Family(
+        2014,
         "caffe",
         "CC BY 4.0",
         _STORAGE + "{name}/",
         _before("block2_conv1", "block3_conv1", "block4_conv1", "block5_conv1"),
     ),
     "resnet": _Family(
+        2015,
         "caffe",
         "MIT",
         _STORAGE + "resnet/",
         _before("conv2_block1_1_conv", "conv3_block1_1_conv", "conv4_block1_1_conv", "conv5_block1_1_conv"),
     ),
     "resnetv2": _Family(
+        2016,
         "tf",
         "Apache-2.0",
         _STORAGE + "resnet/",
@@ -77,6 +83,7 @@ _FAMILIES = {
         ),
     ),
     "inceptionv3": _Family(
+        2015,
         "tf",
         "Apache-2.0",
         _STORAGE + "inception_v3/",
@@ -84,6 +91,7 @@ _FAMILIES = {
         smallest=75,
     ),
     "inceptionresnetv2": _Family(
+        2016,
         "tf",
         "Apache-2.0",
         _STORAGE + "inception_resnet_v2/",
@@ -91,6 +99,7 @@ _FAMILIES = {
         smallest=75,
     ),
     "xception": _Family(
+        2016,
         "tf",
         "MIT",
         _STORAGE + "xception/",
@@ -104,24 +113,28 @@ _FAMILIES = {
         smallest=71,
     ),
     "densenet": _Family(
+        2016,
         "torch",
         "BSD-3-Clause",
         _STORAGE + "densenet/",
         _before("conv2_block1_0_bn", "conv3_block1_0_bn", "conv4_block1_0_bn", "conv5_block1_0_bn"),
     ),
     "mobilenet": _Family(
+        2017,
         "tf",
         "Apache-2.0",
         _STORAGE + "mobilenet/",
         _before("conv_pad_2", "conv_pad_4", "conv_pad_6", "conv_pad_12"),
     ),
     "mobilenetv2": _Family(
+        2018,
         "tf",
         "Apache-2.0",
         _STORAGE + "mobilenet_v2/",
         _before("block_1_expand", "block_3_expand", "block_6_expand", "block_10_expand", "block_13_expand"),
     ),
     "mobilenetv3small": _Family(
+        2019,
         "included",
         "Apache-2.0",
         _STORAGE + "mobilenet_v3/",
@@ -133,6 +146,7 @@ _FAMILIES = {
         ),
     ),
     "mobilenetv3large": _Family(
+        2019,
         "included",
         "Apache-2.0",
         _STORAGE + "mobilenet_v3/",
@@ -143,26 +157,37 @@ _FAMILIES = {
             "expanded_conv_12_expand",
         ),
     ),
-    "efficientnet": _Family("efficientnet", "Apache-2.0", _EFFICIENTNET_STORAGE, _EFFICIENTNET_BLOCKS),
-    "efficientnetv2": _Family("included", "Apache-2.0", _STORAGE + "efficientnet_v2/", _EFFICIENTNET_BLOCKS),
+    "efficientnet": _Family(2019, "efficientnet", "Apache-2.0", _EFFICIENTNET_STORAGE, _EFFICIENTNET_BLOCKS),
+    "efficientnetv2": _Family(2021, "included", "Apache-2.0", _STORAGE + "efficientnet_v2/", _EFFICIENTNET_BLOCKS),
     "convnext": _Family(
+        2022,
         "included",
         "MIT",
         _STORAGE + "convnext/",
         _before("*_downsampling_block_0", "*_downsampling_block_1", "*_downsampling_block_2"),
     ),
     "nasnetmobile": _Family(
+        2017,
         "tf",
         "Apache-2.0",
         _STORAGE + "nasnet/",
         _after("normal_concat_3", "normal_concat_6", "normal_concat_8", "normal_concat_10"),
     ),
     "nasnetlarge": _Family(
+        2017,
         "tf",
         "Apache-2.0",
         _STORAGE + "nasnet/",
         _after("normal_concat_5", "normal_concat_9", "normal_concat_12", "normal_concat_15"),
     ),
+}
+
+_CHECKPOINTS = {  # equal to a public PyTorch network
+    "vgg16": VGG16_CHECKPOINT,
+    "vgg19": VGG19_CHECKPOINT,
+    "densenet121": KERAS_CHECKPOINT,
+    "densenet169": KERAS_CHECKPOINT,
+    "densenet201": KERAS_CHECKPOINT,
 }
 
 _UPSTREAM_NAMES = {  # cached file name -> file name at the download address
@@ -195,5 +220,7 @@ def _row(
             url=kind.url.format(name=name) + _UPSTREAM_NAMES.get(weights_file, weights_file),
             digest=weights_hash,
         ),
+        checkpoint=_CHECKPOINTS.get(name),
         licence=kind.licence,
+        year=kind.year,
     )

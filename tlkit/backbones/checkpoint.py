@@ -41,7 +41,10 @@ class Checkpoint:
     names: pairs of a regular expression and its replacement. Applied in this order, they turn the name of a tensor in a
         file into "LAYER.weight", "LAYER.bias", "LAYER.running_mean" or "LAYER.running_var".
     auxiliary: beginnings of the names of tensors that only training uses, such as a second classifier's.
-    pixels: how the images were normalised on which the files were trained, see `NormalisedNetwork`.
+    pixels: how the images were normalised on which the files were trained, see `NormalisedNetwork`. The config.json of
+        weights by name takes precedence.
+    architectures: the names of the network in torchvision and timm, beside the row's own name and the one in the name
+        of the row's own file.
     """
 
     top: Callable[..., Any]
@@ -49,6 +52,7 @@ class Checkpoint:
     names: tuple[tuple[str, str], ...] = ()
     auxiliary: tuple[str, ...] = ()
     pixels: str = "torch"
+    architectures: tuple[str, ...] = ()
 
     def layer_name(self, tensor: str) -> str:
         """Return "LAYER.weight" and so on for the name of a tensor in a file."""

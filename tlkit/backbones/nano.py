@@ -93,4 +93,5 @@ _NANO = Backbone(
         number_bytes=2,
     ),
     licence="research and education",
+    year=2026,
 )

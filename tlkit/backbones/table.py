@@ -4,7 +4,23 @@ from __future__ import annotations
 
 from tlkit.backbones.applications import _row
 from tlkit.backbones.backbone import Backbone
-from tlkit.backbones.families import bag_of_words, pixels, resnet
+from tlkit.backbones.families import (
+    alexnet,
+    bag_of_words,
+    densenet,
+    fractional_pooling,
+    googlenet,
+    inception,
+    inception_resnet,
+    lenet,
+    maxout,
+    nin,
+    pixels,
+    plain,
+    resnet,
+    spatial_transformer,
+    stochastic_depth,
+)
 from tlkit.backbones.nano import _NANO
 
 # fmt: off
@@ -213,4 +229,21 @@ BACKBONES: dict[str, Backbone] = {
 }
 # fmt: on
 
-BACKBONES |= {row.name: row for family in (pixels, bag_of_words, resnet) for row in family.ROWS}
+_FAMILIES = (
+    pixels,
+    bag_of_words,
+    lenet,
+    alexnet,
+    maxout,
+    nin,
+    plain,
+    googlenet,
+    inception,
+    spatial_transformer,
+    fractional_pooling,
+    resnet,
+    stochastic_depth,
+    inception_resnet,
+    densenet,
+)
+BACKBONES |= {row.name: row for family in _FAMILIES for row in family.ROWS}

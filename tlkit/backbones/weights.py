@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlkit.backbones.backbone import Backbone, Weights
 from tlkit.backbones.checkpoint import SUFFIXES
+from tlkit.backbones.download import NotDownloaded, check_digest, digits_in, download, models_folder
 from tlkit.backbones.files import read_weights
+from tlkit.backbones.published import Card, fetch, read_card
 from tlkit.backbones.table import BACKBONES
 from tlkit.errors import WeightsError, nearest
 from tlkit.files import temporary_beside
@@ -28,22 +29,28 @@ _SHIPPED = Path(__file__).parent
 _log = logging.getLogger("tlkit")
 
 
-def find_weights(backbone: Backbone, weights: str) -> Path | None:
+def find_weights(backbone: Backbone, weights: str, *, accept_licence: bool = False) -> Path | None:
     """Find the file of a backbone's weights, and download it if needed.
 
-    weights: "imagenet", "none", or a file.
+    weights: "imagenet", "none", a file, a folder with model.safetensors and config.json, or a name (see `published`).
+    accept_licence: whether a licence that forbids commercial use, or has terms of its own, is accepted.
 
     Returns None for "none", and for a backbone that brings its own weights.
 
-    Raises WeightsError if the file is absent or damaged, or if the download fails. The message says which file is
-    missing, where to put it, and the backbones whose weights are already on this machine.
+    Raises WeightsError if the file is absent, damaged or of another network, if its licence is not accepted, or if the
+    download fails. The message says which file is missing, where to put it, and the backbones whose weights are already
+    on this machine.
     """
     if weights == "none" or (backbone.brings_weights and weights == "imagenet"):
         return None
     if backbone.brings_weights:
         raise WeightsError(f"'{backbone.name}' brings its own weights: `weights={weights}` cannot be loaded into it.")
     if weights != "imagenet":
-        return _given_file(weights)
+        card = read_card(weights)
+        if card is None:
+            return _given_file(weights)
+        _check_fits(backbone, card)
+        return fetch(card, accept_licence=accept_licence)
     if backbone.weights is None and backbone.learn is not None:
         raise WeightsError(
             f"The weights of {backbone.name} are learned from training images. `finetune` does that; elsewhere use "
@@ -51,8 +58,8 @@ def find_weights(backbone: Backbone, weights: str) -> Path | None:
         )
     if backbone.weights is None:
         raise WeightsError(
-            f"{backbone.name} has no pretrained weights. Give a file of them as `weights=FILE`; "
-            "`weights=none` trains from random weights."
+            f"{backbone.name} has no pretrained weights. Give a file of them as `weights=FILE`, or public ones by "
+            "name, such as `weights=timm:NAME`; `weights=none` trains from random weights."
         )
     file = cached_file(backbone)
     if file is None and backbone.weights.come_with_tlkit:
@@ -67,8 +74,66 @@ def find_weights(backbone: Backbone, weights: str) -> Path | None:
         )
     if file is None:
         return _download(backbone.name, backbone.weights)
-    _check_digest(backbone.name, backbone.weights, file)
+    check_digest(file, _digest_of_row(backbone.weights), backbone.name)
     return file
+
+
+def _check_fits(backbone: Backbone, card: Card) -> None:
+    """Raise WeightsError, before the download, if weights by name are of another network."""
+    if backbone.checkpoint is None:
+        raise WeightsError(f"{backbone.name} takes no weights such as {card.name}. {_those_that_take_files()}")
+    row = row_of(card)
+    if not card.architecture or (row is not None and row.name == backbone.name):
+        return
+    if row is None and card.architecture in (backbone.name, *_other_names(backbone)):
+        return
+    what = f"the backbone {row.name}" if row is not None else "none of tlkit's backbones"
+    do = "Leave `backbone` out, or choose other weights." if row is not None else "Choose other weights."
+    raise WeightsError(
+        f"The weights {card.name} are of the network {card.architecture}, which is {what}. Expected weights of "
+        f"{backbone.name}. {do}"
+    )
+
+
+def row_of(card: Card) -> Backbone | None:
+    """Return the backbone of the table that weights by name belong to, by the names that torchvision and timm have."""
+    rows = [one for one in BACKBONES.values() if one.checkpoint is not None]
+    by_file = {_without_digits(one.weights.file): one for one in rows if one.weights}
+    by_name = {name: one for one in rows for name in _other_names(one)} | {one.name: one for one in rows}
+    return by_file.get(card.architecture) or by_name.get(card.architecture)
+
+
+def row_of_weights(weights: str) -> Backbone | None:
+    """Return the backbone that weights by name belong to; None for weights that do not say what they are of.
+
+    weights: as for `find_weights`.
+
+    Raises WeightsError if they say it, and no backbone of the table is that network.
+    """
+    card = read_card(weights)
+    if card is None or not card.architecture:
+        return None
+    row = row_of(card)
+    if row is None:
+        raise WeightsError(
+            f"The weights {card.name} are of the network {card.architecture}, which is none of tlkit's backbones. "
+            f"{_those_that_take_files()}"
+        )
+    return row
+
+
+def _other_names(backbone: Backbone) -> tuple[str, ...]:
+    return backbone.checkpoint.architectures if backbone.checkpoint else ()
+
+
+def _without_digits(file: str) -> str:
+    digits = digits_in(file)
+    return file.partition(f"-{digits}")[0] if digits else file
+
+
+def _those_that_take_files() -> str:
+    named = [one.name for one in BACKBONES.values() if one.checkpoint]
+    return f"Backbones that take them: {', '.join(named)}"
 
 
 def cached_file(backbone: Backbone) -> Path | None:
@@ -80,16 +145,10 @@ def cached_file(backbone: Backbone) -> Path | None:
     return file if file.is_file() else None
 
 
-def models_folder() -> Path:
-    """Return the folder in which Keras stores downloaded weights."""
-    home = os.environ.get("KERAS_HOME")
-    return (Path(home) if home else Path.home() / ".keras") / "models"
-
-
 def weights_sha256(backbone: Backbone, weights: str) -> str | None:
     """Return the SHA-256 of the files that a backbone's weights are read from.
 
-    weights: "imagenet", "none", or a file. A backbone that brings its weights has the hash of its own file or folder.
+    weights: as for `find_weights`. A backbone that brings its weights has the hash of its own file or folder.
     Returns None for random weights, for a backbone without any, for a file that is not on this machine, and for a
     KerasHub preset that is known by its name only, since KerasHub keeps its files.
     """
@@ -100,7 +159,11 @@ def weights_sha256(backbone: Backbone, weights: str) -> str | None:
         if backbone.sha256 is not None:
             return backbone.sha256
         return sha256_of(source) if source.exists() else None
-    file = None if weights == "none" else cached_file(backbone) if weights == "imagenet" else Path(weights)
+    if weights in ("none", "imagenet"):
+        file = None if weights == "none" else cached_file(backbone)
+    else:
+        card = read_card(weights)
+        file = Path(weights) if card is None else fetch(card, accept_licence=True)  # it is here since `find_weights`
     return sha256_of(file) if file is not None and file.is_file() else None
 
 
@@ -151,10 +214,9 @@ def load_checkpoint(backbone: Backbone, model: keras.Model, file: Path) -> tuple
     Raises WeightsError if the backbone takes no such files, or if the file does not fit.
     """
     if backbone.checkpoint is None:
-        named = [one.name for one in BACKBONES.values() if one.checkpoint]
         raise WeightsError(
             f"{backbone.name} takes no {file.suffix} files. Expected the .h5 or .weights.h5 file of a Keras network. "
-            f"Backbones that take them: {', '.join(named)}"
+            f"{_those_that_take_files()}"
         )
     left_out = backbone.checkpoint.assign(model, read_weights(file))
     others = [name for name in left_out if not name.endswith("num_batches_tracked")]
@@ -234,45 +296,25 @@ def _given_file(weights: str) -> Path:
     hint = f" Did you mean '{path.parent / close if close in siblings else close}'?" if close else ""
     raise WeightsError(
         f"No such weights file: '{weights}'.{hint} Expected imagenet, none, or a file: "
-        ".h5 or .weights.h5 of Keras, or .pth, .safetensors or .onnx."
+        ".h5 or .weights.h5 of Keras, or .pth, .safetensors or .onnx. Or a name such as timm:resnet18.a1_in1k."
     )
 
 
 def _download(name: str, weights: Weights) -> Path:
-    import keras
-
     target = models_folder() / weights.file
     try:
-        return Path(
-            keras.utils.get_file(
-                weights.file,
-                weights.url,
-                cache_subdir="models",
-                cache_dir=str(models_folder().parent),
-                file_hash=weights.digest,
-                hash_algorithm="auto",
-            )
-        )
-    except Exception as error:
+        return download(weights.url, target, _digest_of_row(weights))
+    except NotDownloaded as reason:
         here = [one.name for one in BACKBONES.values() if cached_file(one)]
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise WeightsError(
             f"The ImageNet weights of {name} are not on this machine and cannot be downloaded ({reason}). "
             f"Expected '{target}'. Download {weights.url} elsewhere and put it there, or give it as `weights=FILE`. "
             f"Backbones whose weights are here: {', '.join(here) or 'none'}. `weights=none` trains from random weights."
-        ) from error
+        ) from None
 
 
-def _check_digest(name: str, weights: Weights, file: Path) -> None:
-    if weights.digest is None:
-        return
-    kind = "md5" if len(weights.digest) == 32 else "sha256"
-    found = _digest(file, kind)
-    if found != weights.digest:
-        raise WeightsError(
-            f"'{file}' is damaged or not the weights of {name}: its {kind} is {found}, expected {weights.digest}. "
-            "Delete it and download it again, or give another file as `weights=FILE`."
-        )
+def _digest_of_row(weights: Weights) -> str | None:
+    return weights.digest or digits_in(weights.file)
 
 
 def _digest(file: Path, kind: str) -> str:

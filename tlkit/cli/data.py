@@ -164,7 +164,7 @@ def augment_(data: str, columns: str | None, **settings: Any) -> None:
 @click.option("--optimizer", metavar="NAME", default="adam", help="adam (default), adamw or sgd")
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", default=32, help="default 32")
 @click.option("--image-size", type=click.IntRange(1), metavar="N", help="pixels; default the backbone's own")
-@click.option("--weights", metavar="NAME|FILE", default="imagenet", help="imagenet (default), none, or a file")
+@click.option("--weights", metavar="NAME|FILE", default="imagenet", help="imagenet (default), none, file or timm:NAME")
 @click.option("--csv", "csv_file", metavar="FILE", help="write the rate and loss of each step")
 def lr_find(data: str, columns: str | None, csv_file: str | None, unfreeze: str, **settings: Any) -> None:
     """Suggest a learning rate for DATA by a short range test."""

@@ -34,7 +34,8 @@ def demo(out: str) -> None:
 @click.option("--learning-rate", type=float, metavar="RATE", help="of the last stage; see `tlkit lr-find`")
 @click.option("--image-size", type=click.IntRange(1), metavar="N", help="pixels; default the backbone's own")
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", help="default the recipe's")
-@click.option("--weights", metavar="NAME|FILE", help="imagenet (default), none, or a file")
+@click.option("--weights", metavar="NAME|FILE", help="imagenet (default), none, a file, or timm:NAME")
+@click.option("--accept-licence", "--accept-license", is_flag=True, hidden=True)  # documented in docs/weights.md
 @click.option("--validation", type=float, metavar="SHARE", help="of the training images; default 0.2")
 @click.option("--test", type=float, metavar="SHARE", hidden=True)  # documented in docs/recipes.md
 @click.option("--group-by", metavar="COLUMN", help="CSV column whose values stay together")
@@ -45,6 +46,7 @@ def demo(out: str) -> None:
 @click.option("--allow", multiple=True, metavar="FIELD", help="augment by FIELD although unsafe; repeatable")
 @click.option("--max-error", type=float, metavar="SHARE", help='answer "unsure" to keep errors below SHARE')
 @click.option("--refit/--no-refit", default=None, hidden=True)  # documented in docs/runs.md
+@click.option("--folds", type=click.IntRange(2), hidden=True)  # documented in docs/lectures.md
 @click.option("--balance", metavar="HOW", hidden=True)  # documented in docs/recipes.md
 @click.option("--metric", metavar="NAME", hidden=True)  # documented in docs/recipes.md
 @click.option("--max-minutes", type=float, metavar="M", help="time limit of the whole command")

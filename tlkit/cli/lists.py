@@ -3,50 +3,72 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import click
 
 from tlkit.cli.group import main
 from tlkit.words import counted
 
+if TYPE_CHECKING:
+    from tlkit.backbones import Backbone
+
+_PUBLISHERS = {"storage.googleapis.com": "Keras", "download.pytorch.org": "torchvision"}
+
 
 @main.command()
 def backbones() -> None:
-    """List the pretrained backbones."""
+    """List the backbones by year, and where their weights come from."""
     from tlkit.backbones import BACKBONES, cached_file
     from tlkit.tables import Column, shown_table
 
     columns = [
         Column("name"),
+        Column("year", right=True),
         Column("parameters", right=True),
         Column("size", right=True),
         Column("blocks", right=True),
-        Column("weights", right=True),
+        Column("weights", wraps=True),
+        Column("PyTorch files"),
         Column("licence of weights", wraps=True),
         Column("here"),
     ]
     rows = [
         (
             name,
+            one.year or "",
             f"{one.parameters / 1e6:.1f} M",
             one.size,
             one.blocks,
-            "none" if one.weights_megabytes is None else f"{one.weights_megabytes:,.0f} MB",
+            _source(one),
+            "yes" if one.checkpoint else "no",
             one.licence,
             "yes" if cached_file(one) else "no",
         )
-        for name, one in BACKBONES.items()
+        for name, one in sorted(BACKBONES.items(), key=lambda pair: pair[1].year or 9999)
     ]
     click.echo(shown_table(columns, rows))
     click.echo(
-        "All were trained on ImageNet's images, which are for research and education; nano, which comes with tlkit, on "
-        "a small part of them (see tlkit/backbones/NANO.md). here: whether the weights are on this machine."
+        "year: of the first publication. weights: who publishes those that `--weights imagenet`, the default, loads. "
+        "They were trained on ImageNet's images, which are for research and education; nano's, which come with tlkit, "
+        "on a small part of them (see tlkit/backbones/NANO.md). PyTorch files: whether `--weights FILE` takes the "
+        ".pth, .safetensors or .onnx files of PyTorch's libraries. here: whether the weights are on this machine."
     )
     click.echo(
         "Other backbones: your own .keras file or SavedModel folder; hub:HANDLE or hub:FOLDER, a TF-Hub module, "
         "fine-tuned as a whole or not at all; kerashub:PRESET or kerashub:FOLDER (pip install 'tlkit[kerashub]'), "
         "such as kerashub:resnet_18_imagenet."
     )
+
+
+def _source(backbone: Backbone) -> str:
+    """Say who publishes a row's ImageNet weights, and their size; or how it is trained if nobody does."""
+    if backbone.weights is None and backbone.checkpoint is None:
+        return "none on ImageNet: from scratch"
+    if backbone.weights is None:
+        return "none by default: a name, a file, or from scratch"
+    publisher = "tlkit" if backbone.weights.come_with_tlkit else backbone.weights.url.split("/")[2]
+    return f"{_PUBLISHERS.get(publisher, publisher)}, {backbone.weights_megabytes:,.0f} MB"
 
 
 @main.command()

@@ -252,19 +252,45 @@ def report_(runs: Sequence[str], robustness: bool, out: str | None, moved_to: st
 @main.command("explain")
 @click.argument("run")
 @click.argument("files", nargs=-1)
-@click.option("--out", metavar="FILE", default="explained.png", help="image file; default explained.png")
+@click.option("--out", metavar="FILE", help="image file; default explained.png")
 @click.option("--method", metavar="NAME", default="cam", help="cam (class activation maps, default) or occlusion")
 @click.option("--class", "of_class", metavar="NAME", help="explain this class; default the answer")
-@click.option("--filters", is_flag=True, help="draw the first layer's filters instead")
+@click.option("--dense", is_flag=True, help="draw the answer at every position of larger FILES")
+@click.option("--size", type=int, metavar="PIXELS", help="of --dense: their side; default twice the run's")
+@click.option("--units", metavar="LAYER", help="draw what activates a layer's units (or a block's, by number)")
+@click.option("--filters", is_flag=True, help="draw the first layer's filters")
 @click.option("--typical", is_flag=True, help="draw what excites each class (or --class) most")
-def explain_(run: str, files: Sequence[str], **settings: Any) -> None:
-    """Draw saliency maps: what RUN's answers on FILES rest on."""
+@click.option("--fooling", is_flag=True, help="draw noise it is sure of, and FILES changed to another class")
+@click.option("--seed", type=int, default=0, metavar="N", help="of --typical and --fooling; default 0")
+@click.option("--data", "moved_to", metavar="DATA", help="of --units: where RUN's data is now, if it was moved")
+def explain_(run: str, files: Sequence[str], moved_to: str | None, **settings: Any) -> None:
+    """Draw saliency maps: what RUN's answers on FILES rest on.
+
+    With --dense, --units, --filters, --typical or --fooling: what its network has learned, and numbers as JSON."""
     from tlkit.runs.folder import open_run
 
-    open_run(run)
+    opened = open_run(run, moved_to)
+    kinds = [name for name in ("dense", "units", "filters", "typical", "fooling") if settings[name]]
+    if len(kinds) > 1:
+        raise click.UsageError(f"--{kinds[0]} and --{kinds[1]} draw different pictures. Give one of them.")
+    kind = kinds[0] if kinds else "explained"
+    if settings["size"] and kind != "dense":
+        raise click.UsageError("--size is of --dense.")
     with _tensorflow_quietly():
+        from tlkit.runs import pictures
         from tlkit.runs.explain import explain_files
-    for line in explain_files(run, files, **settings):
+    out, of_class, seed = settings["out"] or f"{kind}.png", settings["of_class"], settings["seed"]
+    draw = {
+        "explained": lambda: explain_files(opened, files, out, method=settings["method"], of_class=of_class),
+        "dense": lambda: pictures.dense(opened, files, out, of_class=of_class, size=settings["size"]),
+        "units": lambda: pictures.units(opened, settings["units"], out),
+        "filters": lambda: pictures.filters(opened, out),
+        "typical": lambda: pictures.typical(opened, out, of_class=of_class, seed=seed),
+        "fooling": lambda: pictures.fooling(opened, files, out, of_class=of_class, seed=seed),
+    }
+    with log_shown():
+        lines = draw[kind]()
+    for line in lines:
         click.echo(line)
 
 

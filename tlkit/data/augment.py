@@ -87,6 +87,30 @@ def _is_not_identity(name: str, value: float | None) -> bool:
     return value is not None and abs(value - (off[0] if isinstance(off, tuple) else off)) > 1e-9
 
 
+def scaled_crop(image: np.ndarray, size: int, scales: tuple[int, int], seed: tuple[int, ...]) -> np.ndarray:
+    """Scale one image to a random size, and cut a random square out of it (Simonyan and Zisserman 2015).
+
+    Args:
+        image: uint8, shape (height, width, 3), RGB.
+        size: pixels per side of the result.
+        scales: the smallest and the largest length of the scaled image's shorter side, in pixels, size or more.
+        seed: as for `augment`.
+
+    Returns: uint8, shape (size, size, 3).
+
+    >>> scaled_crop(np.zeros((8, 8, 3), "uint8"), 4, (4, 16), (0, 0, 0)).shape
+    (4, 4, 3)
+    """
+    _, cv2 = _libraries()
+    random = np.random.default_rng(seed)
+    side = int(random.integers(scales[0], scales[1] + 1))
+    height, width = (round(one * side / min(image.shape[:2])) for one in image.shape[:2])
+    top, left = (int(random.integers(one - size + 1)) for one in (height, width))
+    shrinks = side < min(image.shape[:2])
+    scaled = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return scaled[top : top + size, left : left + size]
+
+
 def augment_all(images: np.ndarray, augmentation: Augmentation, seeds: Sequence[tuple[int, ...]]) -> np.ndarray:
     """Apply `augment` to a batch: uint8, shape (n, height, width, 3), one seed per image."""
     return np.stack([augment(image, augmentation, seed) for image, seed in zip(images, seeds, strict=True)])

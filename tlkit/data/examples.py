@@ -36,6 +36,7 @@ class Examples:
     made_by: how the pixels were made from the files (size, fit, decoder version). Features are cached under the key and
         `made_by`, so pass another string for other pixels of the same files.
     cache: where features are kept.
+    sharper: uint8 rows of the same images with more pixels, for `tlkit.Stage.scales`; None: it scales `pixels`.
     """
 
     pixels: RowSource
@@ -44,6 +45,7 @@ class Examples:
     groups: np.ndarray | None = None
     made_by: str = field(kw_only=True)
     cache: Cache = field(default_factory=Cache, kw_only=True)
+    sharper: RowSource | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -52,7 +54,9 @@ class Examples:
         """Select examples by index, without copying pixels."""
         groups = self.groups[indices] if self.groups is not None else None
         keys = [self.keys[i] for i in indices]
-        return replace(self, pixels=self.pixels.take(indices), labels=self.labels[indices], keys=keys, groups=groups)
+        sharper = None if self.sharper is None else self.sharper.take(indices)
+        taken = replace(self, pixels=self.pixels.take(indices), labels=self.labels[indices], keys=keys, groups=groups)
+        return replace(taken, sharper=sharper)
 
     def numbers(self) -> list[int]:
         """An integer per image, derived from its content. It seeds the augmentation."""

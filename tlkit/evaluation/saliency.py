@@ -182,11 +182,19 @@ def enlarged(maps: np.ndarray, size: int) -> np.ndarray:
 def overlay(image: np.ndarray, map_: np.ndarray) -> np.ndarray:
     """The image in grey with its map in colour over it: uint8, shape (height, width, 3)."""
     heat = enlarged(_to_1(map_[None].astype("float32")), image.shape[0])[0]
-    grey = image.mean(-1, keepdims=True)
+    return coloured(image, heat, heat)
+
+
+def coloured(image: np.ndarray, heat: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The image in grey with colours over it: uint8, shape (height, width, 3).
+
+    heat: 0 to 1, shape (height, width), black to light yellow. weight: 0 to 1, how much each pixel is coloured.
+    """
+    grey, share = image.mean(-1, keepdims=True), 0.6 * weight[..., None]
     colour = np.stack(
         [np.interp(heat, [at for at, _ in COLOURS], [one[c] for _, one in COLOURS]) for c in range(3)], -1
     )
-    return (grey * (1 - 0.6 * heat[..., None]) + colour * 0.6 * heat[..., None]).clip(0, 255).astype("uint8")
+    return (grey * (1 - share) + colour * share).clip(0, 255).astype("uint8")
 
 
 def _to_1(maps: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,8 +46,11 @@ class Decided:
     images_computed: int = 0
 
 
-def build(prepared: Prepared, head: Head, precision: str = "float32") -> keras.Model:
-    """Build the classifier of a job, untrained: with ImageNet weights, the user's own, or those of an earlier run."""
+def build(prepared: Prepared, head: Head, precision: str = "float32", *, restart: int = 0) -> keras.Model:
+    """Build the classifier of a job, untrained: with ImageNet weights, the user's own, or those of an earlier run.
+
+    restart: added to the job's seed, which random weights follow from.
+    """
     job, dataset = prepared.job, prepared.dataset
     model = build_classifier(
         prepared.backbone,
@@ -54,8 +58,9 @@ def build(prepared: Prepared, head: Head, precision: str = "float32") -> keras.M
         head=head,
         image_size=dataset.pixels.size,
         weights="none" if job.from_run else job.weights,
-        seed=job.seed,
+        seed=job.seed + restart,
         precision=precision,
+        accept_licence=job.accept_licence,
     )
     if job.from_run:
         earlier = open_run(job.from_run)
@@ -67,11 +72,13 @@ def as_saved(model: keras.Model, backbone: Backbone, plan: Plan) -> keras.Model:
     """Return the model as it is saved: in float32, and trainable except for its BatchNormalization layers.
 
     Those keep their statistics when the saved model is trained with plain Keras on small batches, unless the last stage
-    trained them. `tlkit.set_trainable` decides anew.
+    trained them. `tlkit.set_trainable` decides anew. DropConnect drops nothing in inference, so dense layers take its
+    place, and the file can be read without tlkit.
     """
     assert plan.recipe is not None
-    if plan.precision != "float32":
-        model = as_float32(model, backbone, plan.recipe.head)
+    head = plan.recipe.head
+    if plan.precision != "float32" or head.drop_connect:
+        model = as_float32(model, backbone, dataclasses.replace(head, drop_connect=0.0))
     for layer in model.layers:
         layer.trainable = True  # the saved model does not keep which layers a stage froze
     if plan.recipe.stages[-1].batch_norm != "moving":

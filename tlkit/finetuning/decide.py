@@ -20,8 +20,9 @@ from tlkit.finetuning.build import Decided, Trained, build
 from tlkit.finetuning.prepare import Prepared
 from tlkit.plan.augmentation import PRESETS, Augmentation
 from tlkit.plan.decision import Decision
+from tlkit.plan.job import Job
 from tlkit.plan.plan import Plan, PlannedBackbone
-from tlkit.plan.recipe import Recipe, Unfreeze, with_epochs, with_learning_rate
+from tlkit.plan.recipe import Head, Recipe, Unfreeze, with_epochs, with_learning_rate
 from tlkit.progress import NO_DEADLINE, Clock, Deadline, log
 from tlkit.runs.folder import Run, open_run
 from tlkit.safety.check import check_safety
@@ -38,8 +39,8 @@ def decide(prepared: Prepared, run: Run, clock: Clock | None = None) -> Decided:
     The run's plan.json is written before anything is decided, and again after each decision.
     """
     clock = clock or Clock()
-    recipe, decision = _asked_or_by_size(prepared)
-    decisions, trained, computed = [decision], None, 0
+    recipe, decisions = _asked_or_by_size(prepared)
+    trained, computed = None, 0
     undecided = None if prepared.job.by_tournament else recipe
     run.write_plan(draw_up(prepared, undecided, (), decided=False))
     if prepared.job.by_tournament:
@@ -67,14 +68,15 @@ def decide(prepared: Prepared, run: Run, clock: Clock | None = None) -> Decided:
 
 def foresee(prepared: Prepared, deadline: Deadline = NO_DEADLINE) -> Plan:
     """The plan of a dry run: as far as it is known before anything but a forward pass is timed."""
-    recipe, decision = _asked_or_by_size(prepared)
+    recipe, decisions = _asked_or_by_size(prepared)
     if prepared.job.by_tournament:
         builder = functools.partial(build, prepared, precision=_precision("auto"))
         training, validation = (prepared.dataset.count(split) for split in ("train", "validation"))
-        decision = foresee_tournament(builder, prepared.backbone, training, validation, prepared.job, deadline)
+        foreseen = foresee_tournament(builder, prepared.backbone, training, validation, prepared.job, deadline)
+        decisions = [foreseen]
     if prepared.augmentation is not None:
         recipe = dataclasses.replace(recipe, augmentation=prepared.augmentation)
-    return draw_up(prepared, recipe, [decision], decided=False)
+    return draw_up(prepared, recipe, decisions, decided=False)
 
 
 def draw_up(prepared: Prepared, recipe: Recipe | None, decisions: Sequence[Decision], *, decided: bool = True) -> Plan:
@@ -83,6 +85,7 @@ def draw_up(prepared: Prepared, recipe: Recipe | None, decisions: Sequence[Decis
     Its decisions are those of `prepared`, then these, then those that follow from them (precision, pixels).
     """
     job, dataset, backbone = prepared.job, prepared.dataset, prepared.backbone
+    earlier = None if job.from_run is None else open_run(job.from_run)
     asked_precision = recipe.precision if recipe else "auto"
     device, precision = _device(), _precision(asked_precision)
     follows = []
@@ -104,10 +107,8 @@ def draw_up(prepared: Prepared, recipe: Recipe | None, decisions: Sequence[Decis
             backbone.boundaries,
             backbone.parameters,
             backbone.origin,
-            weights_sha256(backbone, job.weights)
-            if job.from_run is None
-            else sha256_of(open_run(job.from_run).model_file),
-            backbone.licence_line(job.weights),
+            weights_sha256(backbone, job.weights) if earlier is None else sha256_of(earlier.model_file),
+            backbone.licence_line(job.weights) if earlier is None else earlier.plan.backbone.licence_of_weights,
             backbone.pixels,
         ),
         image_size=dataset.pixels.size,
@@ -122,7 +123,7 @@ def draw_up(prepared: Prepared, recipe: Recipe | None, decisions: Sequence[Decis
     )
 
 
-def _asked_or_by_size(prepared: Prepared) -> tuple[Recipe, Decision]:
+def _asked_or_by_size(prepared: Prepared) -> tuple[Recipe, list[Decision]]:
     """The recipe that was asked for, else one by the number of images, with what the job says of its training."""
     job = prepared.job
     if prepared.recipe is not None:
@@ -139,7 +140,18 @@ def _asked_or_by_size(prepared: Prepared) -> tuple[Recipe, Decision]:
     if job.balance is not None:
         weights, prior = job.balance == "weights", job.balance == "prior"
         recipe = dataclasses.replace(recipe, class_weights=weights, prior_shift=prior)
-    return recipe, decision
+    own_head = prepared.backbone.own_head
+    if own_head is not None and _takes_own_head(job, recipe):
+        why = f"{prepared.backbone.name} starts from random weights, and the recipe gives no other head"
+        recipe = dataclasses.replace(recipe, head=own_head)
+        return recipe, [decision, Decision("head", "that of the network's paper", why)]
+    return recipe, [decision]
+
+
+def _takes_own_head(job: Job, recipe: Recipe) -> bool:
+    """Whether a network that starts from random weights takes the head of its paper, since no other is given."""
+    scratch = job.weights == "none" and job.from_run is None
+    return scratch and recipe.head == Head() and all(stage.solver == "gradient" for stage in recipe.stages)
 
 
 def _was_checked(prepared: Prepared) -> bool:

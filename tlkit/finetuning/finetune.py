@@ -13,6 +13,7 @@ from tlkit.finetuning.fit import fit
 from tlkit.finetuning.judge import judge
 from tlkit.finetuning.prepare import prepare
 from tlkit.finetuning.resolve import resolve
+from tlkit.finetuning.transfer import transfer_gain
 from tlkit.finetuning.words import plan_lines
 from tlkit.plan.augmentation import Augmentation
 from tlkit.plan.job import OPTIONS, Job
@@ -38,6 +39,7 @@ def finetune(
     image_size: int | None = None,
     batch_size: int | None = None,
     weights: str = "imagenet",
+    accept_licence: bool = False,
     validation: float = 0.2,
     test: float | None = None,
     group_by: str | None = None,
@@ -47,6 +49,7 @@ def finetune(
     augment: Augmentation | str | None = None,
     allow: Sequence[str] = (),
     refit: bool | None = None,
+    folds: int | None = None,
     max_error: float | None = None,
     max_minutes: float | None = None,
     cache_gb: float | None = None,
@@ -110,6 +113,7 @@ def carry_out(job: Job, out: str | Path | None = None, *, force: bool = False, d
         _log_plan(decided.plan, prepared.backbone)
         trained = fit(decided, prepared, clock)
         judged = judge(decided.plan, trained, prepared, run, clock)
+        judged.scores["transfer"] = transfer_gain(prepared, run, clock)
         return deliver(decided.plan, judged, prepared, run, into=folder, fresh=fresh, clock=clock)
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
+from tlkit.data.dataset import decode_images
 from tlkit.finetuning.build import Decided, Trained, build
 from tlkit.finetuning.prepare import Prepared
 from tlkit.models.inference import seconds_per_image
 from tlkit.progress import NO_DEADLINE, Clock, Deadline
 from tlkit.runs.reading import parity_sample
 from tlkit.strategy.recipes import delivery_seconds
-from tlkit.training.train import train
+from tlkit.training.restarts import train_best
 
 if TYPE_CHECKING:
     import keras
 
     from tlkit.data.dataset import Dataset
+    from tlkit.data.examples import Examples
+    from tlkit.plan.recipe import Recipe
 
 
 def fit(decided: Decided, prepared: Prepared, clock: Clock | None = None) -> Trained:
@@ -26,17 +30,33 @@ def fit(decided: Decided, prepared: Prepared, clock: Clock | None = None) -> Tra
     assert plan.recipe is not None
     with clock.timed("build"):
         model = build(prepared, plan.recipe.head, plan.precision)
+    recipe, seed = plan.recipe, plan.job.seed
+
+    def restarted(one: int) -> keras.Model:
+        return model if one == seed else build(prepared, recipe.head, plan.precision, restart=one - seed)
+
     with clock.timed("train"):
-        history = train(
-            model,
+        best, history = train_best(
+            restarted,
             prepared.backbone,
-            plan.recipe,
-            dataset.part("train"),
+            recipe,
+            training_examples(dataset, recipe, "train"),
             dataset.part("validation"),
-            seed=plan.job.seed,
+            seed=seed,
             deadline=training_deadline(clock.deadline, model, dataset, plan.job.report),
         )
-    return Trained(model, history, decided.images_computed + history.images_computed)
+    return Trained(best, history, decided.images_computed + history.images_computed)
+
+
+def training_examples(dataset: Dataset, recipe: Recipe, *splits: str) -> Examples:
+    """Return the images of these splits, and their larger pixels if a stage of the recipe scales images."""
+    examples = dataset.part(*splits)
+    scales = [stage.scales[1] for stage in recipe.stages if stage.scales]
+    if not scales or max(scales) <= dataset.pixels.size:
+        return examples
+    images = dataset.images.part(*splits)
+    larger = decode_images(images, max(scales), dataset.pixels.fit, dataset.cache)
+    return dataclasses.replace(examples, sharper=larger.pixels.of(images))
 
 
 def training_deadline(deadline: Deadline, model: keras.Model, dataset: Dataset, report: bool) -> Deadline:

@@ -22,6 +22,7 @@ from tlkit.evaluation.refusal import refusal_threshold
 from tlkit.evaluation.scores import evaluate, prediction_table
 from tlkit.files import temporary_beside
 from tlkit.finetuning.build import Trained, as_saved
+from tlkit.finetuning.folds import cross_validate
 from tlkit.finetuning.prepare import Prepared
 from tlkit.finetuning.refit import Refitted, refit
 from tlkit.models.files import save_model
@@ -45,7 +46,7 @@ class Judged:
 
     Attributes:
         model: As saved, with its temperature baked in.
-        scores: "estimate", "validation", "test", "calibration", "refusal" and "refit" of metrics.json.
+        scores: "estimate", "folds", "validation", "test", "calibration", "refusal" and "refit" of metrics.json.
         served: Its probabilities of the validation images, shape (n, classes), for the proof.
         reported: The classifier that the report is on. It was not trained on the images that the report measures it on.
         images_computed: How many images ran through frozen layers, including those of training.
@@ -66,14 +67,15 @@ def judge(plan: Plan, trained: Trained, prepared: Prepared, run: Run, clock: Clo
     If the model is then trained on the validation images too (see `tlkit.finetuning.refit`), they judge the one before,
     and the test images the one after, which is delivered, unless it learned from these as well. A head that is solved
     is calibrated on the training images too, each predicted by a head that was not trained on it, if the validation
-    images are few.
+    images are few. With folds, every model is (see `tlkit.finetuning.folds`).
 
     Writes history.csv, model.keras, predictions.csv and what `tlkit.runs.reading.load_judged` needs into the run's
     folder.
     """
     clock, dataset = clock or Clock(), prepared.dataset
-    refitted = refit(plan, trained, prepared, clock)
-    run.write_table("history.csv", pd.DataFrame(trained.history.rows))
+    again = refit if plan.job.folds is None else cross_validate
+    refitted = again(plan, trained, prepared, clock)
+    run.write_table("history.csv", pd.DataFrame(trained.history.table()))
     judged = as_saved(trained.model, prepared.backbone, plan)
     delivered = judged if refitted is None else refitted.delivered(judged)
     save_model(delivered, run.model_file)
@@ -89,6 +91,8 @@ def judge(plan: Plan, trained: Trained, prepared: Prepared, run: Run, clock: Clo
             _keep_judged(run, judged, whole=refitted.model is not None)
             learned = refitted.splits
             scores["refit"] = {"images": sum(map(dataset.count, learned)), "splits": list(learned)}
+            if refitted.folds:
+                scores["refit"]["folds"] = refitted.folds
             computed += refitted.images_computed
     return Judged(
         delivered,
@@ -211,8 +215,10 @@ def _calibrate_and_score(run: Run, images: ImageSet, answers: Answers, plan: Pla
             "validation": measured["validation"],
             "test": measured.get("test"),
         }
+    folds = _folds(plan, images, answers)
     numbers = {
-        "estimate": _estimate(plan, images, probabilities),
+        "estimate": folds if folds and "test" not in probabilities else _estimate(plan, images, probabilities),
+        "folds": folds,
         "validation": scores["validation"],
         "test": scores.get("test"),
         "calibration": {
@@ -249,6 +255,19 @@ def _predictions(images: ImageSet, answers: Answers, temperature: float) -> pd.D
     final = pd.concat(finals, ignore_index=True)
     final = final.rename(columns={"prediction": "final", "probability": "final_probability"})
     return whole.merge(final, on="path", how="left")
+
+
+def _folds(plan: Plan, images: ImageSet, answers: Answers) -> dict[str, Any] | None:
+    """The accuracy over all training and validation images, each predicted out of fold; None without folds."""
+    if plan.job.folds is None or answers.training is None:
+        return None
+    part = images.part("train", "validation")
+    labels = part.labels()
+    found = np.concatenate([answers.training, answers.reported["validation"]]).argmax(1)
+    how = f"each predicted by one of {plan.job.folds} models, which had not learned from it"
+    return estimate_from(found == labels, labels, how, groups=part.groups(), also_chose=_also_chose(plan)).to_dict(
+        images.class_names
+    )
 
 
 def _estimate(plan: Plan, images: ImageSet, probabilities: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -291,6 +310,8 @@ def _also_chose(plan: Plan) -> list[str]:
         chose.append("the head's penalty")
     if plan.recipe.monitor != "last" and any(stage.solver == "gradient" for stage in stages):
         chose.append("the epoch that was kept")
+    if plan.recipe.restarts:
+        chose.append("the restart that was kept")
     if any(stage.interpolate == "chosen" for stage in stages):
         chose.append("the weights between the first and the last epoch")
     return chose

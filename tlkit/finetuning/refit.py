@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from tlkit.finetuning.build import Trained, as_saved, build
-from tlkit.finetuning.fit import training_deadline
+from tlkit.finetuning.fit import training_deadline, training_examples
 from tlkit.finetuning.prepare import Prepared
 from tlkit.models.classifier import with_head
 from tlkit.plan.plan import Plan
@@ -38,6 +38,7 @@ class Refitted:
         out_of_fold: As in `tlkit.training.solve.Refit`.
         images_computed: How many images ran through frozen layers for it.
         splits: What it learned from.
+        folds: Of how many folds' models it is the mean; 0 if it is not (see `tlkit.finetuning.folds`).
     """
 
     head: tuple[np.ndarray, np.ndarray] | None = None
@@ -45,6 +46,7 @@ class Refitted:
     out_of_fold: np.ndarray | None = None
     images_computed: int = 0
     splits: tuple[str, ...] = ("train", "validation")
+    folds: int = 0
 
     def delivered(self, judged: keras.Model) -> keras.Model:
         """The classifier. judged: as it is saved, trained without the validation images."""
@@ -99,11 +101,15 @@ def _trained(plan: Plan, trained: Trained, prepared: Prepared, clock: Clock) -> 
         last = dataclasses.replace(last, interpolate=trained.history.position)
     stages = tuple(dataclasses.replace(stage, patience=None) for stage in (*before, last))
     fixed = dataclasses.replace(recipe, stages=stages, monitor="last")
-    everything, validation = prepared.dataset.part("train", "validation"), prepared.dataset.part("validation")
+    everything = training_examples(prepared.dataset, recipe, "train", "validation")
+    validation = prepared.dataset.part("validation")
     log.info(f"refitting  on all {counted(len(everything), 'training and validation image')}")
-    model = build(prepared, recipe.head, plan.precision)
+    restart = trained.history.restart
+    model = build(prepared, recipe.head, plan.precision, restart=restart)
     deadline = training_deadline(clock.deadline, model, prepared.dataset, plan.job.report)
-    again = train(model, prepared.backbone, fixed, everything, validation, seed=plan.job.seed, deadline=deadline)
+    again = train(
+        model, prepared.backbone, fixed, everything, validation, seed=plan.job.seed + restart, deadline=deadline
+    )
     if again.cut_short:
         return None
     return Refitted(model=as_saved(model, prepared.backbone, plan), images_computed=again.images_computed)

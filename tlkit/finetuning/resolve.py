@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tlkit.backbones import BACKBONES, Backbone, cached_file, check_backbone_name, find_weights, named_backbones
+from tlkit.backbones.published import Card, check_handle, fetch, is_handle, pinned, read_card
+from tlkit.backbones.weights import row_of_weights
 from tlkit.data.scan import check_exists
 from tlkit.data.sources.names import is_utf8
 from tlkit.errors import SpecError
 from tlkit.plan.augmentation import Augmentation, find_augmentation
 from tlkit.plan.decision import Decision
 from tlkit.plan.job import AUTO, Job
-from tlkit.plan.recipe import Recipe
+from tlkit.plan.recipe import Recipe, check_scales
 from tlkit.recipes import find_recipe
 from tlkit.runs.folder import open_run
 
@@ -52,6 +54,7 @@ def check_names(job: Job) -> None:
     if job.backbone not in (None, AUTO):
         for name in str(job.backbone).split(","):
             check_backbone_name(name.strip())
+    check_handle(job.weights)
     if isinstance(job.recipe, str) and job.recipe != AUTO and not job.recipe.endswith(".py"):
         find_recipe(job.recipe)
     if job.augment is not None:
@@ -75,8 +78,9 @@ def resolve(job: Job) -> Resolved:
     if start is not None:
         earlier = open_run(start).plan
         name, size = name or earlier.backbone.name, size or earlier.image_size
+    card = None if start is not None else read_card(job.weights)
     if name is None:
-        name, why = default_backbone()
+        name, why = _default_backbone(job.weights)
         decisions = (Decision("backbone", name, why),)
     backbones = tuple(one.taking(job.weights) for one in named_backbones(name))
     if start is not None:
@@ -87,7 +91,30 @@ def resolve(job: Job) -> Resolved:
     augmentation = None if job.augment is None else find_augmentation(job.augment)
     for one in backbones:
         _check_backbone(job, one, size or one.size, recipe)
+    if card is not None:
+        job, decision = _pinned(job, card)
+        decisions = (*decisions, decision)
     return Resolved(job, backbones, size, recipe, augmentation, decisions)
+
+
+def _default_backbone(weights: str) -> tuple[str, str]:
+    """The backbone if none was named, and why: the one that weights by name are of, if they say it."""
+    row = row_of_weights(weights)
+    return default_backbone() if row is None else (row.name, "none was named, and the weights are of this network")
+
+
+def _pinned(job: Job, card: Card) -> tuple[Job, Decision]:
+    """The job with its weights by name as the plan keeps them, and what their publisher says of them."""
+    file = fetch(card, accept_licence=job.accept_licence)
+    name = pinned(card, file) if is_handle(job.weights) else job.weights
+    evidence = {
+        "architecture": card.architecture,
+        "pixels": card.pixels,
+        "size": card.size,
+        "licence": card.licence,
+        **card.settings,
+    }
+    return dataclasses.replace(job, weights=name), Decision("weights", card.name, card.sentence(), evidence)
 
 
 def default_backbone() -> tuple[str, str]:
@@ -113,12 +140,13 @@ def _check_backbone(job: Job, backbone: Backbone, size: int, recipe: Recipe | No
     """Raise SpecError for a job that a backbone cannot do, WeightsError if its weights are not available."""
     for stage in recipe.stages if recipe else ():
         backbone.block_count(stage.unfreeze)
+        check_scales(stage, size)
     if size < backbone.smallest:
         raise SpecError(f"`image_size` is {size}. {backbone.name} needs {backbone.smallest} pixels or more.")
     if job.from_run is not None:
         return
     if backbone.learn is None or job.weights != "imagenet":
-        find_weights(backbone, job.weights)
+        find_weights(backbone, job.weights, accept_licence=job.accept_licence)
     if backbone.brings_weights and backbone.parameters and job.weights == "none":
         raise SpecError(
             f"`weights=none` asks for random weights, but '{backbone.name}' has its own. Leave `weights` out."

@@ -25,8 +25,8 @@ def plan_lines(plan: Plan, backbone: Backbone) -> list[str]:
         lines.append(f"problems  {plan.problems} (listed in problems.csv)")
     lines += _decision_lines(one for one in plan.decisions if one.about == "classes")
     weights = f"from {job.from_run}" if job.from_run else backbone.weights_line(job.weights)
-    licence = backbone.licence_line(job.weights)
-    terms = f" ({licence})" if job.weights == "imagenet" and licence else ""
+    licence = plan.backbone.licence_of_weights
+    terms = f" ({licence})" if licence not in ("", "your own") else ""
     if backbone.note:
         terms += f", {backbone.note}"
     lines.append(f"backbone  {backbone.name} at {plan.image_size} px, weights: {weights}{terms}")
@@ -67,6 +67,10 @@ def result_lines(run: Run) -> list[str]:
     elif after["log_loss"] > before["log_loss"]:
         effect += ": worse on these images"
     lines.append(f"{'calibrated':<11} {fitted}: {effect}")
+    if metrics["folds"] and metrics["folds"] != metrics["estimate"]:
+        lines.append(f"{'folds':<11} {metrics['folds']['sentence']}")
+    if metrics["transfer"]:
+        lines.append(f"{'compared':<11} {metrics['transfer']['sentence']}")
     if metrics["refit"]:
         lines.append(f"{'refitted':<11} {refit_sentence(metrics['refit'])}")
     if metrics["refusal"]:
@@ -112,6 +116,12 @@ def _more(plan: Plan) -> list[str]:
 
 def refit_sentence(refit: Mapping[str, Any]) -> str:
     """What is said of a model that was also trained on the validation images. refit: as in metrics.json."""
+    if "folds" in refit:
+        return (
+            f"the delivered model is the mean of the weights of {refit['folds']} models, each trained without one fold "
+            f"of {counted(refit['images'], 'image')}; the validation images judged the one that had not learned from "
+            "them"
+        )
     drawn = "test" in refit.get("splits", ())
     kind, judges = (
         ("training, validation and test image", "validation and test")

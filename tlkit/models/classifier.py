@@ -28,6 +28,7 @@ def build_classifier(
     weights: str = "imagenet",
     seed: int = 0,
     precision: str = "float32",
+    accept_licence: bool = False,
 ) -> keras.Model:
     """Build a classifier: a backbone with a new head, as one flat functional model.
 
@@ -37,25 +38,27 @@ def build_classifier(
     Args:
         backbone: a row of `tlkit.backbones`, its name, or anything that `find_backbone` accepts.
         classes: number of classes, 2 or more.
-        head: what replaces the top; default `Head()`.
+        head: what replaces the top; default `Head()`, or with `weights="none"` the backbone's own head, if it has one.
         image_size: pixels of each side; default the backbone's native size.
-        weights: "imagenet", "none" for random ones, or a weights file of the backbone without its top.
+        weights: "imagenet", "none" for random ones, a weights file of the backbone with or without its top, or a name
+            such as "timm:resnext50_32x4d.tv_in1k" (see `tlkit.pretrained`).
         seed: sets Keras' global seed, so that the initial weights are reproducible.
         precision: a Keras dtype policy for the layers. The softmax is always float32.
+        accept_licence: as for `tlkit.pretrained`.
 
     Raises:
         SpecError: fewer than 2 classes, or an image size that the backbone does not accept.
-        WeightsError: the weights are absent, or those of another network.
+        WeightsError: the weights are absent, or those of another network, or their licence is not accepted.
     """
     backbone = find_backbone(backbone) if isinstance(backbone, str) else backbone
     backbone = backbone.taking(weights)
-    head = head or Head()
+    head = head or (backbone.own_head if weights == "none" else None) or Head()
     size = image_size or backbone.size
     if classes < 2:
         raise SpecError(f"classes is {classes}. Expected 2 or more.")
     if size < backbone.smallest:
         raise SpecError(f"image_size is {size}, but {backbone.name} takes {backbone.smallest} or more pixels.")
-    file = find_weights(backbone, weights)
+    file = find_weights(backbone, weights, accept_licence=accept_licence)
     keras.utils.set_random_seed(seed)
     with _dtype_policy(precision):
         inputs, features = backbone.build(size)

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import keras
 
+from tlkit.backbones import registered as _registered  # noqa: F401  registers tlkit's own layers with Keras
 from tlkit.backbones.kerashub import kerashub_layers
 from tlkit.backbones.saved_model_layer import MODULES, SavedModelLayer, module_files, modules_in
 from tlkit.errors import WeightsError
 from tlkit.files import temporary_beside
+from tlkit.models import drop_connect as drop_connect  # so that Keras knows the layer
 
 
 def save_model(model: keras.Model, file: Path) -> None:

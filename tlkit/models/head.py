@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import keras
@@ -9,6 +10,7 @@ import keras
 from tlkit.backbones import Backbone
 from tlkit.backbones.graph import _boundary_tensors, ancestors_of, crossing_tensors, graph_nodes
 from tlkit.errors import SpecError
+from tlkit.models.drop_connect import DropConnect
 from tlkit.plan.recipe import Head
 from tlkit.words import counted
 
@@ -54,16 +56,17 @@ def _attach_head(x: Any, head: Head, classes: int) -> Any:
         "kernel_regularizer": keras.regularizers.L1L2(head.l1, head.l2) if head.l1 or head.l2 else None,
         "kernel_constraint": keras.constraints.MaxNorm(head.max_norm) if head.max_norm else None,
     }
+    dense = functools.partial(DropConnect, rate=head.drop_connect) if head.drop_connect else layers.Dense
     if head.batch_norm:
         x = layers.BatchNormalization(name="head_bn")(x)
     for number, units in enumerate(head.hidden, start=1):
         x = _drop(x, head.dropout, f"head_dropout_{number}")
-        x = layers.Dense(units, use_bias=not head.batch_norm, name=f"head_dense_{number}", **limits)(x)
+        x = dense(units, use_bias=not head.batch_norm, name=f"head_dense_{number}", **limits)(x)
         if head.batch_norm:
             x = layers.BatchNormalization(name=f"head_bn_{number}")(x)
-        x = layers.Activation("relu", name=f"head_relu_{number}")(x)
+        x = layers.Activation(head.activation, name=f"head_{head.activation}_{number}")(x)
     x = _drop(x, head.dropout, "head_dropout")
-    return layers.Dense(classes, activation="softmax", dtype="float32", name="predictions", **limits)(x)
+    return dense(classes, activation="softmax", dtype="float32", name="predictions", **limits)(x)
 
 
 def _pool(features: Any, pooling: str, name: str = FEATURES) -> Any:

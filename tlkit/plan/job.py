@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tlkit.errors import RunError, unknown
+from tlkit.errors import RunError, SpecError, unknown
 from tlkit.plan.augmentation import Augmentation, augmentation_from_dict, check_fields
 from tlkit.plan.checks import _between, _from_dict, _whole
 from tlkit.plan.columns import named_columns
@@ -31,8 +31,8 @@ class Job:
     Args:
         data: A folder of class folders, a folder of train/ val/ test/ folders, or a table (see `tlkit.scan`).
         backbone: A name of `tlkit backbones` or a `.keras` file. Several separated by commas, or "auto" for all whose
-            weights are on this machine, are compared by linear probes first. None: mobilenetv2 if its ImageNet weights
-            are on this machine, else nano.
+            weights are on this machine, are compared by linear probes first. None: the one that weights by name are
+            of; else mobilenetv2 if its ImageNet weights are on this machine, else nano.
         recipe: A Recipe, a name of `tlkit recipes`, a file, or "auto" for a tournament of strategies on held-out
             images. None: chosen by the number of images and `similar` if `similar` is given, else "auto".
         similar: Whether the images are like ImageNet's. None: unknown.
@@ -52,7 +52,11 @@ class Job:
             stages change by the same factor.
         image_size: Pixels of each side. None: the backbone's native size.
         batch_size: Images per step. None: the recipe's.
-        weights: "imagenet", "none" or a file.
+        weights: "imagenet", "none", a file, or a name such as "timm:resnext50_32x4d.tv_in1k", "hf://USER/REPO" or
+            "torchvision:resnext50_32x4d-7cdf4587.pth", which also says what `backbone` is. plan.json keeps a name with
+            its commit and SHA-256, so that a repeat takes the same file.
+        accept_licence: Whether you accept the licence of weights by name, if it forbids commercial use or has terms of
+            its own.
         validation: Share of the training images, above 0 and below 1. Not used if the data has validation images.
         test: Share of the images that become test images, from 0 to below 1. They are looked at once, at the end. Not
             used if the data has test images. 0: none; then the validation images give the accuracy, and also choose the
@@ -69,6 +73,10 @@ class Job:
         refit: Whether the delivered model is trained on the validation images too, after they have judged one that was
             not. None: a head that is solved is, which takes seconds; a network that is trained by gradient descent is
             not, since that would take as long again.
+        folds: k-fold cross-validation, 2 or more: a model is trained for each fold, without it, and the accuracy is
+            that over all training and validation images, each predicted by the model that had not learned from it. The
+            mean of the models' weights is delivered, so they must begin from pretrained weights or an earlier run, not
+            from random ones. Replaces `validation` by 1 / folds and takes about folds times as long. None: no folds.
         max_error: Error rate allowed among accepted predictions, above 0 and below 1. Predictions that are not
             confident enough are served as "unsure".
         max_minutes: Time limit of the whole run in minutes, above 0.
@@ -100,6 +108,7 @@ class Job:
     image_size: int | None = None
     batch_size: int | None = None
     weights: str = "imagenet"
+    accept_licence: bool = False
     validation: float = 0.2
     test: float | None = None
     group_by: str | None = None
@@ -109,6 +118,7 @@ class Job:
     augment: Augmentation | str | None = None
     allow: tuple[str, ...] = ()
     refit: bool | None = None
+    folds: int | None = None
     max_error: float | None = None
     max_minutes: float | None = None
     cache_gb: float | None = None
@@ -129,6 +139,7 @@ class Job:
             raise unknown("metric", self.metric, METRICS)
         if self.balance is not None and self.balance not in BALANCES:
             raise unknown("balance", self.balance, BALANCES)
+        self._check_folds()
         for name in ("epochs", "batch_size", "image_size"):
             if getattr(self, name) is not None:
                 _whole(f"`{name}`", getattr(self, name), 1)
@@ -143,6 +154,20 @@ class Job:
             _between("`max_minutes`", self.max_minutes, 0, None, open_start=True)
         if self.cache_gb is not None:
             _between("`cache_gb`", self.cache_gb, 0, None)
+
+    def _check_folds(self) -> None:
+        if self.folds is None:
+            return
+        _whole("`folds`", self.folds, 2)
+        if self.refit is not None:
+            raise SpecError(
+                "`refit` trains one model on all images, and `folds` averages several. Give one of the two."
+            )
+        if self.weights == "none" and self.from_run is None:
+            raise SpecError(
+                "The models of `folds` are averaged, which needs one starting point, but `weights` is none. Start from "
+                "pretrained weights or an earlier run, or leave `folds` out."
+            )
 
     @property
     def by_tournament(self) -> bool:

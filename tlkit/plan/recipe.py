@@ -14,11 +14,12 @@ from typing import Any
 
 from tlkit.errors import SpecError
 from tlkit.plan.augmentation import Augmentation, augmentation_from_dict
-from tlkit.plan.checks import _between, _from_dict, _one_of, _whole
+from tlkit.plan.checks import _between, _from_dict, _one_of, _range, _whole
 
 Unfreeze = int | str | tuple[int, ...]
 
 POOLINGS = ("avg", "max", "avg+max", "flatten")
+ACTIVATIONS = ("relu", "tanh")
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "plateau")
 BATCH_NORMS = ("frozen", "moving", "recalibrated")
@@ -35,8 +36,10 @@ class Head:
     taps: the blocks whose pooled outputs the head reads, concatenated: () = the last block only; "all"; or block
         numbers, 1 = the bottom one. Earlier blocks hold more general features, which suit images unlike ImageNet's
         (Evci et al. 2022, arXiv:2201.03529). Blocks above the highest tap are left out of the model.
-    hidden: units of each ReLU layer between pooling and softmax.
+    hidden: units of each layer between pooling and softmax. activation: of these layers, "relu" or "tanh".
     dropout: dropout rate before every dense layer, 0 to below 1.
+    drop_connect: share of the dense layers' weights that are dropped in each training step, 0 to below 1 (Wan et al.
+        2013); see `tlkit.models.drop_connect`.
     batch_norm: whether BatchNormalization follows pooling and each hidden layer.
     l1, l2: L1 and L2 penalty of the dense kernels, 0 or more.
     max_norm: the largest norm of a dense unit's weights, above 0 (Srivastava et al. 2014); None = no limit.
@@ -51,15 +54,19 @@ class Head:
     taps: tuple[int, ...] | str = ()
     hidden: tuple[int, ...] = ()
     dropout: float = 0.0
+    drop_connect: float = 0.0
     batch_norm: bool = False
     l1: float = 0.0
     l2: float = 0.0
     max_norm: float | None = None
     label_smoothing: float = 0.0
+    activation: str = "relu"
 
     def __post_init__(self) -> None:
         _one_of("Head.pooling", self.pooling, POOLINGS)
+        _one_of("Head.activation", self.activation, ACTIVATIONS)
         _between("Head.dropout", self.dropout, 0, 1, open_end=True)
+        _between("Head.drop_connect", self.drop_connect, 0, 1, open_end=True)
         _between("Head.label_smoothing", self.label_smoothing, 0, 1, open_end=True)
         _between("Head.l1", self.l1, 0, None)
         _between("Head.l2", self.l2, 0, None)
@@ -102,6 +109,18 @@ class Stage:
     mixup, cutmix: alpha of the Beta distribution; 0 = off. mixup blends two images and their labels (Zhang et al. 2018,
         arXiv:1710.09412); cutmix copies a rectangle of one image into the other (Yun et al. 2019, arXiv:1905.04899). If
         both are on, one of them is drawn at random for each batch.
+    adversarial: epsilon of adversarial training, in levels of 0 to 255; 0 = off (Goodfellow et al. 2015,
+        arXiv:1412.6572). In each step the images are also moved by epsilon along the sign of the loss's gradient, which
+        takes about three times as long. The gradient reaches the pixels, so no features of frozen layers are cached: a
+        stage that freezes blocks runs them in every step. Needs TensorFlow or JAX (see `tlkit.models.adversarial`).
+    clean_share: alpha, the share of the loss on the images as they are, 0 to below 1; the rest is on the moved ones. It
+        counts only with `adversarial`. The paper uses 0.5.
+    scales: (low, high) in pixels: in each epoch every training image is scaled so that its shorter side is a whole
+        number drawn between these, and cropped at random to the model's image size, before it is augmented; None = off
+        (scale jittering, Simonyan and Zisserman 2015, arXiv:1409.1556, who take (256, 512) for 224). The draws follow
+        from the seed, the epoch and the image's content. low is at least the image size. `finetune` decodes the
+        training images once more for it, at the highest size, made square as its `fit` says; `train` scales the pixels
+        that it is given. Frozen blocks run in every epoch, since no two epochs have the same pixels.
     ema: momentum of the exponential moving average of the weights, 0 to below 1; 0 = off. The averaged weights are the
         ones that are validated and kept.
     interpolate: position between the weights at the start of the stage (0) and at its end (1), above 0 to 1. 0.5 is the
@@ -131,6 +150,9 @@ class Stage:
     patience: int | None = None
     mixup: float = 0.0
     cutmix: float = 0.0
+    adversarial: float = 0.0
+    clean_share: float = 0.5
+    scales: tuple[int, int] | None = None
     ema: float = 0.0
     interpolate: float | str = 1.0
     solver: str = "gradient"
@@ -185,6 +207,26 @@ class Stage:
             raise SpecError("Stage.weight_decay is not applied by 'adam'. Use optimizer='adamw', or 0.")
         if self.schedule == "plateau" and self.warmup:
             raise SpecError("Stage.warmup works with the schedules 'constant' and 'cosine', not with 'plateau'.")
+        self._check_images()
+
+    def _check_images(self) -> None:
+        """Check what is done to the images in each step."""
+        _between("Stage.adversarial", self.adversarial, 0, 255)
+        _between("Stage.clean_share", self.clean_share, 0, 1, open_end=True)
+        if self.scales is not None:
+            _range("Stage.scales", self.scales, 1, 10_000)
+            for side in self.scales:
+                _whole("Stage.scales", side, 1)
+        if self.solver != "gradient" and self.adversarial:
+            raise SpecError(
+                f"Stage.adversarial moves pixels along a gradient in each step, but solver '{self.solver}' takes no "
+                "steps. Use solver='gradient', or adversarial=0."
+            )
+        if self.solver != "gradient" and self.scales:
+            raise SpecError(
+                f"Stage.scales draws a size in each epoch, but solver '{self.solver}' has none. "
+                "Use solver='gradient', or scales=None."
+            )
 
 
 @dataclass(frozen=True)
@@ -204,6 +246,9 @@ class Recipe:
         `tlkit.finetune`.
     precision: "auto" = float32 on a CPU, and on a GPU mixed_bfloat16 where it has it, else mixed_float16; or a Keras
         dtype policy.
+    restarts: how many more times the whole training is done, each with the next seed: other random weights, order and
+        augmentation. The one that is best on the validation images by `monitor` (by the log loss with "last") is kept.
+        A head that is solved first is found in the caches. It has no effect in `tlkit.train`, only in `tlkit.finetune`.
     monitor: the validation metric that decides which weights are best, "val_loss" (the log loss, without label
         smoothing and regularizers) or "val_accuracy"; the other breaks ties. "last" keeps the last epoch's weights
         whatever the metrics are: for schedules that end at a learning rate of zero, and for validation splits that are
@@ -223,6 +268,7 @@ class Recipe:
     class_weights: bool = False
     prior_shift: bool = False
     precision: str = "auto"
+    restarts: int = 0
     monitor: str = "val_loss"
     why: str = ""
 
@@ -234,6 +280,7 @@ class Recipe:
             head.hidden
             or head.batch_norm
             or head.dropout
+            or head.drop_connect
             or head.label_smoothing
             or head.l1
             or head.l2
@@ -245,6 +292,12 @@ class Recipe:
             )
         _whole("Recipe.batch_size", self.batch_size, 1)
         _whole("Recipe.views", self.views, 1)
+        _whole("Recipe.restarts", self.restarts, 0)
+        if self.restarts and all(stage.solver != "gradient" for stage in self.stages):
+            raise SpecError(
+                f"Recipe.restarts is {self.restarts}, but a head that is solved does not depend on the seed. "
+                "Use restarts=0, or add a stage that trains."
+            )
         _one_of("Recipe.precision", self.precision, PRECISIONS)
         _one_of("Recipe.monitor", self.monitor, MONITORS)
 
@@ -268,6 +321,15 @@ def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
     given["augmentation"] = augmentation_from_dict(given.get("augmentation", {}))
     given["stages"] = tuple(_from_dict(Stage, stage) for stage in given.get("stages", ()))
     return _from_dict(Recipe, given)
+
+
+def check_scales(stage: Stage, image_size: int) -> None:
+    """Raise SpecError for a stage that scales images below the model's image size, in pixels."""
+    if stage.scales is not None and stage.scales[0] < image_size:
+        raise SpecError(
+            f"Stage.scales is {stage.scales}, but squares of {image_size} pixels, the image size, are cut out of the "
+            f"scaled images. Expected {image_size} or more."
+        )
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:

@@ -275,6 +275,12 @@ class Record:
         return found["sentence"] if found else ""
 
     @property
+    def transfer(self) -> str:
+        """What transfer would have gained, as a sentence; "" for a run that did not begin from random weights."""
+        found = self._metrics.get("transfer")
+        return found["sentence"] if found else ""
+
+    @property
     def doubts(self) -> list[str]:
         """Why accuracy on new images is probably lower, as sentences."""
         return self._plan.doubts
@@ -328,13 +334,15 @@ class Record:
     def history(self) -> pd.DataFrame:
         """stage, accuracy, loss, validation_accuracy, validation_loss, c, seconds of each epoch; empty for an ensemble.
 
+        Of several trainings (see `tlkit.Recipe.restarts`), that of the one that was kept.
         c: the inverse L2 penalty of a solved head, NaN for a stage that was trained by epochs.
         """
         file = self.run.folder / "history.csv"
         if not file.is_file():
             return pd.DataFrame()
         names = {"val_accuracy": "validation_accuracy", "val_loss": "validation_loss", "strength": "c"}
-        return pd.read_csv(file).rename(columns=names)
+        table = pd.read_csv(file).rename(columns=names)
+        return table[table["kept"]].reset_index(drop=True) if "kept" in table else table
 
     def problems(self) -> pd.DataFrame:
         """path, problem, action of each file with a problem."""

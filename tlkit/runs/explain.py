@@ -12,12 +12,11 @@ import numpy as np
 from tlkit.deployment.exported import decoded_pixels
 from tlkit.drawing import draw_rows
 from tlkit.errors import DataError, unknown
-from tlkit.evaluation.feature_visualization import first_filters, most_typical
 from tlkit.evaluation.saliency import ClassActivationMaps, has_map, occlusion_maps, overlay
 from tlkit.runs.folder import Run, open_run
 from tlkit.runs.predict import _expand, _read
 from tlkit.runs.reading import load_model
-from tlkit.words import counted, shown
+from tlkit.words import shown
 
 MOST_EXPLAINED = 64
 
@@ -33,8 +32,6 @@ def explain_files(
     *,
     method: str = "cam",
     of_class: str | None = None,
-    filters: bool = False,
-    typical: bool = False,
 ) -> list[str]:
     """Draw saliency maps of a run's predictions for image files.
 
@@ -44,9 +41,6 @@ def explain_files(
         out: The image file to write.
         method: "cam" (`ClassActivationMaps`) or "occlusion" (`occlusion_maps`).
         of_class: The class to explain. Default: the most probable class of each image.
-        filters: Draw the filters of the first layer instead.
-        typical: Draw synthetic images that maximise the score of a class instead: of `of_class`, else of the first 16
-            classes.
 
     Returns:
         A line for each image, which says so if it has no saliency map, and one that names the method and the file;
@@ -64,20 +58,8 @@ def explain_files(
     if of_class is not None and of_class not in classes:
         raise unknown("class", of_class, classes)
     model = load_model(run)
-    if filters:
-        kernels = first_filters(model)
-        across = 8
-        draw_rows([[(one, "") for one in kernels[at : at + across]] for at in range(0, len(kernels), across)], out, 96)
-        return [f"{counted(len(kernels), 'filter')} of the first layer: {out}"]
-    if typical:
-        names = [of_class] if of_class else classes[:16]
-        drawn = [(most_typical(model, classes.index(name)), name) for name in names]
-        draw_rows([drawn[at : at + 4] for at in range(0, len(drawn), 4)], out)
-        return [f"synthetic images that maximise the score of {', '.join(names)}: {out}"]
-    found = [file for file, aside in _expand(files) if not aside][:MOST_EXPLAINED]
-    if not found:
-        raise DataError("No files to explain. Expected image files or folders.")
-    images = np.stack([_decoded(file, plan.image_size, plan.job.fit, plan.depth) for file in found])
+    found = image_files(files)
+    images = decoded_files(run, found, plan.image_size)
     probabilities = np.asarray(model.predict(images, verbose=0))
     chosen = [classes.index(of_class)] * len(found) if of_class else probabilities.argmax(1).tolist()
     maps, name = _maps(model, images, chosen, method)
@@ -107,6 +89,23 @@ def _maps(model: keras.Model, images: np.ndarray, chosen: Sequence[int], method:
         return occlusion_maps(model, images, chosen), "occlusion"
     cam = ClassActivationMaps(model)
     return cam(images, chosen)[0], cam.method
+
+
+def image_files(files: Sequence[str | Path]) -> list[Path]:
+    """The first 64 image files among some files and folders. Raises DataError if there is none."""
+    found = [file for file, aside in _expand(files) if not aside][:MOST_EXPLAINED]
+    if not found:
+        raise DataError("No files to explain. Expected image files or folders.")
+    return found
+
+
+def decoded_files(run: Run, files: Sequence[Path], size: int) -> np.ndarray:
+    """Image files as the run's model sees them, but for their size: uint8, shape (n, size, size, 3).
+
+    Raises DataError for one that does not decode.
+    """
+    plan = run.plan
+    return np.stack([_decoded(file, size, plan.job.fit, plan.depth) for file in files])
 
 
 def _decoded(file: Path, size: int, fit: str, depth: int) -> np.ndarray:

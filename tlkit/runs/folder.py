@@ -37,6 +37,8 @@ METRICS: dict[str, Any] = {
     "test": None,
     "calibration": None,  # the temperature, how many images it was fitted on, and the scores before it
     "refusal": None,  # the threshold of `max_error`
+    "transfer": None,  # what transfer would have gained over random weights, see `tlkit.finetuning.transfer`
+    "folds": None,  # the accuracy out of fold, as "estimate", of a run with `folds`
     "refit": None,  # on how many images and which splits the delivered model was trained, if not on train alone
     "parity": None,  # the proof that the export predicts as the trained model does
     "members": (),  # of an ensemble: run, accuracy and log_loss of each

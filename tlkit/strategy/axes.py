@@ -306,7 +306,7 @@ def measure_axes(
     Raises:
         DataError: The cache has no room for the features. Also the errors of `tlkit.build_classifier`.
     """
-    network = find_backbone(backbone)
+    network = find_backbone(backbone).taking(weights)
     size = image_size or network.size
     dataset = decode_images(images, size, cache=cache).split(seed=seed)
     network = learn_weights(network, dataset.part("train"), weights=weights, seed=seed)

@@ -21,6 +21,8 @@ from tlkit.stats import AT_CHANCE, paired_difference, paired_p_value, wilson_int
 from tlkit.words import counted
 
 if TYPE_CHECKING:
+    import keras
+
     from tlkit.backbones import Backbone
     from tlkit.cache import Cache
     from tlkit.data.images import ImageSet
@@ -59,7 +61,7 @@ def compare_backbones(
         dataset = decode_images(images, size, job.fit, cache)
         dataset = dataset.split(validation=job.validation, seed=job.seed)
         learned = learn_weights(network, dataset.part("train"), weights=job.weights, seed=job.seed)
-        model = build_classifier(learned, len(dataset.class_names), image_size=size, weights=job.weights, seed=job.seed)
+        model = _classifier(learned, len(dataset.class_names), size, job)
         pool, training = dataset.part("train", "validation"), dataset.count("train")
         table = feature_table(model, network, pool, training, seed=job.seed)
         if table is None:
@@ -109,6 +111,12 @@ def compare_backbones(
         )
     chosen = next(network for network in networks if network.name == leader["backbone"])
     return chosen, Decision("backbone", chosen.name, why, {"compared": rows})
+
+
+def _classifier(network: Backbone, classes: int, size: int, job: Job) -> keras.Model:
+    return build_classifier(
+        network, classes, image_size=size, weights=job.weights, seed=job.seed, accept_licence=job.accept_licence
+    )
 
 
 def _surely_ahead(first: np.ndarray, second: np.ndarray, challengers: int, groups: np.ndarray | None = None) -> bool:

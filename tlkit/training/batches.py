@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tlkit.data.augment import augment
+from tlkit.data.augment import augment, scaled_crop
 from tlkit.data.examples import RowSource
 from tlkit.plan.augmentation import Augmentation
 
@@ -188,6 +188,30 @@ def augmenting(augmentation: Augmentation, numbers: Sequence[int], seed: int, po
         return [np.stack(list(jobs))]
 
     return transform
+
+
+def scaling(
+    size: int, scales: tuple[int, int], numbers: Sequence[int], seed: int, pool: ThreadPoolExecutor
+) -> Transform:
+    """Return a transform for `Batches` that scales and crops images on the pool's threads: see `tlkit.Stage.scales`.
+
+    Each image's size and place are seeded by (seed, 4, epoch, the image's number).
+    """
+
+    def transform(inputs: list[np.ndarray], indices: np.ndarray, epoch: int) -> list[np.ndarray]:
+        (images,) = inputs
+        seeds = [(seed, 4, epoch, numbers[i]) for i in indices]
+        jobs = pool.map(lambda image, one: scaled_crop(image, size, scales, one), images, seeds)
+        return [np.stack(list(jobs))]
+
+    return transform
+
+
+def in_turn(first: Transform | None, second: Transform | None) -> Transform | None:
+    """Return the transform that applies both, either of which may be None."""
+    if first is None or second is None:
+        return first or second
+    return lambda inputs, indices, epoch: second(first(inputs, indices, epoch), indices, epoch)
 
 
 def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from tlkit.errors import TrainingError
 from tlkit.models.batch_norm import batch_norms, fit_momentum, recalibrate
 from tlkit.progress import Deadline, bars_shown, log
 from tlkit.stats import chance_log_loss
-from tlkit.training.batches import Batches, Targets, augmenting, class_weights
+from tlkit.training.batches import Batches, Targets, augmenting, class_weights, in_turn, scaling
 from tlkit.training.callbacks import (
     LOG_LOSS,
     FollowEpochs,
@@ -61,21 +61,24 @@ def fit_stage(
         KeyboardInterrupt: Ctrl-C before the first epoch of the whole training was completed.
     """
     if inputs.prefix is None:
-        log.info("  no layer is frozen, so no features are cached")
+        why = "the images are moved in each step" if plan.stage.adversarial else "no layer is frozen"
+        log.info(f"  {why}, so no features are cached")
     held_out = validation_source(plan, inputs, history, deadline)
     if held_out.count < len(inputs.validation) and plan.number > 1:
         history.cut(f"stage {plan.number} was skipped: the time limit left too few validation images")
         return history
     source = training_source(plan, inputs, history, deadline)
     for one, split in ((held_out, "validation"), (source, "training")):
-        if one.streamed is not None:
+        if one.streamed is not None and plan.stage.scales and one is source:
+            log.info("  the images are scaled anew in each epoch, so no features of them are cached")
+        elif one.streamed is not None:
             history.note(
                 f"stage {plan.number}: the frozen layers' outputs for {counted(len(one.examples), f'{split} image')} "
                 "exceed the caches' limit, so they are computed in every epoch"
             )
     classes, suffix, stage = model.output_shape[-1], inputs.suffix, plan.stage
     with ThreadPoolExecutor() as pool:
-        batches = _training_batches(plan, source, classes, pool)
+        batches = _training_batches(plan, source, classes, model.input_shape[1], pool)
         validation = _validation_batches(plan, held_out, classes)
         if stage.batch_norm == "recalibrated" and stage.unfreeze != 0:
             _recalibrate(model, plan, suffix, batches)
@@ -89,11 +92,13 @@ def fit_stage(
     return history
 
 
-def _training_batches(plan: StagePlan, source: Source, classes: int, pool: ThreadPoolExecutor) -> Batches:
+def _training_batches(plan: StagePlan, source: Source, classes: int, size: int, pool: ThreadPoolExecutor) -> Batches:
     recipe, examples = plan.recipe, source.examples
     batch_size = min(recipe.batch_size, len(examples))
     augmented = source.features is None and not plan.augmentation.is_identity()
     augment = augmenting(plan.augmentation, examples.numbers(), plan.seed, pool) if augmented else None
+    scales = plan.stage.scales
+    scale = scaling(size, scales, examples.numbers(), plan.seed, pool) if scales else None
     weights = class_weights(examples.labels, classes) if recipe.class_weights else None
     return Batches(
         source.views,
@@ -101,7 +106,7 @@ def _training_batches(plan: StagePlan, source: Source, classes: int, pool: Threa
         batch_size=batch_size,
         seed=plan.seed,
         shuffle=True,
-        transform=source.transform(augment, batch_size),
+        transform=source.transform(in_turn(scale, augment), batch_size),
         mixup=plan.stage.mixup,
         cutmix=plan.stage.cutmix,
     )
@@ -169,7 +174,7 @@ def _fit(
         callbacks.append(StopWithoutImprovement(plan.recipe.monitor, stage.patience))
     if plan.whole:
         callbacks.append(StopIfTooLong(deadline, stage.epochs * len(training)))
-        if stage.unfreeze != 0:
+        if stage.unfreeze != 0 and not stage.adversarial:  # the loss on moved images may well be above chance
             callbacks.append(StopIfNothingLearned(chance, plan.number, stage.learning_rate))
     callbacks.append(StopAtDeadline(deadline, history, plan.number))
     if stage.schedule == "plateau":

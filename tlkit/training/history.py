@@ -26,6 +26,8 @@ class History:
     position: where between its first and last weights the last stage ended, see `Stage.interpolate`; None if it was
         not interpolated.
     images_computed: number of images that ran through frozen layers; the others came from the cache.
+    restart: the number of the training that this is the history of, 0 = the first (see `tlkit.training.restarts`).
+    others: the rows of the trainings that were not kept, each with its number as `restart`.
     earlier: the rows of earlier stages, in the history of one stage. They are counted, but stored in another history.
     """
 
@@ -36,6 +38,8 @@ class History:
     expected_seconds: float | None = None
     position: float | None = None
     images_computed: int = 0
+    restart: int = 0
+    others: list[dict[str, Any]] = field(default_factory=list)
     earlier: tuple[dict[str, Any], ...] = field(default=(), repr=False)
 
     @property
@@ -47,6 +51,13 @@ class History:
     def best(self) -> dict[str, Any] | None:
         """The best row so far, including earlier stages; None before the first epoch."""
         return next((row for row in reversed((*self.earlier, *self.rows)) if row["best"]), None)
+
+    def table(self) -> list[dict[str, Any]]:
+        """The rows for history.csv; after restarts those of all trainings, in order, with `restart` and `kept`."""
+        if not self.others:
+            return self.rows
+        kept = [{**row, "restart": self.restart, "kept": True} for row in self.rows]
+        return sorted([*kept, *({**row, "kept": False} for row in self.others)], key=lambda row: row["restart"])
 
     def continued(self) -> History:
         """Return an empty history that continues this one. `append` it when its stage has succeeded."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -132,6 +132,9 @@ def _source(
     augmentation: Augmentation | None,
 ) -> Source:
     """Return the source of a split's examples. augmentation: None for validation images."""
+    if plan.stage.scales and augmentation is not None:
+        pixels = examples.pixels if examples.sharper is None else examples.sharper
+        return Source(replace(examples, pixels=pixels), streamed=prefix)
     if prefix is None:
         return Source(examples)
     split = "validation" if augmentation is None else "training"

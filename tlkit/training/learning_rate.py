@@ -176,7 +176,7 @@ def suggest_learning_rate(
         weights: as for `tlkit.build_classifier`.
         seed: seed of the split, the head's initial weights and the order of the images.
     """
-    network = find_backbone(backbone)
+    network = find_backbone(backbone).taking(weights)
     network.block_count(unfreeze)
     size = image_size or network.size
     dataset = decode_images(images, size).split(seed=seed)

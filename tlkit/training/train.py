@@ -16,8 +16,9 @@ import numpy as np
 from tlkit.backbones import Backbone, find_backbone
 from tlkit.data.examples import Examples
 from tlkit.devices import while_memory_lasts
+from tlkit.models.adversarial import Adversarial
 from tlkit.models.blocks import cut, set_trainable
-from tlkit.plan.recipe import Recipe, Unfreeze
+from tlkit.plan.recipe import Recipe, Unfreeze, check_scales
 from tlkit.progress import NO_DEADLINE, Deadline, log
 from tlkit.training.fit import fit_stage
 from tlkit.training.history import History, Stopwatch
@@ -66,12 +67,13 @@ def train(
 
     Raises:
         KeyboardInterrupt: Ctrl-C before the first epoch was completed.
-        SpecError: a stage unfreezes more blocks than there are.
+        SpecError: a stage unfreezes more blocks than there are, or its `scales` are below the image size.
         TrainingError: the loss is not finite.
     """
     backbone = find_backbone(backbone) if isinstance(backbone, str) else backbone
     for stage in recipe.stages:
         backbone.block_count(stage.unfreeze)
+        check_scales(stage, model.input_shape[1])
     training, validation = _shuffled(training, seed), _shuffled(validation, seed)
     history, clock = History(), Stopwatch()
     for number in range(1, len(recipe.stages) + 1):
@@ -161,7 +163,10 @@ def _stage_inputs(model: keras.Model, plan: StagePlan, training: Examples, valid
     """Set the trainable layers of the stage, and cut the model below them."""
     stage, stages = plan.stage, plan.recipe.stages
     parameters = set_trainable(model, plan.backbone, unfreeze=stage.unfreeze, batch_norm=stage.batch_norm)
-    prefix, suffix = cut(model, plan.backbone, stage.unfreeze)
+    if stage.adversarial:
+        prefix, suffix = None, Adversarial(model, stage.clean_share, stage.adversarial)
+    else:
+        prefix, suffix = cut(model, plan.backbone, stage.unfreeze)
     log.info(
         f"stage {plan.number} of {len(stages)}: {unfrozen(stage.unfreeze)}, {parameters:,} trainable parameters, "
         f"up to {counted(stage.epochs, 'epoch')}"

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -50,9 +50,7 @@ def read_weights(file: str | Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         siblings = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
         close = nearest(path.name, siblings)
-        hint = (
-            f"Did you mean '{path.parent / close}'?" if close else "Expected a .safetensors, .pth, .pt or .onnx file."
-        )
+        hint = f"Did you mean '{path.parent / close}'?" if close else "Expected a .safetensors, .pth or .onnx file."
         raise WeightsError(f"No such weights file: '{path}'. {hint}")
     try:
         with path.open("rb") as stream:
@@ -68,29 +66,27 @@ def read_weights(file: str | Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _read(stream: BinaryIO, size: int, path: Path) -> dict[str, np.ndarray]:
+def _read(stream: BufferedIOBase, size: int, path: Path) -> dict[str, np.ndarray]:
     stream.seek(0)
     head = stream.read(512)
     stream.seek(0)
     if head[:4] == b"PK\x03\x04":
         return read_zip(stream, size)
+    if is_safetensors(head):
+        return read_safetensors(stream, size)
     if head[:1] == b"\x80":
         return read_legacy(stream, size)
     if head[:8] == b"\x89HDF\r\n\x1a\n":
         raise Unreadable("is an HDF5 file, Keras' own format: give it to the backbone that it belongs to.")
     if head[257:262] == b"ustar":
         raise Unreadable("is a tar archive, as PyTorch wrote before 0.1.10, which tlkit does not read.")
-    if is_safetensors(head):
-        return read_safetensors(stream, size)
     if may_be_onnx(head):
         return read_onnx(stream, size, path.parent)
     start = f"begins with {shown(repr(head[:8]))}" if head else "is empty"
-    raise Unreadable(
-        f"{start}, so it is no weights file that tlkit knows: not PyTorch's, not safetensors and not ONNX."
-    )
+    raise Unreadable(f"{start}, so it is no weights file that tlkit reads: PyTorch's, safetensors or ONNX.")
 
 
-def _check_name(stream: BinaryIO, path: Path) -> None:
+def _check_name(stream: BufferedIOBase, path: Path) -> None:
     """Compare a file with the digits of its SHA-256 at the end of its name, if there are any."""
     given = re.search(r"-([0-9a-f]{8})$", path.name.partition(".")[0]) or re.search(r"-([0-9a-f]{8})$", path.stem)
     if given is None:
@@ -99,6 +95,6 @@ def _check_name(stream: BinaryIO, path: Path) -> None:
     actual = hashlib.file_digest(stream, "sha256").hexdigest()
     if not actual.startswith(given[1]):
         raise Unreadable(
-            f"is damaged: its name says that its SHA-256 begins with {given[1]}, but it begins with {actual[:8]}. Get it "
-            "again, or rename it if these digits mean something else."
+            f"is damaged: its name says that its SHA-256 begins with {given[1]}, but it begins with {actual[:8]}. "
+            "Get it again, or rename it if these digits mean something else."
         )

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, BinaryIO
+from io import BufferedIOBase
+from typing import Any
 
 import numpy as np
 
 from tlkit.words import shown
 
-TYPES = {  # as stored, little-endian
+TYPES: dict[str, np.dtype[Any]] = {  # as stored, little-endian
     "float64": np.dtype("<f8"),
     "float32": np.dtype("<f4"),
     "float16": np.dtype("<f2"),
@@ -68,12 +69,12 @@ def check_total(stored: int, size: int) -> None:
     """
     if stored > 2 * size + SPARE:
         raise Unreadable(
-            f"is {size:,} bytes long, but its tensors together are {stored:,}, since they share bytes. "
+            f"is {size:,} bytes long, but its tensors together are {stored:,}, as if it were made to fill memory. "
             "Expected at most twice the file and 256 MiB."
         )
 
 
-def read_values(stream: BinaryIO, count: int, kind: str) -> np.ndarray:
+def read_values(stream: BufferedIOBase, count: int, kind: str) -> np.ndarray:
     """Read values from where a stream is: shape (count,), read-only; bfloat16 is widened to float32.
 
     The caller has checked that the file is long enough for `count`. Takes the memory of the result and 4 MiB.
@@ -99,10 +100,10 @@ def read_values(stream: BinaryIO, count: int, kind: str) -> np.ndarray:
     return values
 
 
-def _fill(stream: BinaryIO, values: np.ndarray) -> None:
+def _fill(stream: BufferedIOBase, values: np.ndarray) -> None:
     left = memoryview(values.view("u1")) if values.size else memoryview(b"")
     while left:
-        got = stream.readinto(left[:_PIECE])  # type: ignore[attr-defined]  # every stream of ours has it
+        got = stream.readinto(left[:_PIECE])
         if not got:
             raise Unreadable(f"ends {len(left):,} bytes too soon. It is cut; get it again.")
         left = left[got:]
@@ -135,6 +136,4 @@ def check_extent(offset: Any, shape: Any, strides: Any, count: int) -> None:
             f"{strides} at {offset:,}, which reaches element {last:,}."
         )
     if wanted > count:
-        raise Unreadable(
-            f"repeats the {count:,} elements of a storage to a tensor of shape {shape}. Save a copy of it."
-        )
+        raise Unreadable(f"repeats the {count:,} elements of a storage to the shape {shape}. Save a copy of them.")

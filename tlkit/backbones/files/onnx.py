@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from tlkit.backbones.files.arrays import MEBIBYTE, TYPES, Unreadable, check_total, elements, quoted, read_values
 
-MOST_FIELDS = 500_000  # of a model, without the insides of its nodes; a tensor needs about 10
+MOST_FIELDS = 500_000  # of a model, its nodes and its tensors, which have about 10 each
 MOST_TEXT, MOST_TEXTS = 4_096, 16 * MEBIBYTE  # bytes of a name, and of all
 _PIECE = MEBIBYTE // 4
 _KINDS = {
@@ -35,7 +35,7 @@ _KINDS = {
     16: "bfloat16",
 }
 _OTHERS = {8: "text", 14: "complex numbers", 15: "complex numbers"}
-_PACKED = {  # the field for numbers that are not in raw_data: its types, and its numbers' width in bytes, 0 if it varies
+_PACKED = {  # fields beside raw_data: the types in them, and the width of their numbers in bytes, 0 if it varies
     4: ({"float32"}, 4),
     5: ({"int32", "int16", "int8", "uint16", "uint8", "bool", "float16", "bfloat16"}, 0),
     7: ({"int64"}, 0),
@@ -67,14 +67,19 @@ def may_be_onnx(head: bytes) -> bool:
     return head[:1] != b"" and head[:1] in _FIRST_FIELDS
 
 
-def read_onnx(stream: BinaryIO, size: int, folder: Path) -> dict[str, np.ndarray]:
-    """Read the initialisers of the graph, in its order. size: bytes of the file. folder: that numbers outside are in."""
+def read_onnx(stream: BufferedIOBase, size: int, folder: Path) -> dict[str, np.ndarray]:
+    """Read the initialisers of the graph, in its order.
+
+    size: bytes of the file. folder: where the file is, and those with numbers of it.
+    """
     fields = _Fields(stream)
-    graphs = [(start, length) for number, start, length in fields.inside(0, size) if number == 7]
+    graphs = [(start, length) for number, start, length in fields.inside(0, size) if number == 7 and length >= 0]
     if len(graphs) != 1:
-        raise Unreadable("is no weights file that tlkit knows: not PyTorch's, not safetensors and not ONNX.")
+        raise Unreadable("is no weights file that tlkit reads: PyTorch's, safetensors or ONNX.")
     found: dict[str, Initialiser] = {}
     for number, start, length in fields.inside(*graphs[0]):
+        if number == 1 and any(size < 0 for _, _, size in fields.inside(start, length)):
+            raise Unreadable("has a node that holds a number, as tensors do, so it is damaged. Get it again.")
         if number == 15:
             raise Unreadable("holds a sparse tensor, which tlkit does not read. Expected plain tensors.")
         if number == 5:
@@ -94,11 +99,14 @@ def read_onnx(stream: BinaryIO, size: int, folder: Path) -> dict[str, np.ndarray
 class _Fields:
     """Reads the fields of Protocol Buffers messages, within a bound for all of them."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BufferedIOBase) -> None:
         self.stream, self._left, self._texts = stream, MOST_FIELDS, MOST_TEXTS
 
     def inside(self, start: int, length: int) -> Iterator[tuple[int, int, int]]:
-        """Yield (number, start, length) of each field of a message; for a number itself, (number, value, -1)."""
+        """Yield (number, start, length) of each field of a message; for a number itself, (number, value, -1).
+
+        Fields of a fixed width are passed over: none that is read here has one.
+        """
         at, end = start, start + length
         while at < end:
             self._left -= 1
@@ -107,6 +115,8 @@ class _Fields:
             self.stream.seek(at)
             key, at = self._number(at, end)
             number, wire = key >> 3, key & 7
+            if not 0 < number < 2**29 or wire not in (0, 1, 2, 5):
+                raise Unreadable("is damaged, or no weights file that tlkit reads: PyTorch's, safetensors or ONNX.")
             if wire == 0:
                 value, at = self._number(at, end)
                 yield number, value, -1
@@ -114,19 +124,16 @@ class _Fields:
             size = {1: 8, 5: 4}.get(wire, 0)
             if wire == 2:
                 size, at = self._number(at, end)
-            elif not size:
-                raise Unreadable("is damaged, or no weights file that tlkit knows: PyTorch's, safetensors or ONNX.")
-            if number == 0 or at + size > end:
+            if at + size > end:
                 raise Unreadable("ends too soon or is damaged, if it is an ONNX file. Get it again.")
-            yield number, at, size
+            if wire == 2:
+                yield number, at, size
             at += size
 
     def text(self, start: int, length: int) -> str:
         self._texts -= length
         if not 0 <= length <= MOST_TEXT or self._texts < 0:
-            raise Unreadable(
-                f"has a name of {length:,} bytes. Expected at most {MOST_TEXT:,}, or {MOST_TEXTS:,} of all."
-            )
+            raise Unreadable(f"has a name of {length:,} bytes. At most {MOST_TEXT:,} are read.")
         self.stream.seek(start)
         try:
             return self.stream.read(length).decode("utf-8")
@@ -136,7 +143,8 @@ class _Fields:
     def numbers(self, start: int, length: int, most: int) -> list[int]:
         """Return packed numbers of varying width, at most as many as expected and one more."""
         self.stream.seek(start)
-        at, end, found = start, start + length, []
+        at, end = start, start + length
+        found: list[int] = []
         while at < end and len(found) <= most:
             value, at = self._number(at, end)
             found.append(value)
@@ -193,7 +201,7 @@ def _taken(one: Initialiser) -> int:
     return _stored(one) * (2 if _KINDS[one.kind] == "bfloat16" and any(at[0] == 5 for at in one.places) else 1)
 
 
-def _values(stream: BinaryIO, one: Initialiser, files: dict[str, Path]) -> np.ndarray:
+def _values(stream: BufferedIOBase, one: Initialiser, files: dict[str, Path]) -> np.ndarray:
     """Read the numbers of a tensor, from wherever it keeps them."""
     kind, count, needed = _KINDS[one.kind], elements(one.shape, quoted(one.name)), _stored(one)
     if one.is_outside:
@@ -216,7 +224,7 @@ def _values(stream: BinaryIO, one: Initialiser, files: dict[str, Path]) -> np.nd
     return read_values(stream, count, kind)
 
 
-def _packed(stream: BinaryIO, one: Initialiser, start: int, size: int) -> np.ndarray:
+def _packed(stream: BufferedIOBase, one: Initialiser, start: int, size: int) -> np.ndarray:
     """Read numbers that were stored in varying width."""
     kind, count = _KINDS[one.kind], elements(one.shape, quoted(one.name))
     bits = 1 if kind == "bool" else 8 * TYPES[kind].itemsize
@@ -242,7 +250,7 @@ def _packed(stream: BinaryIO, one: Initialiser, start: int, size: int) -> np.nda
     return values
 
 
-def _varying(stream: BinaryIO, start: int, size: int) -> Iterator[np.ndarray]:
+def _varying(stream: BufferedIOBase, start: int, size: int) -> Iterator[np.ndarray]:
     """Yield the numbers of varying width in a part of a file, uint64, some thousands at once."""
     stream.seek(start)
     rest = b""
@@ -287,7 +295,7 @@ def _check_checksums(found: Iterable[Initialiser], files: dict[str, Path]) -> No
             actual = hashlib.file_digest(stream, "sha1").hexdigest()
         if actual != checksum.lower():
             raise Unreadable(
-                f"gives {quoted(location)} the SHA-1 {quoted(checksum)}, and it has {actual}. It is damaged; get it again."
+                f"gives {quoted(location)} the SHA-1 {quoted(checksum)}, and it has {actual}. Get it again."
             )
 
 

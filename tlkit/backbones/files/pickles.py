@@ -13,7 +13,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from io import BufferedIOBase
+from typing import Any
 
 from tlkit.backbones.files.arrays import TYPES, Unreadable, check_extent, quoted
 
@@ -48,8 +49,8 @@ _REFUSED = {  # why, for names that people meet
     "torch.QInt32Storage": "quantized numbers",
     "torch.QUInt4x2Storage": "quantized numbers",
     "torch.QUInt2x4Storage": "quantized numbers",
-    "torch.float8_e4m3fn": "numbers of 8 bits",
-    "torch.float8_e5m2": "numbers of 8 bits",
+    "torch.float8_e4m3fn": "floating-point numbers of 8 bits",
+    "torch.float8_e5m2": "floating-point numbers of 8 bits",
 }
 
 
@@ -101,7 +102,7 @@ class PickleReader:
         storages: every storage that was named, by key.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BufferedIOBase) -> None:
         self.storages: dict[str, Storage] = {}
         self._types: dict[str, str] = {}  # of storages whose tensors say it
         self._stream = stream
@@ -265,8 +266,10 @@ class PickleReader:
         self._push(call(self, arguments))
 
     def _build(self) -> None:
-        self._pop()  # what a state dict carries beside its tensors: the versions of layers
-        self._last(dict)
+        """Leave out what is carried beside values: a state dict's versions of layers, a parameter's gradients."""
+        state = self._pop()
+        if not self._stack or (type(self._stack[-1]), type(state)) not in ((dict, dict), (Tensor, tuple)):
+            raise Unreadable("holds a pickle that sets the state of something that has none. Nothing of it was run.")
 
     def _persistent(self) -> None:
         given = self._pop()
@@ -318,7 +321,7 @@ class PickleReader:
 
     def _parameter(self, arguments: tuple[Any, ...]) -> Tensor:
         """Return the tensor of a parameter, without what training needs."""
-        if not 3 <= len(arguments) <= 4 or type(arguments[0]) is not Tensor:
+        if not 1 <= len(arguments) <= 4 or type(arguments[0]) is not Tensor:
             raise Unreadable("describes a parameter without a tensor.")
         return arguments[0]
 
@@ -331,6 +334,8 @@ class PickleReader:
 def _set(target: dict[Any, Any], key: Any, value: Any) -> None:
     if type(key) not in (str, int):  # the hash of nested tuples can take for ever
         raise Unreadable(f"holds a dict with a {type(key).__name__} as a key. Expected names or numbers.")
+    if key in target:
+        raise Unreadable(f"names {quoted(key)} twice in one dict.")
     target[key] = value
 
 
@@ -373,6 +378,7 @@ _CALLS: dict[str, Callable[[PickleReader, tuple[Any, ...]], Any]] = {
     "torch._utils._rebuild_tensor_v3": PickleReader._tensor_with_type,
     "torch._utils._rebuild_parameter": PickleReader._parameter,
     "torch._utils._rebuild_parameter_with_state": PickleReader._parameter,
+    "torch.nn.parameter.Parameter": PickleReader._parameter,  # before PyTorch 0.4
     "torch.Size": PickleReader._size,
 }
 _DTYPES = {f"torch.{kind}": kind for kind in TYPES}

@@ -11,8 +11,8 @@ import io
 import struct
 import zipfile
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
-from typing import Any, BinaryIO
+from io import BufferedIOBase
+from typing import Any, cast
 
 import numpy as np
 
@@ -34,10 +34,11 @@ MOST_DIRECTORY = 6 * MEBIBYTE  # of a zip's list of its files: room for 50,000 s
 _PROTOCOL = 1001
 _END = struct.Struct("<4s4H2LH")  # a zip's last record
 _END64, _LOCATOR64 = struct.Struct("<4sQ2H2L4Q"), struct.Struct("<4sLQL")
+_LOCAL_HEADER = 30  # bytes of the header before each file of a zip, without names
 _PIECE = MEBIBYTE
 
 
-def read_zip(stream: BinaryIO, size: int) -> dict[str, np.ndarray]:
+def read_zip(stream: BufferedIOBase, size: int) -> dict[str, np.ndarray]:
     """Read the tensors of the zip layout. All files in it are checked by their CRC-32. size: bytes of the file."""
     directory = _directory(stream, size)
     try:
@@ -45,7 +46,7 @@ def read_zip(stream: BinaryIO, size: int) -> dict[str, np.ndarray]:
     except Exception as error:  # zipfile raises many kinds for a damaged list of files
         raise Unreadable(f"is a zip whose list of files is damaged ({type(error).__name__}). Get it again.") from None
     with archive:
-        entries = _entries(archive.infolist(), directory)
+        entries = _entries(archive.infolist(), directory, size)
         root = _root_of(entries)
         pickled = entries.pop(f"{root}data.pkl")
         if pickled.file_size > MOST_BYTES:
@@ -58,16 +59,18 @@ def read_zip(stream: BinaryIO, size: int) -> dict[str, np.ndarray]:
         _check_storages(reader.storages.values(), entries, root)
         check_total(_stored(tensors), size)
         wanted = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
-        values = {}
+        values: dict[str, np.ndarray] = {}
         for name, entry in entries.items():
             storage = wanted.get(name.removeprefix(f"{root}data/")) if name.startswith(f"{root}data/") else None
-            read = _read_entry(archive, entry, storage)
-            if storage is not None:
-                values[storage.key] = read
+            with _opened(archive, entry) as opened:
+                if storage is not None:
+                    values[storage.key] = read_values(opened, storage.count, storage.kind)
+                while opened.read(_PIECE):  # up to its end, where its checksum is compared
+                    pass
         return {name: _array(tensor, values[tensor.storage.key]) for name, tensor in tensors.items()}
 
 
-def read_legacy(stream: BinaryIO, size: int) -> dict[str, np.ndarray]:
+def read_legacy(stream: BufferedIOBase, size: int) -> dict[str, np.ndarray]:
     """Read the tensors of the layout before PyTorch 1.6, which has no checksum. size: bytes of the file."""
     reader = PickleReader(stream)
     if reader.read() != MAGIC:
@@ -129,9 +132,8 @@ def state_of(root: Any) -> dict[str, Tensor]:
 
 
 def _kind(value: Any) -> str:
-    return {"Tensor": "single tensor", "Name": "type", "Part": "storage"}.get(
-        type(value).__name__, type(value).__name__
-    )
+    name = type(value).__name__
+    return {"Tensor": "single tensor", "Name": "type", "Part": "storage"}.get(name, name)
 
 
 def _stored(tensors: dict[str, Tensor]) -> int:
@@ -147,7 +149,7 @@ def _array(tensor: Tensor, values: np.ndarray) -> np.ndarray:
     return strided(values, tensor.offset, tensor.shape, tensor.strides)
 
 
-def _check_length(stream: BinaryIO, storage: Storage, size: int) -> None:
+def _check_length(stream: BufferedIOBase, storage: Storage, size: int) -> None:
     """Check the length that stands before a storage of the older layout, and that the file is as long."""
     head = stream.read(8)
     count = int.from_bytes(head, "little", signed=True)
@@ -160,7 +162,7 @@ def _check_length(stream: BinaryIO, storage: Storage, size: int) -> None:
         )
 
 
-def _directory(stream: BinaryIO, size: int) -> int:
+def _directory(stream: BufferedIOBase, size: int) -> int:
     """Return how many files a zip lists, and check that the list is short enough to be read."""
     stream.seek(max(0, size - _END.size))
     end = stream.read(_END.size)
@@ -180,11 +182,11 @@ def _directory(stream: BinaryIO, size: int) -> int:
     return int(count)
 
 
-def _entries(listed: list[zipfile.ZipInfo], count: int) -> dict[str, zipfile.ZipInfo]:
+def _entries(listed: list[zipfile.ZipInfo], count: int, size: int) -> dict[str, zipfile.ZipInfo]:
     """Return a zip's files by name, once it is certain that they are what PyTorch writes.
 
     They are stored without compression, so nothing can grow, have distinct names below the zip's root, and share no
-    bytes with each other.
+    bytes with each other. count: how many files the zip says it has. size: its bytes.
     """
     if len(listed) != count:
         raise Unreadable(f"is a zip that lists {len(listed):,} files and claims {count:,}, so it is damaged.")
@@ -203,8 +205,9 @@ def _entries(listed: list[zipfile.ZipInfo], count: int) -> dict[str, zipfile.Zip
     ordered = sorted(listed, key=lambda one: one.header_offset)
     if ordered and ordered[0].header_offset != 0:
         raise Unreadable("is a zip with something before its first file.")
-    for one, following in pairwise(ordered):
-        if one.header_offset + zipfile.sizeFileHeader + one.file_size > following.header_offset:
+    ends = [one.header_offset for one in ordered[1:]] + [size]
+    for one, end in zip(ordered, ends, strict=True):
+        if one.header_offset + _LOCAL_HEADER + one.file_size > end:
             raise Unreadable(f"is a zip in which {quoted(one.orig_filename)} shares bytes with another file.")
     return entries
 
@@ -232,29 +235,20 @@ def _check_storages(storages: Iterable[Storage], entries: dict[str, zipfile.ZipI
             )
 
 
-def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, storage: Storage | None) -> np.ndarray | None:
-    """Read a storage, or only check a file of a zip if there is no storage to read."""
-    with _opened(archive, entry) as stream:
-        values = None if storage is None else read_values(stream, storage.count, storage.kind)
-        while stream.read(_PIECE):  # up to its end, where its checksum is compared
-            pass
-    return values
-
-
 def _bytes_of(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     with _opened(archive, entry) as stream:
         return stream.read()
 
 
 @contextlib.contextmanager
-def _opened(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[BinaryIO]:
+def _opened(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[BufferedIOBase]:
     """Open a file of a zip. What zipfile raises while it is read is `Unreadable`."""
     try:
         with archive.open(entry) as stream:
-            yield stream  # type: ignore[misc]
+            yield cast(BufferedIOBase, stream)
     except (zipfile.BadZipFile, EOFError):
         raise Unreadable(
-            f"is damaged: {quoted(entry.orig_filename)} in it does not agree with its checksum or its entry. Get it again."
+            f"is damaged: {quoted(entry.orig_filename)} in it does not agree with its checksum. Get it again."
         ) from None
     except (NotImplementedError, RuntimeError, ValueError, struct.error) as error:
         raise Unreadable(f"is a zip with a damaged entry, {quoted(entry.orig_filename)} ({error}).") from None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any, BinaryIO
+from io import BufferedIOBase
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ def is_safetensors(head: bytes) -> bool:
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**48
 
 
-def read_safetensors(stream: BinaryIO, size: int) -> dict[str, np.ndarray]:
+def read_safetensors(stream: BufferedIOBase, size: int) -> dict[str, np.ndarray]:
     """Read the tensors, in the order of the header. size: bytes of the file."""
     length = int.from_bytes(stream.read(8), "little")
     if length > MOST_HEADER:
@@ -93,9 +94,7 @@ def _places(described: dict[str, Any], length: int) -> dict[str, tuple[str, int,
     reached = 0
     for name, (_, start, end, _) in sorted(places.items(), key=lambda item: item[1][1:3]):
         if start != reached:
-            raise Unreadable(
-                f"has {quoted(name)} at byte {start:,} where {reached:,} was expected: a gap or an overlap."
-            )
+            raise Unreadable(f"has {quoted(name)} at byte {start:,} and expected {reached:,}: a gap or an overlap.")
         reached = end
     if reached != length:
         raise Unreadable(f"describes {reached:,} bytes of numbers and holds {length:,}. It is cut or damaged.")

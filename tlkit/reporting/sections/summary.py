@@ -15,6 +15,7 @@ TEMPLATE = """
 <div class="tile"><small>{{ name }}</small><b>{{ value }}</b><small>{{ about }}</small></div>
 {% endfor %}</div>
 {% if recipe %}<p>{{ recipe }}</p>{% endif %}
+{% if transfer %}<p>{{ transfer }}.</p>{% endif %}
 <div class="next"><b>What to do next</b><ul>{% for line in steps %}<li>{{ line }}</li>{% endfor %}</ul></div>
 """
 
@@ -30,6 +31,7 @@ def render(findings: Findings) -> Section:
         "doubts": findings.record.doubts,
         "tiles": _tiles(findings),
         "recipe": _recipe(findings),
+        "transfer": findings.record.transfer[:1].upper() + findings.record.transfer[1:],
         "steps": next_steps(findings),
     }
     return Section("summary", "Summary", fill(TEMPLATE, values))

@@ -1,0 +1,86 @@
+"""k-fold cross-validation of a run: the training images are judged too, and what is delivered learned from all.
+
+The validation images are one fold, and the training images are divided into the others. A model is trained for each
+fold, in the same way, on all images but the fold's. Each image is then predicted by the one model that did not learn
+from it, and the mean of all models' weights is delivered (a model soup, Wortsman et al. 2022, arXiv:2203.05482).
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from tlkit.data.examples import Examples
+from tlkit.evaluation.predict import predict_probabilities
+from tlkit.features.folds import stratified_folds
+from tlkit.finetuning.build import Trained, as_saved, build
+from tlkit.finetuning.fit import training_deadline, training_examples
+from tlkit.finetuning.prepare import Prepared
+from tlkit.finetuning.refit import Refitted
+from tlkit.plan.plan import Plan
+from tlkit.progress import Clock, log
+from tlkit.training.train import train
+from tlkit.words import counted
+
+SPLITS = ("train", "validation")
+
+
+def cross_validate(plan: Plan, trained: Trained, prepared: Prepared, clock: Clock) -> Refitted | None:
+    """Train a model for each fold of the training images, and average the weights of all.
+
+    trained: the model of the fold that is the validation images.
+
+    Weights can be averaged because all models begin from the same ones, with the same seed; statistics of
+    BatchNormalization are averaged too. Where the mean is nevertheless less accurate on the images that it learned
+    from than the single models are on those that they did not, it is not delivered. This and a training that was cut
+    short are noted, and the model of the first fold is delivered.
+
+    Returns:
+        The mean of the models, and the training images' probabilities out of fold; None if it is not delivered.
+    """
+    recipe, job, history = plan.recipe, plan.job, trained.history
+    assert recipe is not None and job.folds is not None
+    pool, count = training_examples(prepared.dataset, recipe, *SPLITS), prepared.dataset.count("train")
+    groups = prepared.dataset.part("train").groups
+    folds = stratified_folds(pool.labels[:count], groups, job.folds - 1, seed=job.seed)
+    out_of_fold = np.zeros((count, len(prepared.dataset.class_names)), "float32")
+    model = as_saved(trained.model, prepared.backbone, plan)
+    right = _right(model, prepared.dataset.part("validation"))
+    total, computed = [one.astype("float64") for one in model.get_weights()], 0
+    numbers = range(int(folds.max(initial=0)) + 1)
+    with clock.timed("folds"):
+        for number in numbers:
+            rows = np.flatnonzero(folds == number)
+            others = np.setdiff1d(np.arange(len(pool)), rows)
+            log.info(f"fold      {number + 2} of {len(numbers) + 1}: {counted(len(rows), 'image')} held out")
+            model = build(prepared, recipe.head, plan.precision, restart=history.restart)
+            deadline = training_deadline(clock.deadline, model, prepared.dataset, job.report)
+            seed = job.seed + history.restart
+            found = train(
+                model, prepared.backbone, recipe, pool.take(others), pool.take(rows), seed=seed, deadline=deadline
+            )
+            if found.cut_short or found.interrupted:
+                history.note(
+                    f"the folds were given up after {number + 1}: the time was over, so the first is delivered"
+                )
+                return None
+            model = as_saved(model, prepared.backbone, plan)
+            out_of_fold[rows] = predict_probabilities(model, pool.take(rows).pixels)
+            total = [mean + one for mean, one in zip(total, model.get_weights(), strict=True)]
+            computed += found.images_computed
+    model.set_weights([one / (len(numbers) + 1) for one in total])
+    right += int((out_of_fold.argmax(1) == pool.labels[:count]).sum())
+    if _right(model, pool) < right:
+        history.note(
+            "the model of the first fold is delivered: the mean of the folds' weights predicts fewer of the images "
+            "that it learned from correctly than the single models do out of fold"
+        )
+        return None
+    return Refitted(
+        model=model, out_of_fold=out_of_fold, images_computed=computed, splits=SPLITS, folds=len(numbers) + 1
+    )
+
+
+def _right(model: keras.Model, examples: Examples) -> int:
+    """How many images a model predicts correctly."""
+    return int((predict_probabilities(model, examples.pixels).argmax(1) == examples.labels).sum())
