@@ -63,6 +63,10 @@ def backbones() -> None:
 
 def _source(backbone: Backbone) -> str:
     """Say who publishes a row's ImageNet weights, and their size; or how it is trained if nobody does."""
+    if backbone.learn is not None:
+        return "learned from your training images"
+    if not backbone.parameters:
+        return "it has none"
     if backbone.weights is None and backbone.checkpoint is None:
         return "none on ImageNet: from scratch"
     if backbone.weights is None:
