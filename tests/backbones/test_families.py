@@ -192,25 +192,6 @@ def test_a_maxout_unit_is_the_larger_of_two_filters() -> None:
 # -- the registered layers --------------------------------------------------------------------------------
 
 
-def check_gradients(function: Callable[..., Any], arrays: list[np.ndarray], tolerance: float = 1e-6) -> None:
-    """Compare the gradients of a weighted sum of a function's outputs with central differences, in float64."""
-    import tensorflow as tf
-
-    function, variables = tf.function(function), [tf.Variable(one) for one in arrays]
-    with tf.GradientTape() as tape:
-        outputs = function(*variables)
-        weights = np.random.default_rng(1).normal(size=outputs.shape)
-        total = tf.reduce_sum(outputs * weights)
-    for number, (array, slope) in enumerate(zip(arrays, tape.gradient(total, variables), strict=True)):
-        for place in np.ndindex(array.shape):
-            sums = []
-            for step in (1e-6, -1e-6):
-                moved = [one.copy() for one in arrays]
-                moved[number][place] += step
-                sums.append(float((np.asarray(function(*map(tf.constant, moved))) * weights).sum()))
-            assert abs((sums[0] - sums[1]) / 2e-6 - float(slope[place])) < tolerance * max(1, abs(float(slope[place])))
-
-
 IDENTITY = np.array([[1.0, 0, 0, 0, 1, 0]])
 
 
@@ -233,13 +214,6 @@ def test_the_sampler_leaves_an_image_under_the_identity_and_turns_and_shifts_it(
     assert wide.shape == (2, 5, 9, 3) and np.allclose(wide[:, :, ::2], images)
 
 
-def test_the_sampler_has_the_gradients_of_finite_differences_in_the_image_and_in_theta() -> None:
-    draw = np.random.default_rng(2)
-    images = draw.normal(size=(2, 3, 4, 1))
-    theta = IDENTITY + draw.normal(0, 0.15, (2, 6))  # some points are outside
-    check_gradients(lambda x, t: AffineSampler(2, 3, dtype="float64")([x, t]), [images, theta])
-
-
 def regions_of(layer: FractionalMaxPooling2D, length: int, training: bool) -> list[tuple[int, ...]]:
     """Which pixels of a row each region covers. Image i of the batch is 1 at pixel i, and so is what covers it."""
     images = np.eye(length, dtype="float32")[:, None, :, None].repeat(2, axis=1)
@@ -260,11 +234,6 @@ def test_fractional_regions_overlap_by_a_pixel_cover_all_and_are_random_in_train
     assert len(seen) > 1
     fixed = {tuple(regions_of(FractionalMaxPooling2D(2**0.5, seed=seed), length, training=False)) for seed in range(3)}
     assert len(fixed) == 1
-
-
-def test_fractional_pooling_has_the_gradients_of_finite_differences() -> None:
-    images = np.random.default_rng(3).normal(size=(1, 4, 5, 2))
-    check_gradients(lambda x: FractionalMaxPooling2D(1.4, dtype="float64")(x), [images])
 
 
 def test_fractional_pooling_refuses_a_ratio_that_would_leave_pixels_out() -> None:

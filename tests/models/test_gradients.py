@@ -12,6 +12,7 @@ import pytest
 
 from tests.gradients import LIMITS, check_gradients, gradient_errors, own_layers
 from tests.test_walls import FILES
+from tlkit.backbones.registered import AffineSampler, FractionalMaxPooling2D
 from tlkit.models.drop_connect import DropConnect
 
 NOT_DIFFERENTIABLE_HERE = {"tlkit>SavedModelLayer"}  # somebody else's graph, which TensorFlow differentiates
@@ -36,8 +37,24 @@ def drop_connect(dtype: str) -> tuple[Callable[[Any], Any], np.ndarray]:
     return Repeated(layer), np.random.default_rng(0).normal(size=(4, 5))
 
 
+def sampler(dtype: str) -> tuple[Callable[[Any], Any], np.ndarray]:
+    """The layer on images of 3 x 4 pixels and the six numbers of a transform each, side by side in a row."""
+    layer, random = AffineSampler(2, 3, dtype=dtype), np.random.default_rng(2)
+    near_identity = np.array([1.0, 0, 0, 0, 1, 0]) + random.normal(0, 0.15, (2, 6))  # some points are outside
+    rows = np.concatenate([random.normal(size=(2, 12)), near_identity], axis=1)
+    return lambda x: layer([keras.ops.reshape(x[:, :12], (2, 3, 4, 1)), x[:, 12:]]), rows
+
+
+def fractional_pooling(dtype: str) -> tuple[Callable[[Any], Any], np.ndarray]:
+    return FractionalMaxPooling2D(1.4, dtype=dtype), 3 * np.random.default_rng(3).normal(size=(1, 4, 5, 2))
+
+
 # A layer's registered name -> a function of the dtype that gives the layer, built, and inputs
-CASES: dict[str, Callable[[str], tuple[Callable[[Any], Any], np.ndarray]]] = {"tlkit>DropConnect": drop_connect}
+CASES: dict[str, Callable[[str], tuple[Callable[[Any], Any], np.ndarray]]] = {
+    "tlkit>DropConnect": drop_connect,
+    "tlkit>AffineSampler": sampler,
+    "tlkit>FractionalMaxPooling2D": fractional_pooling,
+}
 
 
 @pytest.mark.parametrize("dtype", list(LIMITS))
