@@ -13,6 +13,11 @@ transformer: each digit is enlarged to 16 x 16 pixels, turned by up to 60 degree
 32 x 32 pixels; each training image is drawn VIEWS times, each other once. The spatial transformer network is compared
 with the same network without its transformer: same images, same order, same epochs.
 
+Measured 2026-11-27, Keras 3.15.1, TensorFlow 2.21.0, two busy cores, seeds 0, 1 and 2, 359 test images each: LeNet-5
+97.8, 99.4 and 99.4 %, together 98.9 % (98.1 to 99.4, n = 1,077). The transformer 95.7 %, without it 83.5 %: 12.3 points
+more (10.1 to 14.4, paired). LeNet-5's settings are the first that were tried. With the last epoch kept, they and
+stronger augmentation had equally many errors on the validation images of seeds 0 and 1 (3 of 718 each).
+
 Appends a row per finished training to benchmarks/scratch_networks.csv and skips those that are there. A row says which
 test images were correct (hexadecimal, in the order of the paths), so that networks can be compared image by image.
 """

@@ -213,9 +213,12 @@ def test_backbones_are_in_order_of_their_years_and_say_where_weights_come_from()
     }
     years = [int(cells[1]) for cells in rows.values()]
     assert set(rows) == set(BACKBONES) and years == sorted(years) and min(years) > 1950
-    assert rows["vgg16"][5:7] == ["Keras, 59 MB", "yes"] and rows["vgg11"][5:7] == ["torchvision, 531 MB", "yes"]
-    assert rows["nano"][5:7] == ["tlkit, 3 MB", "no"] and rows["xception"][6] == "no"
-    assert rows["seresnet50"][5:7] == ["none by default: a name, a file, or from scratch", "yes"]
+    weights = {name: cells[5] for name, cells in rows.items()}
+    assert weights["vgg16"] == "Keras (59 MB), or PyTorch files"
+    assert weights["vgg11"] == "torchvision (531 MB), or PyTorch files"
+    assert weights["nano"] == "tlkit (3 MB), here" and weights["xception"] == "Keras (83 MB)"
+    assert weights["seresnet50"] == "PyTorch files, or from scratch"
+    assert weights["lenet5"] == "none on ImageNet: from scratch"
 
 
 def test_the_cache_is_shown_and_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,12 +50,27 @@ QUICK = ["nano", "mobilenet_0.25"]
 DEEPEST = ["inceptionresnetv2", "nasnetmobile", "inception_resnet_v2", "densenet161"]  # over a minute each to train
 
 
+# built of the same layers, and with blocks that end in the same way, as a row that CI tests
+LIKE_ANOTHER = [
+    "alexnet_owt",
+    "googlenet_bn",
+    "resnext50_32x4d",
+    "resnet50",
+    "inceptionv3",
+    "inceptionresnetv2",
+    "xception",
+    "mobilenetv3large_0.75",
+    "efficientnetv2b0",
+]
+
+
 def long_unless_smallest(name: str) -> Any:
-    """Mark a row of the table as long, unless it is the smallest of its family.
+    """Mark a row of the table as long, unless it is the smallest of its family and unlike the others.
 
     benchmarks/contract_all.py runs the long ones before a release.
     """
-    return name if name in SMALLEST_OF_FAMILY else pytest.param(name, marks=pytest.mark.long)
+    short = name in SMALLEST_OF_FAMILY and name not in LIKE_ANOTHER
+    return name if short else pytest.param(name, marks=pytest.mark.long)
 
 
 def tiny(name: str, **settings: Any) -> keras.Model:

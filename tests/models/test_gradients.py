@@ -37,27 +37,22 @@ def drop_connect(dtype: str) -> tuple[Callable[[Any], Any], np.ndarray]:
     return Repeated(layer), np.random.default_rng(0).normal(size=(4, 5))
 
 
-def affine_sampler(dtype: str) -> tuple[Callable[[Any], Any], np.ndarray]:
-    """Read the image and theta from one tensor. Theta reads between the pixels, since at a pixel there is a kink."""
-    layer = AffineSampler(2, 2, dtype=dtype)
-    image = np.random.default_rng(0).normal(size=(2, 4 * 4 * 2))
-    theta = np.array([[0.6, 0.1, 0.0, -0.1, 0.6, 0.0]]).repeat(2, axis=0)
-
-    def called(x: Any) -> Any:
-        return layer([keras.ops.reshape(x[:, :-6], (-1, 4, 4, 2)), x[:, -6:]])
-
-    return called, np.concatenate([image, theta], axis=1)
+def sampler(dtype: str) -> tuple[Callable[[Any], Any], np.ndarray]:
+    """The layer on images of 3 x 4 pixels and the six numbers of a transform each, side by side in a row."""
+    layer, random = AffineSampler(2, 3, dtype=dtype), np.random.default_rng(2)
+    near_identity = np.array([1.0, 0, 0, 0, 1, 0]) + random.normal(0, 0.15, (2, 6))  # some points are outside
+    rows = np.concatenate([random.normal(size=(2, 12)), near_identity], axis=1)
+    return lambda x: layer([keras.ops.reshape(x[:, :12], (2, 3, 4, 1)), x[:, 12:]]), rows
 
 
 def fractional_pooling(dtype: str) -> tuple[Callable[[Any], Any], np.ndarray]:
-    values = np.random.default_rng(0).permutation(2 * 5 * 6) / 4.0  # no two are close, since at a tie there is a kink
-    return Repeated(FractionalMaxPooling2D(1.4, seed=0, dtype=dtype)), values.reshape(1, 5, 6, 2)
+    return FractionalMaxPooling2D(1.4, dtype=dtype), 3 * np.random.default_rng(3).normal(size=(1, 4, 5, 2))
 
 
 # A layer's registered name -> a function of the dtype that gives the layer, built, and inputs
 CASES: dict[str, Callable[[str], tuple[Callable[[Any], Any], np.ndarray]]] = {
-    "tlkit>AffineSampler": affine_sampler,
     "tlkit>DropConnect": drop_connect,
+    "tlkit>AffineSampler": sampler,
     "tlkit>FractionalMaxPooling2D": fractional_pooling,
 }
 

@@ -25,13 +25,11 @@ def backbones() -> None:
     columns = [
         Column("name"),
         Column("year", right=True),
-        Column("parameters", right=True),
-        Column("size", right=True),
+        Column("params", right=True),
+        Column("px", right=True),
         Column("blocks", right=True),
         Column("weights", wraps=True),
-        Column("PyTorch files"),
-        Column("licence of weights", wraps=True),
-        Column("here"),
+        Column("licence", wraps=True),
     ]
     rows = [
         (
@@ -40,19 +38,18 @@ def backbones() -> None:
             f"{one.parameters / 1e6:.1f} M",
             one.size,
             one.blocks,
-            _source(one),
-            "yes" if one.checkpoint else "no",
+            _source(one) + (", here" if cached_file(one) else ""),
             one.licence,
-            "yes" if cached_file(one) else "no",
         )
         for name, one in sorted(BACKBONES.items(), key=lambda pair: pair[1].year or 9999)
     ]
     click.echo(shown_table(columns, rows))
     click.echo(
-        "year: of the first publication. weights: who publishes those that `--weights imagenet`, the default, loads. "
+        "year: of the first publication. px: pixels of each side. weights: who publishes those that "
+        "`--weights imagenet`, the default, loads; here: they are on this machine. "
         "They were trained on ImageNet's images, which are for research and education; nano's, which come with tlkit, "
-        "on a small part of them (see tlkit/backbones/NANO.md). PyTorch files: whether `--weights FILE` takes the "
-        ".pth, .safetensors or .onnx files of PyTorch's libraries. here: whether the weights are on this machine."
+        "on a small part of them (see tlkit/backbones/NANO.md). PyTorch files: `--weights FILE` takes the .pth, "
+        ".safetensors or .onnx files of PyTorch's libraries, or their names (docs/weights.md)."
     )
     click.echo(
         "Other backbones: your own .keras file or SavedModel folder; hub:HANDLE or hub:FOLDER, a TF-Hub module, "
@@ -63,12 +60,17 @@ def backbones() -> None:
 
 def _source(backbone: Backbone) -> str:
     """Say who publishes a row's ImageNet weights, and their size; or how it is trained if nobody does."""
+    if backbone.learn is not None:
+        return "learned from your training images"
+    if not backbone.parameters:
+        return "it has none"
     if backbone.weights is None and backbone.checkpoint is None:
         return "none on ImageNet: from scratch"
     if backbone.weights is None:
-        return "none by default: a name, a file, or from scratch"
+        return "PyTorch files, or from scratch"
     publisher = "tlkit" if backbone.weights.come_with_tlkit else backbone.weights.url.split("/")[2]
-    return f"{_PUBLISHERS.get(publisher, publisher)}, {backbone.weights_megabytes:,.0f} MB"
+    source = f"{_PUBLISHERS.get(publisher, publisher)} ({backbone.weights_megabytes:,.0f} MB)"
+    return source + ", or PyTorch files" if backbone.checkpoint else source
 
 
 @main.command()
