@@ -165,11 +165,11 @@ def test_only_training_images_are_trained_on(
     seen: list[tuple[list[str], list[str]]] = []
     original = module.train_best
 
-    def train(model: Any, backbone: Any, recipe: Any, training: Any, validation: Any, **settings: Any) -> Any:
+    def train(build: Any, backbone: Any, recipe: Any, training: Any, validation: Any, **settings: Any) -> Any:
         seen.append((list(training.keys), list(validation.keys)))
-        return original(model, backbone, recipe, training, validation, **settings)
+        return original(build, backbone, recipe, training, validation, **settings)
 
-    monkeypatch.setattr(module, "train", train)
+    monkeypatch.setattr(module, "train_best", train)
     run = finetune(folder, **tiny, recipe=QUICK, out=tmp_path / "run")
     split = pd.read_csv(run.folder / "split.csv")
     parts = {part: set(split["sha256"][split["split"] == part]) for part in ("train", "validation")}
@@ -265,7 +265,7 @@ def test_an_earlier_run_is_kept_unless_forced_and_even_then_until_names_are_chec
 @pytest.mark.parametrize(
     ("moment", "what"),
     [
-        pytest.param("fit.train", KeyboardInterrupt(), marks=pytest.mark.slow),
+        pytest.param("fit.train_best", KeyboardInterrupt(), marks=pytest.mark.slow),
         ("judge.save_model", OSError(28, "No space left on device")),
         pytest.param("deliver.prove_parity", ParityError("it differs"), marks=pytest.mark.slow),
     ],

@@ -130,7 +130,7 @@ def test_training_a_network_again_ends_within_the_time_limit(monkeypatch: pytest
         return History(cut_short=True)
 
     monkeypatch.setattr("tlkit.finetuning.refit.train", train)
-    monkeypatch.setattr("tlkit.finetuning.refit.build", lambda *a: None)
+    monkeypatch.setattr("tlkit.finetuning.refit.build", lambda *a, **k: None)
     monkeypatch.setattr("tlkit.finetuning.refit.training_deadline", lambda deadline, *a: deadline)
     examples = SimpleNamespace(part=lambda *splits: range(8))
     prepared = SimpleNamespace(dataset=examples, backbone=None)

@@ -88,6 +88,7 @@ def moved(precision: str, unfreeze: Any, monkeypatch: pytest.MonkeyPatch) -> tup
     return np.concatenate([one.ravel() for one in weights]), kept[-1].optimizer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unfreeze", [1, "all"])
 def test_half_precision_moves_the_weights_as_float32_does(unfreeze: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     full, optimizer = moved("float32", unfreeze, monkeypatch)
