@@ -29,7 +29,7 @@ NETWORKS = (
     *("lenet5", "alexnet", "zfnet", "nin", "maxout"),
     *("vgg11", "vgg11_lrn", "vgg13", "vgg16c", "vgg16", "vgg19", "googlenet", "bn_inception"),
     *("spatial_transformer", "fractional_pooling", "inception_v3", "inception_resnet_v2"),
-    *("resnet18", "resnet34", "resnet50v1.5", "resnet101v1.5", "resnet152v1.5", "stochastic_depth"),
+    *("resnet18", "resnet34", "resnet50v1.5", "resnet101v1.5", "resnet152v1.5", "stochastic_depth_110"),
     *("resnext50_32x4d", "resnext101_32x8d", "densenet121", "densenet161"),
     *("seresnet50", "seresnext50_32x4d", "legacy_senet154"),
 )
@@ -109,11 +109,12 @@ def report() -> None:
     )
     for row in sorted(read_rows(FILE), key=lambda one: (int(one["year"]), one["network"])):
         top = "" if row["own_top"] == "yes" else ", linear top"
-        work = int(row["multiply_adds"])
+        work, rate = int(row["multiply_adds"]), float(row["images_a_second"])
+        speed = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
         amount = f"{work / 1e9:.2f} G" if work >= 1e8 else f"{work / 1e6:.2f} M"
         print(
             f"| `{row['network']}`{top} | {row['year']} | {row['size']} | {int(row['parameters']):,} | {amount} "
-            f"| {float(row['images_a_second']):,.3g} |"
+            f"| {speed} |"
         )
 
 
