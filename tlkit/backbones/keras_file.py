@@ -12,6 +12,7 @@ from typing import Any
 
 from tlkit.backbones.backbone import Backbone
 from tlkit.backbones.graph import ancestors_of, crossing_tensors, graph_nodes
+from tlkit.backbones.grouped import compute_groups_of
 from tlkit.errors import SpecError, WeightsError, nearest
 
 
@@ -65,6 +66,7 @@ def _resized(model: Any, size: int) -> Any:
     import keras
 
     copy = keras.models.clone_model(model, input_tensors=keras.Input((size, size, 3), name="image"))
+    compute_groups_of(copy)
     copy.set_weights(model.get_weights())
     return copy
 
@@ -79,7 +81,7 @@ def _load(file: str) -> Any:
         hint = f"Did you mean '{close}'?" if close else "Expected a Keras model saved as .keras."
         raise WeightsError(f"No such backbone file: '{file}'. {hint}")
     try:
-        model = keras.saving.load_model(file, compile=False, safe_mode=True)
+        model = compute_groups_of(keras.saving.load_model(file, compile=False, safe_mode=True))
     except Exception as error:  # Keras raises many kinds for a damaged or foreign file
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise WeightsError(f"'{file}' does not load as a Keras model: {reason}") from error

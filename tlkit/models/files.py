@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 
 from tlkit.backbones import registered as _registered  # noqa: F401  registers tlkit's own layers with Keras
+from tlkit.backbones.grouped import compute_groups_of
 from tlkit.backbones.kerashub import kerashub_layers
 from tlkit.backbones.saved_model_layer import MODULES, SavedModelLayer, module_files, modules_in
 from tlkit.errors import WeightsError
@@ -41,7 +42,7 @@ def open_model(file: Path) -> keras.Model:
     """
     with modules_in(file.parent / MODULES), _kerashub_layers_of(file):
         try:
-            return keras.saving.load_model(file, compile=False, safe_mode=True)
+            return compute_groups_of(keras.saving.load_model(file, compile=False, safe_mode=True))
         except TypeError as error:  # Keras wraps whatever a layer raises while it is read
             cause: BaseException | None = error
             while cause is not None and not isinstance(cause, WeightsError):

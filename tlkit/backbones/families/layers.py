@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
+
+from tlkit.backbones.grouped import compute_groups
 
 
 def convolution(
@@ -44,20 +45,7 @@ def convolution(
         kernel_initializer="he_normal",
         name=name,
     )
-    if groups > 1 and keras.backend.backend() == "tensorflow":
-        layer.convolution_op = partial(_grouped, layer)
-    return layer(x)
-
-
-def _grouped(layer: Any, x: Any, kernel: Any) -> Any:
-    """Compute a grouped convolution with TensorFlow's own operation.
-
-    Keras 3.15 compiles grouped convolutions with XLA. On two cores, a training step of one layer (32 images, 14 x 14
-    positions, 128 channels, 32 groups) took 2.4 s with it. TensorFlow's operation takes 0.02 s.
-    """
-    import tensorflow as tf
-
-    return tf.nn.conv2d(x, kernel, layer.strides, layer.padding.upper())
+    return compute_groups(layer)(x)
 
 
 def batch_norm(x: Any, name: str, *, scale: bool = True, epsilon: float = 1e-5) -> Any:

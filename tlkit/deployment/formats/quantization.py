@@ -26,6 +26,7 @@ import numpy as np
 from keras import layers
 
 from tlkit.backbones.graph import graph_nodes
+from tlkit.backbones.grouped import compute_groups_of
 
 LEVELS = 127  # of 8-bit weights on each side of 0
 MOST_VALUES = 2**26  # of the largest activation, over all images: 256 MiB in float32
@@ -360,7 +361,7 @@ def _copied(
 ) -> keras.Model:
     """Return a copy of a model. clone, call: how a layer is made and called, as for `keras.models.clone_model`."""
     inputs = keras.Input(model.input_shape[1:], name=model.inputs[0].name)
-    copy = keras.models.clone_model(model, inputs, clone, call)
+    copy = compute_groups_of(keras.models.clone_model(model, inputs, clone, call))
     for layer in copy.layers:
         own = model.get_layer(layer.name) if layer.weights else layer
         if len(own.weights) == len(layer.weights):
