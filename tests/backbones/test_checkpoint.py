@@ -178,3 +178,14 @@ def test_what_does_not_fit_is_named_and_changes_nothing(case: str) -> None:
     with pytest.raises(WeightsError, match=message):
         CHECKPOINT.assign(model, tensors)
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+def test_a_damaged_file_is_called_damaged_and_one_that_does_not_fit_is_not(tmp_path: Path) -> None:
+    file = tmp_path / "weights.pth"
+    write_zip(file, {f"{number}.weight": np.zeros(3, "float32") for number in range(6)})
+    with pytest.raises(WeightsError, match=r"left over: .* and 2 more\. Expected the weights of resnet18"):
+        tlkit.build_classifier("resnet18", 2, image_size=32, weights=str(file))
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(WeightsError) as refused:
+        tlkit.build_classifier("resnet18", 2, image_size=32, weights=str(file))
+    assert str(refused.value).startswith("The weights file") and "does not load into" not in str(refused.value)

@@ -28,7 +28,7 @@ def images() -> np.ndarray:
 def is_compiled(model: keras.Model) -> bool:
     """Whether any part of a model's graph must be compiled by XLA."""
     graph = tf.function(model, autograph=False).get_concrete_function(tf.TensorSpec((None, 9, 9, 8)))
-    return any("_XlaMustCompile" in one.attr for one in graph.graph.as_graph_def().library.function)
+    return any(key.startswith("_Xla") for one in graph.graph.as_graph_def().library.function for key in one.attr)
 
 
 def gradients(model: keras.Model, images: np.ndarray) -> list[np.ndarray]:

@@ -144,6 +144,6 @@ def _misfit(missing: list[str], unknown: list[str]) -> str:
     parts = []
     for names, what in ((missing, "missing"), (unknown, "left over")):
         if names:
-            listed = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+            listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
             parts.append(f"{counted(len(names), 'tensor')} {'is' if len(names) == 1 else 'are'} {what}: {listed}")
     return "; ".join(parts) + "."

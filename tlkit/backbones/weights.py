@@ -23,6 +23,7 @@ from tlkit.files import temporary_beside
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
 
 
 _SHIPPED = Path(__file__).parent
@@ -186,17 +187,18 @@ def _remembered(file: str, size: int, modified: int) -> str:
 def load_backbone_weights(backbone: Backbone, model: keras.Model, file: Path) -> None:
     """Load a weights file, with or without a top, into a backbone without a top.
 
-    Raises WeightsError with both shapes, or with the file's hash.
+    Raises WeightsError with both shapes, or with the file's hash, or with what a PyTorch file is damaged by.
     """
+    tensors = _tensors(backbone, file) if file.suffix in SUFFIXES else None
     try:
-        if file.suffix == ".npz":
+        if tensors is not None:
+            _assign(backbone, model, file, tensors)
+        elif file.suffix == ".npz":
             _load_arrays(model, file)
-        elif file.suffix in SUFFIXES:
-            load_checkpoint(backbone, model, file)
         elif not _load_below_the_top(model, file):
             model.load_weights(str(file))
     except Exception as error:  # Keras and h5py raise OSError, ValueError, KeyError and others here
-        reason = str(error).splitlines()[0][:240] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0][:300].rstrip(".") if str(error) else type(error).__name__
         like = f", such as {backbone.weights.file}" if backbone.weights else ""
         raise WeightsError(
             f"'{file}' ({file.stat().st_size:,} bytes, SHA-256 {_digest(file, 'sha256')}) "
@@ -206,23 +208,23 @@ def load_backbone_weights(backbone: Backbone, model: keras.Model, file: Path) ->
         ) from error
 
 
-def load_checkpoint(backbone: Backbone, model: keras.Model, file: Path) -> tuple[str, ...]:
-    """Load a PyTorch, safetensors or ONNX file into a backbone with or without its top.
-
-    Returns the names of the tensors that were left out, see `Checkpoint.assign`.
-
-    Raises WeightsError if the backbone takes no such files, or if the file does not fit.
-    """
+def _tensors(backbone: Backbone, file: Path) -> dict[str, np.ndarray]:
+    """Read a PyTorch, safetensors or ONNX file. Raises WeightsError if it is damaged, or if the backbone takes none."""
     if backbone.checkpoint is None:
         raise WeightsError(
             f"{backbone.name} takes no {file.suffix} files. Expected the .h5 or .weights.h5 file of a Keras network. "
             f"{_those_that_take_files()}"
         )
-    left_out = backbone.checkpoint.assign(model, read_weights(file))
+    return read_weights(file)
+
+
+def _assign(backbone: Backbone, model: keras.Model, file: Path, tensors: dict[str, np.ndarray]) -> None:
+    """Copy tensors into a backbone without its top, and log the names of those that were left out."""
+    assert backbone.checkpoint is not None
+    left_out = backbone.checkpoint.assign(model, tensors)
     others = [name for name in left_out if not name.endswith("num_batches_tracked")]
     if others:
         _log.info("Of %s, left out: %s", file.name, ", ".join(others))
-    return left_out
 
 
 def _load_below_the_top(model: keras.Model, file: Path) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 from tlkit.backbones.backbone import Backbone, Weights, _after
 from tlkit.backbones.checkpoint import Checkpoint
+from tlkit.backbones.families.googlenet import INCEPTIONS
 from tlkit.backbones.families.layers import (
     batch_norm,
     concatenate,
@@ -28,18 +29,6 @@ from tlkit.backbones.families.layers import (
 from tlkit.backbones.normalise import NormalisedNetwork
 
 _TORCHVISION = "https://download.pytorch.org/models/"
-
-GOOGLENET = {  # channels: 1x1; 1x1, then 3x3; 1x1, then the second 3x3; 1x1 after a pool
-    "3a": (64, 96, 128, 16, 32, 32),
-    "3b": (128, 128, 192, 32, 96, 64),
-    "4a": (192, 96, 208, 16, 48, 64),
-    "4b": (160, 112, 224, 24, 64, 64),
-    "4c": (128, 128, 256, 24, 64, 64),
-    "4d": (112, 144, 288, 32, 64, 64),
-    "4e": (256, 160, 320, 32, 128, 128),
-    "5a": (256, 160, 320, 32, 128, 128),
-    "5b": (384, 192, 384, 48, 128, 128),
-}
 
 BN_INCEPTION = {  # channels: 1x1; 1x1, then 3x3; 1x1, then two 3x3; 1x1 after the pool. 0: no such branch, stride 2
     "3a": (64, 64, 64, 64, 96, 32),
@@ -62,7 +51,7 @@ def googlenet_bn(pixels: Any) -> Any:
     x = convolution_unit(x, 64, 1, "conv2")
     x = convolution_unit(x, 192, 3, "conv3")
     x = max_pool(x, 3, "maxpool2", ceil=True)
-    for name, channels in GOOGLENET.items():
+    for name, channels in INCEPTIONS.items():
         if name in ("4a", "5a"):
             x = max_pool(x, 3 if name == "4a" else 2, f"maxpool{int(name[0]) - 1}", ceil=True)
         x = _googlenet_module(x, channels, f"inception{name}")
@@ -70,6 +59,7 @@ def googlenet_bn(pixels: Any) -> Any:
 
 
 def _googlenet_module(x: Any, channels: tuple[int, ...], name: str) -> Any:
+    """Apply four branches. torchvision's third has 3x3 where the paper has 5x5."""
     one, reduced, three, reduced_again, other_three, projected = channels
     first = convolution_unit(x, one, 1, f"{name}.branch1")
     second = convolution_unit(x, reduced, 1, f"{name}.branch2.0")
