@@ -34,11 +34,13 @@ EXPORTED = "exports.csv"
 # that only some runs have: folders that `tlkit export` added and their table, the module of a SavedModel backbone, and
 # what was trained without the validation images if the model was trained on them too
 JUDGED = ("judged_head.npz", "judged.keras")
+CHECKPOINTS = "checkpoints"  # of a run that is not finished, see `tlkit.checkpoints`
 OPTIONAL_FILES = (
     *("litert", "litert-float16", "litert-int8", "onnx", "openvino", "keras"),
     EXPORTED,
     "modules",
     *JUDGED,
+    CHECKPOINTS,
 )
 FILES = (
     PLAN,
@@ -72,6 +74,7 @@ _LEFT = re.compile(f"(?:{_KILLED})+(.+)")  # an export is written inside a tempo
 _MODULE = re.compile(
     rf"modules/(|({_KILLED})?[0-9a-f]{{16}}/(|saved_model\.pb|tfhub_module\.pb|(variables|assets)/.*))"
 )
+_CHECKPOINT = re.compile(rf"{CHECKPOINTS}/(|lock|({_KILLED})?(progress\.json|[\w.-]+-\d+\.(json|npz)))")
 _SAVED_MODEL = re.compile(r"saved_model\.pb|fingerprint\.pb|assets/|variables/variables\.(index|data-\d{5}-of-\d{5})")
 
 
@@ -163,7 +166,8 @@ def _is_of_run(name: str, foreign_inside: set[str]) -> bool:
     first = name.partition("/")[0]
     if first in _EXPORTS:
         return name != first and name not in foreign_inside
-    return name in (*FILES, *JUDGED, EXPORTED) or _is_left(name) or bool(_MODULE.fullmatch(name))
+    known = name in (*FILES, *JUDGED, EXPORTED) or _is_left(name)
+    return known or bool(_MODULE.fullmatch(name) or _CHECKPOINT.fullmatch(name))
 
 
 def _is_left(name: str) -> bool:

@@ -11,7 +11,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 log = logging.getLogger("tlkit")
@@ -42,13 +42,17 @@ def bar(total: int, unit: str) -> Iterator[Callable[[int], None]]:
 
 @dataclass(frozen=True)
 class Deadline:
-    """A moment at which work must end. at: seconds, as of `time.monotonic()`; infinity for no deadline.
+    """A moment at which work must end.
+
+    at: seconds, as of `time.monotonic()`; infinity for no deadline.
+    whole: whether a stage of a training that would not end before is given up in its first steps.
 
     >>> Deadline().over, Deadline.after(0).over
     (False, True)
     """
 
     at: float = math.inf
+    whole: bool = False
 
     @classmethod
     def after(cls, seconds: float | None) -> Deadline:
@@ -76,6 +80,10 @@ class Deadline:
         """Return a deadline earlier by `seconds`, which stay reserved for what follows."""
         return Deadline(self.at - seconds)
 
+    def or_not_at_all(self) -> Deadline:
+        """Return the same deadline, with `whole`."""
+        return Deadline(self.at, whole=True)
+
 
 NO_DEADLINE = Deadline()
 
@@ -90,21 +98,26 @@ class Clock:
     ['scan', 'total']
     """
 
-    def __init__(self, deadline: Deadline = NO_DEADLINE) -> None:
+    def __init__(self, deadline: Deadline = NO_DEADLINE, spent: Mapping[str, float] | None = None) -> None:
+        """spent: seconds of each step, and "total", of a job that is resumed."""
         self.deadline = deadline
-        self._started = time.monotonic()
-        self._steps: dict[str, float] = {}
+        self._steps = dict(spent or {})
+        self._started = time.monotonic() - self._steps.pop("total", 0.0)
+        self._running: dict[str, float] = {}  # when the steps began that are under way
 
     @contextlib.contextmanager
     def timed(self, step: str) -> Iterator[None]:
         """Add the seconds that a block takes to those of a step."""
-        started = time.monotonic()
+        self._running[step] = time.monotonic()
         try:
             yield
         finally:
-            self._steps[step] = self._steps.get(step, 0.0) + time.monotonic() - started
+            self._steps[step] = self._steps.get(step, 0.0) + time.monotonic() - self._running.pop(step)
 
     def seconds(self) -> dict[str, float]:
         """Return the seconds of each step so far, and "total", those since the job began."""
-        steps = {**self._steps, "total": time.monotonic() - self._started}
+        now, steps = time.monotonic(), dict(self._steps)
+        for step, started in self._running.items():
+            steps[step] = steps.get(step, 0.0) + now - started
+        steps["total"] = now - self._started
         return {name: round(value, 2) for name, value in steps.items()}

@@ -23,7 +23,7 @@ def demo(out: str) -> None:
 
 # The options that are hidden are so that the help fits one screen.
 @main.command()
-@click.argument("data")
+@click.argument("data", required=False)
 @click.option("--backbone", metavar="NAME", help="name, file, a,b,c or auto; see `tlkit backbones`")
 @click.option("--recipe", metavar="NAME|PATH", help="default auto; see `tlkit recipes`")
 @click.option("--similar/--different", default=None, help="whether DATA's images are like ImageNet's")
@@ -55,9 +55,18 @@ def demo(out: str) -> None:
 @click.option("--report/--no-report", default=True, hidden=True)  # documented in docs/report.md
 @click.option("--data", "moved_to", hidden=True)  # where the data of plan.json is now; documented in docs/runs.md
 @click.option("--dry-run", is_flag=True, help="print the plan and stop")
+@click.option("--resume", metavar="RUN|auto", help="go on with a run that was stopped")
 @click.option("--force", is_flag=True, help="replace an earlier run in RUN")
 @click.pass_context
-def finetune(context: click.Context, data: str, out: str | None, dry_run: bool, force: bool, **options: Any) -> None:
+def finetune(
+    context: click.Context,
+    data: str | None,
+    out: str | None,
+    dry_run: bool,
+    resume: str | None,
+    force: bool,
+    **options: Any,
+) -> None:
     """Fine-tune a backbone on DATA: a folder, table, or plan.json."""
     from tlkit.errors import DataError
     from tlkit.finetuning.resolve import check_names
@@ -65,14 +74,21 @@ def finetune(context: click.Context, data: str, out: str | None, dry_run: bool, 
 
     moved_to = options.pop("moved_to")
     given = {name: value for name, value in options.items() if _is_given(context, name)}
-    job = Job.given(data, given if moved_to is None else {**given, "data": Path(moved_to)})
-    if data.endswith(".json") and not job.data.exists():
-        raise DataError(f"The data of '{data}' is not at '{job.data}' any more. Give `moved_to`: where it is now.")
-    check_names(job)  # before TensorFlow is imported
+    job = None
+    if data is not None:
+        job = Job.given(data, given if moved_to is None else {**given, "data": Path(moved_to)})
+        if data.endswith(".json") and not job.data.exists():
+            raise DataError(f"The data of '{data}' is not at '{job.data}' any more. Give `moved_to`: where it is now.")
+        check_names(job)  # before TensorFlow is imported
+    elif resume is None:
+        raise click.UsageError("Missing argument 'DATA', or --resume RUN.", context)
     with _tensorflow_quietly():
-        from tlkit.finetuning.finetune import carry_out
+        from tlkit.finetuning.finetune import carry_out, resumed
     with log_shown():
-        carry_out(job, out, force=force, dry_run=dry_run)
+        if resume is not None:
+            resumed(resume, job, out, force=force, given=sorted(given))
+        elif job is not None:
+            carry_out(job, out, force=force, dry_run=dry_run)
 
 
 def _is_given(context: click.Context, name: str) -> bool:

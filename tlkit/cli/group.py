@@ -1,6 +1,7 @@
 """The `tlkit` command: the group of all commands, its help, and the printing of errors.
 
-Exit codes: 0 success, 1 an error of `tlkit.errors`, 2 an invalid command line, 130 interrupted.
+Exit codes: 0 success, 1 an error of `tlkit.errors`, 2 an invalid command line, 130 interrupted (Ctrl-C), 143 ended by
+SIGTERM.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import click
 from tlkit import __version__
 from tlkit.errors import TlkitError, nearest
 from tlkit.progress import log
+from tlkit.stopping import INTERRUPTED
 from tlkit.words import shown
 
 NEWLINES = "\n\t"  # of messages that have several lines
@@ -111,6 +113,8 @@ class _Group(click.Group):
         except TlkitError as error:
             click.echo(f"Error: {shown(in_options(str(error)), keep=NEWLINES)}", err=True)
             ctx.exit(1)
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

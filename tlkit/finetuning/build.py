@@ -38,12 +38,13 @@ class Decided:
     """A plan that can be carried out.
 
     trained: the model, if a tournament has trained it already. images_computed: how many images ran through frozen
-    layers for the decision.
+    layers for the decision. training: the name of the checkpoint of the training, which the tournament's has ended.
     """
 
     plan: Plan
     trained: Trained | None = None
     images_computed: int = 0
+    training: str = "train"
 
 
 def build(prepared: Prepared, head: Head, precision: str = "float32", *, restart: int = 0) -> keras.Model:

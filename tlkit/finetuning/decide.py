@@ -11,14 +11,16 @@ import time
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from tlkit.backbones import Backbone
 from tlkit.backbones.weights import sha256_of, weights_sha256
+from tlkit.checkpoints import Checkpoints
 from tlkit.data.images import summary
 from tlkit.devices import _device, _precision
 from tlkit.finetuning.build import Decided, Trained, build
 from tlkit.finetuning.prepare import Prepared
-from tlkit.plan.augmentation import PRESETS, Augmentation
+from tlkit.plan.augmentation import PRESETS, Augmentation, augmentation_from_dict
 from tlkit.plan.decision import Decision
 from tlkit.plan.job import Job
 from tlkit.plan.plan import Plan, PlannedBackbone
@@ -27,43 +29,55 @@ from tlkit.progress import NO_DEADLINE, Clock, Deadline, log
 from tlkit.runs.folder import Run, open_run
 from tlkit.safety.check import check_safety
 from tlkit.safety.verdict import sentence
-from tlkit.strategy.recipes import choose_recipe, decide_by_tournament, foresee_tournament
+from tlkit.strategy.recipes import STEP, choose_recipe, decide_by_tournament, foresee_tournament
+from tlkit.strategy.tournament import training_name
 
 CHECK_SECONDS = 60  # time limit of the class-safety check in a run without a time limit
 VERSIONS = ("tensorflow", "keras", "numpy", "albumentations", "pandas")
 
 
-def decide(prepared: Prepared, run: Run, clock: Clock | None = None) -> Decided:
+def decide(prepared: Prepared, run: Run, clock: Clock | None = None, checkpoints: Checkpoints | None = None) -> Decided:
     """Decide what the job leaves open: the recipe, and how much of its augmentation keeps the classes.
 
-    The run's plan.json is written before anything is decided, and again after each decision.
+    The run's plan.json is written before anything is decided, and again after each decision. With the checkpoints of a
+    run that was stopped, what was decided is not decided again.
     """
-    clock = clock or Clock()
+    clock, done = clock or Clock(), None if checkpoints is None else checkpoints.of("decided")
+    if done and (before := done.read()) is not None:
+        return Decided(run.plan, None, before["images_computed"], before["training"])
+    decided = _decide(prepared, run, clock, checkpoints)
+    if done:
+        done.save({"images_computed": decided.images_computed, "training": decided.training})
+    return decided
+
+
+def _decide(prepared: Prepared, run: Run, clock: Clock, checkpoints: Checkpoints | None) -> Decided:
     recipe, decisions = _asked_or_by_size(prepared)
-    trained, computed = None, 0
+    trained, computed, training = None, 0, "train"
     undecided = None if prepared.job.by_tournament else recipe
     run.write_plan(draw_up(prepared, undecided, (), decided=False))
     if prepared.job.by_tournament:
-        safe = functools.cache(functools.partial(_safe, prepared, clock))
-        with clock.timed("decide"):
+        safe = functools.cache(functools.partial(_safe, prepared, clock, checkpoints))
+        with clock.timed(STEP):
             builder = functools.partial(build, prepared, precision=_precision("auto"))
-            pool, training = prepared.dataset.part("train", "validation"), prepared.dataset.count("train")
+            pool, count = prepared.dataset.part("train", "validation"), prepared.dataset.count("train")
             outcome, decisions = decide_by_tournament(
-                builder, prepared.backbone, pool, training, prepared.job, clock.deadline, lambda: safe()[0]
+                builder, prepared.backbone, pool, count, prepared.job, clock.deadline, lambda: safe()[0], checkpoints
             )
         recipe, computed = _limited_to(outcome.recipe, prepared.backbone), outcome.images_computed
         if outcome.model is not None and outcome.history is not None:
+            training = training_name(outcome.recipe)
             trained = Trained(outcome.model, outcome.history, computed + outcome.history.images_computed)
             decisions = [*decisions, safe()[1]]
         run.write_plan(draw_up(prepared, recipe, decisions, decided=False))
     if trained is None and prepared.augmentation is not None:
         recipe = dataclasses.replace(recipe, augmentation=prepared.augmentation)
     if trained is None and not recipe.augmentation.is_identity() and not _was_checked(prepared):
-        augmentation, narrowed = _narrow(recipe.augmentation, prepared, clock)
+        augmentation, narrowed = _narrow(recipe.augmentation, prepared, clock, checkpoints)
         recipe, decisions = dataclasses.replace(recipe, augmentation=augmentation), [*decisions, narrowed]
     plan = draw_up(prepared, recipe, decisions)
     run.write_plan(plan)
-    return Decided(plan, trained, computed)
+    return Decided(plan, trained, computed, training)
 
 
 def foresee(prepared: Prepared, deadline: Deadline = NO_DEADLINE) -> Plan:
@@ -118,7 +132,7 @@ def draw_up(prepared: Prepared, recipe: Recipe | None, decisions: Sequence[Decis
         problems=summary(dataset.images),
         device=device,
         precision=precision,
-        versions={name: _version(name) for name in VERSIONS} | {"python": platform.python_version()},
+        versions=versions(),
         decided=decided,
     )
 
@@ -160,19 +174,33 @@ def _was_checked(prepared: Prepared) -> bool:
     return recipe is not None and recipe == prepared.job.checked and prepared.augmentation is None
 
 
-def _safe(prepared: Prepared, clock: Clock) -> tuple[Augmentation, Decision]:
+def _safe(prepared: Prepared, clock: Clock, checkpoints: Checkpoints | None) -> tuple[Augmentation, Decision]:
     """The augmentation of fine-tuning in a tournament: the one asked for or the standard one, as far as safe."""
     asked = prepared.augmentation
     if asked is not None and asked.is_identity():
         return asked, Decision("augmentation", "none", "it was asked for")
-    return _narrow(asked or PRESETS["standard"], prepared, clock)
+    return _narrow(asked or PRESETS["standard"], prepared, clock, checkpoints)
 
 
-def _narrow(augmentation: Augmentation, prepared: Prepared, clock: Clock) -> tuple[Augmentation, Decision]:
-    """Narrow an augmentation to what is safe for these images.
+def _narrow(
+    augmentation: Augmentation, prepared: Prepared, clock: Clock, checkpoints: Checkpoints | None
+) -> tuple[Augmentation, Decision]:
+    """Narrow an augmentation to what is safe for these images, once for a run, also if it is stopped and resumed.
 
     Returns it, and the decision for the plan.
     """
+
+    def checked() -> dict[str, Any]:
+        narrowed, decision = _checked(augmentation, prepared, clock)
+        return {"augmentation": dataclasses.asdict(narrowed), "decision": decision.to_dict()}
+
+    if checkpoints is None:
+        return _checked(augmentation, prepared, clock)
+    found = checkpoints.once("check", checked)
+    return augmentation_from_dict(found["augmentation"]), Decision.from_dict(found["decision"])
+
+
+def _checked(augmentation: Augmentation, prepared: Prepared, clock: Clock) -> tuple[Augmentation, Decision]:
     job, dataset = prepared.job, prepared.dataset
     seconds = CHECK_SECONDS if job.max_minutes is None else 6 * job.max_minutes  # a tenth of the run
     log.info("checking  whether the augmentation keeps the classes of these images")
@@ -202,6 +230,11 @@ def _limited_to(recipe: Recipe, network: Backbone) -> Recipe:
 
     stages = [dataclasses.replace(stage, unfreeze=limited(stage.unfreeze)) for stage in recipe.stages]
     return dataclasses.replace(recipe, stages=tuple(stages))
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of what a run depends on, for the plan."""
+    return {name: _version(name) for name in VERSIONS} | {"python": platform.python_version()}
 
 
 def _version(name: str) -> str:

@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tlkit.backbones import Backbone
+from tlkit.checkpoints import Checkpoints
 from tlkit.deployment.parity import FreshProcess
+from tlkit.errors import SpecError
 from tlkit.finetuning.decide import decide, foresee
 from tlkit.finetuning.deliver import deliver
 from tlkit.finetuning.fit import fit
-from tlkit.finetuning.judge import judge
-from tlkit.finetuning.prepare import prepare
+from tlkit.finetuning.judge import Judged, judge
+from tlkit.finetuning.prepare import Prepared, prepare
 from tlkit.finetuning.resolve import resolve
+from tlkit.finetuning.resume import (
+    LATEST,
+    Unfinished,
+    check_unchanged,
+    find_unfinished,
+    is_delivered,
+    judged_once,
+    newest_unfinished,
+)
 from tlkit.finetuning.transfer import transfer_gain
 from tlkit.finetuning.words import plan_lines
+from tlkit.folders import CHECKPOINTS, PLAN
 from tlkit.plan.augmentation import Augmentation
 from tlkit.plan.job import OPTIONS, Job
 from tlkit.plan.plan import Plan
 from tlkit.plan.recipe import Recipe
 from tlkit.progress import Clock, Deadline, log
-from tlkit.runs.folder import Run, check_out, next_free, start_run
+from tlkit.reporting.report import report
+from tlkit.runs.folder import Run, check_out, finish_run, next_free, start_run
+from tlkit.stopping import STOPPING
 from tlkit.strategy.recipes import delivery_seconds
 
 
 def finetune(
-    data: str | Path | Job,
+    data: str | Path | Job | None = None,
     *,
     backbone: str | None = None,
     recipe: Recipe | str | None = None,
@@ -58,6 +73,7 @@ def finetune(
     out: str | Path | None = None,
     force: bool = False,
     dry_run: bool = False,
+    resume: str | Path | None = None,
 ) -> Run:
     """Fine-tune a pretrained backbone on a folder of images, evaluate it, export it, and prove the export.
 
@@ -73,6 +89,9 @@ def finetune(
         force: Replace an earlier run in `out` when the new one is finished. Other files are never removed (see
             `tlkit.folders`).
         dry_run: Log the plan and stop. Nothing is written, and the Run's folder does not exist.
+        resume: The folder of a run that was stopped, to go on with it as it began: nothing else is given but `force`,
+            for going on although the data, the weights or a version has changed. Or "auto" with the other arguments:
+            the newest unfinished run of the same job, beside `out` or in runs/, or a new one if there is none.
 
     Returns:
         The finished run.
@@ -86,8 +105,30 @@ def finetune(
         raise TypeError(
             f"`{next(iter(options))}` was given with a Job. Set it in the Job instead: dataclasses.replace(job, ...)."
         )
-    job = data if isinstance(data, Job) else Job.given(data, options)
+    job = data if isinstance(data, Job) or data is None else Job.given(data, options)
+    if resume is not None:
+        return resumed(resume, job, out, force=force, given=sorted(options))
+    if job is None:
+        raise SpecError("No data was given. Expected `data`, or `resume` with the folder of a run that was stopped.")
     return carry_out(job, out, force=force, dry_run=dry_run)
+
+
+def resumed(
+    resume: str | Path, job: Job | None, out: str | Path | None, *, force: bool, given: Sequence[str] = ()
+) -> Run:
+    """Go on with a run, as `finetune` does. given: the names of the options that were given."""
+    if str(resume) != LATEST:
+        if job is not None or given or out is not None:
+            what = "`data`" if job is not None else f"`{[*given, 'out'][0]}`"
+            raise SpecError(f"A run goes on as it began, so `resume` takes no {what}. Begin a new run.")
+        return go_on(find_unfinished(resume), force=force)
+    if job is None:
+        raise SpecError("`resume=auto` needs `data` and the options of the job, to find its newest unfinished run.")
+    if out is not None:
+        folder = Path(out)
+        return go_on(find_unfinished(folder), force=force) if (folder / PLAN).is_file() else carry_out(job, out)
+    found = newest_unfinished(resolve(job).job, Path("runs"))
+    return carry_out(job, force=force) if found is None else go_on(found, force=force)
 
 
 def carry_out(job: Job, out: str | Path | None = None, *, force: bool = False, dry_run: bool = False) -> Run:
@@ -95,26 +136,85 @@ def carry_out(job: Job, out: str | Path | None = None, *, force: bool = False, d
 
     out, force, dry_run: as in `finetune`.
     """
-    clock = Clock(Deadline.after(None if job.max_minutes is None else 60 * job.max_minutes))
-    resolved = resolve(job)
-    folder = Path(out) if out is not None else next_free(Path("runs"), resolved.name)
-    check_out(folder, force, resolved.job.data)
-    prepared = prepare(resolved, clock)
-    if dry_run:
-        _log_plan(foresee(prepared, clock.deadline), prepared.backbone)
-        return Run(folder)
-    run = start_run(folder, force)
-    if run.folder != folder:
-        log.info(f"replaces  {folder}, which is kept until the new run, in {run.folder}, is finished\n")
-    prepared.write(run)
-    _log_short_time(clock.deadline, len(prepared.dataset), resolved.job)
-    with FreshProcess() as fresh:  # it imports TensorFlow while this one decides and trains
-        decided = decide(prepared, run, clock)
-        _log_plan(decided.plan, prepared.backbone)
-        trained = fit(decided, prepared, clock)
-        judged = judge(decided.plan, trained, prepared, run, clock)
+    clock = Clock(_deadline(job, 0.0))
+    with STOPPING.on_signals():
+        resolved = resolve(job)
+        folder = Path(out) if out is not None else next_free(Path("runs"), resolved.name)
+        check_out(folder, force, resolved.job.data)
+        prepared = prepare(resolved, clock)
+        if dry_run:
+            _log_plan(foresee(prepared, clock.deadline), prepared.backbone)
+            return Run(folder)
+        run = start_run(folder, force)
+        if run.folder != folder:
+            log.info(f"replaces  {folder}, which is kept until the new run, in {run.folder}, is finished\n")
+        checkpoints = Checkpoints(run.folder / CHECKPOINTS, seconds=clock.seconds)
+        with checkpoints.locked(), _how_to_go_on(folder):
+            prepared.write(run)
+            return _work(prepared, Unfinished(run, folder), clock, checkpoints)
+
+
+def go_on(unfinished: Unfinished, *, force: bool = False) -> Run:
+    """Go on with a run that was stopped, see `tlkit.finetuning.resume`. force: although something has changed."""
+    run, job = unfinished.run, unfinished.run.plan.job
+    checkpoints = Checkpoints(run.folder / CHECKPOINTS)
+    spent = checkpoints.spent()
+    clock = Clock(_deadline(job, spent.get("total", 0.0)), spent)
+    checkpoints.seconds = clock.seconds
+    log.info(f"resuming  {unfinished.into}, on which {spent.get('total', 0.0):.0f} s were spent")
+    with STOPPING.on_signals(), checkpoints.locked(), _how_to_go_on(unfinished.into):
+        if is_delivered(unfinished, checkpoints):
+            return _with_report(unfinished, checkpoints)
+        prepared = prepare(resolve(job), clock)
+        check_unchanged(unfinished, prepared, force=force)
+        prepared.write(run)
+        return _work(prepared, unfinished, clock, checkpoints)
+
+
+def _work(prepared: Prepared, unfinished: Unfinished, clock: Clock, checkpoints: Checkpoints) -> Run:
+    """Do what comes after the data was prepared, or what is left of it."""
+    run = unfinished.run
+    _log_short_time(clock.deadline, len(prepared.dataset), prepared.job)
+
+    def evaluated() -> Judged:
+        judged = judge(decided.plan, fit(decided, prepared, clock, checkpoints), prepared, run, clock, checkpoints)
         judged.scores["transfer"] = transfer_gain(prepared, run, clock)
-        return deliver(decided.plan, judged, prepared, run, into=folder, fresh=fresh, clock=clock)
+        return judged
+
+    with FreshProcess() as fresh:  # it imports TensorFlow while this one decides and trains
+        decided = decide(prepared, run, clock, checkpoints)
+        _log_plan(decided.plan, prepared.backbone)
+        judged = judged_once(run, checkpoints, evaluated)
+        finished = deliver(decided.plan, judged, prepared, run, into=unfinished.into, fresh=fresh, clock=clock)
+    if judged.interrupted:
+        log.info(f"the training was interrupted. To go on with it: `tlkit finetune --resume {finished.folder}`")
+    else:
+        Checkpoints(finished.folder / CHECKPOINTS).remove()
+    return finished
+
+
+def _with_report(unfinished: Unfinished, checkpoints: Checkpoints) -> Run:
+    """Finish a run that was stopped when it had written all but its report."""
+    run = finish_run(unfinished.run, unfinished.into)
+    if run.plan.job.report:
+        report([run])
+    Checkpoints(run.folder / CHECKPOINTS).remove()
+    return run
+
+
+@contextlib.contextmanager
+def _how_to_go_on(folder: Path) -> Iterator[None]:
+    """If the block fails or is stopped, say how the run goes on."""
+    try:
+        yield
+    except BaseException:
+        log.info(f"not finished. To go on where it was: `tlkit finetune --resume {folder}`")
+        raise
+
+
+def _deadline(job: Job, spent: float) -> Deadline:
+    """When the job must end. spent: seconds, before the run was stopped."""
+    return Deadline.after(None if job.max_minutes is None else 60 * job.max_minutes - spent)
 
 
 def _log_short_time(deadline: Deadline, images: int, job: Job) -> None:

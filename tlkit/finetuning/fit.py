@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from tlkit.checkpoints import Checkpoints
 from tlkit.data.dataset import decode_images
 from tlkit.finetuning.build import Decided, Trained, build
 from tlkit.finetuning.prepare import Prepared
@@ -22,8 +23,13 @@ if TYPE_CHECKING:
     from tlkit.plan.recipe import Recipe
 
 
-def fit(decided: Decided, prepared: Prepared, clock: Clock | None = None) -> Trained:
-    """Build the classifier of a plan, and train it on the training images, unless a tournament has trained it."""
+def fit(
+    decided: Decided, prepared: Prepared, clock: Clock | None = None, checkpoints: Checkpoints | None = None
+) -> Trained:
+    """Build the classifier of a plan, and train it on the training images, unless a tournament has trained it.
+
+    With the checkpoints of a run that was stopped, the training goes on where it was.
+    """
     if decided.trained is not None:
         return decided.trained
     clock, dataset, plan = clock or Clock(), prepared.dataset, decided.plan
@@ -44,6 +50,7 @@ def fit(decided: Decided, prepared: Prepared, clock: Clock | None = None) -> Tra
             dataset.part("validation"),
             seed=seed,
             deadline=training_deadline(clock.deadline, model, dataset, plan.job.report),
+            checkpoint=None if checkpoints is None else checkpoints.of(decided.training),
         )
     return Trained(best, history, decided.images_computed + history.images_computed)
 

@@ -7,9 +7,12 @@ from it, and the mean of all models' weights is delivered (a model soup, Wortsma
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 
+from tlkit.checkpoints import Checkpoints
 from tlkit.data.examples import Examples
 from tlkit.evaluation.predict import predict_probabilities
 from tlkit.features.folds import stratified_folds
@@ -25,7 +28,9 @@ from tlkit.words import counted
 SPLITS = ("train", "validation")
 
 
-def cross_validate(plan: Plan, trained: Trained, prepared: Prepared, clock: Clock) -> Refitted | None:
+def cross_validate(
+    plan: Plan, trained: Trained, prepared: Prepared, clock: Clock, checkpoints: Checkpoints | None = None
+) -> Refitted | None:
     """Train a model for each fold of the training images, and average the weights of all.
 
     trained: the model of the fold that is the validation images.
@@ -55,10 +60,13 @@ def cross_validate(plan: Plan, trained: Trained, prepared: Prepared, clock: Cloc
             log.info(f"fold      {number + 2} of {len(numbers) + 1}: {counted(len(rows), 'image')} held out")
             model = build(prepared, recipe.head, plan.precision, restart=history.restart)
             deadline = training_deadline(clock.deadline, model, prepared.dataset, job.report)
-            seed = job.seed + history.restart
-            found = train(
-                model, prepared.backbone, recipe, pool.take(others), pool.take(rows), seed=seed, deadline=deadline
-            )
+            checkpoint = None if checkpoints is None else checkpoints.of(f"fold {number + 2}")
+            settings: dict[str, Any] = {
+                "seed": job.seed + history.restart,
+                "deadline": deadline,
+                "checkpoint": checkpoint,
+            }
+            found = train(model, prepared.backbone, recipe, pool.take(others), pool.take(rows), **settings)
             if found.cut_short or found.interrupted:
                 history.note(
                     f"the folds were given up after {number + 1}: the time was over, so the first is delivered"

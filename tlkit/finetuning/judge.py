@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from tlkit.backbones import Backbone
+from tlkit.checkpoints import Checkpoints
 from tlkit.data.images import ImageSet
 from tlkit.devices import while_memory_lasts
 from tlkit.evaluation.calibration import bake, bake_without_prior, fit_temperature, temper, without_prior
@@ -51,6 +52,7 @@ class Judged:
         reported: The classifier that the report is on. It was not trained on the images that the report measures it on.
         images_computed: How many images ran through frozen layers, including those of training.
         notes: What did not go as planned, in words.
+        interrupted: Whether Ctrl-C ended the training before its end.
     """
 
     model: keras.Model
@@ -59,9 +61,17 @@ class Judged:
     reported: keras.Model
     images_computed: int
     notes: tuple[str, ...] = ()
+    interrupted: bool = False
 
 
-def judge(plan: Plan, trained: Trained, prepared: Prepared, run: Run, clock: Clock | None = None) -> Judged:
+def judge(
+    plan: Plan,
+    trained: Trained,
+    prepared: Prepared,
+    run: Run,
+    clock: Clock | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> Judged:
     """Calibrate a trained model on the validation images, and score it on them and on the test images.
 
     If the model is then trained on the validation images too (see `tlkit.finetuning.refit`), they judge the one before,
@@ -74,7 +84,7 @@ def judge(plan: Plan, trained: Trained, prepared: Prepared, run: Run, clock: Clo
     """
     clock, dataset = clock or Clock(), prepared.dataset
     again = refit if plan.job.folds is None else cross_validate
-    refitted = again(plan, trained, prepared, clock)
+    refitted = again(plan, trained, prepared, clock, checkpoints)
     run.write_table("history.csv", pd.DataFrame(trained.history.table()))
     judged = as_saved(trained.model, prepared.backbone, plan)
     delivered = judged if refitted is None else refitted.delivered(judged)
@@ -101,6 +111,7 @@ def judge(plan: Plan, trained: Trained, prepared: Prepared, run: Run, clock: Clo
         delivered if "test" in answers.reported and (refitted is None or "test" not in refitted.splits) else judged,
         trained.images_computed + computed,
         tuple(trained.history.notes),
+        trained.history.interrupted,
     )
 
 

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
 
+from tlkit.checkpoints import Checkpoints
 from tlkit.finetuning.build import Trained, as_saved, build
 from tlkit.finetuning.fit import training_deadline, training_examples
 from tlkit.finetuning.prepare import Prepared
@@ -53,7 +55,9 @@ class Refitted:
         return self.model if self.head is None else with_head(judged, *self.head)
 
 
-def refit(plan: Plan, trained: Trained, prepared: Prepared, clock: Clock) -> Refitted | None:
+def refit(
+    plan: Plan, trained: Trained, prepared: Prepared, clock: Clock, checkpoints: Checkpoints | None = None
+) -> Refitted | None:
     """Train the classifier again, on training and validation images, if the job wants it. None if not.
 
     By default a solved head is refitted, in a few seconds. Where one was not asked for and is not possible, nothing is
@@ -65,7 +69,7 @@ def refit(plan: Plan, trained: Trained, prepared: Prepared, clock: Clock) -> Ref
     if asked is False or (asked is None and not solved):
         return None
     with clock.timed("refit"):
-        found = _solved(plan, trained, prepared) if solved else _trained(plan, trained, prepared, clock)
+        found = _solved(plan, trained, prepared) if solved else _trained(plan, trained, prepared, clock, checkpoints)
     if found is None and asked:
         trained.history.note(f"the model was not trained on the validation images too: {_WHY_NOT}")
     return found
@@ -88,7 +92,9 @@ def _solved(plan: Plan, trained: Trained, prepared: Prepared) -> Refitted | None
     return Refitted((found.head.kernel, found.head.bias), out_of_fold=found.out_of_fold, splits=splits)
 
 
-def _trained(plan: Plan, trained: Trained, prepared: Prepared, clock: Clock) -> Refitted | None:
+def _trained(
+    plan: Plan, trained: Trained, prepared: Prepared, clock: Clock, checkpoints: Checkpoints | None
+) -> Refitted | None:
     """Train a new model by the same schedule to its end, and interpolate its weights where the first one's were."""
     recipe = plan.recipe
     assert recipe is not None
@@ -107,9 +113,9 @@ def _trained(plan: Plan, trained: Trained, prepared: Prepared, clock: Clock) -> 
     restart = trained.history.restart
     model = build(prepared, recipe.head, plan.precision, restart=restart)
     deadline = training_deadline(clock.deadline, model, prepared.dataset, plan.job.report)
-    again = train(
-        model, prepared.backbone, fixed, everything, validation, seed=plan.job.seed + restart, deadline=deadline
-    )
+    checkpoint = None if checkpoints is None else checkpoints.of("refit")
+    settings: dict[str, Any] = {"seed": plan.job.seed + restart, "deadline": deadline, "checkpoint": checkpoint}
+    again = train(model, prepared.backbone, fixed, everything, validation, **settings)
     if again.cut_short:
         return None
     return Refitted(model=as_saved(model, prepared.backbone, plan), images_computed=again.images_computed)

@@ -67,3 +67,9 @@ def batch_norms(model: keras.Model, backbone: Backbone, unfreeze: Unfreeze) -> l
     chosen = unfreeze if isinstance(unfreeze, tuple) else range(len(all_blocks) - count + 1, len(all_blocks) + 1)
     inner = [one for n in chosen if n >= 1 for layer in all_blocks[n - 1].layers for one in _inner_layers(layer)]
     return [layer for layer in inner if isinstance(layer, keras.layers.BatchNormalization)]
+
+
+def _inner_batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    """Return all BatchNormalization layers of a model, also those inside other layers."""
+    inner = [one for layer in model.layers for one in _inner_layers(layer)]
+    return [layer for layer in inner if isinstance(layer, keras.layers.BatchNormalization)]

@@ -174,8 +174,8 @@ def open_run(folder: str | Path, moved_to: str | Path | None = None) -> Run:
         )
     if not run.finished:
         raise RunError(
-            f"The run '{folder}' did not finish. "
-            f"Repeat it with `tlkit finetune {folder}/plan.json --out {folder} --force`."
+            f"The run '{folder}' did not finish. Go on with it: `tlkit finetune --resume {folder}`. "
+            f"Or begin it anew: `tlkit finetune {folder}/plan.json --out {folder} --force`."
         )
     return run
 
@@ -212,7 +212,7 @@ def check_out(folder: Path, force: bool, data: Path | None = None) -> None:
     check_replaceable(folder, PLAN)
     replaced = _holds_something(folder)
     if replaced and not force:
-        state = "a finished run" if Run(folder).finished else "an unfinished run"
+        state = "a finished run" if Run(folder).finished else "an unfinished run, which `resume` goes on with"
         raise RunError(f"'{folder}' holds {state}. Use `force` to replace it, or another `out`.")
     path = folder.resolve() if replaced else folder
     if not is_utf8(str(path)):  # TensorFlow writes to no such path
@@ -247,6 +247,12 @@ def start_run(folder: Path, force: bool) -> Run:
             "Give another `out`."
         ) from None
     return Run(new)
+
+
+def replacement_of(folder: Path) -> Run | None:
+    """The newest run that was to replace the one in `folder`, and was stopped; None if there is none."""
+    left = [one for one in _left_beside(folder, "unfinished") if (one / PLAN).is_file()]
+    return Run(max(left, key=lambda one: one.stat().st_mtime)) if left else None
 
 
 def finish_run(run: Run, folder: Path) -> Run:

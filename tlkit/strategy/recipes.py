@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     import keras
 
     from tlkit.backbones import Backbone
+    from tlkit.checkpoints import Checkpoints
     from tlkit.data.examples import Examples
     from tlkit.plan.job import Job
 
 
+STEP = "decide"  # what the time of a tournament is counted as, see `tlkit.progress.Clock`
 LARGE = 1000  # training images from which a set counts as large
 MINUTES, SECONDS_PER_IMAGE, MOST_MINUTES = 1.0, 1.0, 60.0  # time limit of a tournament: a base, more per image, a cap
 PATIENCE = 8  # times this limit, with the effort "best"
@@ -69,6 +71,7 @@ def decide_by_tournament(
     job: Job,
     deadline: Deadline = NO_DEADLINE,
     augmentation: Callable[[], Augmentation] = Augmentation,
+    checkpoints: Checkpoints | None = None,
 ) -> tuple[Outcome, list[Decision]]:
     """Measure the two axes and let the strategies compete.
 
@@ -82,12 +85,16 @@ def decide_by_tournament(
             Without a deadline: one minute plus 1 second per image, 60 minutes at most; with the effort "best" 8 times
             that.
         augmentation: Returns the augmentation of fine-tuning. It is called only if fine-tuning takes part.
+        checkpoints: Of the run, which a tournament that was stopped goes on from. Its time counts.
 
     Returns:
         The winner, and the decisions with their evidence for the plan.
     """
-    limit = minutes_at_most(len(pool), job, deadline)
-    deadline = Deadline.after(60 * limit)
+    limit, spent = minutes_at_most(len(pool), job, deadline), 0.0
+    if checkpoints is not None:
+        limit = checkpoints.once("tournament-limit", lambda: {"minutes": limit})["minutes"]
+        spent = checkpoints.spent().get(STEP, 0.0)
+    deadline = Deadline.after(60 * limit - spent)
     log.info(f"deciding  by a tournament of strategies on held-out images, {limit:.1f} minutes at most")
     tapped = build(Head(taps="all"))
     table = feature_table(tapped, backbone, pool, training, seed=job.seed, batch_size=job.batch_size or 32)
@@ -96,7 +103,8 @@ def decide_by_tournament(
         why = f"no tournament was held, because the cache has no room for features (`cache_gb`); {decision.why}"
         return Outcome(recipe, why, []), [replace(decision, why=why)]
     axes = profile(tapped, backbone, table, pool, seed=job.seed)
-    outcome = Tournament(build, backbone, table, pool, job, augmentation, deadline, axes["similar"]).run()
+    similar = axes["similar"]
+    outcome = Tournament(build, backbone, table, pool, job, augmentation, deadline, similar, checkpoints).run()
     size = "large" if training >= LARGE else "small"
     kind = {True: "similar", False: "different", None: "not known to be different"}[axes["similar"]]
     evidence = {"contenders": outcome.contenders, "minutes_at_most": round(limit, 2)}

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tlkit.backbones import Backbone
+from tlkit.checkpoints import Checkpoints
 from tlkit.data.examples import Examples
 from tlkit.errors import TrainingError
 from tlkit.evaluation.calibration import without_prior
@@ -74,6 +75,11 @@ MOST_TRIED = 5  # fine-tunings
 SAFELY = 0.7  # the share of the time left that a shortened training may take: tracing and validation come on top
 # Standard errors by which another head must be ahead. One image that differs alone gives exactly 1, whatever n is.
 CLEARLY = 1.05
+
+
+def training_name(recipe: Recipe) -> str:
+    """What the checkpoint of a fine-tuning in a tournament is called."""
+    return f"tournament {recipe.name}"
 
 
 @dataclass
@@ -162,6 +168,7 @@ class Tournament:
             fine-tuning.
         deadline: Fine-tuning that would pass it ends after its first steps.
         similar: Whether the images are similar to the backbone's own, see `tlkit.strategy.axes.is_similar`.
+        checkpoints: Of the run; None: a tournament that is stopped begins anew.
     """
 
     build: Callable[[Head], keras.Model]
@@ -172,6 +179,7 @@ class Tournament:
     augmentation: Callable[[], Augmentation] = Augmentation
     deadline: Deadline = NO_DEADLINE
     similar: bool | None = None
+    checkpoints: Checkpoints | None = None
     contenders: list[Contender] = field(default_factory=list)
     images_computed: int = 0
     interrupted: bool = False
@@ -403,9 +411,10 @@ class Tournament:
         training, validation = (
             self.pool.take(rows) for rows in np.split(np.arange(len(self.pool)), [self.table.training])
         )
-        settings: dict[str, Any] = {"seed": self.job.seed, "deadline": self.deadline, "whole": True}
+        checkpoint = None if self.checkpoints is None else self.checkpoints.of(training_name(one.recipe))
+        settings: dict[str, Any] = {"seed": self.job.seed, "deadline": self.deadline.or_not_at_all()}
         try:
-            history = train(model, self.backbone, one.recipe, training, validation, **settings)
+            history = train(model, self.backbone, one.recipe, training, validation, checkpoint=checkpoint, **settings)
         except TrainingError as error:
             one.diverged = True
             one.ends("dropped", f": {error}")

@@ -74,12 +74,19 @@ class Batches(keras.utils.PyDataset):
         self._size, self._seed, self._shuffle = batch_size, seed, shuffle
         self._transform, self._mixup, self._cutmix = transform, mixup, cutmix
         self._start = np.random.default_rng((seed, 0)).integers(len(views), size=self._count)
+        self._skipped = 0
         self.set_epoch(0)
 
     def __len__(self) -> int:
         return math.ceil(self._count / self._size)
 
+    @property
+    def num_batches(self) -> int:
+        """How many batches `fit` takes in an epoch."""
+        return len(self) - self._skipped
+
     def __getitem__(self, number: int) -> tuple[Any, ...]:
+        number += self._skipped
         indices, inputs = self._inputs(number)
         one_hot, weights = self._targets.of(indices)
         if self._mixup or self._cutmix:
@@ -133,6 +140,10 @@ class Batches(keras.utils.PyDataset):
         """
         self.epoch = epoch
         self._order = self._order_of(epoch)
+
+    def skip(self, steps: int) -> None:
+        """Leave out the first batches of every epoch, of which a resumed training has seen one already. 0: none."""
+        self._skipped = steps
 
     def _order_of(self, epoch: int) -> np.ndarray:
         if not self._shuffle:

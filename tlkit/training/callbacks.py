@@ -103,6 +103,14 @@ class KeepBest(keras.callbacks.Callback):
         """Put the best weights back."""
         self.model.set_weights(self._weights)
 
+    def state(self) -> dict[str, Any]:
+        """See `tlkit.training.resume.Stateful`."""
+        return {"best": _compared(self._best), "weights": self._weights}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """See `tlkit.training.resume.Stateful`."""
+        self._best, self._weights = state["best"], state["weights"]
+
 
 class RecordEpochs(keras.callbacks.Callback):
     """Adds a row to the history for each epoch.
@@ -194,6 +202,14 @@ class StopWithoutImprovement(keras.callbacks.Callback):
         if self._without >= self._patience:
             self.model.stop_training = True
 
+    def state(self) -> dict[str, Any]:
+        """See `tlkit.training.resume.Stateful`."""
+        return {"best": _compared(self._best), "without": self._without}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """See `tlkit.training.resume.Stateful`."""
+        self._best, self._without = state["best"], state["without"]
+
 
 class StopIfNothingLearned(keras.callbacks.Callback):
     """Raises TrainingError if an epoch's training loss is no better than chance, from the second epoch of a stage on.
@@ -220,6 +236,14 @@ class StopIfNothingLearned(keras.callbacks.Callback):
                 f"{loss:.3f}, and always predicting the classes' shares gives {self._chance:.3f}. Lower its "
                 f"learning_rate ({self._learning_rate:g} now)."
             )
+
+    def state(self) -> dict[str, Any]:
+        """See `tlkit.training.resume.Stateful`."""
+        return {"epochs": self._epochs}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """See `tlkit.training.resume.Stateful`."""
+        self._epochs = state["epochs"]
 
 
 class StopAtDeadline(keras.callbacks.Callback):
@@ -285,3 +309,16 @@ class StopIfTooLong(keras.callbacks.Callback):
         seconds = (time.monotonic() - self._started) / counted * (self._steps - self._done)
         if seconds > self._deadline.left * (1 if counted == self.COUNTED else 2):
             raise TooLong(seconds)
+
+    def state(self) -> dict[str, Any]:
+        """See `tlkit.training.resume.Stateful`."""
+        return {"done": self._done}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """See `tlkit.training.resume.Stateful`. A stage whose first steps were measured is not measured again."""
+        self._done = state["done"] + self.COUNTED + 1
+
+
+def _compared(scores: Mapping[str, Any] | None) -> dict[str, float] | None:
+    """Those of the scores that epochs are compared by, as JSON values."""
+    return None if scores is None else {name: float(scores[name]) for name in ("val_loss", "val_accuracy")}

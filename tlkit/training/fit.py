@@ -16,6 +16,7 @@ from tlkit.errors import TrainingError
 from tlkit.models.batch_norm import batch_norms, fit_momentum, recalibrate
 from tlkit.progress import Deadline, bars_shown, log
 from tlkit.stats import chance_log_loss
+from tlkit.stopping import STOPPING
 from tlkit.training.batches import Batches, Targets, augmenting, class_weights, in_turn, scaling
 from tlkit.training.callbacks import (
     LOG_LOSS,
@@ -34,6 +35,7 @@ from tlkit.training.callbacks import (
 from tlkit.training.history import History
 from tlkit.training.inputs import Source, StageInputs, StagePlan, training_source, validation_source
 from tlkit.training.optimizers import find_loss_scale, make_optimizer, rate_factors, with_loss_scale
+from tlkit.training.resume import Checkpointing, WithinStage
 from tlkit.words import counted
 
 RECALIBRATION_BATCHES = 32
@@ -84,7 +86,7 @@ def fit_stage(
             _recalibrate(model, plan, suffix, batches)
         if stage.batch_norm == "moving":
             fit_momentum(batch_norms(model, plan.backbone, stage.unfreeze), stage.epochs * len(batches))
-        _compile(model, plan, suffix, batches)
+        _compile(model, plan, suffix, batches, cached=source.features is not None)
         keeper, initial = KeepBest(plan.recipe.monitor, history.best), suffix.get_weights()
         _fit(suffix, plan, (batches, validation), keeper, history, deadline, chance_log_loss(source.labels))
         if stage.interpolate != 1 and not history.interrupted:
@@ -131,14 +133,14 @@ def _recalibrate(model: keras.Model, plan: StagePlan, suffix: keras.Model, batch
     log.info(f"  {names} recalibrated on {counted(count, 'batch', 'batches')}")
 
 
-def _compile(model: keras.Model, plan: StagePlan, suffix: keras.Model, batches: Batches) -> None:
-    """Compile the suffix, and find the loss scale if it computes in float16."""
+def _compile(model: keras.Model, plan: StagePlan, suffix: keras.Model, batches: Batches, *, cached: bool) -> None:
+    """Compile the suffix, and find the loss scale if it computes in float16. cached: whether its inputs are."""
     factors, steps = rate_factors(model, plan.backbone, plan.stage), len(batches)
     suffix.compile(
         optimizer=with_loss_scale(make_optimizer(plan.stage, steps, factors), suffix),
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=plan.recipe.head.label_smoothing),
         metrics=[keras.metrics.CategoricalAccuracy("accuracy"), keras.metrics.CategoricalCrossentropy(LOG_LOSS)],
-        steps_per_execution=min(STEPS_AT_ONCE, steps) if plan.stage.unfreeze == 0 else 1,
+        steps_per_execution=min(STEPS_AT_ONCE, steps) if plan.stage.unfreeze == 0 and cached else 1,
     )
     suffix.optimizer.build(suffix.trainable_variables)
     find_loss_scale(suffix, batches[0])
@@ -158,37 +160,28 @@ def _fit(
     batches: of the training and of the validation images. chance: the log loss of a classifier that learned nothing.
     """
     training, validation = batches
-    stage, first_epoch = plan.stage, history.epochs
+    stage = plan.stage
     bar = bars_shown() and stage.unfreeze != 0  # the epochs of a head are too short for a progress bar
-    callbacks = [
-        ValidateByLogLoss(),
-        FollowEpochs(training),
-        StopOnNaN(plan.number, stage.learning_rate),
-        keeper,
-        RecordEpochs(history, plan.number, keeper, plan.clock),
-        LogEpochs(history, lines=not bar),
-    ]
-    if stage.ema:
-        callbacks.insert(0, keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
-    if stage.patience is not None:
-        callbacks.append(StopWithoutImprovement(plan.recipe.monitor, stage.patience))
-    if plan.whole:
-        callbacks.append(StopIfTooLong(deadline, stage.epochs * len(training)))
-        if stage.unfreeze != 0 and not stage.adversarial:  # the loss on moved images may well be above chance
-            callbacks.append(StopIfNothingLearned(chance, plan.number, stage.learning_rate))
-    callbacks.append(StopAtDeadline(deadline, history, plan.number))
-    if stage.schedule == "plateau":
-        callbacks.append(keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.2, patience=2))
-    try:
+    callbacks = _callbacks(plan, training, keeper, history, deadline, chance, lines=not bar)
+    place = None
+    if plan.progress is not None:
+        place = WithinStage(plan.progress, history, plan.clock, plan.recipe.batch_size)
+    checkpointing = Checkpointing(place, training, callbacks)
+
+    def fit(first: int, last: int) -> None:
         suffix.fit(
             training,
             validation_data=validation,
-            initial_epoch=first_epoch,
-            epochs=first_epoch + stage.epochs,
-            callbacks=callbacks,
+            initial_epoch=first,
+            epochs=last,
+            callbacks=[*callbacks, checkpointing],
             shuffle=False,  # Batches shuffles the examples; Keras would only permute whole batches
             verbose=1 if bar else 0,
         )
+
+    try:
+        with STOPPING.between_steps():
+            checkpointing.fit(fit, history.epochs, len(history.earlier) + stage.epochs)
     except TooLong as error:
         history.expected_seconds = error.seconds
         history.cut(
@@ -207,6 +200,40 @@ def _fit(
             "delivered; interrupt again to give it up"
         )
     keeper.restore()
+
+
+def _callbacks(
+    plan: StagePlan,
+    training: Batches,
+    keeper: KeepBest,
+    history: History,
+    deadline: Deadline,
+    chance: float,
+    *,
+    lines: bool,
+) -> list[keras.callbacks.Callback]:
+    """The callbacks of a stage, in the order in which they work. lines: whether epochs are logged."""
+    stage = plan.stage
+    callbacks = [
+        ValidateByLogLoss(),
+        FollowEpochs(training),
+        StopOnNaN(plan.number, stage.learning_rate),
+        keeper,
+        RecordEpochs(history, plan.number, keeper, plan.clock),
+        LogEpochs(history, lines=lines),
+    ]
+    if stage.ema:
+        callbacks.insert(0, keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
+    if stage.patience is not None:
+        callbacks.append(StopWithoutImprovement(plan.recipe.monitor, stage.patience))
+    if deadline.whole:
+        callbacks.append(StopIfTooLong(deadline, stage.epochs * len(training)))
+        if stage.unfreeze != 0 and not stage.adversarial:  # the loss on moved images may well be above chance
+            callbacks.append(StopIfNothingLearned(chance, plan.number, stage.learning_rate))
+    callbacks.append(StopAtDeadline(deadline, history, plan.number))
+    if stage.schedule == "plateau":
+        callbacks.append(keras.callbacks.ReduceLROnPlateau(monitor="val_loss", factor=0.2, patience=2))
+    return callbacks
 
 
 def _interpolate(

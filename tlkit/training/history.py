@@ -74,9 +74,10 @@ class History:
         self.images_computed += later.images_computed
 
     def note(self, sentence: str) -> None:
-        """Add a note for the user, and log it."""
-        self.notes.append(sentence)
-        log.info(sentence)
+        """Add a note for the user, and log it. Not twice the same, which a resumed training would add."""
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+            log.info(sentence)
 
     def cut(self, sentence: str) -> None:
         """Add a note on what was cut short."""

@@ -26,6 +26,8 @@ from tlkit.words import counted
 if TYPE_CHECKING:
     import keras
 
+    from tlkit.training.resume import Progress
+
 VALIDATION_SHARE = 0.3  # share of the time left for the validation images' features; the rest is for training images
 
 
@@ -34,7 +36,7 @@ class StagePlan:
     """One stage of a recipe, with what is needed to run it.
 
     number: the stage's number, from 1. seed: seed of the order, the views and the augmentation.
-    clock: the stopwatch of the whole training. whole: see `tlkit.train`.
+    clock: the stopwatch of the whole training. progress: of the whole training, if checkpoints are written.
     """
 
     recipe: Recipe
@@ -42,7 +44,7 @@ class StagePlan:
     backbone: Backbone
     seed: int
     clock: Stopwatch
-    whole: bool = False
+    progress: Progress | None = None
 
     @property
     def stage(self) -> Stage:

@@ -6,10 +6,12 @@ Imports Keras and NumPy only.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 
 from tlkit.backbones import Backbone
+from tlkit.checkpoints import Checkpoint
 from tlkit.data.examples import Examples
 from tlkit.errors import TrainingError
 from tlkit.plan.recipe import Recipe
@@ -28,6 +30,7 @@ def train_best(
     *,
     seed: int = 0,
     deadline: Deadline = NO_DEADLINE,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[keras.Model, History]:
     """Train a classifier 1 + `recipe.restarts` times, and return the one that is best on the validation images.
 
@@ -38,6 +41,7 @@ def train_best(
         build: gives the classifier with the random weights of a seed.
         deadline: when training ends. A restart that has not begun by then is left out.
         backbone, recipe, training, validation, seed: as in `tlkit.train`.
+        checkpoint: as in `tlkit.train`, of the first training; those of the restarts lie beside it.
 
     Returns:
         The model, and its history. Its `restart` is the number of the one that was kept, 0 = the first training, and
@@ -58,7 +62,9 @@ def train_best(
             log.info(f"restart {number} of {recipe.restarts}, with seed {seed + number}")
         model = build(seed + number)
         try:
-            history = train(model, backbone, recipe, training, validation, seed=seed + number, deadline=deadline)
+            place = checkpoint.beside(f"restart {number}") if checkpoint and number else checkpoint
+            with_seed: dict[str, Any] = {"seed": seed + number, "deadline": deadline, "checkpoint": place}
+            history = train(model, backbone, recipe, training, validation, **with_seed)
         except TrainingError as error:
             failed = error
             notes.append(f"the training with seed {seed + number} was given up: {error}")

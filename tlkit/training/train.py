@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from tlkit.backbones import Backbone, find_backbone
+from tlkit.checkpoints import Checkpoint
 from tlkit.data.examples import Examples
 from tlkit.devices import while_memory_lasts
 from tlkit.models.adversarial import Adversarial
@@ -23,6 +24,7 @@ from tlkit.progress import NO_DEADLINE, Deadline, log
 from tlkit.training.fit import fit_stage
 from tlkit.training.history import History, Stopwatch
 from tlkit.training.inputs import StageInputs, StagePlan
+from tlkit.training.resume import Progress, fingerprint
 from tlkit.training.solve import Refit, refit_stage, solve_stage
 from tlkit.words import counted
 
@@ -45,9 +47,12 @@ def train(
     *,
     seed: int = 0,
     deadline: Deadline = NO_DEADLINE,
-    whole: bool = False,
+    checkpoint: Checkpoint | None = None,
 ) -> History:
     """Train a classifier in place, stage by stage. It ends with the weights that are best on the validation images.
+
+    With a checkpoint, a training that was stopped goes on at the step where it was, and ends with the same weights and
+    the same history (but for its seconds) as if it had not been. One that was finished is not repeated.
 
     Stages and epochs are logged (see `tlkit.progress`).
 
@@ -57,9 +62,11 @@ def train(
         recipe: its stages are run in order.
         training, validation: decoded images with labels, raw RGB 0-255.
         seed: seed of the order, the views and the augmentation.
-        deadline: when training ends. At least one epoch of the first stage is completed.
-        whole: whether a stage that would not end before the deadline is given up in its first steps. The model then
-            has the best weights so far, and the history's `expected_seconds` is set.
+        deadline: when training ends. At least one epoch of the first stage is completed. If it is `whole`, a stage that
+            would not end before it is given up in its first steps. The model then has the best weights so far, and the
+            history's `expected_seconds` is set.
+        checkpoint: where it is kept how far the training is, see `tlkit.checkpoints`. One of another training is
+            ignored. None: nothing is kept.
 
     Returns:
         The history, a row per epoch. Ctrl-C ends training with the best weights so far, and the history is
@@ -75,14 +82,22 @@ def train(
         backbone.block_count(stage.unfreeze)
         check_scales(stage, model.input_shape[1])
     training, validation = _shuffled(training, seed), _shuffled(validation, seed)
-    history, clock = History(), Stopwatch()
-    for number in range(1, len(recipe.stages) + 1):
+    history, clock, progress, count = History(), Stopwatch(), None, len(recipe.stages)
+    if checkpoint is not None:
+        progress = Progress(checkpoint, model, fingerprint(recipe, seed, len(training), len(validation)))
+        clock = progress.read(history)
+        if progress.finished:
+            _set_trainable(model, StagePlan(recipe, count, backbone, seed, clock))
+            return history
+    for number in range(1 if progress is None else progress.stage, count + 1):
         if history.rows and (deadline.over or history.interrupted):
             why = "the training was interrupted" if history.interrupted else "the time limit was reached"
-            history.cut(f"stage {number} of {len(recipe.stages)} was skipped: {why}")
+            history.cut(f"stage {number} of {count} was skipped: {why}")
             continue
-        plan = StagePlan(recipe, number, backbone, seed, clock, whole)
+        plan = StagePlan(recipe, number, backbone, seed, clock, progress)
         history.append(_train_stage(model, plan, training, validation, history, deadline))
+        if progress is not None and not history.interrupted:
+            progress.stage_ended(history, clock, last=number == count)
     return history
 
 
@@ -139,13 +154,15 @@ def _train_stage(
 
     history: of the stages before. A failed attempt only adds the number of images it computed, which are cached.
     """
-    weights, batch_size_asked = model.get_weights(), plan.recipe.batch_size
+    weights, batch_size_asked, progress = model.get_weights(), plan.recipe.batch_size, plan.progress
 
     def attempt(batch_size: int) -> History:
         record = history.continued()
+        if progress is not None:
+            progress.begin(record, batch_size)
         if batch_size < batch_size_asked:
             model.set_weights(weights)
-            record.notes.append(
+            record.note(
                 f"stage {plan.number} ran with batches of {batch_size}: memory did not suffice for {batch_size_asked}"
             )
         resized = replace(plan, recipe=replace(plan.recipe, batch_size=batch_size))
@@ -156,13 +173,18 @@ def _train_stage(
             history.images_computed += record.images_computed
             raise
 
-    return while_memory_lasts(attempt, batch_size_asked)
+    within = progress and progress.within
+    return while_memory_lasts(attempt, within["batch_size"] if within else batch_size_asked)
+
+
+def _set_trainable(model: keras.Model, plan: StagePlan) -> int:
+    return set_trainable(model, plan.backbone, unfreeze=plan.stage.unfreeze, batch_norm=plan.stage.batch_norm)
 
 
 def _stage_inputs(model: keras.Model, plan: StagePlan, training: Examples, validation: Examples) -> StageInputs:
     """Set the trainable layers of the stage, and cut the model below them."""
     stage, stages = plan.stage, plan.recipe.stages
-    parameters = set_trainable(model, plan.backbone, unfreeze=stage.unfreeze, batch_norm=stage.batch_norm)
+    parameters = _set_trainable(model, plan)
     if stage.adversarial:
         prefix, suffix = None, Adversarial(model, stage.clean_share, stage.adversarial)
     else:
