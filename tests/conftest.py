@@ -106,7 +106,7 @@ def leave_out_export(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skip the export and its proof in `finetune` and `ensemble`; they take most of a short run."""
 
     def export(model: object, class_names: object, folder: Path, **settings: object) -> Path:
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         return folder
 
     proof = {"n": 0, "top1_agreement": 1.0, "max_difference": 0.0, "limit": 1e-5}

@@ -38,7 +38,7 @@ def demo(out: str) -> None:
 @click.option("--accept-licence", "--accept-license", is_flag=True, hidden=True)  # documented in docs/weights.md
 @click.option("--validation", type=float, metavar="SHARE", help="of the training images; default 0.2")
 @click.option("--test", type=float, metavar="SHARE", hidden=True)  # documented in docs/recipes.md
-@click.option("--group-by", metavar="COLUMN", help="CSV column whose values stay together")
+@click.option("--group-by", metavar="COLUMN", hidden=True)  # documented in docs/data.md
 @click.option("--columns", metavar="PATH=NAME,...", hidden=True)  # documented in docs/data.md
 @click.option("--fit", metavar="HOW", help="make images square: squash (default), crop or pad")
 @click.option("--from", "from_run", metavar="RUN", help="start from an earlier run's weights")

@@ -5,10 +5,28 @@ Usage: python _worker.py, with this JSON on standard input:
 The input may come long after the start, so that TensorFlow is already imported by then.
 """
 
+import ctypes
 import json
 import os
+import signal
 import sys
+import threading
 import time
+
+given: list[str] = []
+
+
+def read() -> None:
+    """Read the question. If the process that started this one ends before it asks, end too, also during an import."""
+    given.append(sys.stdin.read())
+    if not given[0]:
+        os._exit(1)
+
+
+reader = threading.Thread(target=read, daemon=True)
+reader.start()
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with that process at once, whatever ends it
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 for absent in ("keras", "tf_keras", "tlkit"):
@@ -19,7 +37,8 @@ import tensorflow as tf  # noqa: E402
 
 
 def main() -> None:
-    question = json.load(sys.stdin)
+    reader.join()
+    question = json.loads(given[0])
     files, batch_size = question["files"], question["batch_size"]
     serve = tf.saved_model.load(question["saved_model"]).signatures["serving_default"]
     found: dict[str, list[np.ndarray]] = {"probabilities": [], "class": [], "sure": [], "ok": []}

@@ -177,7 +177,9 @@ def _work(prepared: Prepared, unfinished: Unfinished, clock: Clock, checkpoints:
     _log_short_time(clock.deadline, len(prepared.dataset), prepared.job)
 
     def evaluated() -> Judged:
-        judged = judge(decided.plan, fit(decided, prepared, clock, checkpoints), prepared, run, clock, checkpoints)
+        trained = fit(decided, prepared, clock, checkpoints)
+        STOPPING.delivering = True
+        judged = judge(decided.plan, trained, prepared, run, clock, checkpoints)
         judged.scores["transfer"] = transfer_gain(prepared, run, clock)
         return judged
 
@@ -185,6 +187,7 @@ def _work(prepared: Prepared, unfinished: Unfinished, clock: Clock, checkpoints:
         decided = decide(prepared, run, clock, checkpoints)
         _log_plan(decided.plan, prepared.backbone)
         judged = judged_once(run, checkpoints, evaluated)
+        STOPPING.delivering = True
         finished = deliver(decided.plan, judged, prepared, run, into=unfinished.into, fresh=fresh, clock=clock)
     if judged.interrupted:
         log.info(f"the training was interrupted. To go on with it: `tlkit finetune --resume {finished.folder}`")
