@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import platform
 import shlex
 import sys
@@ -196,7 +197,8 @@ def _narrow(
 
     if checkpoints is None:
         return _checked(augmentation, prepared, clock)
-    found = checkpoints.once("check", checked)
+    digest = hashlib.sha256(repr(augmentation).encode()).hexdigest()
+    found = checkpoints.once(f"check {digest[:8]}", checked)
     return augmentation_from_dict(found["augmentation"]), Decision.from_dict(found["decision"])
 
 
