@@ -5,7 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import keras
 import pytest
@@ -74,3 +78,31 @@ def test_a_handler_of_the_callers_own_stays() -> None:
         assert heard == [signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the child notices the end of its standard input")
+def test_the_process_of_the_proof_ends_with_the_one_that_started_it() -> None:
+    script = (
+        "from tlkit.deployment.parity import FreshProcess\n"
+        "with FreshProcess() as fresh:\n"
+        "    print(fresh._process.pid, flush=True)\n"
+        "    input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        time.sleep(0.5)  # until it has asked the kernel for it
+        parent.kill()
+    ended = time.monotonic() + 20
+    while _lives(child):
+        assert time.monotonic() < ended, "it outlived the process that started it"
+        time.sleep(0.02)
+
+
+def _lives(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"

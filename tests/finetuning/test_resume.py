@@ -81,7 +81,8 @@ def ended(
             assert ends < 40
 
 
-@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [3, 1])
 def test_a_run_that_is_stopped_again_and_again_ends_as_one_that_is_not(
     every: int, folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None, kills: Callable[[int], None]
 ) -> None:
@@ -118,6 +119,7 @@ def test_a_tournament_goes_on_with_the_contender_that_it_was_at(
     assert any(row["fine_tuned"] and row["n"] for row in lines(run)), "one was trained by gradient descent"
 
 
+@pytest.mark.slow
 def test_a_run_that_replaces_another_is_resumed_by_the_name_of_that(
     folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None, kills: Callable[[int], None]
 ) -> None:
@@ -168,6 +170,7 @@ def test_a_resumed_run_takes_no_other_options(folder: Path, tmp_path: Path) -> N
     assert shown.exit_code == 2 and "--resume" in shown.output
 
 
+@pytest.mark.slow
 def test_auto_goes_on_with_the_newest_unfinished_run_of_the_same_job(
     folder: Path,
     tmp_path: Path,
@@ -188,6 +191,7 @@ def test_auto_goes_on_with_the_newest_unfinished_run_of_the_same_job(
     assert finetune(folder, **given, resume="auto").folder.name.endswith("-3"), "there is none any more: a new one"
 
 
+@pytest.mark.slow
 def test_ctrl_c_delivers_the_best_model_so_far_and_the_training_can_go_on(
     folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None
 ) -> None:
