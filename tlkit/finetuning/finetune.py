@@ -148,10 +148,10 @@ def carry_out(job: Job, out: str | Path | None = None, *, force: bool = False, d
         run = start_run(folder, force)
         if run.folder != folder:
             log.info(f"replaces  {folder}, which is kept until the new run, in {run.folder}, is finished\n")
-        checkpoints = Checkpoints(run.folder / CHECKPOINTS, seconds=clock.seconds)
-        with checkpoints.locked(), _how_to_go_on(folder):
+        checkpoints, unfinished = Checkpoints(run.folder / CHECKPOINTS, seconds=clock.seconds), Unfinished(run, folder)
+        with checkpoints.locked(), _how_to_go_on(unfinished):
             prepared.write(run)
-            return _work(prepared, Unfinished(run, folder), clock, checkpoints)
+            return _work(prepared, unfinished, clock, checkpoints)
 
 
 def go_on(unfinished: Unfinished, *, force: bool = False) -> Run:
@@ -162,7 +162,7 @@ def go_on(unfinished: Unfinished, *, force: bool = False) -> Run:
     clock = Clock(_deadline(job, spent.get("total", 0.0)), spent)
     checkpoints.seconds = clock.seconds
     log.info(f"resuming  {unfinished.into}, on which {spent.get('total', 0.0):.0f} s were spent")
-    with STOPPING.on_signals(), checkpoints.locked(), _how_to_go_on(unfinished.into):
+    with STOPPING.on_signals(), checkpoints.locked(), _how_to_go_on(unfinished):
         if is_delivered(unfinished, checkpoints):
             return _with_report(unfinished, checkpoints)
         prepared = prepare(resolve(job), clock)
@@ -206,12 +206,13 @@ def _with_report(unfinished: Unfinished, checkpoints: Checkpoints) -> Run:
 
 
 @contextlib.contextmanager
-def _how_to_go_on(folder: Path) -> Iterator[None]:
+def _how_to_go_on(unfinished: Unfinished) -> Iterator[None]:
     """If the block fails or is stopped, say how the run goes on."""
     try:
         yield
     except BaseException:
-        log.info(f"not finished. To go on where it was: `tlkit finetune --resume {folder}`")
+        if (unfinished.run.folder / PLAN).is_file():
+            log.info(f"not finished. To go on where it was: `tlkit finetune --resume {unfinished.into}`")
         raise
 
 
