@@ -3,8 +3,8 @@
     python benchmarks/kills.py --kills 100
 
 Three kinds of run with `nano` on scikit-learn's digits: a solved head, fine-tuning with augmentation and mixup, and a
-tournament. Each run is killed with SIGKILL after a random time, resumed, and so on until it ends. Then the weights of
-model.keras, history.csv, predictions.csv and metrics.json are compared with those of the run that was not killed, but
+tournament. Each run is killed with SIGKILL at a random moment of a random phase, resumed, and so on until it ends. The
+work that a kill in training loses is at most the time since the last checkpoint. Then the weights of model.keras, history.csv, predictions.csv and metrics.json are compared with those of the run that was not killed, but
 for what is measured (seconds, and how many images were computed). Rows are appended to kills.csv as they end.
 """
 
@@ -43,6 +43,7 @@ RECIPE = {
     "augmentation": {"shift_x": [-0.1, 0.1], "rotate": [-10, 10]},
     "batch_size": 16,
 }
+POLL = 0.05  # seconds
 KINDS: dict[str, list[str]] = {
     "solved head": ["--recipe", "small_similar"],
     "fine-tuning": ["--recipe", "RECIPE", "--allow", "rotate"],
@@ -91,33 +92,41 @@ def _unmeasured(values: Any) -> Any:
     return [_unmeasured(one) for one in values] if isinstance(values, list) else values
 
 
-def phase(log: str) -> str:
-    """Where a run was, by the last line of its log that says so."""
-    found = "features"
-    for line in log.splitlines():
-        if re.search(r"epoch \d|deciding|trainable parameters|resumed|head solved|fine-tune", line):
-            found = "training"
-        if re.search(r"evaluating|exporting|proving|writing", line):
-            found = "delivery"
-    return found
+PHASES = ("features", "training", "delivery")
 
 
-def killed(line: list[str], environment: dict[str, str], after: float) -> tuple[bool, str]:
-    """Run a command, and kill it after some seconds. Returns whether it ended before, and its log."""
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(line, stdout=log, stderr=subprocess.STDOUT, env=environment)
-        try:
-            process.wait(after)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            log.seek(0)
-            return False, log.read()
-        log.seek(0)
-        text = log.read()
-    if process.returncode:
-        raise SystemExit(f"{' '.join(line)} failed:\n{text[-3000:]}")
-    return True, text
+def phase(log: str) -> str | None:
+    """Where a run is, by its log; None before its first line."""
+    if re.search(r"^(evaluating|exporting|proving)", log, re.M):
+        return "delivery"
+    if re.search(r"features of training images|^  epoch|head solved|^  linear|, step \d", log, re.M):
+        return "training"
+    return "features" if log else None
+
+
+def run_and_kill(line: list[str], cache: Path, target: str | None, after: float) -> tuple[str | None, dict[str, float]]:
+    """Run a command, and kill it `after` seconds in a phase.
+
+    Returns the phase in which it was killed, None if it ended before, and how long it was in each phase.
+    """
+    seconds = dict.fromkeys(PHASES, 0.0)
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        with log.open("w") as file:
+            environment = {**os.environ, "TLKIT_CACHE": str(cache), "PYTHONUNBUFFERED": "1"}
+            process = subprocess.Popen(line, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        while process.poll() is None:
+            now = phase(log.read_text())
+            if now is not None:
+                seconds[now] += POLL
+            if now is not None and now == target and seconds[now] > after:
+                process.kill()
+                process.wait()
+                return now, seconds
+            time.sleep(POLL)
+        if process.returncode:
+            raise SystemExit(f"{' '.join(line)} failed:\n{log.read_text()[-3000:]}")
+    return None, seconds
 
 
 def trial(kind: str, seed: int, data: Path, folder: Path) -> dict[str, Any]:
@@ -129,29 +138,29 @@ def trial(kind: str, seed: int, data: Path, folder: Path) -> dict[str, Any]:
     draw = random.Random(f"{kind} {seed}")
     whole, resumed = folder / "whole", folder / "resumed"
     started = time.monotonic()
-    killed(command(*given, "--out", whole), {**os.environ, "TLKIT_CACHE": str(folder / "cache")}, 3600)
+    _, lasting = run_and_kill(command(*given, "--out", whole), folder / "cache", None, 0)
     seconds = time.monotonic() - started
-    environment = {**os.environ, "TLKIT_CACHE": str(folder / "other")}
-    counts = {"features": 0, "training": 0, "delivery": 0}
-    ended, lost = False, 0.0
+    counts, lost, ended = dict.fromkeys(PHASES, 0), [], False
     while not ended:
         begun = (resumed / "plan.json").is_file()
         line = command("--resume", resumed) if begun else command(*given, "--out", resumed, "--force")
-        ended, log = killed(line, environment, draw.uniform(0.25, 1.1) * seconds)
-        if not ended and (resumed / "plan.json").is_file():
-            counts[phase(log)] += 1
+        target = draw.choice(PHASES)
+        killed, _ = run_and_kill(line, folder / "other", target, draw.uniform(0, lasting[target]))
+        ended = killed is None
+        if killed is not None:
+            counts[killed] += 1
             progress = resumed / "checkpoints" / "progress.json"
-            lost += time.time() - progress.stat().st_mtime if progress.is_file() else 0.0
+            if killed == "training" and progress.is_file():
+                lost.append(time.time() - progress.stat().st_mtime)
     found, expected = parts_of(resumed), parts_of(whole)
-    kills = sum(counts.values())
     return {
         "date": datetime.date.today().isoformat(),
         "kind": kind,
         "seed": seed,
-        "kills": kills,
+        "kills": sum(counts.values()),
         **{f"in_{name}": number for name, number in counts.items()},
         "equal": " ".join(name for name in expected if found[name] == expected[name]),
-        "seconds_lost": round(lost / kills, 1) if kills else "",
+        "seconds_lost": " ".join(f"{one:.1f}" for one in lost),
         "seconds": round(seconds, 1),
     }
 
