@@ -3,9 +3,11 @@
     python benchmarks/kills.py --kills 100
 
 Three kinds of run with `nano` on scikit-learn's digits: a solved head, fine-tuning with augmentation and mixup, and a
-tournament. Each run is killed with SIGKILL at a random moment of a random phase, resumed, and so on until it ends. The
-work that a kill in training loses is at most the time since the last checkpoint. Then the weights of model.keras, history.csv, predictions.csv and metrics.json are compared with those of the run that was not killed, but
-for what is measured (seconds, and how many images were computed). Rows are appended to kills.csv as they end.
+tournament on noisy digits, in which a network is trained. Each run is killed with SIGKILL at a random moment of a
+random phase, resumed, and so on until it ends. Then the weights of model.keras, history.csv, predictions.csv and
+metrics.json are compared with those of the run that was not killed, but for what is measured (seconds, and how many
+images were computed). `seconds_lost` is, of each kill in training, the time since the last checkpoint. Rows are
+appended to kills.csv as they end.
 """
 
 from __future__ import annotations
@@ -47,21 +49,22 @@ POLL = 0.05  # seconds
 KINDS: dict[str, list[str]] = {
     "solved head": ["--recipe", "small_similar"],
     "fine-tuning": ["--recipe", "RECIPE", "--allow", "rotate"],
-    "tournament": [],
+    "tournament": ["--epochs", "8"],
 }
 
 
-def digits(folder: Path, a_class: int) -> Path:
-    """Write scikit-learn's digits as class folders."""
+def digits(folder: Path, a_class: int, noise: float = 0.0) -> Path:
+    """Write scikit-learn's digits as class folders. noise: its standard deviation, in levels of 0 to 255."""
     import numpy as np
     from PIL import Image
     from sklearn.datasets import load_digits
 
-    data = load_digits()
+    data, rng = load_digits(), np.random.default_rng(0)
     for number in range(10):
         (folder / str(number)).mkdir(parents=True)
         for index, pixels in enumerate(data.images[data.target == number][:a_class]):
-            grey = (pixels / 16 * 255).astype(np.uint8)
+            noisy = pixels / 16 * 255 + rng.normal(0, noise, pixels.shape)
+            grey = noisy.clip(0, 255).astype(np.uint8)
             Image.fromarray(grey).resize((32, 32)).save(folder / str(number) / f"{index:03d}.png")
     return folder
 
@@ -173,12 +176,13 @@ def main() -> None:
     arguments = parser.parse_args()
     total, seed = 0, arguments.first_seed
     with tempfile.TemporaryDirectory() as scratch:
-        data = digits(Path(scratch) / "digits", arguments.a_class)
+        clean = digits(Path(scratch) / "digits", 12)
+        noisy = digits(Path(scratch) / "noisy", 30, noise=90)
         while total < arguments.kills:
             for kind in KINDS:
                 folder = Path(scratch) / "trial"
                 folder.mkdir()
-                row = trial(kind, seed, data, folder)
+                row = trial(kind, seed, noisy if kind == "tournament" else clean, folder)
                 shutil.rmtree(folder)
                 new = not RESULTS.exists()
                 with RESULTS.open("a", newline="") as file:
