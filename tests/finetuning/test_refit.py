@@ -51,6 +51,7 @@ def test_training_images_are_predicted_by_heads_that_did_not_learn_from_them(run
     assert training["final"].eq("").all()  # nothing is said of what it predicts there
 
 
+@pytest.mark.slow
 def test_the_export_is_what_is_delivered(run: Run, noise: Path) -> None:
     validation = rows(run, "validation")
     found = predict(run.saved_model, [noise / path for path in validation["path"]])

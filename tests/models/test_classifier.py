@@ -307,6 +307,7 @@ def test_a_size_below_the_smallest_is_refused() -> None:
         build_classifier("mobilenet_0.25", 2, image_size=31, weights="none")
 
 
+@pytest.mark.slow
 def test_layers_that_hold_layers_obey_too() -> None:
     model = tiny("convnexttiny")
     set_trainable(model, "convnexttiny", unfreeze=1)

@@ -370,6 +370,7 @@ def test_clients_written_for_tensorflow_serving_pass_unchanged(client: Any, trai
     assert prediction["classes"][int(np.argmax(prediction["probabilities"]))] == prediction["class"]
 
 
+@pytest.mark.slow
 def test_it_answers_what_the_savedmodel_answers(client: Any, trained: Path, files: list[Path]) -> None:
     import tensorflow as tf
 

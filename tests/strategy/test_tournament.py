@@ -482,6 +482,7 @@ def test_no_room_for_features_means_a_recipe_by_size(monkeypatch: pytest.MonkeyP
 # -- in a run ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unserved")
 def test_a_run_without_a_recipe_decides_by_tournament_and_a_repeat_does_not(
     folder: Path, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]

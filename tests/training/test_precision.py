@@ -146,6 +146,7 @@ def test_other_precisions_have_no_loss_scale(precision: str) -> None:
     assert with_loss_scale(optimizer, model) is optimizer
 
 
+@pytest.mark.slow
 def test_an_average_of_weights_is_never_zero_where_all_steps_were_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "find_loss_scale", lambda model, batch: None)
     start = tiny(seed=2, precision="mixed_float16").get_weights()
@@ -174,6 +175,7 @@ def test_the_rate_of_a_scaled_optimizer_can_be_followed_and_lowered() -> None:
     assert history.rows[0]["learning_rate"] == pytest.approx(1e-3)
 
 
+@pytest.mark.slow
 def test_the_learning_rate_finder_scales_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[Any] = []
     original = keras.Model.compile
