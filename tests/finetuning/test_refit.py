@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.conftest import leave_out_export
 from tests.noise import TRAINED, made, right, rows, write_noise
 from tlkit import Recipe, Stage, ensemble, evaluate_run, load_model, predict
 from tlkit.finetuning.build import Trained
@@ -33,7 +34,9 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(noise: Path) -> Run:
-    return made(noise, noise.parent / "run", max_error=0.3)
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_export(patch)
+        return made(noise, noise.parent / "run", max_error=0.3)
 
 
 def test_what_is_delivered_knows_the_validation_images_and_what_is_reported_does_not(run: Run) -> None:
@@ -52,7 +55,8 @@ def test_training_images_are_predicted_by_heads_that_did_not_learn_from_them(run
 
 
 @pytest.mark.slow
-def test_the_export_is_what_is_delivered(run: Run, noise: Path) -> None:
+def test_the_export_is_what_is_delivered(noise: Path, tmp_path: Path) -> None:
+    run = made(noise, tmp_path / "run", max_error=0.3)
     validation = rows(run, "validation")
     found = predict(run.saved_model, [noise / path for path in validation["path"]])
     np.testing.assert_allclose(found["probability"], validation["final_probability"], atol=1e-5)

@@ -133,6 +133,7 @@ def test_each_size_of_the_learning_curve_has_a_penalty_of_its_own() -> None:
     assert min(one["strength"] for one in curve) < 1.0
 
 
+@pytest.mark.slow
 def test_doubled_files_and_rare_classes_lower_the_effective_number() -> None:
     pool = examples(30, 602)
     doubled = replace(pool, keys=[*pool.keys[:15]] * 2)
@@ -450,7 +451,7 @@ def test_a_tournament_leaves_the_time_of_the_export_its_proof_and_the_report(
 
 
 @pytest.mark.usefixtures("blind_heads")
-@pytest.mark.parametrize("moment", ["train", "seconds_per_image"])
+@pytest.mark.parametrize("moment", ["train", pytest.param("seconds_per_image", marks=pytest.mark.slow)])
 def test_an_interrupted_tournament_is_decided_with_what_there_is(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*a: Any, **settings: Any) -> None:
         raise KeyboardInterrupt

@@ -52,8 +52,11 @@ def gradient(precision: str, unfreeze: Unfreeze) -> np.ndarray:
     return np.concatenate([one.ravel() for one in moved]) / -RATE
 
 
-@pytest.mark.parametrize("unfreeze", [2, "all"])
-@pytest.mark.parametrize(("precision", "error"), [("mixed_float16", 0.01), ("mixed_bfloat16", 0.1)])
+@pytest.mark.parametrize("unfreeze", [pytest.param(2, marks=pytest.mark.slow), "all"])
+@pytest.mark.parametrize(
+    ("precision", "error"),
+    [("mixed_float16", 0.01), pytest.param("mixed_bfloat16", 0.1, marks=pytest.mark.slow)],
+)
 def test_small_gradients_are_those_of_float32_whatever_is_frozen(
     precision: str, error: float, unfreeze: Unfreeze
 ) -> None:
@@ -112,7 +115,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, scale: float, stage: Stage) -> tupl
     return model, history, used[-1]
 
 
-@pytest.mark.parametrize("unfreeze", [2, "all"])
+@pytest.mark.parametrize("unfreeze", [2, pytest.param("all", marks=pytest.mark.slow)])
 def test_no_step_is_skipped_though_the_loss_scale_began_too_high(
     unfreeze: Unfreeze, monkeypatch: pytest.MonkeyPatch
 ) -> None:
