@@ -6,7 +6,6 @@ import base64
 import contextlib
 import http.client
 import io
-import itertools
 import json
 import re
 import shutil
@@ -141,7 +140,6 @@ def test_an_export_is_served_without_evidence_and_says_unsure(small: Path) -> No
         (json.dumps({"instances": [1] * (MAX_IMAGES + 1)}).encode(), "application/json", 400, f"Expected {MAX_IMAGES}"),
         (bytes(MAX_REQUEST_BYTES + 1), "image/png", 413, "larger than 32 MiB"),
     ],
-    ids=itertools.count(),  # the bytes themselves would be the name, of 128 MiB
 )
 def test_a_request_that_cannot_be_says_what_was_expected(
     client: Any, body: bytes, kind: str, status: int, words: str

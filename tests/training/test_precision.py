@@ -171,6 +171,7 @@ def test_an_average_of_weights_begins_at_the_weights_even_if_every_step_is_skipp
         assert np.array_equal(np.array(average), np.array(variable))
 
 
+@pytest.mark.slow
 def test_the_rate_of_a_scaled_optimizer_can_be_followed_and_lowered() -> None:
     model = tiny(seed=2, precision="mixed_float16")
     stage = Stage(2, 1e-3, unfreeze=2, schedule="plateau", layer_decay=0.5)

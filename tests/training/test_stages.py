@@ -59,6 +59,7 @@ def test_cutmix_labels_are_the_share_of_each_image() -> None:
     assert images.dtype == np.uint8
 
 
+@pytest.mark.slow
 def test_recalibration_sees_images_that_are_not_mixed() -> None:
     values = np.arange(4.0).repeat(2).reshape(4, 2)
     batches = Batches([[in_memory(values)]], Targets(np.arange(4) % 2, 2), batch_size=4, mixup=1.0, seed=6332)
