@@ -64,7 +64,9 @@ def test_the_export_is_what_is_delivered(noise: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_same_run_without_it_is_the_one_that_was_judged(run: Run, noise: Path, tmp_path: Path) -> None:
+def test_the_same_run_without_it_is_the_one_that_was_judged(
+    run: Run, noise: Path, tmp_path: Path, unserved: None
+) -> None:
     plain = made(noise, tmp_path / "plain", refit=False)
     assert not plain.refitted and plain.metrics["refit"] is None and "final" not in plain.read_table("predictions.csv")
     list(map(np.testing.assert_array_equal, *(_directions(one) for one in (load_judged(run), load_model(plain)))))
@@ -93,7 +95,9 @@ def test_a_later_limit_on_the_error_gives_the_same_threshold(run: Run) -> None:
 
 
 @pytest.mark.slow
-def test_another_run_starts_from_the_weights_that_were_judged(run: Run, noise: Path, tmp_path: Path) -> None:
+def test_another_run_starts_from_the_weights_that_were_judged(
+    run: Run, noise: Path, tmp_path: Path, unserved: None
+) -> None:
     still = Recipe("still", stages=(Stage(1, 1e-30),))
     second = made(noise, tmp_path / "second", still, from_run=run.folder, refit=False)
     assert right(rows(second, "validation")) == run.metrics["validation"]["accuracy"]
@@ -103,7 +107,7 @@ def test_another_run_starts_from_the_weights_that_were_judged(run: Run, noise: P
 
 @pytest.mark.slow
 def test_an_ensemble_is_judged_by_members_that_did_not_learn_from_the_validation_images(
-    run: Run, tmp_path: Path
+    run: Run, tmp_path: Path, unserved: None
 ) -> None:
     both = ensemble([run.folder, run.folder], tmp_path / "both")
     assert both.metrics["validation"]["accuracy"] == run.metrics["validation"]["accuracy"]
@@ -112,7 +116,7 @@ def test_an_ensemble_is_judged_by_members_that_did_not_learn_from_the_validation
 
 
 @pytest.mark.slow
-def test_a_network_is_trained_again_only_if_asked(noise: Path, tmp_path: Path) -> None:
+def test_a_network_is_trained_again_only_if_asked(noise: Path, tmp_path: Path, unserved: None) -> None:
     asked = made(noise, tmp_path / "asked", TRAINED, refit=True)
     plain = made(noise, tmp_path / "plain", TRAINED)
     assert (
