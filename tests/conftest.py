@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 
@@ -24,6 +25,8 @@ from PIL import Image
 
 from tests.tiny import tiny_file
 
+gc.disable()  # until the tests are collected, see `pytest_collection_finish`
+
 SHARED = Path(os.environ.get("TLKIT_SHARED", Path(__file__).parent.parent.parent / "shared"))
 COLOURS = {"blue": (30, 40, 220), "green": (30, 200, 40), "red": (220, 40, 30)}
 
@@ -34,6 +37,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     sharing = {item.path for item in items if "trained" in getattr(item, "fixturenames", ())}
     for item in items:
         item.add_marker(pytest.mark.xdist_group("trained" if item.path in sharing else item.path.name))
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a test after the length of a long text or of many bytes: of 32 MiB, the name itself would have 128 MiB."""
+    return f"{argname} of {len(val)}" if isinstance(val, str | bytes) and len(val) > 200 else None
+
+
+def pytest_collection_finish() -> None:
+    """Leave out of each later search for garbage the millions of objects that the imports made.
+
+    `keras.backend.clear_session` collects garbage, which took a third of a second each time.
+    """
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

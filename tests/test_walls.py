@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import re
 import subprocess
@@ -104,6 +105,13 @@ def modules() -> list[tuple[str, Path]]:
 FILES = dict(modules())
 
 
+@functools.cache
+def tree_of(file: Path) -> ast.Module:
+    """The file's syntax tree, which many tests read and none changes."""
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+@functools.cache
 def imports(file: Path, *, at_import_time: bool = False) -> list[tuple[int, str]]:
     """(line, dotted name) of every import except those for type checkers.
 
@@ -124,10 +132,11 @@ def imports(file: Path, *, at_import_time: bool = False) -> list[tuple[int, str]
         for child in ast.iter_child_nodes(node):
             visit(child)
 
-    visit(ast.parse(file.read_text(encoding="utf-8")))
+    visit(tree_of(file))
     return found
 
 
+@functools.cache
 def own_imports(name: str, *, at_import_time: bool = False) -> list[tuple[int, str]]:
     """(line, module) of the imports of tlkit's own modules, named without `tlkit.`."""
     found = []
@@ -293,12 +302,13 @@ ANY_KEYWORDS = {  # **settings: the first four are Keras' own signatures
 LATE_IMPORTS: set[str] = set()
 
 
+@functools.cache
 def functions() -> list[tuple[str, ast.FunctionDef]]:
     """Every function and method of the library except click's commands, by module and name."""
     return [
         (f"{name}.{node.name}", node)
         for name, file in modules()
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        for node in ast.walk(tree_of(file))
         if isinstance(node, ast.FunctionDef) and room_of(name) != "cli"
     ]
 
@@ -417,9 +427,5 @@ def test_what_branches_on_english_is_found() -> None:
 
 
 def test_no_code_branches_on_the_words_of_a_message() -> None:
-    found = [
-        f"{file}:{line}"
-        for _, file in modules()
-        for line in branches_on_english(ast.parse(file.read_text(encoding="utf-8")))
-    ]
+    found = [f"{file}:{line}" for _, file in modules() for line in branches_on_english(tree_of(file))]
     assert not found, "\n".join(found)

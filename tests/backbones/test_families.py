@@ -35,6 +35,7 @@ from tlkit.plan.recipe import Head
 
 FAMILIES = (alexnet, fractional_pooling, googlenet, lenet, maxout, nin, spatial_transformer, stochastic_depth)
 NAMES = [row.name for family in FAMILIES for row in family.ROWS]
+LARGE = ("alexnet", "zfnet", "nin_imagenet", "googlenet", "stochastic_depth_20", "stochastic_depth_110")
 OF_CLASSES = 2  # the last layer of a classifier in these tests
 
 
@@ -51,11 +52,11 @@ def pixels(*shape: int) -> np.ndarray:
     ("name", "top", "classes", "parameters"),
     [
         ("lenet5", lenet.lenet5_top, 10, 60_806),  # Table I of the paper
-        ("alexnet", alexnet.alexnet_top, 1000, 60_965_224),
-        ("zfnet", alexnet.alexnet_top, 1000, 62_357_608),
+        pytest.param("alexnet", alexnet.alexnet_top, 1000, 60_965_224, marks=pytest.mark.slow),
+        pytest.param("zfnet", alexnet.alexnet_top, 1000, 62_357_608, marks=pytest.mark.slow),
         ("nin", nin.nin_top, 10, 966_986),
-        ("nin_imagenet", nin.nin_top, 1000, 7_595_176),
-        ("googlenet", googlenet.googlenet_top, 1000, 6_998_552),
+        pytest.param("nin_imagenet", nin.nin_top, 1000, 7_595_176, marks=pytest.mark.slow),
+        pytest.param("googlenet", googlenet.googlenet_top, 1000, 6_998_552, marks=pytest.mark.slow),
         ("maxout", maxout.maxout_top, 10, 4_240_320 + (5 * 5 * 192 + 1) * 2500 + 5010),
         ("fractional_pooling", fractional_pooling.fractional_pooling_top, 10, 287_776 + 172_256 + 57_600 + 2_570),
     ],
@@ -107,9 +108,7 @@ def test_lenet5_sees_greys_only() -> None:
     assert np.allclose(predicted(model, image), predicted(model, grey), atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(one, marks=pytest.mark.slow) if one == "stochastic_depth_110" else one for one in NAMES]
-)
+@pytest.mark.parametrize("name", [pytest.param(one, marks=pytest.mark.slow) if one in LARGE else one for one in NAMES])
 def test_blocks_cover_every_row_and_no_layer_is_in_two(name: str) -> None:
     backbone = BACKBONES[name]
     keras.backend.clear_session()
@@ -243,7 +242,12 @@ def test_fractional_pooling_refuses_a_ratio_that_would_leave_pixels_out() -> Non
 
 @pytest.mark.parametrize(
     ("name", "registered"),
-    [("spatial_transformer", True), ("fractional_pooling", True), ("lenet5", False), ("nin", False)],
+    [
+        ("spatial_transformer", True),
+        pytest.param("fractional_pooling", True, marks=pytest.mark.slow),
+        ("lenet5", False),
+        pytest.param("nin", False, marks=pytest.mark.slow),
+    ],
 )
 def test_a_file_is_read_again_and_holds_layers_of_ours_only_where_they_are_needed(
     name: str, registered: bool, tmp_path: Path

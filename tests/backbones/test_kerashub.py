@@ -166,6 +166,7 @@ def test_what_is_no_preset_says_so(resnet: Path, tmp_path: Path) -> None:
         check_backbone_name(f"kerashub:{tmp_path / 'empty'}")
 
 
+@pytest.mark.slow
 def test_a_fixed_size_is_said(vit: Path) -> None:
     with pytest.raises(SpecError, match=r"takes 32 or more|takes 32 x 32 pixels only"):
         build_classifier(f"kerashub:{vit}", 3, image_size=64)

@@ -181,6 +181,7 @@ def test_parameters_of_vgg_are_the_papers(name: str) -> None:
         assert BACKBONES[f"{name}_bn"].parameters == weights + 4 * channels_out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vgg11_lrn", "vgg16c"])
 def test_the_networks_of_vgg_without_a_reference_have_as_many_parameters_as_layers_say(name: str) -> None:
     keras.backend.clear_session()

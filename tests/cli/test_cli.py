@@ -195,7 +195,8 @@ def test_inspect_names_images_of_a_few_pixels(tmp_path: Path) -> None:
 
 def test_inspect_counts_classes_and_problems(folder: Path, tmp_path: Path) -> None:
     (folder / "red" / "page.jpg").write_text("<html></html>")
-    done = CliRunner().invoke(main, ["inspect", str(folder), "--csv", str(tmp_path / "p.csv")])
+    words = ["inspect", str(folder), "--csv", str(tmp_path / "p.csv"), "--image-size", "32"]
+    done = CliRunner().invoke(main, words)
     assert "24 usable images in 3 classes" in done.output and "1 not-an-image (left out)" in done.output
     assert pd.read_csv(tmp_path / "p.csv")["path"].tolist() == ["red/page.jpg"]
 

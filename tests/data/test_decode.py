@@ -88,6 +88,7 @@ def test_pixels_are_those_that_pillow_sees(kind: str, mode: str, settings: dict[
     assert np.abs(pixels(data) - expected).max() <= (1 if kind != "JPEG" else 3)
 
 
+@pytest.mark.slow
 def test_the_same_bits_eagerly_in_a_function_and_from_a_saved_model(tmp_path) -> None:  # type: ignore[no-untyped-def]
     module = tf.Module()
     module.decode = tf.function(

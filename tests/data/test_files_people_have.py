@@ -402,7 +402,10 @@ def test_a_png_whose_profile_does_not_unpack_is_left_to_pillow() -> None:
 # -- depth ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("factor", "depth"), [(1, 8), (4, 10), (16, 12), (64, 14), (257, 16)])
+@pytest.mark.parametrize(  # each depth is a decoder that is traced
+    ("factor", "depth"),
+    [(16, 12), (257, 16), *(pytest.param(*one, marks=pytest.mark.slow) for one in ((1, 8), (4, 10), (64, 14)))],
+)
 def test_16_bits_are_scaled_by_those_that_the_set_uses(tmp_path: Path, factor: int, depth: int) -> None:
     grey = np.random.default_rng(SEED + 1).integers(0, 256, (3, 32, 32)).astype("uint16")
     grey[:, 0, 0] = 255

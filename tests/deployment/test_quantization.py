@@ -139,6 +139,7 @@ def test_each_output_channel_of_a_kernel_has_255_levels(unequal: keras.Model) ->
                 assert np.allclose(levels, np.round(levels), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_pixels_and_the_head_stay_in_float32(unequal: keras.Model, tmp_path: Path) -> None:
     from ai_edge_litert.interpreter import Interpreter
 

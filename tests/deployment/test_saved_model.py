@@ -218,7 +218,8 @@ def test_an_export_with_other_files_in_it_is_not_replaced(
     (folder / name).mkdir() if name.endswith("/") else (folder / name).write_text("mine")
     with pytest.raises(RunError, match=rf"not an export's: {name}\. Nothing was changed"):
         export(model, CLASSES, folder)
-    assert (folder / name).exists() and serve_works(folder)
+    (folder / name).rmdir() if name.endswith("/") else (folder / name).unlink()
+    assert contents(folder) == contents(served)
 
 
 def test_a_saved_model_of_others_is_not_replaced_nor_one_behind_a_link(
@@ -230,10 +231,11 @@ def test_a_saved_model_of_others_is_not_replaced_nor_one_behind_a_link(
         (theirs / name).write_text(words)
         with pytest.raises(RunError, match=r"no tlkit\.json of tlkit's"):
             export(model, CLASSES, theirs)
+    before = contents(served)
     (tmp_path / "link").symlink_to(served, target_is_directory=True)
     with pytest.raises(RunError, match="is a link to"):
         export(model, CLASSES, tmp_path / "link")
-    assert (theirs / "saved_model.pb").read_text() == "theirs" and serve_works(served)
+    assert (theirs / "saved_model.pb").read_text() == "theirs" and contents(served) == before
 
 
 @pytest.mark.slow
@@ -260,6 +262,10 @@ def test_an_export_is_replaced_whole_and_what_came_meanwhile_stays(
     with pytest.raises(RunError, match=r"notes\.txt"):
         export(model, CLASSES, folder)
     assert (folder / "notes.txt").exists() and serve_works(folder) and [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def serve_works(folder: Path) -> bool:

@@ -224,8 +224,8 @@ def test_masking_evidence_on_cats_and_dogs_costs_more_than_masking_at_random(
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
-@pytest.mark.parametrize("pooling", ["avg", "max", "avg+max", "flatten"])
-@pytest.mark.parametrize("taps", [(), (1, 3), "all"])
+@pytest.mark.parametrize("pooling", ["avg", pytest.param("max", marks=pytest.mark.slow), "avg+max", "flatten"])
+@pytest.mark.parametrize("taps", [(), pytest.param((1, 3), marks=pytest.mark.slow), "all"])
 def test_the_mean_of_the_contributions_is_the_logit_less_its_bias(
     taps: tuple[int, ...] | str, pooling: str, batch_norm: bool
 ) -> None:
@@ -327,6 +327,7 @@ def test_the_report_shows_words_in_the_place_of_an_empty_map(monkeypatch: pytest
     assert not empty["data"] and "no saliency map" in empty["alt"]
 
 
+@pytest.mark.slow
 def test_explaining_a_file_without_a_map_says_so(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

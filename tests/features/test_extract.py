@@ -57,6 +57,7 @@ def drawn(seed: int, count: int = 12) -> Examples:
     return Examples(in_memory(pixels), np.arange(count) % 3, [f"{seed:08x}{i:056x}" for i in range(count)], made_by="d")
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_of_a_run_is_found_named_and_computed_again(
     tmp_path: Path, cache: Path, said: list[str], tiny: dict[str, Any], unserved: None
 ) -> None:

@@ -172,6 +172,7 @@ def test_hundreds_of_classes_are_solved_as_far_as_tens_are(many: Any, monkeypatc
     assert distance["scaled"] < 0.02 < distance["fixed"]
 
 
+@pytest.mark.slow
 def test_with_hundreds_of_classes_the_outputs_are_scaled_to_probabilities(many: Any) -> None:
     rows, labels, others, true = many
     raw, scaled = (solve(rows, labels, 300, strength=0.1, validation=held) for held in (None, (others, true)))

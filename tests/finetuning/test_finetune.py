@@ -51,6 +51,7 @@ from tlkit.runs.folder import METRICS
 from tlkit.runs.reading import own_part, parity_sample
 
 QUICK = Recipe("quick", stages=(Stage(2, 1e-3),), batch_size=8)
+SOLVED = Recipe("solved", stages=(Stage(1, 1e-3, solver="logistic"),))  # traces no training
 
 
 def held_out(run: Path) -> int:
@@ -151,7 +152,7 @@ def test_a_second_run_decodes_nothing_and_computes_nothing_frozen(
     folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None
 ) -> None:
     write_folder(folder, start=7000)  # pictures that no other test has cached
-    first = finetune(folder, **tiny, recipe=QUICK, out=tmp_path / "one")
+    first = finetune(folder, **tiny, recipe=SOLVED, out=tmp_path / "one")
     assert (first.metrics["images_decoded"], first.metrics["images_computed"]) == (24, 24)
     other = Recipe("other", head=Head(hidden=(8,)), stages=(Stage(3, 1e-3),), batch_size=5)
     again = finetune(folder, **tiny, recipe=other, out=tmp_path / "two")
@@ -281,7 +282,7 @@ def test_a_forced_run_that_stops_loses_nothing_of_the_earlier_one(
     said: list[str],
 ) -> None:
     out = tmp_path / "run"
-    finetune(folder, **tiny, recipe=QUICK, out=out)
+    finetune(folder, **tiny, recipe=SOLVED, out=out)
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
 
     def stop(*a: object, **k: object) -> None:
@@ -290,7 +291,7 @@ def test_a_forced_run_that_stops_loses_nothing_of_the_earlier_one(
     with monkeypatch.context() as patch:
         patch.setattr(f"tlkit.finetuning.{moment}", stop)
         with pytest.raises(type(what)):
-            finetune(folder, **tiny, recipe=QUICK, seed=1, out=out, force=True)
+            finetune(folder, **tiny, recipe=SOLVED, seed=1, out=out, force=True)
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
     assert evaluate_run(out)["n"] == held_out(out) and open_run(out).plan.job.seed == 0
     (left,) = set(tmp_path.iterdir()) - {out, folder}

@@ -104,6 +104,7 @@ def deep_folder(root: Path, bits: int) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_a_run_scales_16_bits_as_the_run_that_it_started_from(
     trained: Path, tmp_path: Path, tiny: dict[str, Any]
 ) -> None:

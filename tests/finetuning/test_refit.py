@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.conftest import leave_out_export
 from tests.noise import TRAINED, made, right, rows, write_noise
 from tlkit import Recipe, Stage, ensemble, evaluate_run, load_model, predict
 from tlkit.finetuning.build import Trained
@@ -33,7 +34,9 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(noise: Path) -> Run:
-    return made(noise, noise.parent / "run", max_error=0.3)
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_export(patch)
+        return made(noise, noise.parent / "run", max_error=0.3)
 
 
 def test_what_is_delivered_knows_the_validation_images_and_what_is_reported_does_not(run: Run) -> None:
@@ -51,7 +54,9 @@ def test_training_images_are_predicted_by_heads_that_did_not_learn_from_them(run
     assert training["final"].eq("").all()  # nothing is said of what it predicts there
 
 
-def test_the_export_is_what_is_delivered(run: Run, noise: Path) -> None:
+@pytest.mark.slow
+def test_the_export_is_what_is_delivered(noise: Path, tmp_path: Path) -> None:
+    run = made(noise, tmp_path / "run", max_error=0.3)
     validation = rows(run, "validation")
     found = predict(run.saved_model, [noise / path for path in validation["path"]])
     np.testing.assert_allclose(found["probability"], validation["final_probability"], atol=1e-5)
@@ -59,7 +64,9 @@ def test_the_export_is_what_is_delivered(run: Run, noise: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_same_run_without_it_is_the_one_that_was_judged(run: Run, noise: Path, tmp_path: Path) -> None:
+def test_the_same_run_without_it_is_the_one_that_was_judged(
+    run: Run, noise: Path, tmp_path: Path, unserved: None
+) -> None:
     plain = made(noise, tmp_path / "plain", refit=False)
     assert not plain.refitted and plain.metrics["refit"] is None and "final" not in plain.read_table("predictions.csv")
     list(map(np.testing.assert_array_equal, *(_directions(one) for one in (load_judged(run), load_model(plain)))))
@@ -88,7 +95,9 @@ def test_a_later_limit_on_the_error_gives_the_same_threshold(run: Run) -> None:
 
 
 @pytest.mark.slow
-def test_another_run_starts_from_the_weights_that_were_judged(run: Run, noise: Path, tmp_path: Path) -> None:
+def test_another_run_starts_from_the_weights_that_were_judged(
+    run: Run, noise: Path, tmp_path: Path, unserved: None
+) -> None:
     still = Recipe("still", stages=(Stage(1, 1e-30),))
     second = made(noise, tmp_path / "second", still, from_run=run.folder, refit=False)
     assert right(rows(second, "validation")) == run.metrics["validation"]["accuracy"]
@@ -98,7 +107,7 @@ def test_another_run_starts_from_the_weights_that_were_judged(run: Run, noise: P
 
 @pytest.mark.slow
 def test_an_ensemble_is_judged_by_members_that_did_not_learn_from_the_validation_images(
-    run: Run, tmp_path: Path
+    run: Run, tmp_path: Path, unserved: None
 ) -> None:
     both = ensemble([run.folder, run.folder], tmp_path / "both")
     assert both.metrics["validation"]["accuracy"] == run.metrics["validation"]["accuracy"]
@@ -107,7 +116,7 @@ def test_an_ensemble_is_judged_by_members_that_did_not_learn_from_the_validation
 
 
 @pytest.mark.slow
-def test_a_network_is_trained_again_only_if_asked(noise: Path, tmp_path: Path) -> None:
+def test_a_network_is_trained_again_only_if_asked(noise: Path, tmp_path: Path, unserved: None) -> None:
     asked = made(noise, tmp_path / "asked", TRAINED, refit=True)
     plain = made(noise, tmp_path / "plain", TRAINED)
     assert (

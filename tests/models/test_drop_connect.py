@@ -46,6 +46,7 @@ def test_masks_follow_from_the_seed() -> None:
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
+@pytest.mark.slow
 def test_training_drops_weights_and_repeats_itself() -> None:
     found = []
     for head in (HEAD, HEAD, replace(HEAD, drop_connect=0.0)):

@@ -74,6 +74,7 @@ def test_what_one_head_computed_another_finds() -> None:
     assert [computed(taps) for taps in ((1, 4), (), (1,), "all", (2, 3), (3,))] == [9, 0, 0, 9, 0, 0]
 
 
+@pytest.mark.slow
 def test_cached_outputs_are_those_of_the_prefix_whatever_was_there_before() -> None:
     data = examples(6, 401)
     for taps in ((2,), "all"):
@@ -87,6 +88,7 @@ def test_cached_outputs_are_those_of_the_prefix_whatever_was_there_before() -> N
             np.testing.assert_allclose(source.gather(slice(None)), values, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_tapping_head_is_solved_and_tuned() -> None:
     model = tiny(head=Head(taps="all"), seed=3)
     before = weights_by_path(model)

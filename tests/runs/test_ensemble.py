@@ -210,6 +210,7 @@ def test_the_better_backbone_is_taken_and_the_evidence_kept(folder: Path, tmp_pa
     assert all(row["n"] == 24 and row["milliseconds_per_image"] > 0 for row in rows.values())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unserved")
 def test_a_run_compares_what_it_was_given(folder: Path, tmp_path: Path) -> None:
     from tests.tiny import tiny_file

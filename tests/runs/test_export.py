@@ -48,6 +48,7 @@ def answers_rightly_except(run: Path, wrong: int) -> Callable[[Path], Any]:
     return lambda folder: (open_target(folder)[0], answer)
 
 
+@pytest.mark.slow
 def test_integers_are_judged_on_images_that_the_converter_did_not_see(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +128,7 @@ def test_a_row_of_an_earlier_version_says_on_what_it_was_proved(run: Path) -> No
     assert list(exports_of(run)["split"]) == ["validation", "validation and train"]
 
 
+@pytest.mark.slow
 def test_a_limit_on_the_error_is_told_and_kept(run: Path) -> None:
     export_run(run, target="litert")
     arguments = ["export", str(run), "--format", "keras", "--max-error", "0.05"]

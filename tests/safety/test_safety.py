@@ -131,6 +131,7 @@ def test_wide_turns_are_narrowed_to_what_keeps_the_class(sample: Sample) -> None
     assert again.verdicts[0].verdict == "safe", "what it was narrowed to passes"
 
 
+@pytest.mark.slow
 def test_ruin_is_no_change_of_class(sample: Sample) -> None:
     """Blank images also resemble some class."""
     safety = run_check(sample, Augmentation(brightness=(0.9, 1.0), crop=(0.01, 0.02)), thorough=False)

@@ -83,6 +83,7 @@ def test_a_profile_says_how_much_there_is_and_how_good_each_block_is() -> None:
     assert len(axes["sentences"]) == 5 and "30 images" in axes["sentences"][0]
 
 
+@pytest.mark.slow
 def test_a_cause_is_stated_only_where_the_interval_bears_it() -> None:
     pool = examples(30, 6601)
     axes = profile(build(Head(taps="all")), BACKBONE, table_of(pool, 24), pool)
@@ -133,6 +134,7 @@ def test_each_size_of_the_learning_curve_has_a_penalty_of_its_own() -> None:
     assert min(one["strength"] for one in curve) < 1.0
 
 
+@pytest.mark.slow
 def test_doubled_files_and_rare_classes_lower_the_effective_number() -> None:
     pool = examples(30, 602)
     doubled = replace(pool, keys=[*pool.keys[:15]] * 2)
@@ -247,6 +249,7 @@ def test_equal_classes_and_a_metric_that_was_asked_for_are_left_alone() -> None:
     assert str(imbalanced(2.0, metric="accuracy")[0].criterion) == "accuracy"
 
 
+@pytest.mark.slow
 def test_asked_for_weights_are_in_every_recipe() -> None:
     found = hold(examples(30, 622), 24, balance="weights")
     assert found.recipe.class_weights and not found.recipe.prior_shift
@@ -344,6 +347,7 @@ def test_what_would_take_too_long_is_given_up_before_or_in_its_first_steps(
 
 
 @pytest.mark.usefixtures("blind_heads")
+@pytest.mark.slow
 def test_what_would_take_too_long_trains_for_as_many_epochs_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """24 epochs would take 1,000 seconds: in 0.7 of 500 there is room for 8. That too is measured, and then the top."""
     tried: list[tuple[str, int, float]] = []
@@ -450,7 +454,7 @@ def test_a_tournament_leaves_the_time_of_the_export_its_proof_and_the_report(
 
 
 @pytest.mark.usefixtures("blind_heads")
-@pytest.mark.parametrize("moment", ["train", "seconds_per_image"])
+@pytest.mark.parametrize("moment", ["train", pytest.param("seconds_per_image", marks=pytest.mark.slow)])
 def test_an_interrupted_tournament_is_decided_with_what_there_is(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*a: Any, **settings: Any) -> None:
         raise KeyboardInterrupt
@@ -482,6 +486,7 @@ def test_no_room_for_features_means_a_recipe_by_size(monkeypatch: pytest.MonkeyP
 # -- in a run ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unserved")
 def test_a_run_without_a_recipe_decides_by_tournament_and_a_repeat_does_not(
     folder: Path, tiny: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]

@@ -52,8 +52,11 @@ def gradient(precision: str, unfreeze: Unfreeze) -> np.ndarray:
     return np.concatenate([one.ravel() for one in moved]) / -RATE
 
 
-@pytest.mark.parametrize("unfreeze", [2, "all"])
-@pytest.mark.parametrize(("precision", "error"), [("mixed_float16", 0.01), ("mixed_bfloat16", 0.1)])
+@pytest.mark.parametrize("unfreeze", [pytest.param(2, marks=pytest.mark.slow), "all"])
+@pytest.mark.parametrize(
+    ("precision", "error"),
+    [("mixed_float16", 0.01), pytest.param("mixed_bfloat16", 0.1, marks=pytest.mark.slow)],
+)
 def test_small_gradients_are_those_of_float32_whatever_is_frozen(
     precision: str, error: float, unfreeze: Unfreeze
 ) -> None:
@@ -112,7 +115,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, scale: float, stage: Stage) -> tupl
     return model, history, used[-1]
 
 
-@pytest.mark.parametrize("unfreeze", [2, "all"])
+@pytest.mark.parametrize("unfreeze", [2, pytest.param("all", marks=pytest.mark.slow)])
 def test_no_step_is_skipped_though_the_loss_scale_began_too_high(
     unfreeze: Unfreeze, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,6 +149,7 @@ def test_other_precisions_have_no_loss_scale(precision: str) -> None:
     assert with_loss_scale(optimizer, model) is optimizer
 
 
+@pytest.mark.slow
 def test_an_average_of_weights_is_never_zero_where_all_steps_were_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "find_loss_scale", lambda model, batch: None)
     start = tiny(seed=2, precision="mixed_float16").get_weights()
@@ -167,6 +171,7 @@ def test_an_average_of_weights_begins_at_the_weights_even_if_every_step_is_skipp
         assert np.array_equal(np.array(average), np.array(variable))
 
 
+@pytest.mark.slow
 def test_the_rate_of_a_scaled_optimizer_can_be_followed_and_lowered() -> None:
     model = tiny(seed=2, precision="mixed_float16")
     stage = Stage(2, 1e-3, unfreeze=2, schedule="plateau", layer_decay=0.5)
@@ -174,6 +179,7 @@ def test_the_rate_of_a_scaled_optimizer_can_be_followed_and_lowered() -> None:
     assert history.rows[0]["learning_rate"] == pytest.approx(1e-3)
 
 
+@pytest.mark.slow
 def test_the_learning_rate_finder_scales_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[Any] = []
     original = keras.Model.compile

@@ -59,6 +59,7 @@ def test_cutmix_labels_are_the_share_of_each_image() -> None:
     assert images.dtype == np.uint8
 
 
+@pytest.mark.slow
 def test_recalibration_sees_images_that_are_not_mixed() -> None:
     values = np.arange(4.0).repeat(2).reshape(4, 2)
     batches = Batches([[in_memory(values)]], Targets(np.arange(4) % 2, 2), batch_size=4, mixup=1.0, seed=6332)
@@ -72,7 +73,7 @@ def test_recalibration_sees_images_that_are_not_mixed() -> None:
     np.testing.assert_allclose(*found, rtol=1e-4)
 
 
-@pytest.mark.parametrize("what", ["regularizers", "label smoothing"])
+@pytest.mark.parametrize("what", ["regularizers", pytest.param("label smoothing", marks=pytest.mark.slow)])
 def test_a_stage_after_a_solved_head_is_judged_by_the_log_loss_alone(what: str, tmp_path: Path) -> None:
     """The penalties of an own backbone are as large as the log loss, and the solved head's score has none."""
     backbone, head = BACKBONE, Head(label_smoothing=0.5 if what == "label smoothing" else 0.0)
@@ -105,7 +106,7 @@ def test_validation_is_not_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(seen) == [(False, 0.0), (True, 0.4)]
 
 
-@pytest.mark.parametrize("unfreeze", [(2,), (1, 3)])
+@pytest.mark.parametrize("unfreeze", [pytest.param((2,), marks=pytest.mark.slow), (1, 3)])
 def test_surgery_moves_the_named_blocks_and_no_other(unfreeze: tuple[int, ...]) -> None:
     model = tiny(seed=2)
     before = weights_by_path(model)
