@@ -15,7 +15,7 @@ from typing import Any
 from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
-from waitress.parser import HTTPRequestParser
+from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import TcpWSGIServer
 from waitress.task import ErrorTask, ThreadedTaskDispatcher
 from waitress.utilities import Error
@@ -65,6 +65,13 @@ class Parser(HTTPRequestParser):
     """Reads a request. What Waitress reads of it after an error, or at its end, is there before it has come."""
 
     command = path = ""
+
+    def parse_header(self, header_plus: bytes) -> None:
+        """Read the head. Raises ParsingError where Waitress would close the connection without an answer."""
+        try:
+            super().parse_header(header_plus)
+        except ValueError as error:  # a length of more digits than Python reads, or what is not text
+            raise ParsingError("Invalid header") from error
 
 
 class Channel(HTTPChannel):
@@ -181,7 +188,7 @@ class Server(TcpWSGIServer):
         self._short, self._large = ThreadedTaskDispatcher(), ThreadedTaskDispatcher()
         self._short.set_thread_count(SHORT_THREADS)
         self._large.set_thread_count(LARGE_THREADS)
-        logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # that requests wait is no news
+        logging.getLogger("waitress").setLevel(logging.ERROR)  # that requests wait, or are left at the end, is no news
         info = (listening.family, listening.type, listening.proto, listening.getsockname())
         super().__init__(app, {}, _sock=listening, adj=adjustments, sockinfo=info, bind_socket=False)
 
