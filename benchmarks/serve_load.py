@@ -1,8 +1,8 @@
 """`tlkit serve` under load, and asked with hostile requests. The server has an untrained `nano` at 96 pixels.
 
-python benchmarks/serve_load.py [SECONDS] [NOTE]: 50 clients at once, among them slow, half-open and broken ones. Appends
-a row to serve_load.csv: whether every request of the good clients was answered as before the load, their times, the
-times of /health, and the server's memory and descriptors.
+python benchmarks/serve_load.py [SECONDS] [NOTE]: 50 clients at once, among them slow, half-open and broken ones.
+Appends a row to serve_load.csv: whether every request of the good clients was answered as before the load, their times,
+the times of /health, and the server's memory and descriptors.
 
 python benchmarks/serve_load.py fuzz [COUNT] [SEED] [NOTE]: requests of tests/hostile_requests.py, one after another.
 Appends a row to serve_fuzz.csv: their statuses, the longest time, what failed, and the server's memory.
@@ -212,8 +212,9 @@ class Served:
         self._base = tempfile.TemporaryDirectory()
         model = write_model(Path(self._base.name) / "saved_model")
         command = [sys.executable, "-m", "tlkit", "serve", str(model), "--port", "0"]
-        self._said = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._said, text=True)
+        self._said = Path(self._base.name) / "said"
+        with self._said.open("w") as said:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True)
         assert self.process.stdout is not None
         self.port = int(re.search(r":(\d+)/", self.process.stdout.readline())[1])  # type: ignore[index]
 
@@ -221,8 +222,7 @@ class Served:
         """Its exit code at SIGTERM, and how many exceptions it wrote."""
         self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(60)
-        self._said.seek(0)
-        said = self._said.read()
+        said = self._said.read_text(errors="replace")
         self._base.cleanup()
         return code, len(re.findall("Traceback|exception", said))
 

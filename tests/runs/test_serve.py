@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gc
 import http.client
 import io
 import json
@@ -21,17 +22,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 from tests.broken import encode, png_header
 from tests.conftest import draw
-from tests.mutate import good, mutated, peak_bytes
+from tests.hostile_requests import answer, hostile_requests
+from tests.mutate import bomb, good, mutated, peak_bytes
 from tests.tiny import tiny_file
 from tlkit import RunError, build_classifier, predict
+from tlkit.cli.main import main
 from tlkit.deployment import work
 from tlkit.deployment.formats import write_target
 from tlkit.deployment.guard import Access
 from tlkit.deployment.requests import MAX_IMAGES, MAX_REQUEST_BYTES
+from tlkit.deployment.server import Server
 from tlkit.errors import SpecError
 from tlkit.evaluation.saliency import ClassActivationMaps
 from tlkit.runs.serve import make_app, serve
@@ -571,6 +576,48 @@ def test_a_foreign_name_is_refused_against_dns_rebinding(
         assert reply.status_code == 403 and "`allow_host`" in reply.json["error"], name
 
 
+@pytest.fixture(scope="module")
+def port(small: Path) -> Iterator[int]:
+    """A server in a thread."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = Server(
+        make_app(small), listening, 2 * MAX_REQUEST_BYTES, dropped=lambda: None, refused=lambda status: None
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    yield int(listening.getsockname()[1])
+    server.stop()
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+@pytest.mark.filterwarnings("ignore:Unclosed file <tempfile.Spooled:ResourceWarning")  # Werkzeug's, of broken forms
+@pytest.mark.parametrize("count", [27, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.long])])
+def test_hostile_requests_are_refused_or_answered(count: int, port: int) -> None:
+    statuses: dict[int, int] = {}
+    for kind, sent in hostile_requests(count, seed=3):
+        status, seconds = answer(port, sent)
+        assert status not in (-1, 500) and seconds < 10, (kind, status, seconds, sent[:300])
+        statuses[status] = statuses.get(status, 0) + 1
+    assert statuses[400] > 0.3 * count and statuses[422] > 0.03 * count, statuses
+    assert ask(port, good(1), "image/png")[0] == 200
+    gc.collect()
+
+
+def test_a_token_may_come_from_a_file(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+    monkeypatch.setattr("tlkit.runs.serve.serve", lambda model, *, token, **others: given.append(token))
+    file = tmp_path / "token"
+    file.write_text("secret\n")
+    assert CliRunner().invoke(main, ["serve", str(small), "--token-file", str(file)]).exit_code == 0
+    assert given == ["secret"]
+    file.write_text("\n")
+    for one in (file, tmp_path / "none", tmp_path):
+        result = CliRunner().invoke(main, ["serve", str(small), "--token-file", str(one)])
+        assert result.exit_code == 1 and str(one) in result.output and "Expected a file of one line" in result.output
+    assert given == ["secret"], "an empty token would ask for none"
+
+
 # -- what a request may cost ----------------------------------------------------------------------------------------
 
 
@@ -643,8 +690,23 @@ def test_pieces_are_small_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_sigterm_ends_it_well(small: Path) -> None:
+@pytest.mark.parametrize(("signals", "left"), [([signal.SIGTERM], 0), ([signal.SIGINT], 0), ([signal.SIGTERM] * 2, 1)])
+def test_a_signal_ends_it_once_what_is_in_hand_is_answered(
+    small: Path, signals: list[signal.Signals], left: int
+) -> None:
     with running(small) as (process, port):
         assert ask(port, good(1), "image/png")[0] == 200
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        rows = [b64(bomb(2_000, 6_500))] * 20  # some seconds
+        statuses: list[int] = []
+        body = json.dumps({"instances": rows}).encode()
+        waiting = threading.Thread(target=lambda: statuses.append(ask(port, body, "application/json")[0]))
+        waiting.start()
+        time.sleep(1)
+        for one in signals:
+            process.send_signal(one)
+            time.sleep(0.2)
+        with pytest.raises(OSError):
+            socket.create_connection(("127.0.0.1", port), timeout=2)
+        assert process.wait(30) == left
+        waiting.join(30)
+        assert statuses == [0 if left else 200]
