@@ -166,7 +166,7 @@ def attempt_parts(image: tf.Tensor, packed: tf.Tensor, webp: bool = True) -> tf.
     """Decode an image, and unpack and return its colour profile; fail if either fails. Both are of `to_attempt`.
 
     It has only a few operations: a tf.data pipeline starts for each request that is served, and with the whole decoder
-    that takes a second. TensorFlow's operation for JPEG decodes PNG, and GIF of one frame, as well.
+    that takes a second. By its documentation, TensorFlow's operation for JPEG decodes PNG, and GIF of one frame, too.
     """
 
     def pixels() -> tf.Tensor:
