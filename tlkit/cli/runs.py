@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from tlkit.cli.group import log_shown, main
+from tlkit.errors import SpecError
 from tlkit.quiet import _tensorflow_quietly
 from tlkit.words import counted, shown
 
@@ -213,21 +214,45 @@ def _show_exports(table: Any) -> None:
 @click.option(
     "--allow-origin", metavar="URL", multiple=True, help="whose pages may ask, such as https://a.org; * for all"
 )
+@click.option("--allow-host", metavar="NAME", multiple=True, help="a further name of this server, as a proxy gives it")
 @click.option(
     "--token",
     envvar="TLKIT_TOKEN",
     metavar="TEXT",
     help='what requests must send; default: beyond this machine, one is made and shown; "" for none [TLKIT_TOKEN]',
 )
-def serve_(run: str, host: str, port: int, name: str | None, allow_origin: Sequence[str], token: str | None) -> None:
+@click.option("--token-file", metavar="FILE", help="the token from a file, which lists of processes do not show")
+def serve_(
+    run: str,
+    host: str,
+    port: int,
+    name: str | None,
+    allow_origin: Sequence[str],
+    allow_host: Sequence[str],
+    token: str | None,
+    token_file: str | None,
+) -> None:
     """Serve RUN: a local page, /predict, and TensorFlow Serving's REST interface.
 
     RUN is a run or an exported folder. The endpoints are /predict, /v1/models/NAME:predict, /v1/models/NAME,
     /v1/models/NAME/metadata, /health and /metrics."""
+    if token_file is not None:
+        token = _token_of(token_file)
     with _tensorflow_quietly():
         from tlkit.runs.serve import serve
     with log_shown():
-        serve(run, host=host, port=port, name=name, allow_origin=allow_origin, token=token)
+        serve(run, host=host, port=port, name=name, allow_origin=allow_origin, allow_host=allow_host, token=token)
+
+
+def _token_of(file: str) -> str:
+    """The one line of a file. Raises SpecError if it is empty, because an empty token asks for none."""
+    try:
+        token = Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise SpecError(f"The token cannot be read from '{file}': {error}. Expected a file of one line.") from error
+    if not token:
+        raise SpecError(f"'{file}' is empty. Expected a file of one line, the token.")
+    return token
 
 
 @main.command("report")

@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tlkit.data.graph import bmp, gif, jpeg, other, png
+from tlkit.data.graph import bmp, gif, icc, jpeg, other, png
 from tlkit.data.graph import webp as webp_format
 from tlkit.data.graph.common import TEXT, checked, shared
 from tlkit.data.graph.gif import first_frame as first_frame
@@ -129,30 +129,58 @@ def _read_header(data: tf.Tensor, webp: bool) -> tuple[tf.Tensor, tf.Tensor]:
 def attempt(data: tf.Tensor, webp: bool = True) -> tf.Tensor:
     """Test cheaply whether `decode` will succeed once `header_fault` found no fault; fail if it will not.
 
-    It has only a few operations: a tf.data pipeline with the whole decoder takes a second to start, for each request
-    that is served.
-
     data: the file's bytes, of a GIF as `first_frame` returns them.
 
     Returns: a scalar string: a fault that is found only now, or nothing.
     """
-    return _traced(_attempt, webp)(data)
+    fault, image, packed = to_attempt(data)
+    return tf.where(fault == b"", profile_fault(attempt_parts(image, packed, webp)), fault)
 
 
-def _attempt(data: tf.Tensor, webp: bool) -> tf.Tensor:
-    def after(decoded: tf.Tensor, fault: tf.Tensor | str = "") -> tf.Tensor:
-        """The fault, by way of the pixels: a control dependency alone would be optimised away."""
-        return tf.where(tf.size(decoded) > 0, fault, "it does not decode")
+def to_attempt(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """(fault, image, packed): what of a file may fail to decode, for `attempt_parts`, and a fault if there is one.
 
+    Never fails and decodes nothing. A BMP without fault decodes, so a file that does stands for it.
+    """
+    return _traced(_to_attempt)(data)
+
+
+def _to_attempt(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    nothing = tf.constant("")
     branches = [
-        lambda: after(tf.io.decode_jpeg(data, ratio=8)),
-        lambda: after(tf.io.decode_png(data), png.parts(data)),
-        lambda: after(gif.frame(data)),
-        lambda: tf.constant(""),  # a BMP without fault decodes
-        lambda: after(tf.io.decode_webp(data)) if webp else tf.constant(NO_WEBP),
-        lambda: after(tf.io.decode_image(data)),  # fails
+        lambda: (nothing, data, nothing),
+        lambda: (lambda fault, packed: (fault, data, packed))(*png.packed_profile(data)),
+        lambda: (nothing, gif.placed(data), nothing),
+        lambda: (nothing, tf.constant(_PIXEL), nothing),
+        lambda: (nothing, data, nothing),
+        lambda: (nothing, data, nothing),
     ]
     return tf.switch_case(_format(data), branches)
+
+
+# a GIF of one pixel
+_PIXEL = b"GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\1\0\1\0\0\2\2D\1\0;"
+
+
+def attempt_parts(image: tf.Tensor, packed: tf.Tensor, webp: bool = True) -> tf.Tensor:
+    """Decode an image, and unpack and return its colour profile; fail if either fails. Both are of `to_attempt`.
+
+    It has only a few operations: a tf.data pipeline starts for each request that is served, and with the whole decoder
+    that takes a second. By its documentation, TensorFlow's operation for JPEG decodes PNG, and GIF of one frame, too.
+    """
+
+    def pixels() -> tf.Tensor:
+        return tf.size(tf.io.decode_jpeg(image, ratio=8))
+
+    is_webp = tf.strings.substr(image, 0, 4) == b"RIFF"
+    count = tf.cond(is_webp, lambda: tf.size(tf.io.decode_webp(image)), pixels) if webp else pixels()
+    # by way of the pixels: a control dependency alone would be optimised away
+    return tf.where(count > 0, tf.io.decode_compressed(packed, "ZLIB"), b"")
+
+
+def profile_fault(profile: tf.Tensor) -> tf.Tensor:
+    """Why a colour profile that `attempt_parts` returned cannot be used; nothing if it can. Never fails."""
+    return icc.fault(profile)
 
 
 def fit_to_square(image: tf.Tensor, size: int, fit: str) -> tf.Tensor:

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import hmac
+import ipaddress
+import re
+import socket
 from dataclasses import dataclass
 
 import flask
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-OPEN = ("/health",)  # answers without a token
+OPEN = (
+    "/health",
+)  # answers without a token, for what restarts servers; /metrics tells how much is asked, and does not
+PAGE = "/"  # whose address may hold the token
 
 
 @dataclass(frozen=True)
 class Access:
     """Who may ask.
 
-    host: the address that the server listens at. On loopback, requests for another host name are refused.
+    host: the address that the server listens at.
     origins: of pages elsewhere that may ask, such as "https://example.org"; "*" for any.
     token: what every request must send; "" for none.
+    names: further names of the server, which requests may have as Host, such as "images.example.org"; "*" for any.
     """
 
     host: str = "127.0.0.1"
     origins: tuple[str, ...] = ()
     token: str = ""
+    names: tuple[str, ...] = ()
 
     @property
     def local(self) -> bool:
@@ -61,10 +69,29 @@ def guard(app: flask.Flask, access: Access) -> None:
 
 
 def _check_host(request: flask.Request, access: Access) -> None:
-    """Against DNS rebinding: a foreign page whose name points here still sends its own name as Host."""
-    name = request.host.rsplit(":", 1)[0].strip("[]") if request.host else ""
-    if access.local and name not in LOOPBACK:
-        flask.abort(403, f"This server answers only at {access.host}, but the request's host is '{name[:100]}'.")
+    """Against DNS rebinding: a foreign page whose name points here still sends its own name as Host.
+
+    On loopback, names of this machine are allowed. Elsewhere, addresses and the machine's own name are, because no
+    foreign page has those; with a token any name is, because such a page does not have the token.
+    """
+    name = re.sub(r":\d*$|^\[|\](:\d*)?$", "", request.host.lower()).rstrip(".")
+    if name in LOOPBACK or "*" in access.names or name in [one.lower() for one in access.names]:
+        return
+    if not access.local and (access.token or _is_address(name) or name == socket.gethostname().lower()):
+        return
+    flask.abort(
+        403,
+        f"This server answers at {access.host}, but the request's host is '{name[:100]}'. If that is its name, allow "
+        "it by `allow_host` where the server is started.",
+    )
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_origin(request: flask.Request, access: Access) -> None:
@@ -89,7 +116,8 @@ def _check_token(request: flask.Request, access: Access) -> None:
     if not access.token or request.path in OPEN:
         return
     kind, _, sent = request.headers.get("Authorization", "").partition(" ")
-    given = sent.strip() if kind.lower() == "bearer" else request.args.get("token", "")
+    of_page = request.args.get("token", "") if request.path == PAGE else ""  # elsewhere, addresses are written to logs
+    given = sent.strip() if kind.lower() == "bearer" else of_page
     if not hmac.compare_digest(given.encode("utf-8", "replace"), access.token.encode("utf-8")):
         flask.abort(
             401,

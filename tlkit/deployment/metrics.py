@@ -33,6 +33,11 @@ class Metrics:
             counts[next((i for i, bound in enumerate(_BOUNDS) if seconds <= bound), len(_BOUNDS))] += 1
             self._seconds[endpoint] = counts, total + seconds
 
+    def refuse(self, status: int) -> None:
+        """Count a request that was answered without being read: malformed, too large, too slow, or too many."""
+        with self._lock:
+            self._requests["unread", status] += 1
+
     def image(self, outcome: str, count: int = 1) -> None:
         """Count images. outcome: "answered", "unsure" or "unreadable"."""
         with self._lock:

@@ -37,7 +37,9 @@ class FreshProcess:
 
     def __init__(self) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed in __exit__)
-        self._process = subprocess.Popen([sys.executable, str(_WORKER)], stdin=subprocess.PIPE, stderr=self._errors)
+        # -P: else TensorFlow's `import requests` would find the module of that name beside the program
+        command = [sys.executable, "-P", str(_WORKER)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=self._errors)
 
     def __enter__(self) -> FreshProcess:
         return self

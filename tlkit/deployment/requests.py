@@ -6,6 +6,8 @@ import base64
 import json
 from typing import TYPE_CHECKING, Any
 
+from tlkit.deployment.work import Refused
+
 if TYPE_CHECKING:
     import flask
 
@@ -20,7 +22,8 @@ def _images(request: flask.Request) -> list[bytes | str]:
     """The image files of a request, in order; for one that cannot be read, the reason instead.
 
     JSON and data URLs are also known by how they begin, if the header does not say what the body is.
-    Aborts the request with 400 or 415, saying what was wrong and what was expected.
+    Aborts the request with 400 or 415, saying what was wrong and what was expected. Raises Refused with status 413 for
+    too many images.
     """
     import flask
 
@@ -50,7 +53,7 @@ def _images(request: flask.Request) -> list[bytes | str]:
             "multipart/form-data or application/json.",
         )
     if len(found) > MAX_IMAGES:
-        flask.abort(400, f"The request holds {len(found)} images. Expected {MAX_IMAGES} at most.")
+        raise Refused(f"The request holds {len(found)} images. Expected {MAX_IMAGES} at most.", 413)
     return found
 
 

@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 
 from tlkit.deployment.requests import decoded_base64
-from tlkit.errors import TlkitError
+from tlkit.deployment.work import ROWS_AT_ONCE, Refused
 
 VERSION = "1"
 DEFAULT = "serving_default"
 MAX_ROWS = 1024  # of a request
-ROWS_AT_ONCE = 8  # of a request are answered together, which bounds memory and how long others wait
 EXPECTED = 'Expected {"instances": [{"b64": "..."}]} or {"inputs": [{"b64": "..."}]}, each an image file in base64.'
 Tensors = dict[str, np.ndarray]
 
@@ -36,14 +35,6 @@ _STATUS = re.compile(
     r"(?:/(?P<action>metadata))?",
     re.IGNORECASE,
 )
-
-
-class Refused(TlkitError, ValueError):
-    """A request that cannot be answered. status: of HTTP, 400 or 404."""
-
-    def __init__(self, message: str, status: int = 400) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(frozen=True)
@@ -184,7 +175,7 @@ def read_question(body: bytes, signatures: Mapping[str, Signature]) -> Question:
     if not isinstance(rows, list) or not rows:
         raise Refused(f"'instances' must be a list of at least one. {EXPECTED}")
     if len(rows) > MAX_ROWS:
-        raise Refused(f"The request holds {len(rows):,} instances. Expected {MAX_ROWS:,} at most.")
+        raise Refused(f"The request holds {len(rows):,} instances. Expected {MAX_ROWS:,} at most.", 413)
     return Question(signature, _rows(rows, signature), len(rows))
 
 
@@ -218,7 +209,7 @@ def _columns(columns: Any, signature: Signature) -> Tensors:
             raise Refused(f"Missing named input: {name} in 'inputs' object.")
     tensors = {name: _tensor(columns[name], *signature.inputs[name], name) for name in names}
     if any(len(one) > MAX_ROWS for one in tensors.values() if one.ndim):
-        raise Refused(f"The request holds more than {MAX_ROWS:,} rows. Send fewer.")
+        raise Refused(f"The request holds more than {MAX_ROWS:,} rows. Send fewer.", 413)
     return tensors
 
 

@@ -14,7 +14,15 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tlkit.data.decode import attempt, decode_and_resize, first_frame, fit_to_square, read_header
+from tlkit.data.decode import (
+    attempt_parts,
+    decode_and_resize,
+    first_frame,
+    fit_to_square,
+    profile_fault,
+    read_header,
+    to_attempt,
+)
 from tlkit.data.limits import FULL_DEPTH
 from tlkit.data.preprocessing import preprocessing
 from tlkit.deployment.client import write_client
@@ -249,16 +257,21 @@ class _Served(tf.Module):
     def _tried(self, image_bytes: tf.Tensor, sound: tf.Tensor, parallel: int) -> tf.Tensor:
         safe = tf.where(sound, image_bytes, b"")
         count = tf.shape(image_bytes, out_type=tf.int64)[0]
-        items = tf.data.Dataset.from_tensor_slices((tf.range(count), safe))
+        text = tf.TensorSpec((), tf.string)
+        faults, images, packed = tf.map_fn(to_attempt, safe, fn_output_signature=(text, text, text))
+        items = tf.data.Dataset.from_tensor_slices((tf.range(count), images, packed))
         tried = items.map(self._attempt_item, num_parallel_calls=parallel).ignore_errors()
         options = tf.data.Options()
         options.autotune.enabled = False  # autotuning and graph rewriting would take most of a request's time
         options.experimental_optimization.apply_default_optimizations = False
-        return tried.with_options(options).reduce(tf.fill((count,), "it does not decode"), _mark_item)
+        start = (tf.fill((count,), "it does not decode"), tf.fill((count,), ""))
+        found, profiles = tried.with_options(options).reduce(start, _mark_item)
+        found = tf.where(found == b"", tf.map_fn(profile_fault, profiles), found)
+        return tf.where(faults == b"", found, faults)
 
     @tf.autograph.experimental.do_not_convert
-    def _attempt_item(self, index: tf.Tensor, data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return index, attempt(data, self._webp)
+    def _attempt_item(self, index: tf.Tensor, image: tf.Tensor, packed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return index, attempt_parts(image, packed, self._webp)
 
     def _squares(self, image_bytes: tf.Tensor, ok: tf.Tensor, parallel: int) -> tf.Tensor:
         shape = (self._size, self._size, 3)
@@ -271,5 +284,10 @@ class _Served(tf.Module):
 
 
 @tf.autograph.experimental.do_not_convert
-def _mark_item(found: tf.Tensor, item: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-    return tf.tensor_scatter_nd_update(found, [[item[0]]], [item[1]])
+def _mark_item(state: tuple[tf.Tensor, tf.Tensor], item: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mark an item that decodes, and keep its profile."""
+    (found, profiles), (index, profile) = state, item
+    return (
+        tf.tensor_scatter_nd_update(found, [[index]], [""]),
+        tf.tensor_scatter_nd_update(profiles, [[index]], [profile]),
+    )

@@ -7,16 +7,14 @@ a few of one request, to bound memory. For many users, use TensorFlow Serving.
 from __future__ import annotations
 
 import base64
-import collections
-import contextlib
+import functools
 import io
 import json
 import re
 import secrets
 import socket
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,15 +23,15 @@ import flask
 import numpy as np
 from werkzeug.exceptions import HTTPException
 
-from tlkit.data.convert import Unreadable, convert
 from tlkit.data.headers import why_not
 from tlkit.deployment import rest
 from tlkit.deployment.exported import decoded_pixels
-from tlkit.deployment.guard import Access, guard
+from tlkit.deployment.guard import LOOPBACK, Access, guard
 from tlkit.deployment.metrics import CONTENT_TYPE, Metrics
 from tlkit.deployment.requests import MAX_IMAGES, MAX_REQUEST_BYTES, _images
 from tlkit.deployment.saved_model import UNSURE
-from tlkit.deployment.server import Server, termination_interrupts
+from tlkit.deployment.server import Server, stopped_by_signals
+from tlkit.deployment.work import Allowance, Converter, Refused, Turns
 from tlkit.errors import RunError, SpecError, TlkitError
 from tlkit.evaluation.saliency import ClassActivationMaps, has_map, occlusion_maps, overlay
 from tlkit.progress import log
@@ -47,6 +45,7 @@ from tlkit.runs.reading import (
     served_folder,
     unsure_below,
 )
+from tlkit.words import counted
 
 EVIDENCE_PIXELS = 384  # a saliency map is enlarged to this side if the model's images are smaller
 STUCK_SECONDS = 120  # for one image or a few; beyond it, /health answers 503
@@ -61,6 +60,7 @@ def serve(
     port: int = 8000,
     name: str | None = None,
     allow_origin: Sequence[str] = (),
+    allow_host: Sequence[str] = (),
     token: str | None = None,
 ) -> None:
     """Serve a run, or an exported folder, until interrupted or terminated.
@@ -82,10 +82,12 @@ def serve(
     where there is no threshold, and images that cannot be read are rows with `ok` false, with status 200.
 
     GET /health answers 200, or 503 if an image has taken longer than two minutes; GET /metrics gives counts and times
-    in Prometheus' format. Errors of a request give {"error": ...} with status 400, 401, 403, 404, 405, 413
-    or 415.
+    in Prometheus' format. Errors of a request give {"error": ...} with status 400, 401, 403, 404, 405, 408, 413, 415,
+    431, or 503 with Retry-After.
 
-    Connections whose request takes longer than a minute to arrive are closed, and sooner if there are 200.
+    A request that takes longer than a minute to arrive gets 408; beyond 200 connections, the slowest get 503 for new
+    ones, and so do requests beyond 150 that wait. SIGINT and SIGTERM end the server once what has arrived is answered,
+    in 20 seconds at most; a second one ends it at once.
 
     Args:
         model: A run's folder, which also gives saliency maps, or a folder that `tlkit export` wrote.
@@ -93,19 +95,20 @@ def serve(
         port: 0 takes any free port.
         name: NAME above. The default takes the folder's name, "model" and "classifier".
         allow_origin: Origins of other sites whose pages may ask, such as "https://example.org"; "*" allows all.
+        allow_host: Names of this server besides its address, as requests give them in Host: what a proxy passes on.
+            "*" allows all. Beyond this machine they matter only without a token.
         token: What every request must send as `Authorization: Bearer TOKEN`, except for /health. The default is none
             for this machine only, and otherwise one that is made and shown. "" is none.
 
     Raises:
-        SpecError: The port is outside 0 to 65535, or `name` or `allow_origin` is none.
-        RunError: The model cannot be loaded, or the address is taken.
+        SpecError: The port is outside 0 to 65535, or `name`, `allow_origin`, `allow_host` or `token` is none.
+        RunError: The model cannot be loaded, the address is taken, or the end came before an answer.
     """
     if not 0 <= port <= 65535:
         raise SpecError(f"`port` is {port}. Expected 0 to 65535.")
-    access = Access(host, tuple(_checked_origin(one) for one in allow_origin), token or "")
-    made = token is None and not access.local
-    if made:
-        access = Access(host, access.origins, secrets.token_urlsafe(16))
+    origins, names = tuple(map(_checked_origin, allow_origin)), tuple(map(_checked_name, allow_host))
+    made = token is None and host not in LOOPBACK
+    access = Access(host, origins, secrets.token_urlsafe(16) if made else _checked_token(token or ""), names)
     metrics = Metrics()
     app = make_app(model, access=access, name=name, metrics=metrics)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -116,16 +119,18 @@ def serve(
             f"Cannot listen at {host}, port {port}: {error}. "
             "Give another `port` (0 takes any free port), or another `host`."
         ) from error
-    with listening, termination_interrupts():
-        # beyond Flask's limit, which answers in JSON; this one closes
-        server = Server(app, listening, 2 * MAX_REQUEST_BYTES, metrics.drop)
+    # Flask's limit is lower: it reads the rest before it refuses, so that clients that still send see the answer
+    server = Server(app, listening, 2 * MAX_REQUEST_BYTES, dropped=metrics.drop, refused=metrics.refuse)
+    with listening, stopped_by_signals(server):
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listening.getsockname()[1]}/" + (f"?token={access.token}" if made else "")
         log.info(f"serving  {model} at {address}  (Ctrl-C to stop)")
         if not access.local:
             _say_who_may_ask(access)
-        server.run()
-        log.info("stopped")
+        left = server.run()
+    if left:
+        raise RunError(f"Stopped before {counted(left, 'request')} had an answer. Expected them to take less time.")
+    log.info("stopped")
 
 
 def _say_who_may_ask(access: Access) -> None:
@@ -139,6 +144,18 @@ def _checked_origin(origin: str) -> str:
     if origin not in ("*", "null") and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+/?", origin, re.IGNORECASE):
         raise SpecError(f"`allow_origin` is '{origin}'. Expected an origin such as 'https://example.org', or '*'.")
     return origin
+
+
+def _checked_name(name: str) -> str:
+    if not re.fullmatch(r"[^/:\s]+", name):
+        raise SpecError(f"`allow_host` is '{name}'. Expected a name without port, such as 'images.a.org', or '*'.")
+    return name
+
+
+def _checked_token(token: str) -> str:
+    if not re.fullmatch(r"[!-~]*", token):
+        raise SpecError("`token` has a space, or a character that is not ASCII. Expected one that a header can hold.")
+    return token
 
 
 def make_app(
@@ -231,12 +248,12 @@ def _add_rest(app: flask.Flask, served: _Served, names: tuple[str, ...]) -> None
         if asked.action == "metadata":
             return _as_json(rest.metadata(asked.name, served.signatures))
         if asked.action != "predict":
-            raise rest.Refused(
+            raise Refused(
                 f"The model has no signature to {asked.action}: their method is tensorflow/serving/predict. "
                 f"Expected POST /v1/models/{asked.name}:predict."
             )
         question = rest.read_question(request.get_data(parse_form_data=False), served.signatures)
-        return _as_json(rest.answer(question, served.run))
+        return _as_json(rest.answer(question, functools.partial(served.run, served.allowance())))
 
 
 def _as_json(body: dict[str, Any]) -> flask.Response:
@@ -249,7 +266,7 @@ def _add_watching(app: flask.Flask, served: _Served, metrics: Metrics) -> None:
 
     @app.get("/health")
     def health() -> tuple[flask.Response, int]:
-        seconds = served.turns.seconds()
+        seconds = served.seconds()
         if seconds > STUCK_SECONDS:
             return flask.jsonify(status="stuck", seconds=round(seconds, 1)), 503
         return flask.jsonify(status="ok", model=served.title, classes=len(served.names)), 200
@@ -282,40 +299,12 @@ def _word_errors(app: flask.Flask, names: tuple[str, ...]) -> None:
 
     @app.errorhandler(TlkitError)
     def ours(error: TlkitError) -> tuple[flask.Response, int]:
-        return flask.jsonify(error=str(error)), error.status if isinstance(error, rest.Refused) else 400
-
-
-class _Turns:
-    """A lock that goes to those who wait in the order in which they came. A request of many images cannot keep it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting: collections.deque[threading.Event] = collections.deque()
-        self._since: float | None = None
-
-    @contextlib.contextmanager
-    def turn(self) -> Iterator[None]:
-        """Wait for the turn, and hold it in the block."""
-        mine = threading.Event()
-        with self._lock:
-            self._waiting.append(mine)
-            if len(self._waiting) == 1:
-                mine.set()
-        mine.wait()
-        self._since = time.monotonic()
-        try:
-            yield
-        finally:
-            self._since = None
-            with self._lock:
-                self._waiting.popleft()
-                if self._waiting:
-                    self._waiting[0].set()
-
-    def seconds(self) -> float:
-        """How long the present turn has lasted; 0 if there is none."""
-        since = self._since
-        return 0.0 if since is None else time.monotonic() - since
+        reply = flask.jsonify(error=str(error))
+        if not isinstance(error, Refused):
+            return reply, 400
+        if error.retry is not None:
+            reply.headers["Retry-After"] = str(error.retry)
+        return reply, error.status
 
 
 class _Served:
@@ -323,7 +312,7 @@ class _Served:
 
     def __init__(self, model: str | Path, metrics: Metrics) -> None:
         self.title = Path(model).absolute().name
-        self.turns, self._metrics = _Turns(), metrics
+        self._turns, self._converter, self._metrics = Turns(), Converter(), metrics
         if is_target(Path(model)):
             self.names, self._ask = open_exported(model)
             self.signatures = _signatures_of_target(self._outputs, len(self.names))
@@ -344,21 +333,36 @@ class _Served:
         except SpecError:  # no feature maps before the head
             return None
 
-    def run(self, signature: rest.Signature, tensors: rest.Tensors) -> rest.Tensors:
+    def allowance(self) -> Allowance:
+        """What a request may cost."""
+        return Allowance(self._converter)
+
+    def seconds(self) -> float:
+        """How long the present piece of work has lasted; 0 if there is none."""
+        return max(self._turns.seconds(), self._converter.turns.seconds())
+
+    def run(self, allowance: Allowance, signature: rest.Signature, tensors: rest.Tensors) -> rest.Tensors:
         """Run a signature on some rows. What the model does not decode is converted first."""
-        with self.turns.turn():
-            ready = {
-                name: _each_converted(value) if name == "image_bytes" and value.ndim == 1 else value
-                for name, value in tensors.items()
-            }
-            outputs = signature.call(ready)
+        files = tensors.get("image_bytes", ())
+        if len(files) and signature.inputs == {"image_bytes": ("object", (None,))}:
+            parts = []
+            for piece in allowance.pieces(files):
+                with self._turns.turn():
+                    parts.append(signature.call({"image_bytes": _objects([one.data for one in piece])}))
+            outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        else:
+            with self._turns.turn():
+                outputs = signature.call(tensors)
+        self._count(outputs)
+        return outputs
+
+    def _count(self, outputs: rest.Tensors) -> None:
         if (ok := outputs.get("ok", outputs.get("sure"))) is not None:
             sure = outputs.get("sure", ok)
             read = np.ones(len(ok), bool) if "ok" not in outputs else ok
             self._metrics.image("answered", int((read & sure).sum()))
             self._metrics.image("unsure", int((read & ~sure).sum()))
             self._metrics.image("unreadable", int((~read).sum()))
-        return outputs
 
     def _outputs(self, tensors: rest.Tensors) -> rest.Tensors:
         """What a SavedModel's `serving_default` would give, of a format that takes pixels."""
@@ -378,32 +382,45 @@ class _Served:
 
     def rows(self, images: Sequence[bytes | str], evidence: bool) -> Answers:
         """The answers of /predict, one for each image."""
-        found = [_unanswered(one) if isinstance(one, str) else self._one(one, evidence) for one in images]
+        found = [_unanswered(one if isinstance(one, str) else "") for one in images]
+        places = [index for index, one in enumerate(images) if not isinstance(one, str)]
+        for piece in self.allowance().pieces([one for one in images if not isinstance(one, str)]):
+            for one in piece:
+                found[places[one.index]]["problem"] = one.problem
+            sound = [one for one in piece if not one.problem]
+            if not sound:
+                continue
+            with self._turns.turn():
+                answers = self._answered([one.data for one in sound])
+            for one, answer in zip(sound, answers, strict=True):
+                found[places[one.index]] = answer
+                if evidence and self.explains and answer["ok"]:
+                    with self._turns.turn():
+                        answer["evidence"] = self._drawn(one.data, int(answer.pop("best")))
         for row in found:
+            row.pop("best", None)
             self._metrics.image("unreadable" if not row["ok"] else "unsure" if row["sure"] is False else "answered")
         return found
 
-    def _one(self, data: bytes, evidence: bool) -> dict[str, Any]:
-        with self.turns.turn():
-            try:
-                data = convert(data)
-            except Unreadable as reason:
-                return _unanswered(str(reason))
-            oks, sures, values = self._ask([data])
-            if not oks[0]:
-                return _unanswered(": ".join(why_not(data)))
-            best = int(values[0].argmax())
+    def _answered(self, data: list[bytes]) -> Answers:
+        """The answers for files that the model decodes. "best" in them is the index of the class."""
+        found = []
+        for one, ok, sure, values in zip(data, *self._ask(data), strict=True):
+            if not ok:
+                found.append(_unanswered(": ".join(why_not(one))))
+                continue
+            best = int(values.argmax())
             answer = {
                 "ok": True,
                 "problem": "",
-                "class": self.names[best] if sures[0] else UNSURE,
-                "probability": float(values[0][best]),
-                "sure": bool(sures[0]) if self._has_threshold else None,
-                "probabilities": {name: float(value) for name, value in zip(self.names, values[0], strict=True)},
+                "class": self.names[best] if sure else UNSURE,
+                "probability": float(values[best]),
+                "sure": bool(sure) if self._has_threshold else None,
+                "probabilities": {name: float(value) for name, value in zip(self.names, values, strict=True)},
+                "best": best,
             }
-            if evidence and self.explains:
-                answer["evidence"] = self._drawn(data, best)
-            return answer
+            found.append(answer)
+        return found
 
     def _drawn(self, data: bytes, chosen: int) -> str:
         """The image, as the model sees it, with its saliency map drawn over it: a PNG as a data URI.
@@ -426,19 +443,14 @@ class _Served:
         return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode("ascii")
 
 
-def _each_converted(images: np.ndarray) -> np.ndarray:
-    """Image files as the model decodes them. One that cannot be converted stays, and the model says why not."""
-    made = images.copy()
-    for index, data in enumerate(images):
-        with contextlib.suppress(Unreadable):
-            made[index] = convert(data)
+def _objects(values: Sequence[bytes]) -> np.ndarray:
+    made = np.empty(len(values), dtype=object)
+    made[:] = values
     return made
 
 
 def _strings(texts: Sequence[str]) -> np.ndarray:
-    made = np.empty(len(texts), dtype=object)
-    made[:] = [text.encode("utf-8") for text in texts]
-    return made
+    return _objects([text.encode("utf-8") for text in texts])
 
 
 def _signatures_of_target(call: Any, classes: int) -> dict[str, rest.Signature]:

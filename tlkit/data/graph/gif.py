@@ -72,10 +72,14 @@ def decode(data: tf.Tensor) -> tf.Tensor:
 
 def frame(data: tf.Tensor) -> tf.Tensor:
     """The pixels of the frame of a file from `first_frame`."""
+    return tf.io.decode_gif(placed(data))[0]
+
+
+def placed(data: tf.Tensor) -> tf.Tensor:
+    """A file from `first_frame` whose screen is its frame. Never fails."""
     size = piece(data, _TABLE + 5, 4)
     rest = piece(data, _TABLE + 5, tf.strings.length(data))
-    placed = [piece(data, 0, 6), size, piece(data, 10, _TABLE - 10), b"\x2c\x00\x00\x00\x00", rest]
-    return tf.io.decode_gif(tf.strings.join(placed))[0]
+    return tf.strings.join([piece(data, 0, 6), size, piece(data, 10, _TABLE - 10), b"\x2c\x00\x00\x00\x00", rest])
 
 
 _BYTES = [bytes([i]) for i in range(256)]

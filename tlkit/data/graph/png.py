@@ -38,7 +38,7 @@ _XMP = b"XML:com.adobe.xmp"
 
 @shared(TEXT)
 def header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """(fault, number of pixels). A colour profile is not looked at, because unpacking it may fail: see `parts`."""
+    """(fault, number of pixels). A colour profile is not unpacked, because that may fail: see `packed_profile`."""
     raw = head(data, _BEFORE_DATA)
     fault, _ = _chunks(data, raw)
     size_fault, pixels = check_size(number(raw[16:20], big=True), number(raw[20:24], big=True))
@@ -83,10 +83,15 @@ def decode(data: tf.Tensor, depth: int) -> tf.Tensor:
     return tf.cond(tf.reduce_any(seen > 0), lambda: apart(with_metadata), plain)
 
 
-def parts(data: tf.Tensor) -> tf.Tensor:
-    """The fault of a file's colour profile. Fails for one that does not unpack."""
+def packed_profile(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """(fault, packed): the colour profile in zlib's format, empty if there is none, and whether it is too large.
+
+    Never fails. Unpacking it may; `icc.fault` then tells whether it can be used.
+    """
     _, seen = _chunks(data, head(data, _BEFORE_DATA))
-    return tf.cond(seen[2] > 0, lambda: apart(lambda: icc.fault(_profile(data, seen))), lambda: tf.constant(""))
+    large = seen[3] > _MOST_PROFILE
+    packed = tf.cond((seen[2] > 0) & ~large, lambda: _packed(data, seen), lambda: tf.constant(b""))
+    return tf.where((seen[2] > 0) & large, icc.FAULT, ""), packed
 
 
 def _deep(data: tf.Tensor, depth: int) -> tf.Tensor:
@@ -153,15 +158,20 @@ def _profile(data: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
     """The colour profile of an iCCP chunk, unpacked: bytes; empty if there is none."""
 
     def unpacked() -> tf.Tensor:
-        start = tf.io.decode_raw(piece(data, seen[2], 82), tf.uint8)
-        name = tf.argmax(tf.concat([start, [0]], 0) == 0)  # a name, a zero, and the method
-        return tf.io.decode_compressed(piece(data, seen[2] + name + 2, seen[3] - name - 2), "ZLIB")
+        return tf.io.decode_compressed(_packed(data, seen), "ZLIB")
 
     return tf.cond(
         seen[2] > 0,
         lambda: tf.cond(seen[3] > _MOST_PROFILE, lambda: tf.constant(icc.TABLES), unpacked),
         lambda: tf.constant(b""),
     )
+
+
+def _packed(data: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
+    """What stands behind the name and the method of an iCCP chunk."""
+    start = tf.io.decode_raw(piece(data, seen[2], 82), tf.uint8)
+    name = tf.argmax(tf.concat([start, [0]], 0) == 0)  # a name, a zero, and the method
+    return piece(data, seen[2] + name + 2, seen[3] - name - 2)
 
 
 def _orientation(data: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:

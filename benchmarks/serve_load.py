@@ -1,8 +1,11 @@
-"""`tlkit serve` under load: 50 clients at once, among them slow, silent and broken ones.
+"""`tlkit serve` under load, and asked with hostile requests. The server has an untrained `nano` at 96 pixels.
 
-python benchmarks/serving.py [SECONDS] [NOTE] starts a server of an untrained `nano` at 96 pixels, which is as fast as a
-trained one, and appends a row to serving.csv: whether every request of the good clients was answered as before the
-load, their times, the times of /health, and the server's memory before and after.
+python benchmarks/serve_load.py [SECONDS] [NOTE]: 50 clients at once, among them slow, half-open and broken ones.
+Appends a row to serve_load.csv: whether every request of the good clients was answered as before the load, their times,
+the times of /health, and the server's memory and descriptors.
+
+python benchmarks/serve_load.py fuzz [COUNT] [SEED] [NOTE]: requests of tests/hostile_requests.py, one after another.
+Appends a row to serve_fuzz.csv: their statuses, the longest time, what failed, and the server's memory.
 """
 
 import base64
@@ -19,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,19 +31,23 @@ import numpy as np
 from PIL import Image
 from rows import append_row
 
-GOOD, SLOW, SILENT, BROKEN = 35, 5, 5, 5
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from tests.hostile_requests import answer, hostile_requests
+
+HERE = Path(__file__).parent
+GOOD, SLOW, HALF_OPEN, BROKEN = 35, 5, 5, 5
 WARM_UP = 20  # requests before the memory at the start is read
 
 
 def photographs(count: int) -> list[bytes]:
-    """JPEGs of 640 x 480 pixels: smooth colours with noise, so that they compress as photographs do."""
+    """JPEGs of 320 x 240 pixels: smooth colours with noise, so that they compress as photographs do."""
     made = []
     for seed in range(count):
         rng = np.random.default_rng(seed)
         small = Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype="uint8")).resize(
-            (640, 480), Image.Resampling.BICUBIC
+            (320, 240), Image.Resampling.BICUBIC
         )
-        pixels = np.asarray(small).astype(int) + rng.integers(-8, 9, (480, 640, 3))
+        pixels = np.asarray(small).astype(int) + rng.integers(-8, 9, (240, 320, 3))
         stream = io.BytesIO()
         Image.fromarray(pixels.clip(0, 255).astype("uint8")).save(stream, "JPEG", quality=90)
         made.append(stream.getvalue())
@@ -57,8 +65,8 @@ def write_model(folder: Path) -> Path:
 class Load:
     """The clients, and what they saw."""
 
-    def __init__(self, port: int, seconds: float, files: list[bytes]) -> None:
-        self.port, self.files = port, files
+    def __init__(self, process: int, port: int, seconds: float, files: list[bytes]) -> None:
+        self.process, self.port, self.files = process, port, files
         self.expected = [self.ask_file(one) for one in files]
         for one in (files * WARM_UP)[:WARM_UP]:
             self.ask_rest([one])
@@ -66,7 +74,8 @@ class Load:
         self.times: list[float] = []
         self.health: list[float] = []
         self.failed: list[str] = []
-        self.others = 0  # requests of slow, silent and broken clients
+        self.others = 0  # requests of slow, half-open and broken clients
+        self.states: list[tuple[float, int]] = []  # MB and descriptors of the server, once a second
 
     def post(self, path: str, body: bytes, kind: str) -> tuple[int, Any]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
@@ -116,6 +125,7 @@ class Load:
             except OSError as error:
                 self.failed.append(f"health: {error}")
             self.health.append(time.monotonic() - began)
+            self.states.append((memory(self.process), descriptors_of(self.process)))
             time.sleep(1)
 
     def slow(self, number: int) -> None:
@@ -128,7 +138,7 @@ class Load:
                     one.sendall(b"\xff")
                     time.sleep(2)
 
-    def silent(self, number: int) -> None:
+    def half_open(self, number: int) -> None:
         """Forty connections that say nothing, or half a header."""
         while time.monotonic() < self.end:
             with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
@@ -173,7 +183,7 @@ class Load:
         kinds: list[tuple[Callable[[int], None], int]] = [
             (self.good, GOOD),
             (self.slow, SLOW),
-            (self.silent, SILENT),
+            (self.half_open, HALF_OPEN),
             (self.broken, BROKEN),
             (self.watch, 1),
         ]
@@ -195,44 +205,121 @@ def descriptors_of(process: int) -> int:
     return len(list(Path(f"/proc/{process}/fd").iterdir()))
 
 
-def main(seconds: float, note: str) -> None:
-    with tempfile.TemporaryDirectory() as base:
-        model = write_model(Path(base) / "saved_model")
+class Served:
+    """The server in a process of its own."""
+
+    def __init__(self) -> None:
+        self._base = tempfile.TemporaryDirectory()
+        model = write_model(Path(self._base.name) / "saved_model")
         command = [sys.executable, "-m", "tlkit", "serve", str(model), "--port", "0"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        load = Load(int(re.search(r":(\d+)/", line)[1]), seconds, photographs(16))  # type: ignore[index]
-        start, descriptors_start = memory(process.pid), descriptors_of(process.pid)
-        load.run()
-        end, descriptors_end = memory(process.pid), descriptors_of(process.pid)
-        process.send_signal(signal.SIGTERM)
-        code = process.wait(60)
-    for reason in sorted(set(load.failed)):
-        print(load.failed.count(reason), reason)
+        self._said = Path(self._base.name) / "said"
+        with self._said.open("w") as said:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True)
+        assert self.process.stdout is not None
+        self.port = int(re.search(r":(\d+)/", self.process.stdout.readline())[1])  # type: ignore[index]
+
+    def end(self) -> tuple[int, int]:
+        """Its exit code at SIGTERM, and how many exceptions it wrote."""
+        self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(60)
+        said = self._said.read_text(errors="replace")
+        self._base.cleanup()
+        return code, len(re.findall("Traceback|exception", said))
+
+
+def load(seconds: float, note: str) -> None:
+    """Append a row to serve_load.csv."""
+    served = Served()
+    clients = Load(served.process.pid, served.port, seconds, photographs(16))
+    clients.states.append((memory(clients.process), descriptors_of(clients.process)))
+    clients.run()
+    time.sleep(5)  # for connections whose clients are gone
+    clients.states.append((memory(clients.process), descriptors_of(clients.process)))
+    code, exceptions = served.end()
+    for reason in sorted(set(clients.failed)):
+        print(clients.failed.count(reason), reason)
+    megabytes = [one for one, _ in clients.states]
+    descriptors = [one for _, one in clients.states]
     append_row(
-        Path(__file__).parent / "serving.csv",
+        HERE / "serve_load.csv",
         {
             "date": datetime.date.today().isoformat(),
             "seconds": seconds,
             "good clients": GOOD,
-            "other clients": SLOW + SILENT + BROKEN,
-            "good requests": len(load.times),
-            "failed": len(load.failed),
-            "others' requests": load.others,
-            "p50 s": round(float(np.percentile(load.times, 50)), 3),
-            "p99 s": round(float(np.percentile(load.times, 99)), 3),
-            "most s": round(max(load.times), 3),
-            "health p99 s": round(float(np.percentile(load.health, 99)), 3),
-            "MB at start": round(start),
-            "MB at end": round(end),
-            "descriptors at start": descriptors_start,
-            "at end": descriptors_end,
+            "other clients": SLOW + HALF_OPEN + BROKEN,
+            "good requests": len(clients.times),
+            "failed": len(clients.failed),
+            "others' requests": clients.others,
+            "p50 s": round(float(np.percentile(clients.times, 50)), 3),
+            "p99 s": round(float(np.percentile(clients.times, 99)), 3),
+            "most s": round(max(clients.times), 3),
+            "health p99 s": round(float(np.percentile(clients.health, 99)), 3),
+            "MB at start": round(megabytes[0]),
+            "MB in the middle": round(megabytes[len(megabytes) // 2]),
+            "MB at end": round(megabytes[-1]),
+            "descriptors at start": descriptors[0],
+            "descriptors at most": max(descriptors),
+            "descriptors at end": descriptors[-1],
+            "exceptions": exceptions,
             "exit code at SIGTERM": code,
             "note": note,
         },
     )
 
 
+def fuzz(count: int, seed: int, note: str) -> None:
+    """Append a row to serve_fuzz.csv."""
+    served = Served()
+    photograph = photographs(1)[0]
+    expected = ask_one(served.port, photograph)
+    start, statuses, longest, kind_of_longest, failed = memory(served.process.pid), Counter[int](), 0.0, "", 0
+    for index, (kind, sent) in enumerate(hostile_requests(count, seed)):
+        status, seconds = answer(served.port, sent)
+        statuses[status] += 1
+        if seconds > longest:
+            longest, kind_of_longest = seconds, kind
+        if status in (-1, 500) or served.process.poll() is not None:
+            failed += 1
+            print(f"{kind} {status}: {sent[:300]!r}")
+        if index % 50 == 49 and ask_one(served.port, photograph) != expected:
+            failed += 1
+            print("another answer")
+    end, descriptors = memory(served.process.pid), descriptors_of(served.process.pid)
+    code, exceptions = served.end()
+    append_row(
+        HERE / "serve_fuzz.csv",
+        {
+            "date": datetime.date.today().isoformat(),
+            "requests": count,
+            "seed": seed,
+            "failed": failed,
+            "exceptions": exceptions,
+            "longest s": round(longest, 2),
+            "of kind": kind_of_longest,
+            "statuses": " ".join(f"{status}:{number}" for status, number in sorted(statuses.items())),
+            "MB at start": round(start),
+            "MB at end": round(end),
+            "descriptors at end": descriptors,
+            "exit code at SIGTERM": code,
+            "note": note,
+        },
+    )
+
+
+def ask_one(port: int, data: bytes) -> list[str]:
+    """The class and the probabilities, to four places, of a file."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("POST", "/predict", data, {"Content-Type": "image/jpeg"})
+    (row,) = json.loads(connection.getresponse().read())["predictions"]
+    connection.close()
+    return [row["class"], *(f"{one:.4f}" for one in row["probabilities"].values())]
+
+
 if __name__ == "__main__":
-    main(float(sys.argv[1]) if len(sys.argv) > 1 else 300, sys.argv[2] if len(sys.argv) > 2 else "")
+    given = sys.argv[1:]
+    if given[:1] == ["fuzz"]:
+        number, seed, note = (*given[1:], *("1000", "0", "")[len(given) - 1 :])
+        fuzz(int(number), int(seed), note)
+    else:
+        seconds, note = (*given, *("300", "")[len(given) :])
+        load(float(seconds), note)
