@@ -122,7 +122,7 @@ def test_a_cache_that_cannot_be_written_is_mended_in_memory(
     before = per_output(extract_features(network, data))[0]
     flip(shards(cache, "features")[0], 2)
     monkeypatch.setattr("tlkit.cache.Store.writer", lambda *a: (_ for _ in ()).throw(PermissionError("read-only")))
-    monkeypatch.setattr("tlkit.cache.write_atomically", lambda *a: (_ for _ in ()).throw(PermissionError("read-only")))
+    monkeypatch.setattr("tlkit.cache.write_atomically", lambda *a, **k: (_ for _ in ()).throw(OSError("full")))
     rows = extract_features(network, data)
     assert rows is not None and (per_output(rows)[0] == before).all() and (per_output(rows)[0] == before).all()
     assert len(said) == 1
@@ -158,8 +158,9 @@ def test_pixels_of_another_tensorflow_are_not_found(
     assert decoded(folder).pixels.decoded == 6
 
 
-def test_a_full_disk_is_no_traceback(
-    tmp_path: Path, cache: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("memory", [0, 10**9])
+def test_on_a_full_disk_rows_stay_in_memory_or_are_computed_at_each_use(
+    tmp_path: Path, cache: Path, said: list[str], monkeypatch: pytest.MonkeyPatch, memory: int
 ) -> None:
     def full(*args: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -168,9 +169,15 @@ def test_a_full_disk_is_no_traceback(
     expected = decoded(folder).examples().pixels.gather(slice(None))
     Cache().clear("all")
     monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr("tlkit.cache.available_memory", lambda: memory)
     dataset = decoded(folder)
-    assert dataset.pixels.streamed and (dataset.examples().pixels.gather(slice(None)) == expected).all()
-    assert extract_features(prefix(), drawn(6641)) is None
+    assert dataset.pixels.streamed == (not memory)
+    assert (dataset.examples().pixels.gather(slice(None)) == expected).all()
+    data = drawn(6641)
+    found = extract_features(prefix(), data)
+    assert (found is None) == (not memory)
+    if found is not None:
+        assert found.computed == 12 and extract_features(prefix(), data).computed == 0
     assert len(said) == 2 and all("No space left on device" in line for line in said), said
     assert not list(cache.rglob("*.partial"))
     assert extract.all_cached(prefix(), drawn(6641)) is False
