@@ -165,6 +165,8 @@ def disk_error(error: OSError, path: Path | None = None, needed: int | None = No
         return DiskError(f"{there}: the name or the path is too long for this disk. Give a shorter one.")
     if error.errno == errno.ENOENT and path is not None and not path.parent.is_dir():
         return DiskError(f"{there}: the folder '{_short(path.parent)}' does not exist. Make it, or give another path.")
+    if error.errno == errno.ENOENT and path is not None and not path.exists():
+        return DiskError(f"{there}: '{_short(path.parent)}' takes no new files. Give a path elsewhere.")
     if error.errno == errno.ENOTDIR:
         return DiskError(f"{there}: a part of this path is a file, not a folder. Give another path.")
     if error.errno == errno.EIO:

@@ -23,10 +23,11 @@ from tlkit.backbones.graph import graph_nodes
 from tlkit.cache import MemoryWriter, Store, Wanted, Writer, open_writers
 from tlkit.data.augment import augment, augmentation_version
 from tlkit.data.examples import Examples, RowSource
-from tlkit.errors import RunError
+from tlkit.errors import RunError, TrainingError
 from tlkit.models.inference import bfloat16_pays, frozen_call
 from tlkit.plan.augmentation import Augmentation
 from tlkit.progress import NO_DEADLINE, Deadline, bar
+from tlkit.words import counted
 
 
 @dataclass(frozen=True)
@@ -251,6 +252,7 @@ def _compute(
                 if number + 1 < len(chunks):
                     waiting = pool.submit(prepare, chunks[number + 1])
                 outputs = call(images)
+                _check_finite(prefix, outputs)
                 for writer, values in zip(writers, outputs, strict=True):
                     writer.add([missing.keys[view][i] for view, i in chunk], values)
                 done += len(chunk)
@@ -261,6 +263,18 @@ def _compute(
             for writer in writers:
                 writer.__exit__(None, None, None)
     return done
+
+
+def _check_finite(prefix: keras.Model, outputs: Sequence[np.ndarray]) -> None:
+    """Raise TrainingError for outputs that hold NaN or infinity: nothing can be learned from them."""
+    for tensor, values in zip(prefix.outputs, outputs, strict=True):
+        bad = ~np.isfinite(values.astype("float32", copy=False)).reshape(len(values), -1).all(1)
+        if bad.any():
+            raise TrainingError(
+                f"The frozen layers up to '{tensor._keras_history.operation.name}' give NaN or infinity for "
+                f"{bad.sum()} of {counted(len(values), 'image')}. Their weights are damaged, or too large for "
+                f"{prefix.dtype_policy.name}: give other weights."
+            )
 
 
 def _pixels(examples: Examples, missing: _Missing, numbers: list[int], chunk: list[tuple[int, int]]) -> np.ndarray:

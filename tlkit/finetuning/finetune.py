@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tlkit.backbones import Backbone
 from tlkit.deployment.parity import FreshProcess
+from tlkit.disk import check_room
 from tlkit.finetuning.decide import decide, foresee
 from tlkit.finetuning.deliver import deliver
 from tlkit.finetuning.fit import fit
@@ -99,6 +100,7 @@ def carry_out(job: Job, out: str | Path | None = None, *, force: bool = False, d
     resolved = resolve(job)
     folder = Path(out) if out is not None else next_free(Path("runs"), resolved.name)
     check_out(folder, force, resolved.job.data)
+    check_room(folder, resolved.bytes_on_disk, "the run's folder")
     prepared = prepare(resolved, clock)
     if dry_run:
         _log_plan(foresee(prepared, clock.deadline), prepared.backbone)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,6 +183,11 @@ class Job:
 
         Raises RunError for a run's folder, or for a JSON file that is not a plan.
         """
+        if not isinstance(data, str | os.PathLike):
+            raise TypeError(
+                f"`data` is {type(data).__name__}. Expected the path of a folder or table. Arrays are trained on by "
+                "`tlkit.train`, as `tlkit.Examples`."
+            )
         path = Path(data)
         if path.is_dir() and (path / "plan.json").is_file():
             raise RunError(f"'{path}' is a run, not data. To repeat it, give '{path / 'plan.json'}'.")
