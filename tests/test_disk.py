@@ -7,7 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from tlkit import finetune
+from tlkit.cli.main import main
 from tlkit.devices import available_memory
 from tlkit.disk import check_room, check_writable, disk_error, disk_errors, errno_of
 from tlkit.errors import DataError, DiskError, TlkitError
@@ -146,3 +149,50 @@ def test_available_memory_is_within_a_containers_limit(machine: tuple[Path, Path
     (cgroup / "memory.max").write_text("5000000\n")
     assert available_memory(proc, cgroup) == 3_000_000
     assert available_memory(tmp_path / "none", tmp_path) > 0
+
+
+def test_the_command_line_says_what_a_disk_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(error: BaseException) -> str:
+        monkeypatch.setattr("tlkit.cache.Cache.entries", lambda self: (_ for _ in ()).throw(error))
+        result = CliRunner().invoke(main, ["cache"])
+        assert result.exit_code == 1 and isinstance(result.exception, SystemExit), result.exception
+        return result.output
+
+    assert "Error: The disk of '/full/a' is full" in told(failing(errno.ENOSPC, "/full/a"))
+    assert "permission denied" in told(failing(errno.EACCES, "/root/a"))
+    assert "Error: Memory ran out" in told(MemoryError())
+    assert "Error: something of a library" in told(OSError("something of a library"))
+    monkeypatch.setattr("tlkit.cache.Cache.entries", lambda self: (_ for _ in ()).throw(ZeroDivisionError))
+    assert isinstance(CliRunner().invoke(main, ["cache"]).exception, ZeroDivisionError), "a fault of tlkit's own"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["predict", "run", "data", "--csv", "absent/a.csv"],
+        ["inspect", "data", "--csv", "absent/a.csv"],
+        ["inspect", "data", "--out", "file/folder"],
+        ["lr-find", "data", "--csv", "absent/a.csv"],
+        ["augment", "data", "--json", "absent/a.json"],
+        ["finetune", "data", "--backbone", "nano", "--out", "file/run"],
+        ["convert", "data", "file/clean"],
+    ],
+)
+def test_places_that_take_no_file_are_found_before_the_work(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    Path("file").write_text("")
+    for work in ("data.scan.scan", "runs.predict.predict", "doctor.checkup.inspect", "data.decode.square_decoder"):
+        monkeypatch.setattr(f"tlkit.{work}", lambda *a, **k: pytest.fail("the work has begun"))
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 1 and "Error: '" in result.output and isinstance(result.exception, SystemExit)
+    assert sorted(one.name for one in Path().iterdir()) == ["data", "file"]
+
+
+def test_a_run_that_cannot_fit_says_so_before_it_begins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tlkit.disk.free_bytes", lambda path: 5_000_000)
+    monkeypatch.setattr("tlkit.finetuning.prepare.scan", lambda *a, **k: pytest.fail("the work has begun"))
+    with pytest.raises(DiskError, match=r"The run's folder needs about \d\d\.\d MB in .* 5\.0 MB are free"):
+        finetune(folder, backbone="nano", out=folder.parent / "run")
+    assert not (folder.parent / "run").exists()

@@ -151,6 +151,9 @@ def augment_(data: str, columns: str | None, **settings: Any) -> None:
     check_fields(settings["allow"])
     find_backbone(settings["backbone"])
     check_exists(data)
+    for name in ("json_file", "write", "out"):
+        if settings[name]:
+            check_writable(settings[name], makes_folders=name == "out")
     with _tensorflow_quietly():
         from tlkit.data.scan import scan
         from tlkit.safety.explore import Files, explore_augmentation

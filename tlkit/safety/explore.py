@@ -10,7 +10,6 @@ from pathlib import Path
 from tlkit.data.images import ImageSet
 from tlkit.data.preview import draw_sheet
 from tlkit.data.scan import scan
-from tlkit.disk import check_writable
 from tlkit.errors import DataError
 from tlkit.files import write_atomically
 from tlkit.plan.augmentation import PRESETS, Augmentation
@@ -68,9 +67,6 @@ def explore_augmentation(
     Raises:
         DataError: if there are too few images for a search.
     """
-    for one in (files.verdicts, files.augmentation, files.sheet):
-        if one is not None:
-            check_writable(one, makes_folders=one == files.sheet)
     images, searched = data if isinstance(data, ImageSet) else scan(data), search_minutes is not None
     idle = files.augmentation is None and files.sheet is None
     checked = check or searched or files.verdicts is not None or idle
