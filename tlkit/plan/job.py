@@ -208,7 +208,7 @@ class Job:
             raise RunError(f"No such plan: '{path}'. Expected the plan.json of an earlier run.")
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
+        except (ValueError, RecursionError):
             values = None
         values = renewed(values) if isinstance(values, dict) else {}
         if values.get("ensemble_of"):

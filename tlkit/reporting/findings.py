@@ -352,7 +352,7 @@ class Record:
         """What an earlier report of the run measured, or None."""
         try:
             values = json.loads((self.run.folder / "report.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # absent or damaged: it is written anew
+        except (OSError, ValueError, RecursionError):  # absent or damaged: it is written anew
             return None
         return values.get("robustness") if isinstance(values, dict) else None
 

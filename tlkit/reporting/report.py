@@ -96,7 +96,7 @@ def _check_no_richer_report(run: Run, reason: DataError) -> None:
         return
     try:
         shows_images = "data" in json.loads((run.folder / "report.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         shows_images = True  # unknown, so it is kept
     if shows_images:
         raise DataError(f"{reason} '{run.folder / 'report.html'}', which shows the images, is kept as it is.") from None

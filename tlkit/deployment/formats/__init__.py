@@ -144,7 +144,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     """Read an export's `tlkit.json`. Raises RunError if there is none."""
     try:
         values = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"'{folder}' has no readable {DESCRIPTION}: {error}. Export the run again.") from None
     if not isinstance(values, dict) or any(key not in values for key in ("classes", "image_size", "fit")):
         raise RunError(f"'{folder / DESCRIPTION}' does not describe an export. Export the run again.")
