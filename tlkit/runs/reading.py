@@ -59,7 +59,7 @@ def load_judged(run: Run | str | Path) -> keras.Model:
     model = load_model(run)
     if run.judged_head.is_file():
         try:
-            with np.load(run.judged_head, allow_pickle=False) as head:
+            with run.judged_head.open("rb") as file, np.load(file, allow_pickle=False) as head:
                 model.get_layer("predictions").set_weights([head["kernel"], head["bias"]])
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise RunError(f"'{run.judged_head}' is damaged ({error}). Repeat the run.") from error
