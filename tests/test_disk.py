@@ -130,6 +130,8 @@ def test_what_does_not_fit_is_said_with_what_is_needed_and_free(tmp_path: Path) 
 
 def test_a_very_long_path_is_shortened() -> None:
     assert len(str(disk_error(failing(errno.ENAMETOOLONG), Path("a" * 5000)))) < 500
+    temporary = Path("run/.tmp-0a1b2c3d-.tmp-4a5b6c7d-saved_model")
+    assert "'run/saved_model'" in str(disk_error(failing(errno.ENOSPC), temporary))
 
 
 @pytest.fixture

@@ -26,9 +26,11 @@ _NUMBERS = (*ALWAYS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDI
 def megabytes(size: float) -> str:
     """Say a number of bytes.
 
-    >>> megabytes(13_234_000), megabytes(205_000), megabytes(3.2e9)
-    ('13.2 MB', '0.2 MB', '3.2 GB')
+    >>> megabytes(13_234_000), megabytes(2_050), megabytes(3.2e9)
+    ('13.2 MB', '2 kB', '3.2 GB')
     """
+    if size < 1e5:
+        return f"{size / 1e3:.0f} kB"
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
@@ -187,6 +189,6 @@ def _full(number: int | None, path: Path | None, needed: int | None) -> str:
 
 
 def _short(path: Path) -> str:
-    """A path, without the middle of a very long one."""
-    text = str(path)
+    """A path, without the prefix of temporary names, and without the middle of a very long one."""
+    text = re.sub(r"(\.tmp-[0-9a-f]{8}-)+", "", str(path))
     return text if len(text) <= 300 else f"{text[:140]}...{text[-140:]}"

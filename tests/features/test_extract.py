@@ -16,6 +16,7 @@ from tlkit import Augmentation, Examples, Head, Recipe, Stage, build_classifier,
 from tlkit.backbones import find_backbone
 from tlkit.cache import Cache, in_memory
 from tlkit.data.dataset import Dataset, decode_images
+from tlkit.errors import TrainingError
 from tlkit.features import extract
 from tlkit.features.extract import extract_features, per_output
 from tlkit.models.blocks import cut
@@ -181,3 +182,12 @@ def test_on_a_full_disk_rows_stay_in_memory_or_are_computed_at_each_use(
     assert len(said) == 2 and all("No space left on device" in line for line in said), said
     assert not list(cache.rglob("*.partial"))
     assert extract.all_cached(prefix(), drawn(6641)) is False
+
+
+def test_features_that_are_no_numbers_are_named_and_not_kept(cache: Path) -> None:
+    network = prefix()
+    layer = next(one for one in network.layers if one.weights)
+    layer.set_weights([np.full_like(one, np.inf) for one in layer.get_weights()])
+    for _ in range(2):  # the second time too: nothing was cached
+        with pytest.raises(TrainingError, match=r"NaN or infinity for 12 of 12 images.*give other weights"):
+            extract_features(network, drawn(6642))
