@@ -26,11 +26,11 @@ _NUMBERS = (*ALWAYS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDI
 def megabytes(size: float) -> str:
     """Say a number of bytes.
 
-    >>> megabytes(13_234_000), megabytes(2_050), megabytes(3.2e9)
+    >>> megabytes(13_234_000), megabytes(1_950), megabytes(3.2e9)
     ('13.2 MB', '2 kB', '3.2 GB')
     """
     if size < 1e5:
-        return f"{size / 1e3:.0f} kB"
+        return f"{-(-int(size) // 1000)} kB"
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
