@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import traceback
 from pathlib import Path
 
 from tlkit.recipes.large_different import large_different
@@ -18,7 +19,7 @@ from tlkit.recipes.scratch import scratch
 from tlkit.recipes.small_different import small_different
 from tlkit.recipes.small_similar import small_similar
 
-from tlkit.errors import NameUnknown, SpecError, nearest, unknown
+from tlkit.errors import NameUnknown, SpecError, TlkitError, nearest, unknown
 from tlkit.plan.job import AUTO
 from tlkit.plan.recipe import Recipe, recipe_from_dict
 
@@ -55,8 +56,25 @@ def find_recipe(name: str) -> Recipe:
             values = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise SpecError(f"'{name}' is not JSON: {error}.") from error
+        if not isinstance(values, dict):
+            raise SpecError(f"'{name}' holds {type(values).__name__}. Expected an object with a recipe's fields.")
         return recipe_from_dict(values.get("recipe", values))
-    recipe = runpy.run_path(str(path)).get("recipe")
+    try:
+        recipe = runpy.run_path(str(path)).get("recipe")
+    except TlkitError as error:
+        raise SpecError(f"'{name}': {error}") from error
+    except Exception as error:  # whatever the script raises
+        line = _line_of(error, path)
+        said = next(iter(str(error).splitlines()), "")
+        raise SpecError(f"'{name}'{line} cannot be run: {type(error).__name__}: {said}. Correct the script.") from error
     if not isinstance(recipe, Recipe):
         raise SpecError(f"'{name}' sets no variable `recipe` that is a tlkit.Recipe. Add recipe = Recipe(...).")
     return recipe
+
+
+def _line_of(error: Exception, path: Path) -> str:
+    """Where in a script an error was raised: ", line N"; "" if that is not known."""
+    if isinstance(error, SyntaxError):
+        return f", line {error.lineno}" if error.lineno else ""
+    lines = [one.lineno for one in traceback.extract_tb(error.__traceback__) if one.filename == str(path)]
+    return f", line {lines[-1]}" if lines else ""

@@ -153,14 +153,30 @@ def test_an_entry_that_is_being_written_is_not_cleared_to_make_room(
     assert Store(entry).known(["a", "b"]).all()
 
 
-def test_a_cache_cleared_under_its_writer_is_an_error_that_says_so(two_caches: Path) -> None:
-    entry = two_caches / "features" / "abc"
-    with (
-        pytest.raises(RunError, match=r"features/abc' was cleared while"),
-        Store(entry).writer(1, (2,), "f4") as writer,
-    ):
-        writer.add(["b"], np.zeros((1, 2)))
+def test_what_a_writer_cannot_keep_because_the_cache_was_cleared_stays_in_memory(
+    two_caches: Path, said: list[str]
+) -> None:
+    cache, entry = Cache(), two_caches / "features" / "abc"
+    with cache.store(entry).writer(1, (2,), "f4") as writer:
+        writer.add(["b"], np.ones((1, 2)))
         Cache().clear("all")
+    assert (cache.store(entry).rows(["b"]).gather(slice(None)) == 1).all() and not entry.exists()
+    assert "1 row cannot be cached and will stay in memory" in said[0]
+    assert not Cache().store(entry).known(["b"]).any()
+
+
+def test_an_index_that_a_full_disk_does_not_take_costs_no_row(
+    two_caches: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, entry = Cache(), two_caches / "features" / "abc"
+    before = sorted(entry.iterdir())
+    monkeypatch.setattr(
+        "tlkit.cache.write_atomically",
+        lambda *a, **k: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")),
+    )
+    with cache.store(entry).writer(1, (2,), "f4") as writer:
+        writer.add(["b"], np.ones((1, 2)))
+    assert (cache.store(entry).rows(["b"]).gather(slice(None)) == 1).all() and sorted(entry.iterdir()) == before
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot reserve space")

@@ -11,6 +11,9 @@ compute it.
 A `Cache` is a folder of entries KIND/NAME, each with one store or several, and has a size limit. `has_room_for` clears
 the entries unused for longest when a new one would exceed the limit. Memory-mapped arrays that another run still reads
 remain readable to it. An entry that contains a file that tlkit did not write is not cleared.
+
+What does not fit on disk is kept in memory, for as long as its `Cache` is used, if it takes at most a quarter of the
+memory that is available: see `open_writers`. So a run without room for caches computes the same, in the same way.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import contextlib
 import errno
 import functools
 import json
+import math
 import os
 import re
 import shutil
@@ -26,19 +30,22 @@ import stat
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 import platformdirs
 
+from tlkit.devices import available_memory
+from tlkit.disk import megabytes
 from tlkit.errors import RunError, unknown
 from tlkit.files import contents, remove, write_atomically
 from tlkit.progress import log
 from tlkit.words import counted
 
 SHARE_OF_FREE_DISK = 0.2
+SHARE_OF_MEMORY = 0.25  # of what is available, for rows that do not fit on disk
 IN_USE_SECONDS = 3600  # entries opened or written within the last hour are never cleared to make room
 BEAT_SECONDS = 60  # how often a writer marks its entry as in use
 UNSEEN, SOUND, DAMAGED = np.arange(3, dtype="uint8")
@@ -119,10 +126,16 @@ class Cache:
         limit_gb: gigabytes (10^9 bytes) for all entries together. None: a fifth of the disk space that is free or
             taken by them.
         root: the folder. None: `cache_folder()` at the time of use.
+
+    Attributes:
+        held: rows in memory, by the folder of their entry: the keys and the rows of each shard.
     """
 
     limit_gb: float | None = None
     root: Path | None = None
+    held: dict[Path, list[tuple[list[str], np.ndarray]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def folder(self) -> Path:
@@ -131,6 +144,10 @@ class Cache:
     def at(self, kind: str, name: str) -> Path:
         """Return the folder of an entry, whether it exists or not."""
         return self.folder / kind / name
+
+    def store(self, folder: Path) -> Store:
+        """Return the store of an entry's folder, with its rows that are in memory."""
+        return Store(folder, self.held.setdefault(folder, []))
 
     def entries(self) -> list[CacheEntry]:
         """List the entries, those unused for longest first."""
@@ -191,7 +208,7 @@ def describe(folder: Path, about: str) -> None:
     """Write a description of a cache entry into its folder, for `tlkit cache`."""
     if not (folder / ABOUT).is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / ABOUT, about + "\n")
+        write_atomically(folder / ABOUT, about + "\n", durable=False)
 
 
 def checksums(rows: np.ndarray) -> np.ndarray:
@@ -251,7 +268,7 @@ class Shard:
         for place in places:
             self.keys[place] = None
         with contextlib.suppress(OSError):  # a cache that cannot be written
-            write_atomically(self.index, _index(self.keys, self.sums, self.rows))
+            write_atomically(self.index, _index(self.keys, self.sums, self.rows), durable=False)
 
 
 _STATES: dict[tuple[str, int, int], np.ndarray] = {}  # by a shard's file, size and time of its last change
@@ -382,13 +399,16 @@ def in_memory(array: np.ndarray) -> Rows:
 class Store:
     """The shards of one folder: `known` tells which keys are stored, `rows` reads them, `writer` adds more."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, held: list[tuple[list[str], np.ndarray]] | None = None) -> None:
         self.folder = folder
-        self._shards: list[Shard] = []
+        self._held = [] if held is None else held
+        self._shards: list[Shard | np.ndarray] = []
         self._at: dict[str, tuple[int, int]] = {}
         self._read: set[str] = set()
         with contextlib.suppress(OSError):
             os.utime(folder)  # mark it as opened now, so that it is not the first to be cleared
+        for keys, rows in self._held:
+            self._add(keys, rows)
         self.refresh()
 
     def refresh(self) -> None:
@@ -400,15 +420,24 @@ class Store:
             if shard is None:
                 continue
             self._read.add(index.name)
-            self._shards.append(shard)
-            for row, key in enumerate(shard.keys):
-                if key is not None and not (key in self._at and self._is_sound(key)):
-                    self._at[key] = (len(self._shards) - 1, row)
+            self._add(shard.keys, shard)
+
+    def hold(self, keys: Sequence[str], rows: np.ndarray) -> None:
+        """Keep rows in memory. They are found by the other stores of the same `Cache` and folder, too."""
+        self._held.append((list(keys), rows))
+        self._add(keys, rows)
+
+    def _add(self, keys: Sequence[str | None], shard: Shard | np.ndarray) -> None:
+        self._shards.append(shard)
+        for row, key in enumerate(keys):
+            if key is not None and not (key in self._at and self._is_sound(key)):
+                self._at[key] = (len(self._shards) - 1, row)
 
     def _is_sound(self, key: str) -> bool:
         """Whether no damage was found in a key's row."""
-        shard, row = self._at[key]
-        return bool(self._shards[shard].states[row] != DAMAGED)
+        number, row = self._at[key]
+        shard = self._shards[number]
+        return not isinstance(shard, Shard) or bool(shard.states[row] != DAMAGED)
 
     def known(self, keys: Sequence[str]) -> np.ndarray:
         """Which keys are stored: bool, shape (n,)."""
@@ -496,21 +525,86 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._array.flush()
-        index = _index(self._keys, self._sums, self._array)
-        del self._array
         if not self._keys:
+            del self._array
             self._temporary.unlink(missing_ok=True)
             return
         file = self._store.folder / f"{self._name}.json"
         try:
+            self._array.flush()
             self._temporary.rename(file.with_suffix(".npy"))
-            write_atomically(file, index)
-        except FileNotFoundError:
-            raise RunError(
-                f"The cache '{self._store.folder}' was cleared while this run was writing to it. Run it again."
-            ) from None
+            write_atomically(file, _index(self._keys, self._sums, self._array), durable=False)
+        except OSError as error:  # the disk is full, or another run has cleared the cache
+            log.warning(f"{counted(len(self._keys), 'row')} cannot be cached and will stay in memory: {error}")
+            self._store.hold([one or "" for one in self._keys], np.array(self._array[: len(self._keys)]))
+            for one in (self._temporary, file.with_suffix(".npy")):
+                with contextlib.suppress(OSError):
+                    one.unlink()
+        del self._array
         self._store.refresh()
+
+
+class MemoryWriter:
+    """Add rows to a store that are kept in memory, with the interface of `Writer`."""
+
+    def __init__(self, store: Store, count: int, row_shape: Sequence[int], dtype: str) -> None:
+        self._store = store
+        self._keys: list[str] = []
+        self._rows = np.empty((count, *row_shape), dtype)
+
+    def add(self, keys: Sequence[str], rows: np.ndarray) -> None:
+        """Append rows, shape (len(keys), *row_shape)."""
+        self._rows[len(self._keys) : len(self._keys) + len(keys)] = rows
+        self._keys.extend(keys)
+
+    def __enter__(self) -> MemoryWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._keys:
+            self._store.hold(self._keys, self._rows[: len(self._keys)])
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Rows that are to be added to a store. about: what they are, for `tlkit cache`. The rest as in `Store.writer`."""
+
+    store: Store
+    count: int
+    row_shape: tuple[int, ...]
+    dtype: str
+    about: str
+
+    @property
+    def bytes(self) -> int:
+        return self.count * math.prod(self.row_shape) * np.dtype(self.dtype).itemsize
+
+
+def open_writers(cache: Cache, wanted: Sequence[Wanted]) -> list[Writer] | list[MemoryWriter] | None:
+    """Return a writer for each of these: on disk, else in memory, else None.
+
+    They go to memory if the cache's limit or the disk has no room for all of them, or the disk cannot be written, and
+    if they take at most SHARE_OF_MEMORY of what is available.
+    """
+    size, opened, why = sum(one.bytes for one in wanted), [], "no room in the caches"
+    if cache.has_room_for(size):
+        try:
+            for one in wanted:
+                describe(one.store.folder, one.about)
+                opened.append(one.store.writer(one.count, one.row_shape, one.dtype))
+            return opened
+        except OSError as error:
+            why = error.strerror or str(error)
+            for writer in opened:
+                writer.__exit__(None, None, None)
+    what = f"{megabytes(size)} of {wanted[0].about.partition(',')[0]}"
+    if size > SHARE_OF_MEMORY * available_memory():
+        log.warning(f"{why}, and too little memory: {what} are computed again at each use")
+        return None
+    log.info(f"{why}: {what} are kept in memory")
+    return [MemoryWriter(one.store, one.count, one.row_shape, one.dtype) for one in wanted]
 
 
 def _reserve(file: Path) -> None:

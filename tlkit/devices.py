@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from tlkit.progress import log
@@ -32,6 +34,33 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(
         sign in text for sign in ("resource_exhausted", "resourceexhausted", "outofmemory", "out of memory")
     )
+
+
+CGROUPS = (  # a container's limit in bytes, what it uses, and the line of its statistics on what may be dropped
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+)
+
+
+def available_memory(proc: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """The bytes of memory that may still be taken without swapping, within a container's limit.
+
+    On a system without /proc: half of what the machine has, or 2 GiB where that is not known either.
+    """
+    try:
+        found = 1024 * int(re.search(r"MemAvailable:\s+(\d+)", proc.read_text())[1])  # type: ignore[index]
+    except (OSError, TypeError):
+        try:
+            found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        except (AttributeError, ValueError, OSError):
+            found = 2**31
+    for limit, used, droppable in CGROUPS:
+        with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+            statistics = (cgroup / used).with_name("memory.stat").read_text()
+            dropped = re.search(rf"^{droppable} (\d+)", statistics, re.MULTILINE)
+            taken = int((cgroup / used).read_text()) - (int(dropped[1]) if dropped else 0)
+            found = min(found, max(0, int((cgroup / limit).read_text()) - taken))
+    return found
 
 
 def _use_devices() -> None:

@@ -6,6 +6,7 @@ TlkitError
 ├── DataError      (ValueError)    a folder, CSV or image set that cannot be used
 ├── WeightsError   (OSError)       missing or truncated weights, or those of another network
 ├── RunError       (OSError)       a run folder that is missing, unfinished or in the way
+├── DiskError      (OSError)       a disk that is full, read-only or absent
 ├── TrainingError  (RuntimeError)  training that failed, such as by a loss of NaN
 ├── ExportError    (RuntimeError)  an export format that cannot be written or run here
 └── ParityError    (RuntimeError)  a served model that disagrees with the trained one
@@ -41,6 +42,10 @@ class WeightsError(TlkitError, OSError):
 
 class RunError(TlkitError, OSError):
     """A run folder is missing, unfinished, or in the way."""
+
+
+class DiskError(TlkitError, OSError):
+    """A file cannot be written or read: its disk is full or read-only, or its folder or a permission is missing."""
 
 
 class TrainingError(TlkitError, RuntimeError):

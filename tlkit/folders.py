@@ -107,7 +107,7 @@ def own_manifest(folder: Path, name: str) -> dict[str, Any] | None:
     file = folder / name
     try:
         values = None if file.is_symlink() else json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(values, dict) or any(key not in values for key in _KEYS[name]):
         return None

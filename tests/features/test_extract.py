@@ -16,6 +16,7 @@ from tlkit import Augmentation, Examples, Head, Recipe, Stage, build_classifier,
 from tlkit.backbones import find_backbone
 from tlkit.cache import Cache, in_memory
 from tlkit.data.dataset import Dataset, decode_images
+from tlkit.errors import TrainingError
 from tlkit.features import extract
 from tlkit.features.extract import extract_features, per_output
 from tlkit.models.blocks import cut
@@ -123,7 +124,7 @@ def test_a_cache_that_cannot_be_written_is_mended_in_memory(
     before = per_output(extract_features(network, data))[0]
     flip(shards(cache, "features")[0], 2)
     monkeypatch.setattr("tlkit.cache.Store.writer", lambda *a: (_ for _ in ()).throw(PermissionError("read-only")))
-    monkeypatch.setattr("tlkit.cache.write_atomically", lambda *a: (_ for _ in ()).throw(PermissionError("read-only")))
+    monkeypatch.setattr("tlkit.cache.write_atomically", lambda *a, **k: (_ for _ in ()).throw(OSError("full")))
     rows = extract_features(network, data)
     assert rows is not None and (per_output(rows)[0] == before).all() and (per_output(rows)[0] == before).all()
     assert len(said) == 1
@@ -159,8 +160,9 @@ def test_pixels_of_another_tensorflow_are_not_found(
     assert decoded(folder).pixels.decoded == 6
 
 
-def test_a_full_disk_is_no_traceback(
-    tmp_path: Path, cache: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("memory", [0, 10**9])
+def test_on_a_full_disk_rows_stay_in_memory_or_are_computed_at_each_use(
+    tmp_path: Path, cache: Path, said: list[str], monkeypatch: pytest.MonkeyPatch, memory: int
 ) -> None:
     def full(*args: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -169,9 +171,24 @@ def test_a_full_disk_is_no_traceback(
     expected = decoded(folder).examples().pixels.gather(slice(None))
     Cache().clear("all")
     monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr("tlkit.cache.available_memory", lambda: memory)
     dataset = decoded(folder)
-    assert dataset.pixels.streamed and (dataset.examples().pixels.gather(slice(None)) == expected).all()
-    assert extract_features(prefix(), drawn(6641)) is None
+    assert dataset.pixels.streamed == (not memory)
+    assert (dataset.examples().pixels.gather(slice(None)) == expected).all()
+    data = drawn(6641)
+    found = extract_features(prefix(), data)
+    assert (found is None) == (not memory)
+    if found is not None:
+        assert found.computed == 12 and extract_features(prefix(), data).computed == 0
     assert len(said) == 2 and all("No space left on device" in line for line in said), said
     assert not list(cache.rglob("*.partial"))
     assert extract.all_cached(prefix(), drawn(6641)) is False
+
+
+def test_features_that_are_no_numbers_are_named_and_not_kept(cache: Path) -> None:
+    network = prefix()
+    layer = next(one for one in network.layers if one.weights)
+    layer.set_weights([np.full_like(one, np.inf) for one in layer.get_weights()])
+    for _ in range(2):  # the second time too: nothing was cached
+        with pytest.raises(TrainingError, match=r"NaN or infinity for 12 of 12 images.*give other weights"):
+            extract_features(network, drawn(6642))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -208,6 +209,7 @@ def test_a_given_strength_counts_an_image_once_however_many_views_it_has() -> No
 
 def test_without_room_for_augmented_views_a_head_is_solved_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tlkit.cache.Cache.has_room_for", lambda cache, needed: needed <= 24 * 4 * 32)
+    monkeypatch.setattr("tlkit.cache.available_memory", lambda: 0)
     stage = Stage(1, 1e-3, solver="logistic", strength=0.1)
     plan = recipe(stage, augmentation=Augmentation(brightness=(-0.1, 0.1)), views=4)
     model, plain = tiny(seed=6), tiny(seed=6)
@@ -221,6 +223,7 @@ def test_without_room_for_augmented_views_a_head_is_solved_without_them(monkeypa
 
 def test_without_room_for_features_a_solving_stage_trains_instead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tlkit.cache.Cache.has_room_for", lambda *a: False)
+    monkeypatch.setattr("tlkit.cache.available_memory", lambda: 0)
     monkeypatch.setattr("tlkit.training.solve.FEWEST_STEPS", 6)
     history = train(
         tiny(seed=6), BACKBONE, recipe(Stage(1, 1e-2, solver="logistic")), examples(24, 132), examples(12, 133)
@@ -246,3 +249,19 @@ def test_a_solved_head_is_exported_and_reloads(folder: Any, tmp_path: Any) -> No
     run = finetune(folder, backbone="nano", image_size=64, recipe=plan, out=tmp_path / "run")
     assert run.metrics["parity"]["top1_agreement"] == 1.0 and run.metrics["validation"]["accuracy"] == 1.0
     assert keras.saving.load_model(run.model_file).get_layer("predictions").count_params() == 641 * 3
+
+
+def test_without_room_in_the_caches_a_head_is_solved_as_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads = []
+    for room in (True, False):
+        monkeypatch.setenv("TLKIT_CACHE", str(tmp_path / str(room)))
+        if not room:
+            monkeypatch.setattr("tlkit.cache.Cache.has_room_for", lambda *a: False)
+        model = tiny(seed=6)
+        plan = recipe(Stage(1, 1e-3, solver="logistic"))
+        history = train(model, BACKBONE, plan, examples(24, 6344), examples(12, 6345))
+        assert not history.notes and history.images_computed == 36
+        heads.append(model.get_layer("predictions").kernel.numpy())
+    assert (heads[0] == heads[1]).all()

@@ -479,6 +479,7 @@ def test_when_time_is_up_fine_tuning_is_dropped_and_a_linear_head_taken() -> Non
 
 def test_no_room_for_features_means_a_recipe_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tlkit.cache.Cache.has_room_for", lambda *a: False)
+    monkeypatch.setattr("tlkit.cache.available_memory", lambda: 0)
     found, decisions = decide_by_tournament(build, BACKBONE, examples(12, 609), 9, Job("data"))
     assert found.recipe.name == "small_similar" and "no room for features" in decisions[0].why
 

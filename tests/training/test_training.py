@@ -221,6 +221,7 @@ def test_streaming_the_frozen_part_gives_what_caching_gives(monkeypatch: pytest.
     plan, data, validation = recipe(Stage(2, 1e-2, unfreeze=1)), examples(24, 109), examples(9, 110)
     cached, streamed = tiny(seed=0), tiny(seed=0)
     monkeypatch.setattr("tlkit.cache.Cache.has_room_for", lambda *a: False)
+    monkeypatch.setattr("tlkit.cache.available_memory", lambda: 0)
     history = train(streamed, BACKBONE, plan, data, validation)
     assert any("exceed the caches' limit" in note for note in history.notes) and history.images_computed == 0
     monkeypatch.undo()

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from tlkit.cli.group import log_shown, main
+from tlkit.disk import check_writable
 from tlkit.quiet import _tensorflow_quietly
 from tlkit.words import counted, shown
 
@@ -38,6 +39,10 @@ def inspect(
     With --backbone, also report how much data there is for its features."""
     from tlkit.backbones import find_backbone
 
+    if csv_file:
+        check_writable(csv_file)
+    if folder:
+        check_writable(Path(folder) / "problems.csv", makes_folders=True)
     with _tensorflow_quietly():
         from tlkit.data.classes import check_no_class_is_lost, losses, sentences
         from tlkit.data.split import check_held_out_classes, too_few_classes
@@ -146,6 +151,9 @@ def augment_(data: str, columns: str | None, **settings: Any) -> None:
     check_fields(settings["allow"])
     find_backbone(settings["backbone"])
     check_exists(data)
+    for name in ("json_file", "write", "out"):
+        if settings[name]:
+            check_writable(settings[name], makes_folders=name == "out")
     with _tensorflow_quietly():
         from tlkit.data.scan import scan
         from tlkit.safety.explore import Files, explore_augmentation
@@ -174,6 +182,8 @@ def lr_find(data: str, columns: str | None, csv_file: str | None, unfreeze: str,
     blocks = int(unfreeze) if unfreeze.isdecimal() else unfreeze
     Stage(1, 1e-3, unfreeze=blocks, optimizer=settings["optimizer"])  # raises SpecError for invalid options
     check_exists(data)
+    if csv_file:
+        check_writable(csv_file)
     with _tensorflow_quietly():
         from tlkit.data.scan import scan
         from tlkit.training.learning_rate import suggest_learning_rate

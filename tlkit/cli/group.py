@@ -1,7 +1,7 @@
 """The `tlkit` command: the group of all commands, its help, and the printing of errors.
 
-Exit codes: 0 success, 1 an error of `tlkit.errors`, 2 an invalid command line, 130 interrupted (Ctrl-C), 143 ended by
-SIGTERM.
+Exit codes: 0 success, 1 an error of `tlkit.errors`, of a disk or of memory, 2 an invalid command line, 130 interrupted
+(Ctrl-C), 143 ended by SIGTERM.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from tlkit import __version__
+from tlkit.disk import disk_error, errno_of, is_of_tensorflow
 from tlkit.errors import TlkitError, nearest
 from tlkit.progress import log
 from tlkit.stopping import INTERRUPTED
@@ -110,11 +111,30 @@ class _Group(click.Group):
                 stream.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
-        except TlkitError as error:
-            click.echo(f"Error: {shown(in_options(str(error)), keep=NEWLINES)}", err=True)
+        except Exception as error:
+            said = _sentence(error)
+            if said is None:
+                raise
+            click.echo(f"Error: {shown(in_options(said), keep=NEWLINES)}", err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to say of an error that the user can mend; None for one that is a fault of tlkit's, or click's own."""
+    if isinstance(error, TlkitError):
+        return str(error)
+    if isinstance(error, BrokenPipeError):  # click ends quietly
+        return None
+    number = errno_of(error)
+    if number is not None:
+        return str(disk_error(error if isinstance(error, OSError) and error.errno else OSError(number, "")))
+    if isinstance(error, MemoryError):
+        return "Memory ran out. Close other programs, or give smaller images (`image_size`) or batches (`batch_size`)."
+    if isinstance(error, OSError) or is_of_tensorflow(error):
+        return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return None
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from tlkit.cli.group import log_shown, main
+from tlkit.disk import check_writable
 from tlkit.errors import SpecError
 from tlkit.quiet import _tensorflow_quietly
 from tlkit.words import counted, shown
@@ -94,6 +95,8 @@ def predict(model: str, files: Sequence[str], csv_file: str | None, top: int) ->
     """Classify FILES with MODEL, a run or an exported folder.
 
     FILES are image files or folders of them."""
+    if csv_file:
+        check_writable(csv_file)
     with _tensorflow_quietly():
         from tlkit.runs.predict import predict as answer
     table = answer(model, files, top=top)
@@ -301,10 +304,11 @@ def explain_(run: str, files: Sequence[str], moved_to: str | None, **settings: A
     kind = kinds[0] if kinds else "explained"
     if settings["size"] and kind != "dense":
         raise click.UsageError("--size is of --dense.")
+    out, of_class, seed = settings["out"] or f"{kind}.png", settings["of_class"], settings["seed"]
+    check_writable(out, makes_folders=True)
     with _tensorflow_quietly():
         from tlkit.runs import pictures
         from tlkit.runs.explain import explain_files
-    out, of_class, seed = settings["out"] or f"{kind}.png", settings["of_class"], settings["seed"]
     draw = {
         "explained": lambda: explain_files(opened, files, out, method=settings["method"], of_class=of_class),
         "dense": lambda: pictures.dense(opened, files, out, of_class=of_class, size=settings["size"]),

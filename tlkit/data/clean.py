@@ -16,6 +16,7 @@ from tlkit.data.dataset import decode_images
 from tlkit.data.decode import decode
 from tlkit.data.images import LEFT_OUT, ImageSet
 from tlkit.data.scan import scan
+from tlkit.disk import check_writable
 from tlkit.errors import DataError
 from tlkit.files import temporary_beside
 
@@ -46,10 +47,11 @@ def clean_copy(data: str | Path, folder: str | Path, *, group_by: str | None = N
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"'{folder}' is not empty. Expected a new folder for the cleaned copy; give another name.")
+    check_writable(folder, makes_folders=True)
     images = decode_images(scan(data, group_by=group_by), TRIED_SIZE, cache=Cache(limit_gb=0)).images
     changed = set(images.problems.loc[~images.problems["problem"].isin(AS_IT_IS), "path"])
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with temporary_beside(folder) as temporary:
+    with temporary_beside(folder, durable=False) as temporary:  # copies, which can be made again
         temporary.mkdir()
         table = _write(images, changed, temporary)
         table.drop(columns="copied").to_csv(temporary / "labels.csv", index=False)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tlkit.cache import Cache
+from tlkit.cache import Cache, in_memory
 
 
 class RowSource(Protocol):
@@ -28,7 +28,7 @@ class RowSource(Protocol):
 class Examples:
     """Decoded images with their labels.
 
-    pixels: uint8 rows, shape (n, size, size, 3), RGB 0-255.
+    pixels: uint8 rows, shape (n, size, size, 3), RGB 0-255; an array, or any source of rows.
     labels: int64, shape (n,).
     keys: content hashes. Results computed from an image are cached by its key, and the key seeds its augmentation.
     groups: int64, shape (n,). Images of one group (a patient, a camera) stay in one fold of cross-validation. None:
@@ -46,6 +46,11 @@ class Examples:
     made_by: str = field(kw_only=True)
     cache: Cache = field(default_factory=Cache, kw_only=True)
     sharper: RowSource | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        for name in ("pixels", "sharper"):  # an array is taken, too
+            if isinstance(getattr(self, name), np.ndarray):
+                object.__setattr__(self, name, in_memory(getattr(self, name)))
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -20,14 +20,13 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tlkit.cache import Cache, Rows, Store, Writer, describe
+from tlkit.cache import Cache, MemoryWriter, Rows, Store, Wanted, Writer, open_writers
 from tlkit.data.convert import CONVERTER_VERSION, Unreadable, convert, convert_in_thread, without_warnings
 from tlkit.data.decode import decode_png_and_resize, square_decoder
 from tlkit.data.headers import why_not
 from tlkit.data.images import ImageSet, problem
 from tlkit.data.limits import FULL_DEPTH
 from tlkit.data.looks import Looks
-from tlkit.progress import log
 from tlkit.words import counted
 
 # Increase it when `decode` changes a pixel, so that old caches are not found. TensorFlow, which decodes and resizes, is
@@ -42,7 +41,7 @@ class Pixels:
     """Access to decoded pixels: `of(images)` gives rows in the order of an image set's table.
 
     size, fit: as in `decode_and_resize`.
-    store: the cache that holds the pixels. None if the set is larger than the cache's limit.
+    store: the cache that holds the pixels, on disk or in memory. None if the set is too large for both.
     decoded: the number of images just decoded; the others were cached.
     depth: the bits that the data set's images of 16 bits use.
     """
@@ -55,7 +54,7 @@ class Pixels:
 
     @property
     def streamed(self) -> bool:
-        """Whether pixels are decoded again at each use, because the set is larger than the cache's limit."""
+        """Whether pixels are decoded again at each use, because the set fits neither the cache nor the memory."""
         return self.store is None
 
     @property
@@ -112,17 +111,15 @@ def decode(images: ImageSet, size: int, fit: str, cache: Cache) -> tuple[Pixels,
     Returns the pixels, and a problem for each image that does not decode, is of one colour, or equals another one.
     """
     key = Pixels(size, fit, None, depth=images.depth).key
-    store = Store(cache.at("pixels", key))
+    store = cache.store(cache.at("pixels", key))
     keys, files = images.keys(), images.files()
     known = store.known(keys)
     todo = _first_of_each(keys, known)
-    writer = _writer(store, cache, len(todo), size) if todo else None
+    writer = _writer(store, cache, len(todo), size, fit) if todo else None
     cached = not todo or writer is not None
     stored: set[str] = set(np.array(keys, dtype=object)[known])
     good = set(stored)
     looks = Looks(cache.at("looks", key))
-    if writer is not None:
-        describe(store.folder, f"decoded images, {size} x {size} pixels, {fit}")
     with writer or contextlib.nullcontext():
         for rows, pixels in _decoded([files[i] for i in todo], size, fit, images.depth) if todo else ():
             decoded = [keys[todo[row]] for row in rows]
@@ -140,15 +137,11 @@ def decode(images: ImageSet, size: int, fit: str, cache: Cache) -> tuple[Pixels,
     return Pixels(size, fit, store if cached else None, len(todo), images.depth), findings
 
 
-def _writer(store: Store, cache: Cache, count: int, size: int) -> Writer | None:
-    """Open a writer for `count` images. None if the cache or the disk has no room for them."""
-    if not cache.has_room_for(count * size * size * 3):
-        return None
-    try:
-        return store.writer(count, (size, size, 3), "uint8")
-    except OSError as error:
-        log.warning(f"{counted(count, 'image')} cannot be cached ({error.strerror or error}): decoded at each use.")
-        return None
+def _writer(store: Store, cache: Cache, count: int, size: int, fit: str) -> Writer | MemoryWriter | None:
+    """Open a writer for `count` images. None if neither the cache nor the memory has room for them."""
+    about = f"decoded images, {size} x {size} pixels, {fit}"
+    opened = open_writers(cache, [Wanted(store, count, (size, size, 3), "uint8", about)])
+    return None if opened is None else opened[0]
 
 
 def _first_of_each(keys: Sequence[str], known: np.ndarray) -> list[int]:

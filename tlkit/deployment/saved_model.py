@@ -29,6 +29,7 @@ from tlkit.deployment.client import write_client
 from tlkit.errors import ExportError, SpecError
 from tlkit.files import temporary_beside
 from tlkit.folders import DESCRIPTION, check_replaceable, write_description
+from tlkit.models.files import size_of
 
 if TYPE_CHECKING:
     import keras
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 LARGE = 13_000_000  # pixels, a little more than a phone's 4032 x 3024; a larger image is decoded alone
 PARALLEL = 4  # images that are decoded at the same time
+GRAPH_BYTES = 2_500_000  # of saved_model.pb, which holds the decoder, and of the files beside it, about
 UNSURE = "unsure"  # served instead of a class
 CONVERT = (  # for an export's description: how a client gives other formats to it
     "from pathlib import Path",
@@ -103,7 +105,7 @@ def export(
         ),
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with temporary_beside(folder) as temporary:
+    with temporary_beside(folder, needed=size_of(model) + GRAPH_BYTES) as temporary:
         tf.saved_model.save(module, str(temporary), signatures=signatures)
         description = {
             "classes": list(class_names),

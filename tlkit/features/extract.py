@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -21,13 +20,13 @@ import keras
 import numpy as np
 
 from tlkit.backbones.graph import graph_nodes
-from tlkit.cache import Store, Writer, describe
+from tlkit.cache import MemoryWriter, Store, Wanted, Writer, open_writers
 from tlkit.data.augment import augment, augmentation_version
 from tlkit.data.examples import Examples, RowSource
-from tlkit.errors import RunError
+from tlkit.errors import RunError, TrainingError
 from tlkit.models.inference import bfloat16_pays, frozen_call
 from tlkit.plan.augmentation import Augmentation
-from tlkit.progress import NO_DEADLINE, Deadline, bar, log
+from tlkit.progress import NO_DEADLINE, Deadline, bar
 from tlkit.words import counted
 
 
@@ -94,7 +93,7 @@ def _without_names(settings: Any) -> Any:
 def all_cached(prefix: keras.Model, examples: Examples, *, fast: bool = False) -> bool:
     """Return whether `extract_features`, without augmentation, would find every output in the cache."""
     _, folders = _outputs_and_folders(prefix, examples, fast and bfloat16_pays(prefix))
-    return all(bool(Store(folder).known(list(examples.keys)).all()) for folder in folders)
+    return all(bool(examples.cache.store(folder).known(list(examples.keys)).all()) for folder in folders)
 
 
 def extract_features(
@@ -123,23 +122,20 @@ def extract_features(
             a cache of their own.
 
     Returns:
-        The outputs; None if they would exceed the caches' limit or the disk. The caller then runs the prefix batch by
-        batch. Rows that turn out to be damaged on disk are computed again from the pixels, when they are read.
+        The outputs; None if neither the caches nor the memory has room for them. The caller then runs the prefix batch
+        by batch. Rows that turn out to be damaged on disk are computed again from the pixels, when they are read.
     """
     if augmentation is None or augmentation.is_identity():
         augmentation, views = None, 1
     bfloat16 = fast and bfloat16_pays(prefix)
     outputs, folders = _outputs_and_folders(prefix, examples, bfloat16)
-    stores = [Store(folder) for folder in folders]
+    stores = [examples.cache.store(folder) for folder in folders]
     keys = [_view_keys(examples.keys, augmentation, view, seed) for view in range(views)]
     missing = _missing(prefix, stores, keys, augmentation, seed)
     missing = replace(missing, bfloat16=bfloat16)
-    if missing.pairs and not examples.cache.has_room_for(missing.size):
-        return None
-    for output in missing.outputs:
-        last = outputs[output.index].layers[-1].name
-        describe(folders[output.index], f"outputs of frozen layers up to {last}, {output.shape}, {examples.made_by}")
-    writers = _writers(missing)
+    last = [one.layers[-1].name for one in outputs]
+    wanted = [one.wanted(len(missing.pairs), last[one.index], examples.made_by) for one in missing.outputs]
+    writers = open_writers(examples.cache, wanted) if missing.pairs else []
     if writers is None:
         return None
     done = _compute(prefix, examples, missing, writers, batch_size, deadline) if missing.pairs else 0
@@ -185,6 +181,11 @@ class _Output:
     shape: tuple[int, ...]
     dtype: str
 
+    def wanted(self, count: int, last: str, made_by: str) -> Wanted:
+        """The rows to be added. last: the prefix's last layer. made_by: how the pixels were made."""
+        about = f"outputs of frozen layers up to {last}, {self.shape}, {made_by}"
+        return Wanted(self.store, count, self.shape, self.dtype, about)
+
 
 @dataclass(frozen=True)
 class _Missing:
@@ -203,11 +204,6 @@ class _Missing:
     augmentation: Augmentation | None
     seed: int
     bfloat16: bool = False
-
-    @property
-    def size(self) -> int:
-        """The size on disk, in bytes."""
-        return len(self.pairs) * sum(math.prod(one.shape) * np.dtype(one.dtype).itemsize for one in self.outputs)
 
 
 def _missing(
@@ -233,28 +229,11 @@ def _missing(
     return _Missing(list(pairs.values()), keys, outputs, augmentation, seed)
 
 
-def _writers(missing: _Missing) -> list[Writer] | None:
-    """Open a writer for each missing output. None if the disk has no room for them."""
-    writers: list[Writer] = []
-    try:
-        for one in missing.outputs:
-            writers.append(one.store.writer(len(missing.pairs), one.shape, one.dtype))
-    except OSError as error:
-        for writer in writers:
-            writer.__exit__(None, None, None)
-        log.warning(
-            f"The outputs of frozen layers for {counted(len(missing.pairs), 'image')} cannot be cached "
-            f"({error.strerror or error}): computed at each use."
-        )
-        return None
-    return writers
-
-
 def _compute(
     prefix: keras.Model,
     examples: Examples,
     missing: _Missing,
-    writers: list[Writer],
+    writers: Sequence[Writer | MemoryWriter],
     batch_size: int,
     deadline: Deadline,
 ) -> int:
@@ -273,6 +252,7 @@ def _compute(
                 if number + 1 < len(chunks):
                     waiting = pool.submit(prepare, chunks[number + 1])
                 outputs = call(images)
+                _check_finite(prefix, outputs)
                 for writer, values in zip(writers, outputs, strict=True):
                     writer.add([missing.keys[view][i] for view, i in chunk], values)
                 done += len(chunk)
@@ -283,6 +263,18 @@ def _compute(
             for writer in writers:
                 writer.__exit__(None, None, None)
     return done
+
+
+def _check_finite(prefix: keras.Model, outputs: Sequence[np.ndarray]) -> None:
+    """Raise TrainingError for outputs that hold NaN or infinity: nothing can be learned from them."""
+    for tensor, values in zip(prefix.outputs, outputs, strict=True):
+        bad = ~np.isfinite(values.astype("float32", copy=False)).reshape(len(values), -1).all(1)
+        if bad.any():
+            raise TrainingError(
+                f"The frozen layers up to '{tensor._keras_history.operation.name}' give NaN or infinity for "
+                f"{bad.sum()} of {counted(len(values), 'image')}. Their weights are damaged, or too large for "
+                f"{prefix.dtype_policy.name}: give other weights."
+            )
 
 
 def _pixels(examples: Examples, missing: _Missing, numbers: list[int], chunk: list[tuple[int, int]]) -> np.ndarray:

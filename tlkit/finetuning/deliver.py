@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlkit.deployment.parity import FreshProcess, prove_parity
 from tlkit.deployment.saved_model import export
+from tlkit.errors import DiskError
 from tlkit.evaluation.predict import own_probabilities
 from tlkit.finetuning.words import late, result_lines
 from tlkit.folders import removed_unless_proved
@@ -48,6 +49,7 @@ def deliver(
 
     Raises:
         ParityError: The export predicts differently from the trained model.
+        DiskError: The disk is full. If only the report is missing, the run is finished.
     """
     clock, dataset = clock or Clock(), prepared.dataset
     refusal = judged.scores["refusal"]
@@ -77,7 +79,11 @@ def deliver(
         log.info(line)
     if inputs is not None and analysing is not None:
         log.info(f"{'writing':<11} the report")
-        log.info(f"{'report':<11} {write_report(dataclasses.replace(inputs, run=run), analysing.result())}")
+        try:
+            page = write_report(dataclasses.replace(inputs, run=run), analysing.result())
+        except DiskError as error:
+            raise DiskError(f"{error} The run is finished; its report comes by `tlkit report {run.folder}`.") from error
+        log.info(f"{'report':<11} {page}")
         if not run.metrics["notes"]:
             for note in late(clock.deadline, plan.job.max_minutes):
                 log.info(f"{'note':<11} {note}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tlkit.disk import check_writable
 from tlkit.errors import RunError
 from tlkit.files import temporary_beside
 from tlkit.finetuning.finetune import finetune
@@ -34,7 +35,7 @@ def write_digits(folder: str | Path, per_class: int | None = None) -> Path:
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             image = Image.fromarray((pixels * 255 / 16).astype(np.uint8)).convert("RGB")
-            with temporary_beside(file) as temporary:
+            with temporary_beside(file, durable=False) as temporary:
                 image.resize((32, 32), Image.Resampling.BICUBIC).save(temporary)
     return Path(folder)
 
@@ -48,6 +49,7 @@ def demo(folder: str | Path = "tlkit-demo") -> Run:
     earlier = Run(out).plan.job.data if own_manifest(out, PLAN) else data
     if earlier.resolve() != data.resolve():
         raise RunError(f"'{out}' holds a run on other data, '{earlier}'. Give the demo another `out`.")
+    check_writable(data, makes_folders=True)
     write_digits(data)
     log.info(f"wrote scikit-learn's 1,797 handwritten digits to {data}/0 to {data}/9\n")
     recipe = "large_similar"  # the default's tournament would take a minute more

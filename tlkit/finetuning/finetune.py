@@ -9,6 +9,7 @@ from pathlib import Path
 from tlkit.backbones import Backbone
 from tlkit.checkpoints import Checkpoints
 from tlkit.deployment.parity import FreshProcess
+from tlkit.disk import check_room
 from tlkit.errors import SpecError
 from tlkit.finetuning.decide import decide, foresee
 from tlkit.finetuning.deliver import deliver
@@ -141,6 +142,7 @@ def carry_out(job: Job, out: str | Path | None = None, *, force: bool = False, d
         resolved = resolve(job)
         folder = Path(out) if out is not None else next_free(Path("runs"), resolved.name)
         check_out(folder, force, resolved.job.data)
+        check_room(folder, resolved.bytes_on_disk, "the run's folder")
         prepared = prepare(resolved, clock)
         if dry_run:
             _log_plan(foresee(prepared, clock.deadline), prepared.backbone)
@@ -164,7 +166,7 @@ def go_on(unfinished: Unfinished, *, force: bool = False) -> Run:
     log.info(f"resuming  {unfinished.into}, on which {spent.get('total', 0.0):.0f} s were spent")
     with STOPPING.on_signals(), checkpoints.locked(), _how_to_go_on(unfinished):
         if is_delivered(unfinished, checkpoints):
-            return _with_report(unfinished, checkpoints)
+            return _with_report(unfinished)
         prepared = prepare(resolve(job), clock)
         check_unchanged(unfinished, prepared, force=force)
         prepared.write(run)
@@ -196,7 +198,7 @@ def _work(prepared: Prepared, unfinished: Unfinished, clock: Clock, checkpoints:
     return finished
 
 
-def _with_report(unfinished: Unfinished, checkpoints: Checkpoints) -> Run:
+def _with_report(unfinished: Unfinished) -> Run:
     """Finish a run that was stopped when it had written all but its report."""
     run = finish_run(unfinished.run, unfinished.into)
     if run.plan.job.report:

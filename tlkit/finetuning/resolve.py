@@ -19,6 +19,8 @@ from tlkit.plan.recipe import Recipe, check_scales
 from tlkit.recipes import find_recipe
 from tlkit.runs.folder import open_run
 
+COPIES = 4  # of a model's weights: model.keras and the one that replaces it, the export, and the one that was judged
+BESIDE_WEIGHTS = 8_000_000  # bytes of the export's decoder, the report and the tables, about
 LONGEST_NAME = 80  # characters of the data's name in the name of a run's folder
 
 
@@ -47,6 +49,11 @@ class Resolved:
         """The name of a run's folder, without its number: the data and the backbone."""
         backbone = self.backbones[0].short_name if len(self.backbones) == 1 else "compared"
         return f"{_data_name(self.job.data)}-{backbone}"
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """About how many bytes the run's folder takes while it is written, of the largest backbone."""
+        return 4 * COPIES * max(one.parameters for one in self.backbones) + BESIDE_WEIGHTS
 
 
 def check_names(job: Job) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 import zipfile
+import zlib
 from pathlib import Path
 
 import keras
@@ -21,7 +22,7 @@ from tlkit.models import drop_connect as drop_connect  # so that Keras knows the
 
 def save_model(model: keras.Model, file: Path) -> None:
     """Write a model as `.keras`, under a temporary name first, and copy its SavedModels beside it."""
-    with temporary_beside(file) as temporary:
+    with temporary_beside(file, needed=size_of(model)) as temporary:
         model.save(temporary)
     for layer in model._flatten_layers():
         if isinstance(layer, SavedModelLayer):
@@ -35,11 +36,20 @@ def save_model(model: keras.Model, file: Path) -> None:
                         shutil.copyfile(one, copy)
 
 
+def size_of(model: keras.Model) -> int:
+    """About how many bytes a model takes on disk: 4 for each weight, and 2,000 for each layer's settings."""
+    return 4 * model.count_params() + 2000 * len(model.layers)
+
+
 def open_model(file: Path) -> keras.Model:
     """Read a `.keras` file in safe mode, with the SavedModels beside it.
 
-    Raises OSError or ValueError, as Keras does, and WeightsError if a SavedModel is missing.
+    Raises OSError if the file cannot be read, ValueError if it is damaged or no Keras file, and WeightsError if a
+    SavedModel is missing.
     """
+    with file.open("rb"):  # Keras says of a damaged file that it is not found
+        if not zipfile.is_zipfile(file):
+            raise ValueError("it is cut off, or not a Keras file")
     with modules_in(file.parent / MODULES), _kerashub_layers_of(file):
         try:
             return compute_groups_of(keras.saving.load_model(file, compile=False, safe_mode=True))
@@ -47,7 +57,26 @@ def open_model(file: Path) -> keras.Model:
             cause: BaseException | None = error
             while cause is not None and not isinstance(cause, WeightsError):
                 cause = cause.__context__
-            raise cause or ValueError(str(error).splitlines()[0]) from None
+            raise cause or ValueError(_first_line(error)) from None
+        except _DAMAGED as error:
+            raise ValueError(f"it is damaged ({_first_line(error)})") from error
+
+
+# what zipfile, h5py and Keras raise for a damaged file, beside OSError and ValueError
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    AttributeError,
+    EOFError,
+    IndexError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _kerashub_layers_of(file: Path) -> contextlib.AbstractContextManager[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,6 +183,11 @@ class Job:
 
         Raises RunError for a run's folder, or for a JSON file that is not a plan.
         """
+        if not isinstance(data, str | os.PathLike):
+            raise TypeError(
+                f"`data` is {type(data).__name__}. Expected the path of a folder or table. Arrays are trained on by "
+                "`tlkit.train`, as `tlkit.Examples`."
+            )
         path = Path(data)
         if path.is_dir() and (path / "plan.json").is_file():
             raise RunError(f"'{path}' is a run, not data. To repeat it, give '{path / 'plan.json'}'.")
@@ -202,7 +208,7 @@ class Job:
             raise RunError(f"No such plan: '{path}'. Expected the plan.json of an earlier run.")
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
+        except (ValueError, RecursionError):
             values = None
         values = renewed(values) if isinstance(values, dict) else {}
         if values.get("ensemble_of"):

@@ -341,17 +341,20 @@ class Record:
         if not file.is_file():
             return pd.DataFrame()
         names = {"val_accuracy": "validation_accuracy", "val_loss": "validation_loss", "strength": "c"}
-        table = pd.read_csv(file).rename(columns=names)
+        table = self.run.read_csv(file.name, text=False).rename(columns=names)
         return table[table["kept"]].reset_index(drop=True) if "kept" in table else table
 
     def problems(self) -> pd.DataFrame:
         """path, problem, action of each file with a problem."""
-        return pd.read_csv(self.run.folder / "problems.csv", keep_default_na=False, dtype=str)
+        return self.run.read_csv("problems.csv")
 
     def earlier_robustness(self) -> list[dict[str, Any]] | None:
         """What an earlier report of the run measured, or None."""
-        file = self.run.folder / "report.json"
-        return json.loads(file.read_text(encoding="utf-8")).get("robustness") if file.is_file() else None
+        try:
+            values = json.loads((self.run.folder / "report.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):  # absent or damaged: it is written anew
+            return None
+        return values.get("robustness") if isinstance(values, dict) else None
 
 
 def _class_score(name: str, found: Mapping[str, Any]) -> ClassScore:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tlkit.disk import check_writable
 from tlkit.errors import SpecError
 from tlkit.files import write_atomically
 from tlkit.progress import log
@@ -38,6 +39,8 @@ def leaderboard(runs: Sequence[Run], out: str | Path | None = None) -> Path:
     Raises:
         SpecError: the runs have no such image in common.
     """
+    path = Path(out) if out is not None else runs[0].folder.parent / "leaderboard.html"
+    check_writable(path, makes_folders=True)
     records = [Record(run) for run in runs]
     split, predictions, common = _common(records)
     groups = dict(zip(sorted(common), groups_of(runs[0], sorted(common)).tolist(), strict=True))
@@ -52,7 +55,6 @@ def leaderboard(runs: Sequence[Run], out: str | Path | None = None) -> Path:
         }
     for line in _lines(rows):
         log.info(line)
-    path = Path(out) if out is not None else runs[0].folder.parent / "leaderboard.html"
     page = fill_file("leaderboard.html.jinja", {"rows": rows, "images": counted(len(common), f"{split} image")})
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, page)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tlkit.cache import Cache
+from tlkit.disk import check_writable
 from tlkit.errors import DataError
 from tlkit.files import write_atomically
 from tlkit.progress import log
@@ -77,6 +78,7 @@ def report(
     if len(opened) > 1:
         return leaderboard(opened, out)
     (run,) = opened
+    check_writable(run.folder / "report.html")
     unseen = run.metrics["test"] and "test" not in run.learned_from
     model = load_model(run) if unseen else load_judged(run)  # not trained on what it is measured on
     inputs = ReportInputs(run, model, None)
@@ -94,7 +96,7 @@ def _check_no_richer_report(run: Run, reason: DataError) -> None:
         return
     try:
         shows_images = "data" in json.loads((run.folder / "report.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError, RecursionError):
         shows_images = True  # unknown, so it is kept
     if shows_images:
         raise DataError(f"{reason} '{run.folder / 'report.html'}', which shows the images, is kept as it is.") from None

@@ -14,11 +14,13 @@ import pandas as pd
 from tlkit.data.preprocessing import preprocessing
 from tlkit.deployment.formats import FORMATS, TARGETS, check_layout, check_target, write_target
 from tlkit.deployment.parity import prove_parity, prove_target
-from tlkit.deployment.saved_model import export
-from tlkit.errors import DataError, SpecError
+from tlkit.deployment.saved_model import GRAPH_BYTES, export
+from tlkit.disk import check_room, check_writable
+from tlkit.errors import DataError, DiskError, SpecError
 from tlkit.evaluation.predict import own_probabilities, predict_probabilities
 from tlkit.evaluation.refusal import refusal_threshold
 from tlkit.folders import DESCRIPTION, EXPORTED, add_to_description, own_manifest, until_proved
+from tlkit.models.files import size_of
 from tlkit.plan.job import check_max_error
 from tlkit.progress import log
 from tlkit.runs.folder import Run, open_run
@@ -83,10 +85,14 @@ def export_run(
     check_layout(target, layout)
     if for_tensorflow is not None and target != "savedmodel":
         raise SpecError(f"The format {target} takes no `for_tensorflow`, which is for the format savedmodel alone.")
-    plan, model, fit = run.plan, load_model(run), run.plan.job.fit
-    refusal = run.metrics.get("refusal") if max_error is None else _refusal(run, max_error)
     default = run.saved_model if target == "savedmodel" else run.folder / target
     folder = Path(to) if to is not None else default
+    check_writable(folder, makes_folders=True)
+    if max_error is not None:
+        check_writable(run.folder / "metrics.json")
+    plan, model, fit = run.plan, load_model(run), run.plan.job.fit
+    check_room(folder, size_of(model) + GRAPH_BYTES, "the export")
+    refusal = run.metrics.get("refusal") if max_error is None else _refusal(run, max_error)
     settings: dict[str, Any] = {"unsure_below": refusal["threshold"] if refusal else 0.0, "refusal": refusal}
     with until_proved(folder) as unproved:
         if target == "savedmodel":
@@ -126,7 +132,10 @@ def _recorded(run: Run, target: str, folder: Path, proof: dict[str, Any] | None)
         table = table[table["format"] != target]
         row = {**proof, "format": target, "split": "validation", "folder": str(folder)}
         rows = [*table.to_dict("records"), {name: row.get(name) for name in _EXPORT_COLUMNS}]
-        run.write_table(EXPORTED, _export_table(rows))
+        try:
+            run.write_table(EXPORTED, _export_table(rows))
+        except DiskError as error:  # the export itself is written, maybe elsewhere
+            log.warning(f"the proof is not recorded in the run: {error}")
     return proof
 
 
@@ -140,7 +149,7 @@ def exports_of(run: Run | str | Path) -> pd.DataFrame:
     """
     run = run if isinstance(run, Run) else open_run(run)
     if (run.folder / EXPORTED).is_file():
-        table = pd.read_csv(run.folder / EXPORTED)
+        table = run.read_csv(EXPORTED, text=False)
         if "split" not in table:  # before, 8-bit integers were also proved on images that the converter had used
             table["split"] = np.where(table["format"] == "litert-int8", "validation and train", "validation")
         return table.reindex(columns=list(_EXPORT_COLUMNS))

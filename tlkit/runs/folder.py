@@ -11,6 +11,7 @@ Every file is written under a temporary name and then renamed.
 from __future__ import annotations
 
 import glob
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from tlkit.data.sources.names import is_utf8
 from tlkit.data.sources.records import kind_of_table
 from tlkit.data.sources.table import root_of_table
+from tlkit.disk import check_writable
 from tlkit.errors import RunError, SpecError
 from tlkit.files import contents, csv_text, name_beside, remove, replace_folder, write_atomically
 from tlkit.folders import PLAN, _check_movable, _foreign, _is_left, check_replaceable
@@ -47,6 +49,15 @@ METRICS: dict[str, Any] = {
     "images_computed": 0,  # single-image forward passes of frozen layers
     "notes": (),  # what did not go as planned
 }
+# the columns that a run's CSVs must have
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "split.csv": ("path", "label", "split", "sha256"),
+    "predictions.csv": ("path", "label", "split", "prediction", "probability"),
+    "history.csv": ("stage", "epoch"),
+    "problems.csv": ("path", "problem", "action"),
+    "exports.csv": ("format", "folder"),
+}
+NEVER_EMPTY = ("split.csv", "predictions.csv")
 # numeric columns of the CSVs of images
 NUMBERS = ("probability", "top2_probability", "top3_probability", "final_probability")
 
@@ -77,7 +88,10 @@ class Run:
     @property
     def metrics(self) -> dict[str, Any]:
         """How good the run is: `metrics.json`, with every key of METRICS."""
-        return {**METRICS, **_read_json(self.folder / "metrics.json")}
+        values = _read_json(self.folder / "metrics.json")
+        if not any(isinstance(values.get(split), dict) for split in ("validation", "test")):
+            raise RunError(f"'{self.folder / 'metrics.json'}' has no scores of a run. Repeat the run.")
+        return {**METRICS, **values}
 
     @property
     def model_file(self) -> Path:
@@ -122,12 +136,37 @@ class Run:
 
     def read_table(self, name: str) -> pd.DataFrame:
         """Read one of the run's CSVs of images, with this version's columns: text, except for probabilities."""
+        table = with_slashes(self.read_csv(name))
+        numbers = [column for column in NUMBERS if column in table]
+        try:
+            return table.assign(**{column: table[column].replace("", "nan").astype(float) for column in numbers})
+        except ValueError as error:
+            raise RunError(f"'{self.folder / name}' is damaged: {error}. Repeat the run.") from None
+
+    def read_csv(self, name: str, *, text: bool = True) -> pd.DataFrame:
+        """Read one of the run's CSVs, with this version's columns.
+
+        text: every cell as text. Otherwise columns of numbers are numbers, and an empty cell is NaN.
+
+        Raises RunError for a file that is absent, empty, cut off or another table.
+        """
         import pandas as pd
 
-        table = renewed_table(pd.read_csv(self.folder / name, dtype=str, keep_default_na=False))
-        table = with_slashes(table)
-        numbers = [column for column in NUMBERS if column in table]
-        return table.assign(**{column: table[column].replace("", "nan").astype(float) for column in numbers})
+        file = self.folder / name
+        try:
+            data = file.read_bytes()
+            table = pd.read_csv(io.BytesIO(data), dtype=str if text else None, keep_default_na=not text)
+        except FileNotFoundError:
+            raise RunError(f"'{file}' does not exist. Expected the folder of a finished run.") from None
+        except ValueError as error:  # pandas' errors are of this kind
+            raise RunError(f"'{file}' is empty or damaged: {str(error).strip()}. Repeat the run.") from None
+        table = renewed_table(table)
+        missing = [column for column in COLUMNS.get(name, ()) if column not in table]
+        if missing:
+            raise RunError(f"'{file}' has no column {', '.join(missing)}: it is damaged or another table.")
+        if not data.endswith(b"\n") or (name in NEVER_EMPTY and not len(table)):
+            raise RunError(f"'{file}' is cut off after {counted(len(table), 'row')}. Repeat the run.")
+        return table
 
     @property
     def data_root(self) -> Path:
@@ -219,6 +258,7 @@ def check_out(folder: Path, force: bool, data: Path | None = None) -> None:
         raise RunError(f"The path of the run's folder '{text_of(path)}' is not UTF-8. Give another `out`.")
     if replaced:
         _check_movable(folder)
+    check_writable(path, makes_folders=True)
     stuck = [] if folder.exists() else _left_beside(folder, "old")
     stuck += [one for one in _left_beside(folder, "unfinished") if Run(one).finished]
     if stuck:
@@ -302,8 +342,11 @@ def _check_apart(folder: Path, data: Path) -> None:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"'{file}' does not exist. Expected the folder of a run that `tlkit finetune` wrote.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"'{file}' is not JSON: {error}. Repeat the run.") from None
+    if not isinstance(values, dict):
+        raise RunError(f"'{file}' holds {type(values).__name__} instead of an object. Repeat the run.")
+    return values

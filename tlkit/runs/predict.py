@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,12 @@ def predict(model: str | Path, files: Sequence[str | Path], *, top: int = 3) -> 
         DataError: There are no such files, or `top` is below 1.
         RunError: The model is neither a run nor an export.
     """
+    for given in (model, *files):
+        if not isinstance(given, str | os.PathLike):
+            raise TypeError(
+                f"{type(given).__name__} was given. Expected the path of a run or an export, and the paths of files. A "
+                "model itself predicts pixels by its own `predict`."
+            )
     if top < 1:
         raise DataError(f"top is {top}. Expected 1 or more.")
     found = _expand(files)

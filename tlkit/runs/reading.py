@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,12 +36,16 @@ BATCH = 32
 def load_model(run: Run | str | Path) -> keras.Model:
     """Load a run's classifier: an ordinary Keras model, raw RGB 0-255 in, probabilities out."""
     run = run if isinstance(run, Run) else open_run(run)
+    return _open_model(run.model_file)
+
+
+def _open_model(file: Path) -> keras.Model:
     try:
-        return open_model(run.model_file)
+        return open_model(file)
     except WeightsError:  # its message is complete
         raise
     except (OSError, ValueError) as error:
-        raise RunError(f"'{run.model_file}' cannot be loaded: {str(error).splitlines()[0]}. Repeat the run.") from error
+        raise RunError(f"'{file}' cannot be loaded: {str(error).splitlines()[0]}. Repeat the run.") from error
 
 
 def load_judged(run: Run | str | Path) -> keras.Model:
@@ -49,11 +55,14 @@ def load_judged(run: Run | str | Path) -> keras.Model:
     """
     run = run if isinstance(run, Run) else open_run(run)
     if run.judged_file.is_file():
-        return open_model(run.judged_file)
+        return _open_model(run.judged_file)
     model = load_model(run)
     if run.judged_head.is_file():
-        with np.load(run.judged_head, allow_pickle=False) as head:
-            model.get_layer("predictions").set_weights([head["kernel"], head["bias"]])
+        try:
+            with run.judged_head.open("rb") as file, np.load(file, allow_pickle=False) as head:
+                model.get_layer("predictions").set_weights([head["kernel"], head["bias"]])
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise RunError(f"'{run.judged_head}' is damaged ({error}). Repeat the run.") from error
     return model
 
 
@@ -151,8 +160,9 @@ def load_signatures(model: str | Path) -> dict[str, Any]:
     try:
         signatures = tf.saved_model.load(str(folder)).signatures
         return {"serving_default": signatures["serving_default"], **signatures}
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"'{folder}' cannot be loaded as a SavedModel: {error}. Export the run again.") from error
+    except Exception as error:  # TensorFlow raises many kinds for a damaged or foreign folder
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise RunError(f"'{folder}' cannot be loaded as a SavedModel: {reason[0]}. Export the run again.") from error
 
 
 def opened_default(signatures: dict[str, Any]) -> tuple[list[str], Opened]:

@@ -26,6 +26,7 @@ from tlkit.deployment.formats.shared import Answer, Format, _needed
 from tlkit.errors import ExportError, RunError, SpecError, unknown
 from tlkit.files import temporary_beside
 from tlkit.folders import DESCRIPTION, check_replaceable, write_description
+from tlkit.models.files import size_of
 from tlkit.quiet import _quietly
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def write_target(
         "batch": form.batch,
         "input": _input(rule, form),
     }
-    with temporary_beside(folder) as temporary:
+    with temporary_beside(folder, needed=size_of(model)) as temporary:
         temporary.mkdir()
         try:
             with _quietly():
@@ -142,9 +143,12 @@ def _input(rule: dict[str, Any], form: Format) -> str:
 def read_description(folder: Path) -> dict[str, Any]:
     """Read an export's `tlkit.json`. Raises RunError if there is none."""
     try:
-        return json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"'{folder}' has no readable {DESCRIPTION}: {error}. Export the run again.") from None
+    if not isinstance(values, dict) or any(key not in values for key in ("classes", "image_size", "fit")):
+        raise RunError(f"'{folder / DESCRIPTION}' does not describe an export. Export the run again.")
+    return values
 
 
 def open_target(folder: str | Path) -> tuple[dict[str, Any], Answer]:
@@ -166,6 +170,6 @@ def open_target(folder: str | Path) -> tuple[dict[str, Any], Answer]:
     file = folder / FORMATS[target].file
     try:
         return description, FORMATS[target].open(file)
-    except (OSError, ValueError, RuntimeError) as error:
-        first = next(iter(str(error).splitlines()), "")
+    except Exception as error:  # each format's package raises kinds of its own for a damaged file
+        first = next(iter(str(error).splitlines()), type(error).__name__)
         raise RunError(f"'{file}' cannot be loaded: {first}. Export the run again.") from error
