@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import subprocess
 import sys
@@ -71,6 +72,23 @@ def test_a_file_that_is_cut_or_gone_is_not_read(place: Checkpoint) -> None:
     assert place.read() is None
     file.unlink()
     assert place.read() is None
+
+
+def test_a_full_disk_ends_no_training(
+    place: Checkpoint, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.save(numbered(1))
+
+    def full(*given: object, **settings: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+        patch.setattr(np, "savez", full)
+        place.save(numbered(2))
+    assert "could not be written" in caplog.text
+    found = place.read()
+    assert found is not None and found["number"] == 1
+    assert not [one for one in place.among.folder.iterdir() if one.name.startswith(".")]
 
 
 def test_nothing_pickled_is_read(place: Checkpoint) -> None:

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from tlkit.disk import disk_error
 from tlkit.errors import RunError
 from tlkit.files import temporary_beside, write_atomically
 from tlkit.progress import log
@@ -132,8 +133,20 @@ class Checkpoint:
         return seconds > self._cost / MOST_OF_TIME
 
     def save(self, values: dict[str, Any]) -> None:
-        """Write a checkpoint. values: a tree of dicts and lists, of JSON values and NumPy arrays."""
+        """Write a checkpoint, if the disk takes it: if not, the log says so, and the one before is kept.
+
+        values: a tree of dicts and lists, of JSON values and NumPy arrays.
+        """
         started = time.monotonic()
+        try:
+            self._write(values)
+        except OSError as error:
+            log.warning(f"A checkpoint could not be written, and the run goes on without it. {disk_error(error)}")
+        ended = time.monotonic()
+        self._cost = ended - started
+        self._due = ended + max(self.among.every, self._cost / MOST_OF_TIME)
+
+    def _write(self, values: dict[str, Any]) -> None:
         arrays: dict[str, np.ndarray] = {}
         content = {"values": _without_arrays(values, arrays)}
         folder = self.among.folder
@@ -153,9 +166,6 @@ class Checkpoint:
         for old in self._files()[:-KEPT]:
             _remove(old)
         self.among.note_time()
-        ended = time.monotonic()
-        self._cost = ended - started
-        self._due = ended + max(self.among.every, self._cost / MOST_OF_TIME)
 
     def forget(self) -> None:
         """Remove what is kept."""
