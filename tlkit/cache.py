@@ -39,7 +39,7 @@ import stat
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -49,20 +49,14 @@ import numpy as np
 import platformdirs
 
 from tlkit.errors import RunError, unknown
-from tlkit.files import contents, remove, write_atomically
+from tlkit.files import contents, fcntl, locked, remove, write_atomically
 from tlkit.progress import log
 from tlkit.words import counted
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 SHARE_OF_FREE_DISK = 0.2
 IN_USE_SECONDS = 3600  # entries opened or written within the last hour are never cleared to make room
 BEAT_SECONDS = 60  # how often a writer marks its entry as in use
 NEW_SECONDS = 10  # a partial shard younger than this may not be locked by its writer yet
-LOCK_SECONDS = 1.0  # how long a writer waits for another one that is publishing a shard
 TRIES = 20  # of publishing a shard while others clear its entry
 UNSEEN, SOUND, DAMAGED = np.arange(3, dtype="uint8")
 VERIFIED_AT_ONCE = 2**20  # bytes that are copied and then verified, so that they are still in the processor's cache
@@ -112,14 +106,15 @@ class CacheEntry:
     def clear(self) -> None:
         """Remove the entry from disk. It is renamed first, so that no reader finds half of it.
 
-        A shard that another process is writing stays, and so does the folder around it. Raises RunError if the entry
-        contains a file that tlkit did not write.
+        A shard that a process is writing stays, and so do weights that one holds (see `hold`). Raises RunError if the
+        entry contains a file that tlkit did not write.
         """
         self.check_clearable()
-        if any(not _is_abandoned(file) for file in _partials(self.folder)):
+        kept = _in_use(self.folder)
+        if kept:
             with contextlib.suppress(OSError):
-                names = [name for name in contents(self.folder) if _OWN.fullmatch(name) and name[0] != "."]
-                remove(self.folder, [name for name in names if name != ABOUT], itself=False)
+                names = [name for name in contents(self.folder) if _OWN.fullmatch(name) and name not in kept]
+                remove(self.folder, names, itself=False)
             return
         doomed = self.folder.with_name(CLEARED + uuid.uuid4().hex[:8])
         try:
@@ -318,12 +313,12 @@ def _crc32(listed: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps([listed[name] for name in ("keys", "checksums", "row")]).encode())
 
 
-def _open_shard(index: Path) -> Shard | None:
+def open_shard(index: Path) -> Shard | None:
     """Open a shard. None if its array is gone, if it is damaged, or if it has no checksums, as early versions wrote."""
     file = index.with_suffix(".npy")
     try:
         listed = json.loads(index.read_text("utf-8"))
-        if isinstance(listed, list):
+        if isinstance(listed, list):  # see `is_early`
             return None
         if listed.get("crc32", _crc32(listed)) != _crc32(listed):
             raise ValueError("the index differs from its checksum")
@@ -343,6 +338,14 @@ def _open_shard(index: Path) -> Shard | None:
     states = _STATES.setdefault(known, np.full(len(sums), UNSEEN))
     keys = [None if state == DAMAGED else key for key, state in zip(listed["keys"], states, strict=True)]
     return Shard(index, keys, rows.view(np.ndarray), sums, states)
+
+
+def is_early(index: Path) -> bool:
+    """Whether a shard is one without checksums, as early versions wrote them, which is not read."""
+    try:
+        return isinstance(json.loads(index.read_text("utf-8")), list)
+    except (OSError, ValueError):
+        return False
 
 
 @dataclass(frozen=True)
@@ -453,7 +456,7 @@ class Store:
         for name in _names(self.folder):
             if not name.endswith(".json") or name in self._read or name.startswith("."):
                 continue
-            shard = _open_shard(self.folder / name)
+            shard = open_shard(self.folder / name)
             if shard is not None:
                 self._take(shard)
 
@@ -551,43 +554,49 @@ def _is_abandoned(file: Path) -> bool:
     return age > NEW_SECONDS
 
 
+_HELD: list[BinaryIO] = []  # until the process ends
+
+
+def hold(file: Path) -> None:
+    """Keep a file, which this process reads again later, from being cleared as long as the process lives."""
+    with contextlib.suppress(OSError):
+        if fcntl is not None:
+            _HELD.append(_locked(file, shared=True))
+
+
+def _in_use(folder: Path) -> set[str]:
+    """The names of an entry that stay when it is cleared: shards that are being written, and files that are held."""
+    kept = set()
+    for file in _partials(folder):
+        with contextlib.suppress(OSError):
+            kept |= set() if _is_abandoned(file) else {file.name}
+    try:
+        if fcntl is not None:
+            _locked(folder / "weights.npz").close()
+    except BlockingIOError:
+        kept |= {"weights.npz", "weights.json"}
+    except OSError:
+        pass
+    return kept | {ABOUT} if kept else kept
+
+
 def _machine() -> str:
     """Eight hexadecimal digits for this machine, with which the names of its shards begin."""
     return hashlib.sha256(platform.node().encode("utf-8", "backslashreplace")).hexdigest()[:8]
 
 
-def _locked(file: Path) -> BinaryIO:
-    """Open a file and lock it until it is closed. Raises BlockingIOError if another writer holds the lock."""
+def _locked(file: Path, *, shared: bool = False) -> BinaryIO:
+    """Open a file and lock it until it is closed. Raises BlockingIOError if another process holds the lock.
+
+    shared: whether others may hold it in the same way.
+    """
     stream = file.open("rb")
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BaseException:
         stream.close()
         raise
     return stream
-
-
-@contextlib.contextmanager
-def _publishing(folder: Path) -> Iterator[None]:
-    """Let no other process of this machine publish a shard in a folder meanwhile, but wait a second at most for it."""
-    stream: int | None = None
-    until = time.monotonic() + LOCK_SECONDS
-    try:
-        while fcntl is not None and stream is None and time.monotonic() < until:
-            try:
-                stream = os.open(folder, os.O_RDONLY)
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if stream is not None:
-                    os.close(stream)
-                stream = None
-                time.sleep(0.005)
-            except OSError:  # the folder was cleared, or the file system has no locks
-                break
-        yield
-    finally:
-        if stream is not None:
-            os.close(stream)
 
 
 class Writer:
@@ -650,7 +659,7 @@ class Writer:
     ) -> None:
         self._array.flush()
         try:
-            with _publishing(self._store.folder):
+            with locked(self._store.folder):
                 self._store.refresh()
                 if all(self._store._has(key) for key in self._keys):
                     self._temporary.unlink(missing_ok=True)

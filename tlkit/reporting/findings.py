@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -341,7 +342,7 @@ class Record:
         if not file.is_file():
             return pd.DataFrame()
         names = {"val_accuracy": "validation_accuracy", "val_loss": "validation_loss", "strength": "c"}
-        table = pd.read_csv(file).rename(columns=names)
+        table = pd.read_csv(io.BytesIO(self.run.read(file.name))).rename(columns=names)
         return table[table["kept"]].reset_index(drop=True) if "kept" in table else table
 
     def problems(self) -> pd.DataFrame:

@@ -60,7 +60,7 @@ def ensemble(runs: Sequence[Run | str | Path], out: str | Path, *, force: bool =
         plan = dataclasses.replace(plan, job=dataclasses.replace(plan.job, data=members[0].moved_to.absolute()))
     run.write_plan(dataclasses.replace(plan, ensemble_of=tuple(str(one.folder.absolute()) for one in members)))
     run.write_table("split.csv", _common_split(members))
-    run.write_table("problems.csv", pd.read_csv(members[0].folder / "problems.csv", keep_default_na=False))
+    run.write_table("problems.csv", members[0].read_table("problems.csv"))
     save_model(model, run.model_file)
     if refitted:
         save_model(held_out[0], run.judged_file)

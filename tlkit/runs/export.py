@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from tlkit.errors import DataError, SpecError
 from tlkit.evaluation.predict import own_probabilities, predict_probabilities
 from tlkit.evaluation.refusal import refusal_threshold
 from tlkit.folders import DESCRIPTION, EXPORTED, add_to_description, own_manifest, until_proved
+from tlkit.manifest import note_files
 from tlkit.plan.job import check_max_error
 from tlkit.progress import log
 from tlkit.runs.folder import Run, open_run
@@ -99,6 +101,8 @@ def export_run(
             write_target(model, plan.classes, unproved, target, fit=rule, **settings, representative=ranges)
             proof = _prove_pixels(run, model, unproved, force)
         add_to_description(unproved, {"proof": proof})
+    if folder == default:
+        note_files(run.folder, {}, [folder.name])
     if max_error is not None:
         run.write_json("metrics.json", {**run.metrics, "refusal": refusal})
     return folder, _recorded(run, target, folder, proof)
@@ -140,7 +144,7 @@ def exports_of(run: Run | str | Path) -> pd.DataFrame:
     """
     run = run if isinstance(run, Run) else open_run(run)
     if (run.folder / EXPORTED).is_file():
-        table = pd.read_csv(run.folder / EXPORTED)
+        table = pd.read_csv(io.BytesIO(run.read(EXPORTED)))
         if "split" not in table:  # before, 8-bit integers were also proved on images that the converter had used
             table["split"] = np.where(table["format"] == "litert-int8", "validation and train", "validation")
         return table.reindex(columns=list(_EXPORT_COLUMNS))

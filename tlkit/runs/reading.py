@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ from tlkit.data.dataset import decode_images
 from tlkit.data.images import PROBLEM_COLUMNS, TABLE_COLUMNS, ImageSet
 from tlkit.deployment.exported import Opened, _opened_target
 from tlkit.errors import DataError, RunError, WeightsError
-from tlkit.folders import DESCRIPTION, own_manifest
+from tlkit.folders import DESCRIPTION, check_export, own_manifest, read_description
+from tlkit.manifest import check_file, known_manifest
 from tlkit.models.files import open_model
 from tlkit.runs.folder import Run, open_run
 from tlkit.words import counted
@@ -32,14 +34,27 @@ BATCH = 32
 
 
 def load_model(run: Run | str | Path) -> keras.Model:
-    """Load a run's classifier: an ordinary Keras model, raw RGB 0-255 in, probabilities out."""
+    """Load a run's classifier: an ordinary Keras model, raw RGB 0-255 in, probabilities out.
+
+    Raises RunError for a file that is damaged or does not load.
+    """
     run = run if isinstance(run, Run) else open_run(run)
+    _check_model(run, run.model_file)
     try:
         return open_model(run.model_file)
     except WeightsError:  # its message is complete
         raise
     except (OSError, ValueError) as error:
         raise RunError(f"'{run.model_file}' cannot be loaded: {str(error).splitlines()[0]}. Repeat the run.") from error
+
+
+def _check_model(run: Run, file: Path) -> None:
+    """Raise RunError if a model's file, or a module of a SavedModel beside it, is damaged, where a manifest tells."""
+    manifest = known_manifest(run.folder)
+    modules = [name for name in manifest.files if name.startswith("modules/")] if manifest else []
+    for name in (file.name, *modules):
+        if (run.folder / name).is_file():  # otherwise what opens it says so
+            check_file(run.folder, name)
 
 
 def load_judged(run: Run | str | Path) -> keras.Model:
@@ -49,10 +64,11 @@ def load_judged(run: Run | str | Path) -> keras.Model:
     """
     run = run if isinstance(run, Run) else open_run(run)
     if run.judged_file.is_file():
+        _check_model(run, run.judged_file)
         return open_model(run.judged_file)
     model = load_model(run)
     if run.judged_head.is_file():
-        with np.load(run.judged_head, allow_pickle=False) as head:
+        with np.load(io.BytesIO(run.read(run.judged_head.name)), allow_pickle=False) as head:
             model.get_layer("predictions").set_weights([head["kernel"], head["bias"]])
     return model
 
@@ -148,6 +164,7 @@ def load_signatures(model: str | Path) -> dict[str, Any]:
     import tensorflow as tf
 
     folder = served_folder(model)
+    check_export(folder)
     try:
         signatures = tf.saved_model.load(str(folder)).signatures
         return {"serving_default": signatures["serving_default"], **signatures}
@@ -177,8 +194,9 @@ def unsure_below(model: str | Path) -> float | None:
     folder = Path(model)
     if not (folder / DESCRIPTION).is_file():
         folder = served_folder(model)
-    description = own_manifest(folder, DESCRIPTION)
-    return None if description is None else float(description.get("unsure_below", 0.0))
+    if own_manifest(folder, DESCRIPTION) is None:
+        return None
+    return float(read_description(folder).get("unsure_below", 0.0))
 
 
 def served_folder(model: str | Path) -> Path:
