@@ -149,7 +149,7 @@ def decode(images: ImageSet, size: int, fit: str, cache: Cache) -> tuple[Pixels,
             if writer is not None:
                 writer.add(decoded, pixels)
     findings = [
-        _diagnose(file, one, row.path, row.label)
+        _diagnose((file, one), row.path, row.label, square_decoder(size, fit, images.depth))
         for file, one, row in zip(files, keys, images.table.itertuples(), strict=True)
         if one not in good
     ]
@@ -254,23 +254,23 @@ def _converted(file: HashedFile) -> bytes:
     return b"" if converted is data else converted
 
 
-def _diagnose(file: Path, sha256: str, path: str, label: str) -> dict[str, str]:
-    """The problem of a file that did not decode."""
+def _diagnose(file: HashedFile, path: str, label: str, square: Callable[[tf.Tensor], tf.Tensor]) -> dict[str, str]:
+    """The problem of a file that did not decode. square: the decoder."""
     try:
-        data = _read((file, sha256))
+        data = _read(file)
     except OSError as error:
         return problem(path, label, "unreadable", error.strerror or str(error))
     try:
         convert(data)
     except Unreadable as reason:
         return problem(path, label, reason.kind, reason.detail)
-    if examine(data).status is Status.DECODES and _decodes(data):
+    if examine(data).status is Status.DECODES and _decodes(data, square):
         return problem(path, label, "unreadable", CHANGED)  # and was put back
     return problem(path, label, *why_not(data))
 
 
-def _decodes(data: bytes) -> bool:
+def _decodes(data: bytes, square: Callable[[tf.Tensor], tf.Tensor]) -> bool:
     with contextlib.suppress(tf.errors.OpError), tf.device("cpu"):
-        square_decoder(8)(tf.constant(data))
+        square(tf.constant(data))
         return True
     return False
