@@ -5,9 +5,10 @@
     python benchmarks/byte_flips.py --report
 
 Makes a cache (pixels, digests, features, a safety check, learned weights), a finished run and two exports from 36
-drawn images. Then, N times over, copies one of them, flips a random bit of a random byte of a random file, and does what
-reads it: for caches the same job again, for a run `evaluate` and the reading of all its tables and its model, for an
-export `predict`. Each kind of file is as likely as any other, so that small ones are flipped as often as large ones.
+drawn images. Then, N times over, copies one of them, flips a random bit of a random byte of a random file, and does
+what reads it: for caches the functions by which every command reads them, for a run `evaluate` and the reading of all
+its tables and its model, for an export `predict`. Each kind of file is as likely as any other, so that small ones are
+flipped as often as large ones.
 
 - refused: an error of tlkit's that names the file.
 - mended: the log or the cache tells that the file was damaged, and the result is that of the undamaged one.
@@ -20,7 +21,6 @@ what hashing costs.
 """
 
 import argparse
-import contextlib
 import hashlib
 import json
 import logging
@@ -77,10 +77,11 @@ class Trial:
             "run": self.read_run,
             "export": self.read_export,
         }
-        with exported_not():
-            self.job(folder / "cache")
-        from tlkit import Augmentation, export_run, finetune
+        from tlkit import Augmentation, build_classifier, cut, export_run, find_backbone, finetune
 
+        nano = find_backbone("nano")
+        self.prefix, _ = cut(build_classifier(nano, 3), nano, 0)
+        self.job(folder / "cache")
         run = finetune(
             self.data,
             backbone="nano",
@@ -97,23 +98,26 @@ class Trial:
         self.whole = {name: self.read[name](folder / name) for name in SUBJECTS}
 
     def job(self, cache: Path) -> object:
-        """Every cached thing: a run with a solved head, a safety check, and weights that are learned."""
-        from tlkit import Augmentation, check_safety, decode_images, find_backbone, finetune, load_model, scan
+        """What runs read from caches: pixels, digests of them, features, a safety check, and weights that are learned.
+
+        Each by the function that the commands use; a damaged one is computed again here.
+        """
+        from tlkit import Augmentation, check_safety, decode_images, extract_features, find_backbone, scan
         from tlkit.backbones.learning import learn_weights
 
         os.environ["TLKIT_CACHE"] = str(cache)
-        out = cache.with_name(f"{cache.name}-out")
-        with exported_not():
-            run = finetune(self.data, backbone="nano", recipe="small_similar", out=out, report=False)
         images = scan(self.data)
-        safety = check_safety(images, Augmentation(rotate=(-10, 10)), thorough=False).to_dict()
+        dataset = decode_images(images, 96)
+        rows = dataset.examples()
+        features = extract_features(self.prefix, rows)
+        assert features is not None
+        safety = check_safety(dataset, Augmentation(rotate=(-10, 10)), thorough=False).to_dict()
         del safety["seconds"]
-        learned = learn_weights(find_backbone("bag_of_words"), decode_images(images, 32).examples())
+        learned = learn_weights(find_backbone("bag_of_words"), rows)
         assert learned.weights is not None
-        weights = [one.tobytes() for one in load_model(run).get_weights()]
-        table = (run.folder / "predictions.csv").read_bytes()
-        shutil.rmtree(out)
-        return digest([*weights, table, json.dumps(safety).encode(), learned.weights.digest.encode()])
+        every = [np.ascontiguousarray(one.gather(slice(None))).tobytes() for one in (rows.pixels, *features.views[0])]
+        texts = [json.dumps(safety), learned.weights.digest, dataset.images.problems.to_csv()]
+        return digest([*every, *map(str.encode, texts)])
 
     def read_run(self, folder: Path) -> object:
         from tlkit import evaluate_run, load_model, open_run
@@ -176,23 +180,6 @@ class Trial:
             if detail
             else "",
         }
-
-
-@contextlib.contextmanager
-def exported_not():  # type: ignore[no-untyped-def]
-    """Leave out the export and its proof, which read no cache."""
-    import importlib
-
-    deliver, finetune = (importlib.import_module(f"tlkit.finetuning.{name}") for name in ("deliver", "finetune"))
-    before = deliver.export, deliver.prove_parity, finetune.FreshProcess
-    deliver.export = lambda model, names, folder, **settings: folder.mkdir()
-    proof = {"n": 0, "top1_agreement": 1.0, "max_difference": 0.0, "limit": 1e-5, "asked_again": 0}
-    deliver.prove_parity = lambda *a: {**proof, "evaluated_difference": 0.0, "within_limit": True}
-    finetune.FreshProcess = contextlib.nullcontext
-    try:
-        yield
-    finally:
-        deliver.export, deliver.prove_parity, finetune.FreshProcess = before
 
 
 def digest(parts: list[bytes]) -> str:
