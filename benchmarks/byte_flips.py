@@ -95,7 +95,9 @@ class Trial:
         shutil.copytree(run.folder / "keras", folder / "export" / "keras")
         for name in ("saved_model", "keras"):  # exports are flipped as exports
             shutil.rmtree(run.folder / name)
-        self.whole = {name: self.read[name](folder / name) for name in SUBJECTS}
+        self.whole = {name: self.read[name](folder / name) for name in ("cache", "run")}
+        for name in ("saved_model", "keras"):
+            self.whole[name] = self.read_export(folder / "export" / name)
 
     def job(self, cache: Path) -> object:
         """What runs read from caches: pixels, digests of them, features, a safety check, and weights that are learned.
@@ -132,7 +134,7 @@ class Trial:
     def read_export(self, folder: Path) -> object:
         from tlkit import predict
 
-        return [predict(folder / name, [self.data / "red"]).to_csv() for name in ("saved_model", "keras")]
+        return predict(folder, [self.data / "red"]).to_csv()
 
     def flipped(self, subject: str, seed: int) -> dict[str, object]:
         from tlkit import verify
@@ -149,9 +151,9 @@ class Trial:
         verified = ""
         if subject != "cache":  # verifying a cache mends it
             verified = any(not verify(one).ok for one in ([copy] if subject == "run" else copy.iterdir()))
-        detail = ""
+        detail, part = "", Path(name).parts[0] if subject == "export" else ""
         try:
-            same = self.read[subject](copy) == self.whole[subject]
+            same = self.read[subject](copy / part) == self.whole[part or subject]
             words = [line for line in self.lines if "cache file" in line or "damaged" in line or "changed" in line]
             changed = subject == "cache" and (copy / name).is_file() and (copy / name).read_bytes() != bytes(data)
             gone = subject == "cache" and name.endswith((".json", ".npy", ".npz")) and not (copy / name).is_file()
