@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,9 +13,12 @@ import numpy as np
 import platformdirs
 import pytest
 
+import tlkit.cache as cache_module
 from tlkit.cache import Cache, Store, cache_folder, checksums, describe, in_memory
 from tlkit.errors import NameUnknown, RunError
 from tlkit.files import temporary_beside, write_atomically
+
+PIXELS = "pixels/224-squash-v1"
 
 
 def fill(folder: Path, keys: list[str], value: int) -> None:
@@ -153,18 +158,6 @@ def test_an_entry_that_is_being_written_is_not_cleared_to_make_room(
     assert Store(entry).known(["a", "b"]).all()
 
 
-def test_what_a_writer_cannot_keep_because_the_cache_was_cleared_stays_in_memory(
-    two_caches: Path, said: list[str]
-) -> None:
-    cache, entry = Cache(), two_caches / "features" / "abc"
-    with cache.store(entry).writer(1, (2,), "f4") as writer:
-        writer.add(["b"], np.ones((1, 2)))
-        Cache().clear("all")
-    assert (cache.store(entry).rows(["b"]).gather(slice(None)) == 1).all() and not entry.exists()
-    assert "1 row cannot be cached and will stay in memory" in said[0]
-    assert not Cache().store(entry).known(["b"]).any()
-
-
 def test_an_index_that_a_full_disk_does_not_take_costs_no_row(
     two_caches: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +170,111 @@ def test_an_index_that_a_full_disk_does_not_take_costs_no_row(
     with cache.store(entry).writer(1, (2,), "f4") as writer:
         writer.add(["b"], np.ones((1, 2)))
     assert (cache.store(entry).rows(["b"]).gather(slice(None)) == 1).all() and sorted(entry.iterdir()) == before
+
+
+def test_a_shard_that_is_being_written_is_not_cleared(two_caches: Path) -> None:
+    entry = two_caches / "features" / "abc"
+    with Store(entry).writer(1, (2,), "f4") as writer:
+        writer.add(["b"], np.ones((1, 2)))
+        Cache().clear("all")
+        assert [one.kind for one in Cache().entries()] == ["features"] and not Store(entry).known(["a"]).any()
+    assert Store(entry).rows(["b"]).gather([0]).tolist() == [[1.0, 1.0]]
+
+
+@pytest.mark.parametrize("moment", ["begun", "written", "ended"])
+def test_what_is_cleared_under_its_writer_nevertheless_is_written_again(
+    moment: str, two_caches: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by another machine, which does not see this one's locks."""
+    entry = two_caches / "features" / "new"
+    store = Store(entry)
+    with monkeypatch.context() as patch:
+        if moment == "begun":
+            reserve, calls = cache_module._reserve, []
+
+            def cleared(file: Path) -> None:
+                if not calls:
+                    calls.append(shutil.rmtree(entry))
+                reserve(file)
+
+            patch.setattr(cache_module, "_reserve", cleared)
+        writer = store.writer(1, (2,), "f4")
+    with writer:
+        writer.add(["b"], np.ones((1, 2)))
+        if moment == "written":
+            shutil.rmtree(entry)
+    if moment == "ended":
+        shutil.rmtree(entry)
+    else:
+        assert Store(entry).rows(["b"]).gather([0]).tolist() == [[1.0, 1.0]]
+    assert store.rows(["b"]).gather([0]).tolist() == [[1.0, 1.0]], "the writer itself needs no file"
+
+
+def test_rows_that_another_run_stored_meanwhile_are_not_kept_twice(tmp_path: Path) -> None:
+    first, second = Store(tmp_path), Store(tmp_path)
+    with first.writer(2, (2, 3), "uint8") as one, second.writer(2, (2, 3), "uint8") as two:
+        for writer in (one, two):
+            writer.add(["a", "b"], np.full((2, 2, 3), 1, "uint8"))
+    assert len(list(tmp_path.iterdir())) == 2 and first.known(["a", "b"]).all()
+    assert (first.rows(["b"]).gather([0]) == 1).all() and (second.rows(["b"]).gather([0]) == 1).all()
+    with Store(tmp_path).writer(3, (2, 3), "uint8") as writer:  # some rows are new, so the shard stays
+        writer.add(["a", "b", "c"], np.full((3, 2, 3), 1, "uint8"))
+    assert Store(tmp_path).known(["c"]).all()
+
+
+@pytest.mark.skipif(cache_module.fcntl is None, reason="this system has no locks")
+def test_what_a_killed_writer_left_goes_with_the_next_writer(tmp_path: Path) -> None:
+    code = (
+        f"from tlkit.cache import *; w = Store(Path({str(tmp_path)!r})).writer(1, (9,), 'f4'); "
+        "print('ready', flush=True); import time; time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline()
+            (left,) = tmp_path.iterdir()
+            os.utime(left, (time.time() - 60,) * 2)
+            fill(tmp_path, ["a"], 1)
+            assert left.exists(), "its writer is there"
+        finally:
+            process.kill()
+    fill(tmp_path, ["b"], 1)
+    assert not left.exists() and len(list(tmp_path.iterdir())) == 4
+
+
+def test_halves_of_a_shard_go_after_an_hour(tmp_path: Path) -> None:
+    fill(tmp_path, ["a"], 1)
+    for name in (f"{'0' * 32}.npy", f"{'1' * 32}.json", f".tmp-01234567-{'1' * 32}.json"):
+        (tmp_path / name).write_text("half")
+        os.utime(tmp_path / name, (time.time() - 7200,) * 2)
+    (tmp_path / f"{'2' * 32}.npy").write_text("half")
+    fill(tmp_path, ["b"], 1)
+    assert len(list(tmp_path.iterdir())) == 5 and Store(tmp_path).known(["a", "b"]).all()
+
+
+def test_an_entry_without_its_description_is_listed_and_cleared(two_caches: Path) -> None:
+    (two_caches / "features" / "abc" / "about.txt").unlink()
+    assert {(one.kind, one.about) for one in Cache().entries()} == {("features", "abc"), ("pixels", f"about {PIXELS}")}
+    assert len(Cache().clear("features")) == 1 and not (two_caches / "features" / "abc").exists()
+
+
+def test_a_description_with_a_flipped_byte_is_still_shown(two_caches: Path) -> None:
+    (two_caches / PIXELS / "about.txt").write_bytes(b"about \xff")
+    assert {one.about for one in Cache().entries()} == {"about features/abc", "about \ufffd"}
+
+
+@pytest.mark.parametrize("begins", [b"", b"PK", b"\x93NUMPY\x01\x00\xff\xff{'", b"\x93NUMPY\x01\x00v\x00{'descr': ("])
+def test_a_shard_whose_header_numpy_cannot_read_is_computed_again(begins: bytes, tmp_path: Path) -> None:
+    fill(tmp_path, ["a"], 1)
+    (file,) = tmp_path.glob("*.npy")
+    file.write_bytes(begins + file.read_bytes()[len(begins) :] if begins else b"")
+    assert not Store(tmp_path).known(["a"]).any()
+
+
+def test_an_index_whose_keys_changed_places_is_not_read(tmp_path: Path) -> None:
+    fill(tmp_path, ["a", "b"], 1)
+    (index,) = tmp_path.glob("*.json")
+    index.write_text(index.read_text().replace('"a", "b"', '"b", "a"'))
+    assert not Store(tmp_path).known(["a", "b"]).any()
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot reserve space")
@@ -219,7 +317,7 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
 def two_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A megabyte of pixels last opened two hours ago, and one of features opened three hours ago."""
     monkeypatch.setenv("TLKIT_CACHE", str(tmp_path))
-    for hours, name in ((2, "pixels/224-squash-v1"), (3, "features/abc")):
+    for hours, name in ((2, PIXELS), (3, "features/abc")):
         with Store(tmp_path / name).writer(1, (1000, 1000), "uint8") as writer:
             writer.add(["a"], np.zeros((1, 1000, 1000), "uint8"))
         describe(tmp_path / name, f"about {name}")

@@ -69,6 +69,7 @@ _HOME = {
     "measure_axes": "strategy.axes",
     "evaluate_run": "runs.evaluate",
     "export_run": "runs.export",
+    "verify": "runs.verify",
     "inspect": "doctor.checkup",
     "load_model": "runs.reading",
     "predict": "runs.predict",
@@ -138,6 +139,7 @@ if TYPE_CHECKING:
     from tlkit.runs.folder import Run, open_run
     from tlkit.runs.predict import predict
     from tlkit.runs.reading import load_model
+    from tlkit.runs.verify import verify
     from tlkit.safety.check import check_safety
     from tlkit.safety.explore import explore_augmentation
     from tlkit.strategy.axes import measure_axes

@@ -14,6 +14,16 @@ remain readable to it. An entry that contains a file that tlkit did not write is
 
 What does not fit on disk is kept in memory, for as long as its `Cache` is used, if it takes at most a quarter of the
 memory that is available: see `open_writers`. So a run without room for caches computes the same, in the same way.
+Several runs may use one cache at the same time. None waits for another's work. Two that compute the same rows both
+compute them, and the second one to end keeps the first one's shard and drops its own. A run keeps what it has mapped or
+written, so it does not need a row again that another process cleared. What is being written is not cleared. If it is
+nevertheless, by another machine, the writer writes it again from memory.
+
+On a folder that several machines share, the same holds without locks: a shard is complete and written to the server
+(`msync`) before it gets the name under which others look for it, and a page that another machine reads from a stale
+cache differs from its checksum and is computed again. Where machines do not see each other's locks, they may keep a row
+twice. Do not clear a shared cache from one machine while another one reads it: a file system such as NFS then takes a
+mapped file away from its reader.
 """
 
 from __future__ import annotations
@@ -21,18 +31,22 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import hashlib
 import json
 import math
 import os
+import platform
 import re
 import shutil
 import stat
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Any, BinaryIO
 
 import numpy as np
 import platformdirs
@@ -40,7 +54,7 @@ import platformdirs
 from tlkit.devices import available_memory
 from tlkit.disk import megabytes
 from tlkit.errors import RunError, unknown
-from tlkit.files import contents, remove, write_atomically
+from tlkit.files import contents, fcntl, locked, remove, write_atomically
 from tlkit.progress import log
 from tlkit.words import counted
 
@@ -48,14 +62,19 @@ SHARE_OF_FREE_DISK = 0.2
 SHARE_OF_MEMORY = 0.25  # of what is available, for rows that do not fit on disk
 IN_USE_SECONDS = 3600  # entries opened or written within the last hour are never cleared to make room
 BEAT_SECONDS = 60  # how often a writer marks its entry as in use
+NEW_SECONDS = 10  # a partial shard younger than this may not be locked by its writer yet
+TRIES = 20  # of publishing a shard while others clear its entry
 UNSEEN, SOUND, DAMAGED = np.arange(3, dtype="uint8")
 VERIFIED_AT_ONCE = 2**20  # bytes that are copied and then verified, so that they are still in the processor's cache
-KINDS = ("pixels", "features", "safety", "weights")
+KINDS = ("pixels", "looks", "features", "safety", "weights")
 ABOUT = "about.txt"
 CLEARED = ".cleared-"
 _OWN = re.compile(
-    r"(\.tmp-[0-9a-f]{8}-)?(about\.txt|safety\.json|weights\.npz|[0-9a-f]{32}\.(npy|json))|\.[0-9a-f]{32}\.partial|\.DS_Store"
+    r"(\.tmp-[0-9a-f]{8}-)?(about\.txt|safety\.json|weights\.(npz|json)|[0-9a-f]{32}\.(npy|json))"
+    r"|\.[0-9a-f]{32}\.partial|\.DS_Store"
 )
+_SHARD = re.compile(r"[0-9a-f]{32}\.(npy|json)")
+_UNPUBLISHED = re.compile(r"\.tmp-[0-9a-f]{8}-.+")  # see `tlkit.files`
 
 
 def cache_folder() -> Path:
@@ -78,7 +97,7 @@ class CacheEntry:
 
     Args:
         folder: where it is.
-        kind: "pixels", "features", "safety" or "weights".
+        kind: "pixels", "looks" (digests of pixels), "features", "safety" or "weights".
         about: a description of its contents.
         bytes: its size on disk.
         used: when it was last opened, in Unix seconds.
@@ -93,9 +112,16 @@ class CacheEntry:
     def clear(self) -> None:
         """Remove the entry from disk. It is renamed first, so that no reader finds half of it.
 
-        Raises RunError if it contains a file that tlkit did not write.
+        A shard that a process is writing stays, and so do weights that one holds (see `hold`). Raises RunError if the
+        entry contains a file that tlkit did not write.
         """
         self.check_clearable()
+        kept = _in_use(self.folder)
+        if kept:
+            with contextlib.suppress(OSError):
+                names = [name for name in contents(self.folder) if _OWN.fullmatch(name) and name not in kept]
+                remove(self.folder, names, itself=False)
+            return
         doomed = self.folder.with_name(CLEARED + uuid.uuid4().hex[:8])
         try:
             self.folder.rename(doomed)
@@ -153,11 +179,12 @@ class Cache:
         """List the entries, those unused for longest first."""
         found = []
         for folder in (one for kind in KINDS for one in self.folder.glob(f"{kind}/*")):
-            if folder.is_symlink() or not ((folder / ABOUT).is_file() or folder.name.startswith(CLEARED)):
+            if folder.is_symlink() or not (folder.name.startswith(CLEARED) or _is_entry(folder)):
                 continue  # not written by tlkit: TLKIT_CACHE may point at a folder with other files
             try:
                 files = [path.stat() for path in (folder, *folder.rglob("*"))]
-                about = (folder / ABOUT).read_text(encoding="utf-8") if (folder / ABOUT).is_file() else folder.name
+                named = (folder / ABOUT).is_file()
+                about = (folder / ABOUT).read_text("utf-8", errors="replace") if named else folder.name
             except OSError:
                 continue  # another run is writing or clearing it
             size = sum(one.st_size for one in files if stat.S_ISREG(one.st_mode))
@@ -208,7 +235,23 @@ def describe(folder: Path, about: str) -> None:
     """Write a description of a cache entry into its folder, for `tlkit cache`."""
     if not (folder / ABOUT).is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / ABOUT, about + "\n", durable=False)
+        with contextlib.suppress(FileNotFoundError):  # another process has cleared the entry
+            write_atomically(folder / ABOUT, about + "\n", durable=False)
+
+
+def _is_entry(folder: Path) -> bool:
+    """Whether a folder is a cache entry: it has a description, or, if that is lost, a file of a cache."""
+    if (folder / ABOUT).is_file():
+        return True
+    return any(_OWN.fullmatch(name) and name != ".DS_Store" for name in _names(folder))
+
+
+def _names(folder: Path) -> list[str]:
+    """The names in a folder, sorted; none if it is gone or cannot be read."""
+    try:
+        return sorted(os.listdir(folder))  # noqa: PTH208  names are wanted
+    except OSError:
+        return []
 
 
 def checksums(rows: np.ndarray) -> np.ndarray:
@@ -277,16 +320,24 @@ _UNREADABLE: set[Path] = set()  # indexes that were named in the log
 
 def _index(keys: Sequence[str | None], sums: np.ndarray, rows: np.ndarray) -> str:
     kind = [np.dtype(rows.dtype).str, *rows.shape[1:]]
-    return json.dumps({"keys": list(keys), "checksums": [f"{one:x}" for one in sums[: len(keys)]], "row": kind})
+    listed = {"keys": list(keys), "checksums": [f"{one:x}" for one in sums[: len(keys)]], "row": kind}
+    return json.dumps({**listed, "crc32": _crc32(listed)})
 
 
-def _open_shard(index: Path) -> Shard | None:
+def _crc32(listed: dict[str, Any]) -> int:
+    """The CRC-32 of an index, so that keys that change places are found too."""
+    return zlib.crc32(json.dumps([listed[name] for name in ("keys", "checksums", "row")]).encode())
+
+
+def open_shard(index: Path) -> Shard | None:
     """Open a shard. None if its array is gone, if it is damaged, or if it has no checksums, as early versions wrote."""
     file = index.with_suffix(".npy")
     try:
-        listed = json.loads(index.read_text())
-        if isinstance(listed, list):
+        listed = json.loads(index.read_text("utf-8"))
+        if isinstance(listed, list):  # see `is_early`
             return None
+        if listed.get("crc32", _crc32(listed)) != _crc32(listed):
+            raise ValueError("the index differs from its checksum")
         rows = np.load(file, mmap_mode="r", allow_pickle=False)
         sums = np.array([int(one, 16) for one in listed["checksums"]], "uint64")
         if not len(listed["keys"]) == len(sums) <= len(rows) or listed["row"] != [rows.dtype.str, *rows.shape[1:]]:
@@ -294,7 +345,7 @@ def _open_shard(index: Path) -> Shard | None:
         status = file.stat()
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
+    except Exception as error:  # NumPy raises many kinds for a damaged header, such as zipfile.BadZipFile and EOFError
         if index not in _UNREADABLE:
             log.warning(f"The cache file '{file}' or its index is damaged ({error}): what it held is computed again.")
         _UNREADABLE.add(index)
@@ -303,6 +354,14 @@ def _open_shard(index: Path) -> Shard | None:
     states = _STATES.setdefault(known, np.full(len(sums), UNSEEN))
     keys = [None if state == DAMAGED else key for key, state in zip(listed["keys"], states, strict=True)]
     return Shard(index, keys, rows.view(np.ndarray), sums, states)
+
+
+def is_early(index: Path) -> bool:
+    """Whether a shard is one without checksums, as early versions wrote them, which is not read."""
+    try:
+        return isinstance(json.loads(index.read_text("utf-8")), list)
+    except (OSError, ValueError):
+        return False
 
 
 @dataclass(frozen=True)
@@ -413,14 +472,17 @@ class Store:
 
     def refresh(self) -> None:
         """Read the indexes of shards written since the last call."""
-        for index in sorted(self.folder.glob("*.json")):
-            if index.name in self._read or index.name.startswith("."):
+        for name in _names(self.folder):
+            if not name.endswith(".json") or name in self._read or name.startswith("."):
                 continue
-            shard = _open_shard(index)
-            if shard is None:
-                continue
-            self._read.add(index.name)
-            self._add(shard.keys, shard)
+            shard = open_shard(self.folder / name)
+            if shard is not None:
+                self._take(shard)
+
+    def _take(self, shard: Shard) -> None:
+        """Read a shard from now on."""
+        self._read.add(shard.index.name)
+        self._add(shard.keys, shard)
 
     def hold(self, keys: Sequence[str], rows: np.ndarray) -> None:
         """Keep rows in memory. They are found by the other stores of the same `Cache` and folder, too."""
@@ -430,8 +492,12 @@ class Store:
     def _add(self, keys: Sequence[str | None], shard: Shard | np.ndarray) -> None:
         self._shards.append(shard)
         for row, key in enumerate(keys):
-            if key is not None and not (key in self._at and self._is_sound(key)):
+            if key is not None and not self._has(key):
                 self._at[key] = (len(self._shards) - 1, row)
+
+    def _has(self, key: str | None) -> bool:
+        """Whether a key is stored, in a row in which no damage was found."""
+        return key is not None and key in self._at and self._is_sound(key)
 
     def _is_sound(self, key: str) -> bool:
         """Whether no damage was found in a key's row."""
@@ -478,33 +544,127 @@ class Store:
 
 
 def clear_left(folder: Path) -> None:
-    """Remove what killed writers left in an entry: partial shards that nobody has marked for an hour."""
-    for file in folder.glob(".*.partial"):
+    """Remove what killed writers left in an entry.
+
+    Partial shards of this machine are removed if no process holds their lock, those of other machines if nobody has
+    marked them for an hour. Halves of a shard and temporary files are removed after an hour.
+    """
+    for file in _partials(folder):
         with contextlib.suppress(OSError):
-            if _OWN.fullmatch(file.name) and time.time() - file.stat().st_mtime > IN_USE_SECONDS:
+            if _is_abandoned(file):
                 file.unlink()
+    names = set(_names(folder))
+    for name in names:
+        other = {".npy": ".json", ".json": ".npy"}.get(Path(name).suffix, "")
+        half = _SHARD.fullmatch(name) and str(Path(name).with_suffix(other)) not in names
+        if half or (_UNPUBLISHED.fullmatch(name) and _OWN.fullmatch(name)):
+            with contextlib.suppress(OSError):
+                if time.time() - (folder / name).stat().st_mtime > IN_USE_SECONDS:
+                    (folder / name).unlink()
+
+
+def _partials(folder: Path) -> list[Path]:
+    return [folder / name for name in _names(folder) if name.endswith(".partial") and _OWN.fullmatch(name)]
+
+
+def _is_abandoned(file: Path) -> bool:
+    """Whether the writer of a partial shard is gone. Raises OSError if the file is."""
+    age = time.time() - file.stat().st_mtime
+    if fcntl is None or file.name[1:9] != _machine():
+        return age > IN_USE_SECONDS
+    try:
+        lock = _locked(file)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return age > IN_USE_SECONDS
+    lock.close()
+    return age > NEW_SECONDS
+
+
+_HELD: list[BinaryIO] = []  # until the process ends
+
+
+def hold(file: Path) -> None:
+    """Keep a file, which this process reads again later, from being cleared as long as the process lives."""
+    with contextlib.suppress(OSError):
+        if fcntl is not None:
+            _HELD.append(_locked(file, shared=True))
+
+
+def _in_use(folder: Path) -> set[str]:
+    """The names of an entry that stay when it is cleared: shards that are being written, and files that are held."""
+    kept = set()
+    for file in _partials(folder):
+        with contextlib.suppress(OSError):
+            kept |= set() if _is_abandoned(file) else {file.name}
+    try:
+        if fcntl is not None:
+            _locked(folder / "weights.npz").close()
+    except BlockingIOError:
+        kept |= {"weights.npz", "weights.json"}
+    except OSError:
+        pass
+    return kept | {ABOUT} if kept else kept
+
+
+def _machine() -> str:
+    """Eight hexadecimal digits for this machine, with which the names of its shards begin."""
+    return hashlib.sha256(platform.node().encode("utf-8", "backslashreplace")).hexdigest()[:8]
+
+
+def _locked(file: Path, *, shared: bool = False) -> BinaryIO:
+    """Open a file and lock it until it is closed. Raises BlockingIOError if another process holds the lock.
+
+    shared: whether others may hold it in the same way.
+    """
+    stream = file.open("rb")
+    try:
+        fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BaseException:
+        stream.close()
+        raise
+    return stream
 
 
 class Writer:
-    """Add one shard to a store. Rows written before an exception are kept."""
+    """Add one shard to a store. Rows written before an exception are kept.
+
+    If other processes have stored all of the keys meanwhile, their rows are taken, and this shard is dropped.
+    """
 
     def __init__(self, store: Store, count: int, row_shape: Sequence[int], dtype: str) -> None:
         self._store = store
-        self._name = uuid.uuid4().hex
+        self._name = _machine() + uuid.uuid4().hex[8:]
         self._keys: list[str | None] = []
         self._sums = np.zeros(count, "uint64")
-        store.folder.mkdir(parents=True, exist_ok=True)
-        clear_left(store.folder)
         self._temporary = store.folder / f".{self._name}.partial"
-        try:
-            self._array = np.lib.format.open_memmap(
-                self._temporary, mode="w+", dtype=np.dtype(dtype), shape=(count, *row_shape)
-            )
-            _reserve(self._temporary)
-        except OSError:
-            self._temporary.unlink(missing_ok=True)
-            raise
+        self._lock: BinaryIO | None = None
+        self._array = self._created(np.dtype(dtype), (count, *row_shape))
         self._marked = time.monotonic()
+
+    def _created(self, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
+        """Create the shard's file, again if another process clears the entry meanwhile."""
+        for last in (*[False] * TRIES, True):
+            try:
+                self._store.folder.mkdir(parents=True, exist_ok=True)
+                clear_left(self._store.folder)
+                array = np.lib.format.open_memmap(self._temporary, mode="w+", dtype=dtype, shape=shape)
+                with contextlib.suppress(BlockingIOError):
+                    self._lock = None if fcntl is None else _locked(self._temporary)
+                _reserve(self._temporary)
+                return array
+            except OSError as error:
+                self._close()
+                self._temporary.unlink(missing_ok=True)
+                if last or not isinstance(error, FileNotFoundError):
+                    raise
+        raise AssertionError
+
+    def _close(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def add(self, keys: Sequence[str], rows: np.ndarray) -> None:
         """Append rows, shape (len(keys), *row_shape)."""
@@ -525,23 +685,53 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._keys:
-            del self._array
-            self._temporary.unlink(missing_ok=True)
-            return
-        file = self._store.folder / f"{self._name}.json"
+        rows = self._array.view(np.ndarray)
         try:
             self._array.flush()
-            self._temporary.rename(file.with_suffix(".npy"))
-            write_atomically(file, _index(self._keys, self._sums, self._array), durable=False)
-        except OSError as error:  # the disk is full, or another run has cleared the cache
+            with locked(self._store.folder):
+                self._store.refresh()
+                if all(self._store._has(key) for key in self._keys):
+                    self._temporary.unlink(missing_ok=True)
+                else:
+                    self._publish()
+        except OSError as error:  # the disk is full
             log.warning(f"{counted(len(self._keys), 'row')} cannot be cached and will stay in memory: {error}")
-            self._store.hold([one or "" for one in self._keys], np.array(self._array[: len(self._keys)]))
-            for one in (self._temporary, file.with_suffix(".npy")):
+            self._store.hold([one or "" for one in self._keys], np.array(rows[: len(self._keys)]))
+            for one in (self._temporary, *(self._store.folder / f"{self._name}{kind}" for kind in (".json", ".npy"))):
                 with contextlib.suppress(OSError):
                     one.unlink()
+        finally:
+            self._close()
+
+    def _publish(self) -> None:
+        """Give the shard its name, after its index, and let the store read it."""
+        index = self._store.folder / f"{self._name}.json"
+        sums, rows = self._sums[: len(self._keys)], self._array.view(np.ndarray)
+        text = _index(self._keys, sums, rows)
         del self._array
-        self._store.refresh()
+        if os.name == "nt":  # does not rename a file that is mapped
+            rows = np.empty(0)
+        for last in (*[False] * TRIES, True):
+            try:
+                write_atomically(index, text, durable=False)
+                self._temporary.rename(index.with_suffix(".npy"))
+                break
+            except FileNotFoundError:  # another process has cleared the entry; what is mapped remains
+                if last or os.name == "nt":
+                    raise RunError(
+                        f"The cache '{self._store.folder}' was cleared while this run was writing to it. Run it again."
+                    ) from None
+                with contextlib.suppress(FileNotFoundError):
+                    self._store.folder.mkdir(parents=True, exist_ok=True)
+                    if not self._temporary.exists():
+                        with self._temporary.open("wb") as file:
+                            np.save(file, rows[: len(self._keys)])
+        if os.name == "nt":
+            self._store.refresh()
+        else:  # from memory, so that it does not matter if the entry is cleared
+            states = np.full(len(sums), UNSEEN)
+            rows.flags.writeable = False
+            self._store._take(Shard(index, self._keys, rows, sums, states))
 
 
 class MemoryWriter:

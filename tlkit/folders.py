@@ -11,12 +11,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from tlkit.errors import RunError
 from tlkit.files import contents, temporary_beside, write_atomically
+from tlkit.manifest import MANIFEST, digest, sealed, unsealed
 
 PLAN = "plan.json"
 DESCRIPTION = "tlkit.json"  # of an export
@@ -51,20 +52,65 @@ FILES = (
     "predictions.csv",
     "saved_model",
     *REPORT_FILES,
+    MANIFEST,
     "metrics.json",
 )
 
 
 def write_description(folder: Path, values: dict[str, Any]) -> None:
-    """Write an export's `tlkit.json`: `values`, and the names of all its files, which are replaced with it."""
-    values = {**values, "files": contents(folder)}
-    write_atomically(folder / DESCRIPTION, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    """Write an export's `tlkit.json`: `values`, the names of all its files, which are replaced with it, and checksums.
+
+    The names are under "files", and their sizes and SHA-256 under "checksums".
+    """
+    names = contents(folder)
+    checksums = {name: digest(folder / name) for name in names if not name.endswith("/")}
+    write_atomically(folder / DESCRIPTION, sealed({**values, "files": names, "checksums": checksums}))
 
 
 def add_to_description(folder: Path, values: dict[str, Any]) -> None:
     """Add values to an export's `tlkit.json`."""
-    known = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-    write_atomically(folder / DESCRIPTION, json.dumps({**known, **values}, indent=2, ensure_ascii=False) + "\n")
+    known = unsealed((folder / DESCRIPTION).read_bytes(), required=False)
+    write_atomically(folder / DESCRIPTION, sealed({**known, **values}))
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Read an export's `tlkit.json`. Raises RunError if there is none, or if it is damaged."""
+    try:
+        return unsealed((folder / DESCRIPTION).read_bytes(), required=False)
+    except (OSError, ValueError) as error:
+        raise RunError(f"'{folder}' has no readable {DESCRIPTION}: {error}. Export the run again.") from None
+
+
+def spoiled(folder: Path, description: dict[str, Any], passed_over: Collection[str] = ()) -> dict[str, str]:
+    """Name the files of an export that are not as they were written, each with "damaged" or "missing".
+
+    description: its `tlkit.json`. An export without checksums, as early versions wrote them, is taken as it is.
+    """
+    found = {}
+    for name, listed in description.get("checksums", {}).items():
+        if name in passed_over:
+            continue
+        try:
+            if digest(folder / name) != listed:
+                found[name] = "damaged"
+        except FileNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def check_export(folder: Path) -> None:
+    """Raise RunError if a file that an export's model needs is not as it was written.
+
+    Those beside it, such as README.md, may be edited. An export without a `tlkit.json`, which tlkit did not write, is
+    not verified.
+    """
+    if not (folder / DESCRIPTION).is_file():
+        return
+    for name, what in spoiled(folder, read_description(folder), passed_over=BESIDE).items():
+        raise RunError(
+            f"'{folder / name}' is {what}: it is not the file that was exported, as {DESCRIPTION} lists its SHA-256. "
+            "Export the run again."
+        )
 
 
 _KEYS = {PLAN: ("tlkit", "recipe", "classes"), DESCRIPTION: ("classes", "image_size", "fit", "input")}
@@ -159,6 +205,32 @@ def _foreign(folder: Path, manifest: str) -> list[str]:
     return [
         name for name in names if name not in own and not (_MODULE if "file" in known else _SAVED_MODEL).fullmatch(name)
     ]
+
+
+def run_files(folder: Path) -> list[str]:
+    """List the files of a run's folder that its manifest lists: all but those of exports, and what was left."""
+    names = (name for name in contents(folder) if not name.endswith("/") and name != MANIFEST)
+    return [name for name in names if _is_of_run(name, set()) and not _is_left(name) and not _is_of_export(name)]
+
+
+def exports_in(folder: Path) -> tuple[str, ...]:
+    """The names of the exports in a run's folder."""
+    return tuple(name for name in _EXPORTS if (folder / name / DESCRIPTION).is_file())
+
+
+def _is_of_export(name: str) -> bool:
+    return name.partition("/")[0] in _EXPORTS
+
+
+def foreign_files(folder: Path, manifest: str) -> list[str]:
+    """List the files of a run or an export that do not belong there, except inside the exports of a run.
+
+    manifest: PLAN for a run, DESCRIPTION for an export. If that file is damaged, of an export nothing is foreign.
+    """
+    if manifest == PLAN:
+        names = [name for name in contents(folder) if name.rpartition("/")[2] != ".DS_Store"]
+        return [name for name in names if not _is_of_run(name, set())]
+    return _foreign(folder, manifest) if own_manifest(folder, manifest) else []
 
 
 def _is_of_run(name: str, foreign_inside: set[str]) -> bool:

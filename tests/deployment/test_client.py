@@ -215,7 +215,7 @@ def test_a_layout_is_known_and_of_onnx() -> None:
 def test_an_export_of_an_earlier_version_still_answers(onnx_folder: Path, files: list[Path], tmp_path: Path) -> None:
     folder = shutil.copytree(onnx_folder, tmp_path / "out")
     described = json.loads((folder / "tlkit.json").read_text(encoding="utf-8"))
-    for name in ("preprocessing", "batch", "depth"):
+    for name in ("preprocessing", "batch", "depth", "checksums", "checksum"):
         del described[name]
     (folder / "tlkit.json").write_text(json.dumps(described))
     for name in BESIDE:

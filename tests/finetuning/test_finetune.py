@@ -90,6 +90,7 @@ def test_a_runs_split_can_be_given_back_as_data(trained: Path) -> None:
 def test_a_run_of_an_earlier_version_is_read_in_todays_words(trained: Path, tmp_path: Path) -> None:
     old = tmp_path / "run"
     shutil.copytree(trained, old)
+    (old / "manifest.json").unlink()
     plan = json.loads((old / "plan.json").read_text())
     job = plan.pop("job")
     kept = (
@@ -545,6 +546,7 @@ def test_the_split_of_a_run_whose_images_were_moved_says_where_they_belong(train
 def test_a_run_that_was_made_on_windows_finds_its_images_here(table: bool, trained: Path, tmp_path: Path) -> None:
     data = open_run(trained).plan.job.data
     run = copied(trained, tmp_path / "run", data=Path("C:\\Users\\me\\data" + "\\labels.csv" * table))
+    (run / "manifest.json").unlink()
     for name in ("split.csv", "predictions.csv"):
         (run / name).write_text((run / name).read_text().replace("/", "\\").replace("\n", "\r\n"))
     with pytest.raises(DataError, match=r"such as 'C:\\Users\\me\\data/(blue|green|red)/"):

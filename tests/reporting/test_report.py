@@ -176,6 +176,7 @@ def test_of_very_many_images_a_sample_is_checked_and_the_page_says_so(
 def test_what_names_hold_is_shown_and_not_run(run_folder: Path, tmp_path: Path, reported: None) -> None:
     folder = tmp_path / "run"
     shutil.copytree(run_folder, folder)
+    (folder / "manifest.json").unlink()
     for name in ("plan.json", "metrics.json", "predictions.csv"):
         text = (folder / name).read_text(encoding="utf-8").replace("green", "<img src=x onerror=alert(1)>")
         (folder / name).write_text(text, encoding="utf-8")
@@ -257,6 +258,7 @@ def test_a_proposed_threshold_is_not_praised_on_the_images_that_chose_it(
 ) -> None:
     """On validation images all above 0.8 are right; on test images every second one is wrong."""
     folder = shutil.copytree(run_folder, tmp_path / "run")
+    (folder / "manifest.json").unlink()
     columns = pd.read_csv(folder / "predictions.csv").columns
     rows = {**dict.fromkeys(columns, 0.0), "path": [f"{i}.png" for i in range(40)], "split": "validation"}
     table = pd.DataFrame({**rows, "label": "red", "probability": np.linspace(0.99, 0.4, 40)})
@@ -288,6 +290,7 @@ def test_a_leaderboard_of_two_runs_is_written_and_one_of_strangers_refused(
     assert page == tmp_path / "leaderboard.html"
     assert len(said) == 3 and said[0].split()[0] == "accuracy" and "the best" in said[1]
     assert "no clear difference" in page.read_text(encoding="utf-8")
+    (tmp_path / "two" / "manifest.json").unlink()
     table = pd.read_csv(tmp_path / "two" / "predictions.csv")
     table.assign(path="other/" + table["path"]).to_csv(tmp_path / "two" / "predictions.csv", index=False)
     with pytest.raises(SpecError, match="no image in common"):

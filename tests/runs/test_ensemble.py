@@ -99,6 +99,7 @@ def test_an_ensemble_replaces_a_run_when_it_is_finished_and_never_a_member(
 
 @pytest.mark.usefixtures("unserved")
 def test_what_one_member_trained_on_is_no_validation_image(runs: list[Path], tmp_path: Path) -> None:
+    (runs[1] / "manifest.json").unlink()
     split = pd.read_csv(runs[1] / "split.csv")
     first = split.index[split["split"] == "validation"][0]
     split.loc[first, "split"] = "train"
@@ -115,6 +116,7 @@ def test_what_one_member_trained_on_is_no_validation_image(runs: list[Path], tmp
 def test_runs_that_do_not_go_together_are_refused(runs: list[Path], tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(runs[0], other)
+    (other / "manifest.json").unlink()
     (other / "plan.json").write_text((other / "plan.json").read_text().replace('"image_size": 32', '"image_size": 48'))
     done = CliRunner().invoke(main, ["ensemble", str(runs[0]), str(other), "--out", str(tmp_path / "new")])
     assert done.exit_code == 1 and "differ in image size: 48 and 32" in done.stderr

@@ -170,6 +170,7 @@ def test_the_threshold_of_export_is_that_of_finetune(run: Path, grouped: bool, m
     monkeypatch.setattr("tlkit.runs.export._prove_pixels", lambda *a: None)  # the images are not there
     monkeypatch.setattr("tlkit.runs.export.write_target", lambda model, names, folder, *a, **settings: folder.mkdir())
     monkeypatch.setattr("tlkit.runs.export.add_to_description", lambda *a: None)
+    (run / "manifest.json").unlink()
     table = pd.read_csv(run / "predictions.csv")
     rng = np.random.default_rng(6680)
     many = pd.concat([table] * 80, ignore_index=True)

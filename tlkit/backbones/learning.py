@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlkit.backbones.backbone import Backbone, Weights
-from tlkit.cache import describe
-from tlkit.files import temporary_beside
+from tlkit.cache import describe, hold
+from tlkit.files import temporary_beside, write_atomically
+from tlkit.manifest import digest, sealed, unsealed
 from tlkit.words import counted
 
 if TYPE_CHECKING:
@@ -46,9 +47,11 @@ def learn_weights(backbone: Backbone, examples: Examples, *, weights: str = "ima
     if backbone.learn is None or backbone.weights is not None or weights != "imagenet":
         return backbone
     file = examples.cache.at("weights", _key(backbone, examples, seed)) / FILE
-    if not _is_sound(file):
+    hold(file)  # it is read again when the model is built
+    if not is_sound(file):
         arrays = backbone.learn(backbone, examples, seed)
         file = _written(arrays, file, examples, f"weights of {backbone.name}, learned from {len(examples):,} images")
+        hold(file)
     with contextlib.suppress(OSError):
         os.utime(file)  # marks it as in use
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -63,8 +66,16 @@ def _key(backbone: Backbone, examples: Examples, seed: int) -> str:
     return hashlib.sha256(json.dumps([made_by, sorted(examples.keys)]).encode()).hexdigest()[:24]
 
 
-def _is_sound(file: Path) -> bool:
-    """Whether a file of weights is there and not damaged. Its parts carry checksums."""
+def is_sound(file: Path) -> bool:
+    """Whether a file of weights is there and not damaged: it has the SHA-256 that `weights.json` beside it tells.
+
+    If there is none, as in early versions, the checksums of its parts are compared.
+    """
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            return unsealed(file.with_suffix(".json").read_bytes()) == digest(file)
+    except (OSError, ValueError):
+        return False
     try:
         with zipfile.ZipFile(file) as opened:
             return opened.testzip() is None
@@ -83,4 +94,5 @@ def _written(arrays: dict[str, np.ndarray], file: Path, examples: Examples, abou
     describe(file.parent, about)
     with temporary_beside(file) as temporary:
         np.savez(temporary, **{name: arrays[name] for name in sorted(arrays)})  # type: ignore[arg-type]
+        write_atomically(file.with_suffix(".json"), sealed(digest(temporary)))
     return file

@@ -55,6 +55,14 @@ class _Echo(logging.Handler):
         click.echo(shown(in_options(self.format(record)), keep=NEWLINES))
 
 
+class _Attention(logging.Handler):
+    """Print warnings to standard error, in a command that does not show the log, such as of a damaged file."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not any(isinstance(one, _Echo) for one in log.handlers):
+            click.echo(f"attention: {shown(in_options(self.format(record)), keep=NEWLINES)}", err=True)
+
+
 @contextlib.contextmanager
 def log_shown() -> Iterator[None]:
     """Print what the library logs while the block runs, and let its loops draw progress bars."""
@@ -109,6 +117,8 @@ class _Group(click.Group):
         for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show ends no command
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
+        attention = _Attention(logging.WARNING)
+        log.addHandler(attention)
         try:
             return super().invoke(ctx)
         except Exception as error:
@@ -119,6 +129,8 @@ class _Group(click.Group):
             ctx.exit(1)
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
+        finally:
+            log.removeHandler(attention)
 
 
 def _sentence(error: Exception) -> str | None:

@@ -1,4 +1,4 @@
-"""The commands on finished runs: `evaluate`, `predict`, `export`, `serve`, `report`, `explain` and `ensemble`."""
+"""The commands on finished runs, from `evaluate` to `verify`."""
 
 from __future__ import annotations
 
@@ -346,3 +346,32 @@ def ensemble(runs: Sequence[str], out: str, moved_to: str | None, force: bool) -
                 f"n = {score['n']:,}), log loss {score['log_loss']:.3f}"
             )
     click.echo(f"run         {run.folder}")
+
+
+@main.command("verify")
+@click.argument("path")
+@click.option("--json", "as_json", is_flag=True, help="print what was found as JSON")
+@click.pass_context
+def verify_(ctx: click.Context, path: str, as_json: bool) -> None:
+    """Compare all files of PATH with their checksums: a run, an export, or cache.
+
+    "cache" stands for the caches of decoded images and features; what is damaged there is removed, and computed again
+    when it is needed. The exit code is 1 if anything is damaged, missing, or not tlkit's."""
+    import json
+
+    from tlkit.runs.verify import verify
+
+    found = verify(path)
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        for what in ("damaged", "missing", "foreign"):
+            for name in getattr(found, what):
+                click.echo(f"{what:<8} {shown(name)}")
+        for note in found.notes:
+            click.echo(f"note     {shown(note)}")
+        rows = f", {counted(found.rows, 'row')}" if found.kind == "cache" else ""
+        verdict = "as they were written" if found.ok else "not all is as it was written"
+        click.echo(f"{counted(found.files, 'file')}{rows}, {found.bytes / 1e6:.1f} MB verified: {verdict}")
+    if not found.ok:
+        ctx.exit(1)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tlkit.cache import Store, describe
+from tlkit.data.examples import RowSource
 from tlkit.data.images import problem
 from tlkit.progress import log
 from tlkit.words import counted
@@ -33,20 +34,30 @@ class Looks:
     def add(self, keys: Sequence[str], pixels: np.ndarray) -> None:
         """Look at images: uint8, shape (n, size, size, 3)."""
         for key, image in zip(keys, pixels, strict=True):
-            digest = hashlib.blake2b(np.ascontiguousarray(image), digest_size=8).digest()
-            one_colour = bool((image == image[:1, :1]).all())
-            self._new[key] = np.array([int.from_bytes(digest, "little"), one_colour], "uint64")
+            self._new[key] = _look(image)
 
-    def complete(self, keys: Sequence[str], pixels: Store) -> None:
-        """Look at the cached images that were not looked at yet, and keep what was found."""
-        keys = list(dict.fromkeys(keys))
-        known = self._store.known(keys)
-        missing = [key for key, there in zip(keys, known, strict=True) if not there and key not in self._new]
+    def complete(self, keys: Sequence[str], pixels: RowSource | None) -> None:
+        """Look at the cached images that were not looked at yet, and keep what was found.
+
+        pixels: a row for each of the keys; None if there are none. Damaged digests are computed again.
+        """
+        first: dict[str, int] = {}
+        for row, key in enumerate(keys):
+            first.setdefault(key, row)
+        known = dict(zip(first, self._store.known(list(first)), strict=True))
+        missing = [key for key, there in known.items() if not there and key not in self._new]
         for start in range(0, len(missing), 64):
             some = missing[start : start + 64]
-            self.add(some, pixels.rows(some).gather(slice(None)))
-        here = [key for key, there in zip(keys, known, strict=True) if there]
-        kept: Sequence[np.ndarray] = list(self._store.rows(here).gather(slice(None))) if here else []
+            assert pixels is not None
+            self.add(some, pixels.gather([first[key] for key in some]))
+        here = [key for key, there in known.items() if there]
+
+        def again(indices: np.ndarray) -> np.ndarray:
+            assert pixels is not None
+            some = [here[i] for i in indices]
+            return np.stack([_look(image) for image in pixels.gather([first[key] for key in some])])
+
+        kept: Sequence[np.ndarray] = list(self._store.rows(here, again).gather(slice(None))) if here else []
         fresh = [key for key in self._new if key not in set(here)]
         if fresh:
             self._keep(fresh)
@@ -75,6 +86,13 @@ class Looks:
             equal += first.sha256 != row.sha256
         _warn(int(flat.sum()), equal, len(table))
         return found
+
+
+def _look(image: np.ndarray) -> np.ndarray:
+    """A digest of an image's pixels, and whether they are of one colour: uint64, shape (2,)."""
+    digest = hashlib.blake2b(np.ascontiguousarray(image), digest_size=8).digest()
+    one_colour = bool((image == image[:1, :1]).all())
+    return np.array([int.from_bytes(digest, "little"), one_colour], "uint64")
 
 
 def _warn(flat: int, equal: int, count: int) -> None:

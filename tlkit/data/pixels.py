@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
+import hashlib
 import itertools
 import os
 from collections import deque
@@ -23,16 +25,19 @@ import tensorflow as tf
 from tlkit.cache import Cache, MemoryWriter, Rows, Store, Wanted, Writer, open_writers
 from tlkit.data.convert import CONVERTER_VERSION, Unreadable, convert, convert_in_thread, without_warnings
 from tlkit.data.decode import decode_png_and_resize, square_decoder
-from tlkit.data.headers import why_not
+from tlkit.data.headers import Status, examine, why_not
 from tlkit.data.images import ImageSet, problem
 from tlkit.data.limits import FULL_DEPTH
 from tlkit.data.looks import Looks
+from tlkit.errors import DataError
 from tlkit.words import counted
 
 # Increase it when `decode` changes a pixel, so that old caches are not found. TensorFlow, which decodes and resizes, is
 # in the key by its own version.
 DECODER_VERSION = 6
 BATCH = 16  # files that a thread decodes before it hands them on
+CHANGED = "it was changed after it had been scanned"
+HashedFile = tuple[Path, str | None]  # with the SHA-256 that it must have; None for any
 AT_ONCE = 2  # files that are converted at the same time, to bound memory
 
 
@@ -65,18 +70,22 @@ class Pixels:
 
     def of(self, images: ImageSet) -> Rows | StreamedRows:
         """uint8 rows, shape (n, size, size, 3), RGB, in the order of `images`. Damaged ones are decoded again."""
-        files = StreamedRows(tuple(images.files()), self.size, self.fit, self.depth)
+        files = StreamedRows(tuple(images.files()), self.size, self.fit, self.depth, tuple(images.keys()))
         return files if self.store is None else self.store.rows(images.keys(), files.gather)
 
 
 @dataclass(frozen=True)
 class StreamedRows:
-    """Pixels that are decoded at each `gather`, with the interface of cached rows."""
+    """Pixels that are decoded at each `gather`, with the interface of cached rows.
+
+    keys: the SHA-256 of each file. One that has another by now is not decoded. Empty: whatever is there is decoded.
+    """
 
     files: tuple[Path, ...]
     size: int
     fit: str
     depth: int = FULL_DEPTH
+    keys: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.files)
@@ -93,20 +102,29 @@ class StreamedRows:
         chosen = np.arange(len(self.files))[indices]
         result = np.zeros((len(chosen), *self.row_shape), "uint8")
         count = 0
-        for rows, pixels in _decoded([self.files[i] for i in chosen], self.size, self.fit, self.depth):
+        files = [(self.files[i], self.keys[i] if self.keys else None) for i in chosen]
+        for rows, pixels in _decoded(files, self.size, self.fit, self.depth):
             result[rows] = pixels
             count += len(rows)
         if count < len(chosen):
             missing = counted(len(chosen) - count, "image")
-            raise OSError(f"Cannot decode {missing} that decoded before. Were files changed?")
+            raise DataError(
+                f"Cannot decode {missing} that decoded before: files were changed or removed while they were in use. "
+                "Restore them, or run again."
+            )
         return result
 
     def take(self, indices: np.ndarray | Sequence[int]) -> StreamedRows:
-        return dataclasses.replace(self, files=tuple(self.files[i] for i in np.asarray(indices)))
+        chosen = np.asarray(indices)
+        keys = tuple(self.keys[i] for i in chosen) if self.keys else ()
+        return dataclasses.replace(self, files=tuple(self.files[i] for i in chosen), keys=keys)
 
 
 def decode(images: ImageSet, size: int, fit: str, cache: Cache) -> tuple[Pixels, list[dict[str, str]]]:
     """Decode the images that are not cached yet.
+
+    A file whose content has changed since it was scanned is left out, so that no pixels are kept under the hash of
+    others.
 
     Returns the pixels, and a problem for each image that does not decode, is of one colour, or equals another one.
     """
@@ -121,18 +139,19 @@ def decode(images: ImageSet, size: int, fit: str, cache: Cache) -> tuple[Pixels,
     good = set(stored)
     looks = Looks(cache.at("looks", key))
     with writer or contextlib.nullcontext():
-        for rows, pixels in _decoded([files[i] for i in todo], size, fit, images.depth) if todo else ():
+        for rows, pixels in _decoded([(files[i], keys[i]) for i in todo], size, fit, images.depth) if todo else ():
             decoded = [keys[todo[row]] for row in rows]
             looks.add(decoded, pixels)
             good.update(decoded)
             if writer is not None:
                 writer.add(decoded, pixels)
     findings = [
-        _diagnose(file, row.path, row.label)
+        _diagnose((file, one), row.path, row.label, square_decoder(size, fit, images.depth))
         for file, one, row in zip(files, keys, images.table.itertuples(), strict=True)
         if one not in good
     ]
-    looks.complete([one for one in good if cached or one in stored], store)
+    kept = images.take([i for i, one in enumerate(keys) if one in good and (cached or one in stored)])
+    looks.complete(kept.keys(), Pixels(size, fit, store, depth=images.depth).of(kept) if len(kept) else None)
     findings += looks.findings(images.table[[one in good for one in keys]])
     return Pixels(size, fit, store if cached else None, len(todo), images.depth), findings
 
@@ -152,8 +171,8 @@ def _first_of_each(keys: Sequence[str], known: np.ndarray) -> list[int]:
     return list(first.values())
 
 
-def _decoded(files: Sequence[Path], size: int, fit: str, depth: int):  # type: ignore[no-untyped-def]
-    """Yield batches of (indices into `files`, pixels), and skip files that do not decode.
+def _decoded(files: Sequence[HashedFile], size: int, fit: str, depth: int):  # type: ignore[no-untyped-def]
+    """Yield batches of (indices into `files`, pixels), and skip files that do not decode, or have changed.
 
     Files that the graph refuses are converted, if they can be, and decoded then.
     """
@@ -166,7 +185,16 @@ def _decoded(files: Sequence[Path], size: int, fit: str, depth: int):  # type: i
             yield from _by_conversion(files, np.flatnonzero(left), _square(size, fit, depth))
 
 
-def _by_graph(files: Sequence[Path], size: int, fit: str, depth: int):  # type: ignore[no-untyped-def]
+def _read(file: HashedFile) -> bytes:
+    """A file's bytes. Raises OSError if it cannot be read, or is not the one that was scanned."""
+    path, sha256 = file
+    data = path.read_bytes()
+    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+        raise OSError(errno.ESTALE, CHANGED)
+    return data
+
+
+def _by_graph(files: Sequence[HashedFile], size: int, fit: str, depth: int):  # type: ignore[no-untyped-def]
     """Decode files by several threads. A pipeline of tf.data would start anew, for two seconds, at each call."""
     square, waiting = square_decoder(size, fit, depth), deque[Future[list[tuple[int, np.ndarray]]]]()
 
@@ -174,7 +202,7 @@ def _by_graph(files: Sequence[Path], size: int, fit: str, depth: int):  # type: 
         found = []
         for row in rows:
             with contextlib.suppress(OSError, tf.errors.OpError):
-                found.append((row, square(tf.constant(files[row].read_bytes())).numpy()))
+                found.append((row, square(tf.constant(_read(files[row]))).numpy()))
         return found
 
     threads = os.cpu_count() or 1
@@ -189,7 +217,7 @@ def _by_graph(files: Sequence[Path], size: int, fit: str, depth: int):  # type: 
                 yield np.array([row for row, _ in found]), np.stack([pixels for _, pixels in found])
 
 
-def _by_conversion(files: Sequence[Path], rows: np.ndarray, square: Callable[[tf.Tensor], tf.Tensor]):  # type: ignore[no-untyped-def]
+def _by_conversion(files: Sequence[HashedFile], rows: np.ndarray, square: Callable[[tf.Tensor], tf.Tensor]):  # type: ignore[no-untyped-def]
     """Convert the files at `rows`, and decode what that gives."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for start in range(0, len(rows), 2 * AT_ONCE):
@@ -209,24 +237,33 @@ def _square(size: int, fit: str, depth: int) -> Callable[[tf.Tensor], tf.Tensor]
     )
 
 
-def _converted(file: Path) -> bytes:
+def _converted(file: HashedFile) -> bytes:
     """A file that the graph refuses as PNG; nothing if it cannot be converted."""
     try:
-        data = file.read_bytes()
+        data = _read(file)
         converted = convert_in_thread(data)
     except (OSError, Unreadable):
         return b""
     return b"" if converted is data else converted
 
 
-def _diagnose(file: Path, path: str, label: str) -> dict[str, str]:
-    """The problem of a file that did not decode."""
+def _diagnose(file: HashedFile, path: str, label: str, square: Callable[[tf.Tensor], tf.Tensor]) -> dict[str, str]:
+    """The problem of a file that did not decode. square: the decoder."""
     try:
-        data = file.read_bytes()
+        data = _read(file)
     except OSError as error:
         return problem(path, label, "unreadable", error.strerror or str(error))
     try:
         convert(data)
     except Unreadable as reason:
         return problem(path, label, reason.kind, reason.detail)
+    if examine(data).status is Status.DECODES and _decodes(data, square):
+        return problem(path, label, "unreadable", CHANGED)  # and was put back
     return problem(path, label, *why_not(data))
+
+
+def _decodes(data: bytes, square: Callable[[tf.Tensor], tf.Tensor]) -> bool:
+    with contextlib.suppress(tf.errors.OpError), tf.device("cpu"):
+        square(tf.constant(data))
+        return True
+    return False

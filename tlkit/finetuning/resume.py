@@ -123,7 +123,7 @@ def _changed_images(run: Run, prepared: Prepared) -> list[str]:
     columns = ["path", "label", "split", "sha256"]
     try:
         before = run.read_table("split.csv")[columns]
-    except (OSError, KeyError, ValueError):
+    except (OSError, KeyError, ValueError, RunError):
         return ["split.csv cannot be read"]
     now = prepared.dataset.images.table[columns].astype(str)
     old, new = (set(one.itertuples(index=False, name=None)) for one in (before, now))

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from tlkit.errors import RunError, SpecError, unknown
+from tlkit.manifest import digest, known_manifest
 from tlkit.plan.augmentation import Augmentation, augmentation_from_dict, check_fields
 from tlkit.plan.checks import _between, _from_dict, _whole
 from tlkit.plan.columns import named_columns
 from tlkit.plan.old import renewed
 from tlkit.plan.recipe import Recipe, recipe_from_dict
+from tlkit.progress import log
 
 FITS = ("squash", "crop", "pad")  # ways to make an image square
 PARTS = ("train", "validation", "test")
@@ -210,6 +212,7 @@ class Job:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError):
             values = None
+        _say_if_changed(path)
         values = renewed(values) if isinstance(values, dict) else {}
         if values.get("ensemble_of"):
             raise RunError(f"'{path}' is the plan of an ensemble. Repeat it with `tlkit ensemble` and its runs.")
@@ -249,6 +252,13 @@ class Job:
             "allow": list(self.allow),
             "checked": self.checked is not None and self.checked == self.recipe,
         }
+
+
+def _say_if_changed(file: Path) -> None:
+    """Log that a run's plan.json is not the one that the run was made by. It may be edited, to make another run."""
+    manifest = known_manifest(file.parent) if file.name == "plan.json" else None
+    if manifest is not None and not manifest.agrees(file.name, digest(file)):
+        log.warning(f"'{file}' was changed after its run: the new run is the one that it describes now.")
 
 
 def check_max_error(max_error: float | None) -> None:

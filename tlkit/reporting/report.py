@@ -15,7 +15,6 @@ from pathlib import Path
 from tlkit.cache import Cache
 from tlkit.disk import check_writable
 from tlkit.errors import DataError
-from tlkit.files import write_atomically
 from tlkit.progress import log
 from tlkit.reporting.findings import SECONDS, Analysis, Findings, ReportInputs, analyse, collect
 from tlkit.reporting.leaderboard import leaderboard
@@ -120,7 +119,7 @@ def write_report(
     page = _page(findings)
     numbers = findings.numbers() | {"report_seconds": round(time.monotonic() - started, 1)}
     inputs.run.write_json("report.json", numbers)
-    write_atomically(inputs.run.folder / "report.html", page)
+    inputs.run.write_text("report.html", page)
     return inputs.run.folder / "report.html"
 
 

@@ -20,6 +20,7 @@ from tlkit.errors import DataError, DiskError, SpecError
 from tlkit.evaluation.predict import own_probabilities, predict_probabilities
 from tlkit.evaluation.refusal import refusal_threshold
 from tlkit.folders import DESCRIPTION, EXPORTED, add_to_description, own_manifest, until_proved
+from tlkit.manifest import note_files
 from tlkit.models.files import size_of
 from tlkit.plan.job import check_max_error
 from tlkit.progress import log
@@ -105,6 +106,8 @@ def export_run(
             write_target(model, plan.classes, unproved, target, fit=rule, **settings, representative=ranges)
             proof = _prove_pixels(run, model, unproved, force)
         add_to_description(unproved, {"proof": proof})
+    if folder == default:
+        note_files(run.folder, {}, [folder.name])
     if max_error is not None:
         run.write_json("metrics.json", {**run.metrics, "refusal": refusal})
     return folder, _recorded(run, target, folder, proof)

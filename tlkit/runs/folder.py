@@ -4,6 +4,13 @@
 `metrics.json` is written last, when everything else is there. So a folder without metrics is a run that did not finish.
 Every file is written under a temporary name and then renamed.
 
+`manifest.json` lists the SHA-256 of every file of a finished run (see `tlkit.manifest`). A file is compared with it
+when it is read, so a damaged one is refused by those who need it, and only by them; `tlkit verify` looks at all. A run
+without a manifest, of an earlier version, is read as it is.
+
+plan.json is also what a person edits, to run it again. So a changed one is said, and is used if the trained model does
+not depend on the change; if its classes, image size, fit or depth are not those of the model, the run is refused.
+
 `tlkit.folders` says when a folder may be replaced. A run that replaces another is made beside it, in
 `.unfinished-1a2b3c4d-NAME`, and renamed when it is finished. Until then the earlier run is kept.
 """
@@ -24,9 +31,20 @@ from tlkit.data.sources.table import root_of_table
 from tlkit.disk import check_writable
 from tlkit.errors import RunError, SpecError
 from tlkit.files import contents, csv_text, name_beside, remove, replace_folder, write_atomically
-from tlkit.folders import PLAN, _check_movable, _foreign, _is_left, check_replaceable
+from tlkit.folders import (
+    PLAN,
+    _check_movable,
+    _foreign,
+    _is_left,
+    check_replaceable,
+    exports_in,
+    own_manifest,
+    run_files,
+)
+from tlkit.manifest import MANIFEST, Manifest, check_file, digest, digest_of, known_manifest, note_files
 from tlkit.plan.old import renewed_table
 from tlkit.plan.plan import Plan
+from tlkit.progress import log
 from tlkit.words import counted, text_of
 
 if TYPE_CHECKING:
@@ -80,15 +98,18 @@ class Run:
     def plan(self) -> Plan:
         """What the run does, and why: `plan.json`, of this version or an earlier one."""
         file = self.folder / "plan.json"
+        values, data = _read_json(file)
+        _check_plan(self.folder, values, data)
         try:
-            return Plan.from_dict(_read_json(file))
+            return Plan.from_dict(values)
         except (KeyError, TypeError, AttributeError) as error:
             raise RunError(f"'{file}' is not the plan of a run. Repeat the run.") from error
 
     @property
     def metrics(self) -> dict[str, Any]:
         """How good the run is: `metrics.json`, with every key of METRICS."""
-        values = _read_json(self.folder / "metrics.json")
+        values, data = _read_json(self.folder / "metrics.json")
+        check_file(self.folder, "metrics.json", data)
         if not any(isinstance(values.get(split), dict) for split in ("validation", "test")):
             raise RunError(f"'{self.folder / 'metrics.json'}' has no scores of a run. Repeat the run.")
         return {**METRICS, **values}
@@ -128,11 +149,26 @@ class Run:
         self.write_json("plan.json", plan.to_dict())
 
     def write_metrics(self, values: Mapping[str, Any]) -> None:
-        """Write metrics.json, after which the run counts as finished. Raises KeyError for a key not in METRICS."""
+        """Write manifest.json and metrics.json, after which the run counts as finished.
+
+        Raises KeyError for a key not in METRICS.
+        """
         unknown = set(values) - set(METRICS)
         if unknown:
             raise KeyError(f"metrics.json has no {', '.join(sorted(unknown))}. Expected among: {', '.join(METRICS)}.")
-        self.write_json("metrics.json", {**METRICS, **values})
+        text = _json_text({**METRICS, **values})
+        write_manifest(self, {"metrics.json": _bytes_of(text)})
+        write_atomically(self.folder / "metrics.json", text)
+
+    def read(self, name: str) -> bytes:
+        """Read one of the run's files. Raises RunError if it is absent or has changed since the run was finished."""
+        file = self.folder / name
+        try:
+            data = file.read_bytes()
+        except FileNotFoundError:
+            raise RunError(f"'{file}' does not exist. Expected the folder of a finished run.") from None
+        check_file(self.folder, name, data)
+        return data
 
     def read_table(self, name: str) -> pd.DataFrame:
         """Read one of the run's CSVs of images, with this version's columns: text, except for probabilities."""
@@ -153,11 +189,9 @@ class Run:
         import pandas as pd
 
         file = self.folder / name
+        data = self.read(name)
         try:
-            data = file.read_bytes()
             table = pd.read_csv(io.BytesIO(data), dtype=str if text else None, keep_default_na=not text)
-        except FileNotFoundError:
-            raise RunError(f"'{file}' does not exist. Expected the folder of a finished run.") from None
         except ValueError as error:  # pandas' errors are of this kind
             raise RunError(f"'{file}' is empty or damaged: {str(error).strip()}. Repeat the run.") from None
         table = renewed_table(table)
@@ -178,11 +212,59 @@ class Run:
         return Path(str(windows.parent)) if windows.drive and not data.exists() else root_of_table(data)
 
     def write_json(self, name: str, values: dict[str, Any]) -> None:
-        write_atomically(self.folder / name, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        self.write_text(name, _json_text(values))
 
     def write_table(self, name: str, table: Any) -> None:
         """Write a pandas table as CSV, without its index."""
-        write_atomically(self.folder / name, csv_text(table))
+        self.write_text(name, csv_text(table))
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file of text, and list it in the run's manifest if it has one."""
+        note_files(self.folder, {name: _bytes_of(text)})
+        write_atomically(self.folder / name, text)
+
+
+def write_manifest(run: Run, coming: Mapping[str, bytes]) -> None:
+    """Write the manifest of a run that is finished but for some files. coming: their bytes by name."""
+    files = {name: digest(run.folder / name) for name in run_files(run.folder)}
+    files |= {name: digest_of(data) for name, data in coming.items()}
+    plan = own_manifest(run.folder, PLAN)
+    Manifest(files, exports_in(run.folder), _of_model(plan or {})).write(run.folder)
+
+
+def _of_model(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a plan.json's values the trained model depends on."""
+    job = plan.get("job", plan.get("settings", {}))
+    names = ("classes", "image_size", "depth")
+    return {name: plan.get(name) for name in names} | {"fit": job.get("fit")}
+
+
+def _check_plan(folder: Path, values: Any, data: bytes) -> None:
+    """Say that a run's plan.json was changed after the run. Raises RunError if the model does not go with it."""
+    manifest = known_manifest(folder)
+    if manifest is None or manifest.agrees(PLAN, digest_of(data)):
+        return
+    try:
+        now = _of_model(values)
+    except AttributeError:
+        return  # what reads the plan says so
+    for name, was in (manifest.model or {}).items():
+        if now[name] != was:
+            raise RunError(
+                f"'{folder / PLAN}' was changed after the run: its {name.replace('_', ' ')} is {now[name]}, but the "
+                f"model was trained with {was}. Put that back. To train with the changed plan, use "
+                f"`tlkit finetune {folder}/plan.json`."
+            )
+    changed = (folder, manifest.files[PLAN]["sha256"], len(data))
+    if changed not in _SAID:
+        log.warning(
+            f"'{folder / PLAN}' was changed after the run, by a person or by damage: its SHA-256 is not the one in "
+            f"{MANIFEST}. It is used as it is now."
+        )
+    _SAID.add(changed)
+
+
+_SAID: set[tuple[Path, str, int]] = set()  # changed plans that were named in the log
 
 
 def with_slashes(table: pd.DataFrame) -> pd.DataFrame:
@@ -201,7 +283,7 @@ def open_run(folder: str | Path, moved_to: str | Path | None = None) -> Run:
         moved_to: Where the run's data is now, if it was moved: the folder or CSV that the run was made from.
 
     Raises:
-        RunError: The folder is not a run, or a run that did not finish.
+        RunError: The folder is not a run, or a run that did not finish, or its plan does not go with its model.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -216,6 +298,8 @@ def open_run(folder: str | Path, moved_to: str | Path | None = None) -> Run:
             f"The run '{folder}' did not finish. Go on with it: `tlkit finetune --resume {folder}`. "
             f"Or begin it anew: `tlkit finetune {folder}/plan.json --out {folder} --force`."
         )
+    if (folder / MANIFEST).is_file():
+        _check_plan(folder, *_read_json(folder / PLAN))
     return run
 
 
@@ -340,13 +424,24 @@ def _check_apart(folder: Path, data: Path) -> None:
         raise RunError(f"The data '{data}' lies in the run's folder '{folder}'. Give another `out`.")
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def _json_text(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
+def _bytes_of(text: str) -> bytes:
+    """What `write_atomically` writes."""
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _read_json(file: Path) -> tuple[Any, bytes]:
+    """A file's values, and its bytes."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        data = file.read_bytes()
+        values = json.loads(data)
     except FileNotFoundError:
         raise RunError(f"'{file}' does not exist. Expected the folder of a run that `tlkit finetune` wrote.") from None
     except (ValueError, RecursionError) as error:
         raise RunError(f"'{file}' is not JSON: {error}. Repeat the run.") from None
     if not isinstance(values, dict):
         raise RunError(f"'{file}' holds {type(values).__name__} instead of an object. Repeat the run.")
-    return values
+    return values, data

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tlkit.data.limits import FULL_DEPTH
 from tlkit.errors import RunError
+from tlkit.manifest import check_file
 from tlkit.runs.folder import Run
 
 
@@ -52,6 +53,8 @@ def lineage(run: Run | str | Path, *, served: bool = False) -> Lineage:
     served: Of the model that the run delivers, which may have been trained on its validation images too, and on test
         images that it drew. Otherwise of the one that these judge (see `tlkit.runs.reading.load_judged`), from which
         other runs start.
+
+    Raises RunError for a split.csv or a metrics.json that is damaged.
     """
     start = (run.folder if isinstance(run, Run) else Path(run)).absolute()
     waiting, known, missing = [(start, served)], {(start, served)}, []
@@ -60,6 +63,9 @@ def lineage(run: Run | str | Path, *, served: bool = False) -> Lineage:
     while waiting:
         folder, delivered = waiting.pop()
         one = Run(folder)
+        for name in ("split.csv", "metrics.json"):  # a damaged one is not as good as a missing one
+            if (folder / name).is_file():
+                check_file(folder, name)
         try:
             plan, table = one.plan, one.read_table("split.csv")
             used = one.learned_from if delivered else ("train",)

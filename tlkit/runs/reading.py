@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -17,7 +18,8 @@ from tlkit.data.dataset import decode_images
 from tlkit.data.images import PROBLEM_COLUMNS, TABLE_COLUMNS, ImageSet
 from tlkit.deployment.exported import Opened, _opened_target
 from tlkit.errors import DataError, RunError, WeightsError
-from tlkit.folders import DESCRIPTION, own_manifest
+from tlkit.folders import DESCRIPTION, check_export, own_manifest, read_description
+from tlkit.manifest import check_file, known_manifest
 from tlkit.models.files import open_model
 from tlkit.runs.folder import Run, open_run
 from tlkit.words import counted
@@ -34,8 +36,12 @@ BATCH = 32
 
 
 def load_model(run: Run | str | Path) -> keras.Model:
-    """Load a run's classifier: an ordinary Keras model, raw RGB 0-255 in, probabilities out."""
+    """Load a run's classifier: an ordinary Keras model, raw RGB 0-255 in, probabilities out.
+
+    Raises RunError for a file that is damaged or does not load.
+    """
     run = run if isinstance(run, Run) else open_run(run)
+    _check_model(run, run.model_file)
     return _open_model(run.model_file)
 
 
@@ -48,6 +54,15 @@ def _open_model(file: Path) -> keras.Model:
         raise RunError(f"'{file}' cannot be loaded: {str(error).splitlines()[0]}. Repeat the run.") from error
 
 
+def _check_model(run: Run, file: Path) -> None:
+    """Raise RunError if a model's file, or a module of a SavedModel beside it, is damaged, where a manifest tells."""
+    manifest = known_manifest(run.folder)
+    modules = [name for name in manifest.files if name.startswith("modules/")] if manifest else []
+    for name in (file.name, *modules):
+        if (run.folder / name).is_file():  # otherwise what opens it says so
+            check_file(run.folder, name)
+
+
 def load_judged(run: Run | str | Path) -> keras.Model:
     """Load the classifier that a run's validation images may judge, because it was not trained on them.
 
@@ -55,11 +70,13 @@ def load_judged(run: Run | str | Path) -> keras.Model:
     """
     run = run if isinstance(run, Run) else open_run(run)
     if run.judged_file.is_file():
+        _check_model(run, run.judged_file)
         return _open_model(run.judged_file)
     model = load_model(run)
     if run.judged_head.is_file():
+        data = run.read(run.judged_head.name)
         try:
-            with run.judged_head.open("rb") as file, np.load(file, allow_pickle=False) as head:
+            with np.load(io.BytesIO(data), allow_pickle=False) as head:
                 model.get_layer("predictions").set_weights([head["kernel"], head["bias"]])
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise RunError(f"'{run.judged_head}' is damaged ({error}). Repeat the run.") from error
@@ -157,6 +174,7 @@ def load_signatures(model: str | Path) -> dict[str, Any]:
     import tensorflow as tf
 
     folder = served_folder(model)
+    check_export(folder)
     try:
         signatures = tf.saved_model.load(str(folder)).signatures
         return {"serving_default": signatures["serving_default"], **signatures}
@@ -187,8 +205,9 @@ def unsure_below(model: str | Path) -> float | None:
     folder = Path(model)
     if not (folder / DESCRIPTION).is_file():
         folder = served_folder(model)
-    description = own_manifest(folder, DESCRIPTION)
-    return None if description is None else float(description.get("unsure_below", 0.0))
+    if own_manifest(folder, DESCRIPTION) is None:
+        return None
+    return float(read_description(folder).get("unsure_below", 0.0))
 
 
 def served_folder(model: str | Path) -> Path:

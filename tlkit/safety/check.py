@@ -14,6 +14,7 @@ A field that fails is narrowed by bisection. See `tlkit.safety.evidence` for fea
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -29,6 +30,7 @@ from tlkit.cache import Cache, describe
 from tlkit.data.dataset import Dataset, decode_images
 from tlkit.data.images import ImageSet
 from tlkit.files import write_atomically
+from tlkit.manifest import sealed, unsealed
 from tlkit.models.classifier import build_classifier
 from tlkit.plan.augmentation import (
     AUGMENTATION_LIMITS,
@@ -103,14 +105,16 @@ def check_safety(
     settings = [network.name, weights, fit, allow, seed, thorough, dataclasses.asdict(asked), VERSION]
     data = [images.labels().tolist(), images.keys(), images.groups().tolist()]
     file = _cache_file(cache, json.dumps([*settings, *data]))
-    if file.is_file():
-        return _cached(file)
+    found = _cached(file)
+    if found is not None:
+        return found
     sample = prepare_sample(images, backbone=backbone, seed=seed, cache=cache, fit=fit)
     safety = run_check(sample, asked, allow=allow, deadline=deadline, thorough=thorough)
     text = json.dumps(safety.to_dict())
     if not deadline.over and cache.has_room_for(len(text)):
         describe(file.parent, f"safety check of an augmentation on {counted(len(images), 'image')}, by {network.name}")
-        write_atomically(file, text)
+        with contextlib.suppress(FileNotFoundError):  # another process has cleared the entry
+            write_atomically(file, sealed(safety.to_dict()))
     return _from_json(text)
 
 
@@ -122,9 +126,16 @@ def _reference(images: ImageSet, seed: int) -> ImageSet:
     return images.take([int(index) for index in chosen])
 
 
-def _cached(file: Path) -> Safety:
-    """Read a cached result and log its verdicts."""
-    safety = _from_json(file.read_text(encoding="utf-8"))
+def _cached(file: Path) -> Safety | None:
+    """Read a cached result and log its verdicts. None if there is none, or if it is damaged or has no checksum."""
+    try:
+        values = unsealed(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        log.warning(f"The cache file '{file}' is not used ({error}): the check is made again.")
+        return None
+    safety = _from_json(json.dumps(values))
     for verdict in safety.verdicts:
         log.info(line_of(verdict))
     return safety

@@ -9,7 +9,6 @@ images as pixels. Only the SavedModel decodes files (see `tlkit.export`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ from tlkit.deployment.formats.openvino import OPENVINO
 from tlkit.deployment.formats.shared import Answer, Format, _needed
 from tlkit.errors import ExportError, RunError, SpecError, unknown
 from tlkit.files import temporary_beside
-from tlkit.folders import DESCRIPTION, check_replaceable, write_description
+from tlkit.folders import DESCRIPTION, check_export, check_replaceable, read_description, write_description
 from tlkit.models.files import size_of
 from tlkit.quiet import _quietly
 
@@ -140,17 +139,6 @@ def _input(rule: dict[str, Any], form: Format) -> str:
     return f"images: float32 ({shape}), {rule['layout']}, RGB 0-255 by `preprocessing`; the model normalises by itself"
 
 
-def read_description(folder: Path) -> dict[str, Any]:
-    """Read an export's `tlkit.json`. Raises RunError if there is none."""
-    try:
-        values = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"'{folder}' has no readable {DESCRIPTION}: {error}. Export the run again.") from None
-    if not isinstance(values, dict) or any(key not in values for key in ("classes", "image_size", "fit")):
-        raise RunError(f"'{folder / DESCRIPTION}' does not describe an export. Export the run again.")
-    return values
-
-
 def open_target(folder: str | Path) -> tuple[dict[str, Any], Answer]:
     """Open an export other than a SavedModel.
 
@@ -159,7 +147,7 @@ def open_target(folder: str | Path) -> tuple[dict[str, Any], Answer]:
         float32, shape (n, classes).
 
     Raises:
-        RunError: The folder is not such an export, or does not load.
+        RunError: The folder is not such an export, does not load, or a file of it is damaged.
         ExportError: A package that runs it is not installed.
     """
     folder = Path(folder)
@@ -167,6 +155,7 @@ def open_target(folder: str | Path) -> tuple[dict[str, Any], Answer]:
     target = description.get("format", "savedmodel")
     if target not in FORMATS:
         raise RunError(f"'{folder}' holds an export as {target}. Expected one of {', '.join(FORMATS)}.")
+    check_export(folder)
     file = folder / FORMATS[target].file
     try:
         return description, FORMATS[target].open(file)
