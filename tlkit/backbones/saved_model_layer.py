@@ -20,6 +20,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tlkit.backbones.operations import check_operations
 from tlkit.errors import WeightsError
 
 MODULES = "modules"  # the folder of SavedModels beside a `.keras` file
@@ -128,6 +129,7 @@ class Module:
 
 
 def _load(folder: Path, name: str) -> Any:
+    check_operations(folder, name, WeightsError)
     try:
         return tf.saved_model.load(str(folder))
     except ValueError as error:  # perhaps it has no tag of TF2's
