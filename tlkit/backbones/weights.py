@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlkit.backbones.backbone import Backbone, Weights
 from tlkit.backbones.checkpoint import SUFFIXES
-from tlkit.backbones.download import NotDownloaded, check_digest, digits_in, download, models_folder
+from tlkit.backbones.download import NotDownloaded, check_digest, check_unchanged, digits_in, download, models_folder
 from tlkit.backbones.files import read_weights
 from tlkit.backbones.published import Card, fetch, read_card
 from tlkit.backbones.table import BACKBONES
@@ -74,8 +74,11 @@ def find_weights(backbone: Backbone, weights: str, *, accept_licence: bool = Fal
             f"'{backbone.weights.file}': the cache was cleared. Run it again."
         )
     if file is None:
-        return _download(backbone.name, backbone.weights)
-    check_digest(file, _digest_of_row(backbone.weights), backbone.name)
+        file = _download(backbone.name, backbone.weights)
+    else:
+        check_digest(file, _digest_of_row(backbone.weights), backbone.name)
+    if _digest_of_row(backbone.weights) is None:
+        check_unchanged(file, backbone.name)
     return file
 
 
