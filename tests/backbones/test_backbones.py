@@ -170,7 +170,7 @@ def test_one_changed_bit_of_weights_without_a_published_hash_is_found(empty_cach
     assert note.read_text() == f"{hashlib.sha256(bytes(1000)).hexdigest()}  {file.name}\n"
     file.write_bytes(bytes(500) + b"\x01" + bytes(499))
     with pytest.raises(
-        WeightsError, match="mobilenetv2, has changed since it was first used: its sha256 is .*expected"
+        WeightsError, match=r"mobilenetv2, has changed since it was first used: its sha256 is .*expected"
     ):
         find_weights(row, "imagenet")
     note.write_text("\n")  # nothing to compare with: stored again

@@ -20,6 +20,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tlkit.backbones.finite import check_array
 from tlkit.backbones.operations import check_operations
 from tlkit.errors import WeightsError
 
@@ -79,6 +80,8 @@ class Module:
         concrete = [self._signature] if self._signature else list(getattr(self._function, "concrete_functions", ()))
         self.size = _size_of(concrete, name)
         self.variables = _variables_of(self.loaded, concrete)
+        for one in self.variables:
+            check_array(one.numpy() if one.dtype.is_floating else (), one.name, f"The weights of '{name}'")
         trained = getattr(self.loaded, "trainable_variables", None)
         chosen = {id(one) for one in (trained if trained is not None else ()) if not self.frozen_because}
         self.trained = [one for one in self.variables if id(one) in chosen]

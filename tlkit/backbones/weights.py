@@ -16,6 +16,7 @@ from tlkit.backbones.backbone import Backbone, Weights
 from tlkit.backbones.checkpoint import SUFFIXES
 from tlkit.backbones.download import NotDownloaded, check_digest, check_unchanged, digits_in, download, models_folder
 from tlkit.backbones.files import read_weights
+from tlkit.backbones.finite import check_finite
 from tlkit.backbones.published import Card, fetch, read_card
 from tlkit.backbones.table import BACKBONES
 from tlkit.errors import WeightsError, nearest
@@ -209,6 +210,7 @@ def load_backbone_weights(backbone: Backbone, model: keras.Model, file: Path) ->
             f"which has {backbone.parameters:,} parameters without its top{like}. "
             "If the file is incomplete, delete it and download it again."
         ) from error
+    check_finite(model, f"The weights in '{file}'")
 
 
 def _tensors(backbone: Backbone, file: Path) -> dict[str, np.ndarray]:

@@ -24,7 +24,7 @@ from tlkit.backbones.graph import graph_nodes
 from tlkit.cache import Store, Writer, describe
 from tlkit.data.augment import augment, augmentation_version
 from tlkit.data.examples import Examples, RowSource
-from tlkit.errors import RunError
+from tlkit.errors import RunError, TrainingError
 from tlkit.models.inference import bfloat16_pays, frozen_call
 from tlkit.plan.augmentation import Augmentation
 from tlkit.progress import NO_DEADLINE, Deadline, bar, log
@@ -274,6 +274,7 @@ def _compute(
                     waiting = pool.submit(prepare, chunks[number + 1])
                 outputs = call(images)
                 for writer, values in zip(writers, outputs, strict=True):
+                    _check_finite(values, prefix, [missing.keys[view][i] for view, i in chunk])
                     writer.add([missing.keys[view][i] for view, i in chunk], values)
                 done += len(chunk)
                 update(done)
@@ -283,6 +284,17 @@ def _compute(
             for writer in writers:
                 writer.__exit__(None, None, None)
     return done
+
+
+def _check_finite(values: np.ndarray, prefix: keras.Model, keys: list[str]) -> None:
+    """Raise TrainingError if a row of features is NaN or infinite, so that it is neither cached nor trained on."""
+    wrong = ~np.isfinite(values).reshape(len(values), -1).all(1)
+    if wrong.any():
+        raise TrainingError(
+            f"The frozen layers up to '{prefix.layers[-1].name}' give numbers that are not finite for "
+            f"{counted(int(wrong.sum()), 'image')} of {len(wrong)}, such as that of SHA-256 "
+            f"{keys[int(wrong.argmax())][:16]}. Use precision 'float32', or other weights."
+        )
 
 
 def _pixels(examples: Examples, missing: _Missing, numbers: list[int], chunk: list[tuple[int, int]]) -> np.ndarray:

@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 
 from tlkit.backbones import registered as _registered  # noqa: F401  registers tlkit's own layers with Keras
+from tlkit.backbones.finite import check_finite
 from tlkit.backbones.grouped import compute_groups_of
 from tlkit.backbones.kerashub import kerashub_layers
 from tlkit.backbones.saved_model_layer import MODULES, SavedModelLayer, module_files, modules_in
@@ -38,16 +39,19 @@ def save_model(model: keras.Model, file: Path) -> None:
 def open_model(file: Path) -> keras.Model:
     """Read a `.keras` file in safe mode, with the SavedModels beside it.
 
-    Raises OSError or ValueError, as Keras does, and WeightsError if a SavedModel is missing.
+    Raises OSError or ValueError, as Keras does, and WeightsError if a SavedModel is missing or a weight is NaN or
+    infinite.
     """
     with modules_in(file.parent / MODULES), _kerashub_layers_of(file):
         try:
-            return compute_groups_of(keras.saving.load_model(file, compile=False, safe_mode=True))
+            model = compute_groups_of(keras.saving.load_model(file, compile=False, safe_mode=True))
         except TypeError as error:  # Keras wraps whatever a layer raises while it is read
             cause: BaseException | None = error
             while cause is not None and not isinstance(cause, WeightsError):
                 cause = cause.__context__
             raise cause or ValueError(str(error).splitlines()[0]) from None
+    check_finite(model, f"The weights in '{file}'")
+    return model
 
 
 def _kerashub_layers_of(file: Path) -> contextlib.AbstractContextManager[None]:
