@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tlkit.errors import RunError, SpecError, unknown
+from tlkit.errors import RunError, SpecError, TlkitError, unknown
 from tlkit.plan.augmentation import Augmentation, augmentation_from_dict, check_fields
 from tlkit.plan.checks import _between, _from_dict, _whole
 from tlkit.plan.columns import named_columns
@@ -202,18 +202,21 @@ class Job:
             raise RunError(f"No such plan: '{path}'. Expected the plan.json of an earlier run.")
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
+        except (ValueError, RecursionError):
             values = None
-        values = renewed(values) if isinstance(values, dict) else {}
+        values = values if isinstance(values, dict) else {}
         if values.get("ensemble_of"):
             raise RunError(f"'{path}' is the plan of an ensemble. Repeat it with `tlkit ensemble` and its runs.")
         try:
+            values = renewed(values)
             job = cls.from_dict(values["job"])
             if not values["decided"]:
                 return job
             recipe, backbone = recipe_from_dict(values["recipe"]), values["backbone"]["name"]
             drawn = drawn_share(values["decisions"])
-        except (KeyError, TypeError) as error:
+        except TlkitError:  # its message names the field
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise RunError(f"'{path}' is not the plan.json of a run.") from error
         job = dataclasses.replace(job, backbone=backbone, recipe=recipe, checked=recipe, test=drawn)
         job = dataclasses.replace(job, augment=None, allow=())  # the recipe has these and the numbers

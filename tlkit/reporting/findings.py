@@ -19,7 +19,7 @@ import pandas as pd
 
 from tlkit.backbones import BACKBONES, named_backbones
 from tlkit.doctor.checkup import JUDGE, check_data
-from tlkit.errors import SpecError
+from tlkit.errors import RunError, SpecError
 from tlkit.evaluation.calibration import calibration_error_of
 from tlkit.evaluation.refusal import class_sentence
 from tlkit.evaluation.reliance import reliance
@@ -341,12 +341,15 @@ class Record:
         if not file.is_file():
             return pd.DataFrame()
         names = {"val_accuracy": "validation_accuracy", "val_loss": "validation_loss", "strength": "c"}
-        table = pd.read_csv(file).rename(columns=names)
-        return table[table["kept"]].reset_index(drop=True) if "kept" in table else table
+        try:
+            table = pd.read_csv(file).rename(columns=names)
+            return table[table["kept"]].reset_index(drop=True) if "kept" in table else table
+        except (ValueError, KeyError) as error:  # pandas' own errors are ValueErrors too
+            raise RunError(f"'{file}' is no history of a run: {error}. Repeat the run.") from None
 
     def problems(self) -> pd.DataFrame:
         """path, problem, action of each file with a problem."""
-        return pd.read_csv(self.run.folder / "problems.csv", keep_default_na=False, dtype=str)
+        return self.run.read_table("problems.csv")
 
     def earlier_robustness(self) -> list[dict[str, Any]] | None:
         """What an earlier report of the run measured, or None."""

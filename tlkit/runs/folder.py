@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from tlkit.data.sources.names import is_utf8
 from tlkit.data.sources.records import kind_of_table
 from tlkit.data.sources.table import root_of_table
-from tlkit.errors import RunError, SpecError
+from tlkit.errors import RunError, SpecError, TlkitError
 from tlkit.files import contents, csv_text, name_beside, remove, replace_folder, write_atomically
 from tlkit.folders import PLAN, _check_movable, _foreign, _is_left, check_replaceable
 from tlkit.plan.old import renewed_table
@@ -71,7 +71,9 @@ class Run:
         file = self.folder / "plan.json"
         try:
             return Plan.from_dict(_read_json(file))
-        except (KeyError, TypeError, AttributeError) as error:
+        except TlkitError:  # its message names the field
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise RunError(f"'{file}' is not the plan of a run. Repeat the run.") from error
 
     @property
@@ -124,10 +126,13 @@ class Run:
         """Read one of the run's CSVs of images, with this version's columns: text, except for probabilities."""
         import pandas as pd
 
-        table = renewed_table(pd.read_csv(self.folder / name, dtype=str, keep_default_na=False))
-        table = with_slashes(table)
-        numbers = [column for column in NUMBERS if column in table]
-        return table.assign(**{column: table[column].replace("", "nan").astype(float) for column in numbers})
+        try:
+            table = renewed_table(pd.read_csv(self.folder / name, dtype=str, keep_default_na=False))
+            table = with_slashes(table)
+            numbers = [column for column in NUMBERS if column in table]
+            return table.assign(**{column: table[column].replace("", "nan").astype(float) for column in numbers})
+        except (ValueError, KeyError) as error:  # pandas' errors for empty and uneven tables are ValueErrors
+            raise RunError(f"'{self.folder / name}' is no table of a run: {error}. Repeat the run.") from None
 
     @property
     def data_root(self) -> Path:
@@ -296,8 +301,11 @@ def _check_apart(folder: Path, data: Path) -> None:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("it holds no names with values")
+        return values
     except FileNotFoundError:
         raise RunError(f"'{file}' does not exist. Expected the folder of a run that `tlkit finetune` wrote.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"'{file}' is not JSON: {error}. Repeat the run.") from None
