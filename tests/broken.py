@@ -117,3 +117,13 @@ def gif_of_a_huge_later_frame(side: int) -> tuple[bytes, bytes]:
     empty = encode(Image.new("L", (side, side)), "GIF")
     descriptor = b"\x2c" + bytes(4) + 2 * side.to_bytes(2, "little")
     return small, small[:-1] + empty[empty.index(descriptor) :]
+
+
+def jpeg_with_false_frames(before: bytes, width: int, height: int) -> bytes:
+    """A JPEG of a claimed size behind markers that have no length, and comments full of frame headers of 200 x 200.
+
+    A reader that takes the bytes behind such a marker for its length finds one of them.
+    """
+    frame = b"\xff\xc0\x00\x11\x08\x00\xc8\x00\xc8\x03\x01\x22\x00\x02\x11\x01\x03\x11\x01"
+    comment = b"\xff\xfe\xff\xff" + (frame * 4000)[: 0xFFFF - 2]
+    return b"\xff\xd8" + before + 3 * comment + jpeg_of_size(width, height)[2:]

@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tlkit.words import shown
+
 EMPTY = "-"  # shown for an empty cell, so that every row has as many cells as the header
 GAP = 2
 NARROWEST = 12  # characters of a wrapped column; if that does not fit, the table is not wrapped
@@ -74,5 +76,5 @@ def _terminal_width() -> int | None:
 
 
 def _one_line(text: str) -> str:
-    """Replace line breaks and runs of spaces, which would look like another row or cell, by one space."""
-    return " ".join(text.split())
+    """Replace line breaks and runs of spaces, which would look like another row or cell; escape control characters."""
+    return shown(" ".join(text.split()))

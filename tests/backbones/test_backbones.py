@@ -160,6 +160,24 @@ def test_a_damaged_file_is_refused_with_both_hashes(empty_cache: Path) -> None:
         find_weights(vgg16, "imagenet")
 
 
+def test_one_changed_bit_of_weights_without_a_published_hash_is_found(empty_cache: Path) -> None:
+    row = BACKBONES["mobilenetv2"]
+    file = empty_cache / row.weights.file
+    assert row.weights.digest is None
+    file.write_bytes(bytes(1000))
+    assert find_weights(row, "imagenet") == find_weights(row, "imagenet") == file
+    note = file.with_name(f"{file.name}.sha256")
+    assert note.read_text() == f"{hashlib.sha256(bytes(1000)).hexdigest()}  {file.name}\n"
+    file.write_bytes(bytes(500) + b"\x01" + bytes(499))
+    with pytest.raises(
+        WeightsError, match=r"mobilenetv2, has changed since it was first used: its sha256 is .*expected"
+    ):
+        find_weights(row, "imagenet")
+    note.write_text("\n")  # nothing to compare with: stored again
+    find_weights(row, "imagenet")
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in note.read_text()
+
+
 def test_a_truncated_file_is_refused_by_name_and_hash(tmp_path: Path) -> None:
     (tmp_path / "cut.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
     with pytest.raises(

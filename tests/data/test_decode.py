@@ -13,6 +13,7 @@ from tests.broken import (
     encode,
     gif_of_a_huge_later_frame,
     jpeg_of_size,
+    jpeg_with_false_frames,
     left_out,
     png_header,
     used_with_a_note,
@@ -20,6 +21,7 @@ from tests.broken import (
 from tests.conftest import draw
 from tlkit.data.decode import attempt, attempt_parts, decode, decode_and_resize, first_frame, header_fault, read_header
 from tlkit.data.graph import common, jpeg
+from tlkit.data.headers import examine
 
 IMAGE = draw((120, 90, 60), 3, 90).resize((120, 80))
 in_graph = tf.function(lambda data: decode_and_resize(data, 48), autograph=False)
@@ -150,6 +152,27 @@ def test_the_size_limit_is_judged_by_the_header(data: bytes, refused: bool) -> N
     assert bool(header_fault(tf.constant(data)).numpy()) == refused
 
 
+@pytest.mark.parametrize(
+    "before", [b"\xff\xd0", b"\xff\xd7", b"\xff\x01", b"\xff\xff\xff", b"\xff\x00", b"\xff\xd0\xff\x01\xff\xff"]
+)
+def test_markers_without_a_length_do_not_hide_the_frame_header(before: bytes) -> None:
+    data = jpeg_with_false_frames(before, 14_200, 14_200)
+    assert header_fault(tf.constant(data)).numpy().startswith(b"14200 x 14200 pixels; at most 200")
+    assert examine(data).problem == "too-large"
+    small = encode(IMAGE, "JPEG")
+    assert np.array_equal(decode(tf.constant(small[:2] + before + small[2:])), decode(tf.constant(small)))
+
+
+@pytest.mark.parametrize("filling", [b"\xff", b"\xff\xd0", b"\xff\x01", b"\x00"])
+def test_megabytes_of_filling_before_a_frame_header_take_no_seconds(filling: bytes) -> None:
+    data = b"\xff\xd8\xff" + filling * (4_000_000 // len(filling))
+    header_fault(tf.constant(data[:100]))  # traced
+    started = time.process_time()
+    assert header_fault(tf.constant(data)).numpy() == b"no image size in the header"
+    assert examine(data).problem in ("truncated", "corrupt")
+    assert time.process_time() - started < 2
+
+
 def test_a_photograph_is_decoded_in_full_and_halved_only_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     large = tf.constant(encode(IMAGE.resize((1920, 1280)), "JPEG", quality=95))
     whole = decode(large)
@@ -240,5 +263,6 @@ def test_a_chain_of_millions_of_sub_blocks_takes_no_minutes() -> None:
 
 
 def test_other_files_are_not_cut() -> None:
-    for data in (b"", b"GIF8", b"\x89PNG rest", encode(Image.new("L", (10, 10)), "PNG")):
+    whole = encode(Image.new("L", (10, 10)), "GIF")
+    for data in (b"", b"GIF8", b"GIF88a" + whole[6:], b"\x89PNG rest", encode(Image.new("L", (10, 10)), "PNG")):
         assert first_frame(tf.constant(data)).numpy() == data

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.broken import left_out, png_header, used_with_a_note
+from tests.broken import encode, left_out, png_header, used_with_a_note
 from tests.conftest import COLOURS, draw, write_folder
 from tlkit.data.images import ImageSet
 from tlkit.data.scan import scan
@@ -163,6 +163,26 @@ def test_system_files_loops_and_strays_are_named(folder: Path) -> None:
         "red/nowhere.png": "broken-link",
         "red/pipe.png": "not-an-image",
     }
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "GIF", "PNG", "BMP", "WEBP", "TIFF"])
+def test_a_header_before_gigabytes_of_nothing_is_left_out_unread(folder: Path, kind: str) -> None:
+    file = folder / "red" / f"preallocated.{kind.lower()}"
+    file.write_bytes(encode(draw((90, 90, 90), 5), kind)[:300])
+    os.truncate(file, 4_000_000_000)  # sparse: takes no space
+    found = scan(folder).problems.set_index("path").loc[f"red/{file.name}"]
+    assert found["problem"] == "too-large" and "3,815 MiB" in found["detail"]
+
+
+def test_pipes_and_devices_are_not_opened(folder: Path, tmp_path: Path) -> None:
+    (folder / "red" / "zero.png").symlink_to("/dev/zero")
+    os.mkfifo(folder / "red" / "pipe.png")
+    found = scan(folder).problems.set_index("path")
+    for name in ("zero.png", "pipe.png"):
+        assert found.loc[f"red/{name}", "detail"] == "not a regular file"
+    os.mkfifo(tmp_path / "table.csv")
+    with pytest.raises(DataError, match="not a regular file"):
+        scan(tmp_path / "table.csv")
 
 
 def test_the_same_bytes_under_two_labels_are_left_out_both(folder: Path) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tlkit.errors import WeightsError
+from tlkit.files import write_atomically
 from tlkit.progress import bar, log
 
 TORCHVISION = "https://download.pytorch.org/models/"  # where torchvision's weights are
@@ -238,3 +239,23 @@ def check_digest(file: Path, digest: str | None, whose: str) -> None:
         f"'{file}' is damaged or not the weights of {whose}: its {kind} is {digest_of(file, digest)}, "
         f"expected {expected}. Delete it and download it again, or give another file as `weights=FILE`."
     )
+
+
+def check_unchanged(file: Path, whose: str) -> None:
+    """Raise WeightsError if a file is another one than when it was first used here.
+
+    For weights whose publisher gives no hash. The first use stores the file's SHA-256 beside it, in NAME.sha256, as the
+    program `sha256sum` does. Where nothing can be written, nothing is compared.
+    """
+    note, found = file.with_name(f"{file.name}.sha256"), digest_of(file, "")
+    try:
+        first = note.read_text(encoding="utf-8").split()[0]
+    except (OSError, ValueError, IndexError):
+        with contextlib.suppress(OSError):
+            write_atomically(note, f"{found}  {file.name}\n")
+        return
+    if first != found:
+        raise WeightsError(
+            f"'{file}', the weights of {whose}, has changed since it was first used: its sha256 is {found}, expected "
+            f"{first}. Delete it and download it again. If you replaced it yourself, delete '{note.name}' beside it."
+        )

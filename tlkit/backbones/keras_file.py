@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tlkit.backbones.backbone import Backbone
+from tlkit.backbones.finite import check_finite
 from tlkit.backbones.graph import ancestors_of, crossing_tensors, graph_nodes
 from tlkit.backbones.grouped import compute_groups_of
 from tlkit.errors import SpecError, WeightsError, nearest
@@ -89,6 +90,7 @@ def _load(file: str) -> Any:
         model = keras.Model(model.inputs, model.outputs)
     if not getattr(model, "_is_graph_network", False) and not hasattr(model, "_nodes"):
         raise WeightsError(f"'{file}' is a {type(model).__name__}, not a functional model, so it has no graph to cut.")
+    check_finite(model, f"The weights in '{file}'")
     return model
 
 

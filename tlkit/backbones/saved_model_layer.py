@@ -20,6 +20,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tlkit.backbones.finite import check_array
+from tlkit.backbones.operations import check_operations
 from tlkit.errors import WeightsError
 
 MODULES = "modules"  # the folder of SavedModels beside a `.keras` file
@@ -78,6 +80,8 @@ class Module:
         concrete = [self._signature] if self._signature else list(getattr(self._function, "concrete_functions", ()))
         self.size = _size_of(concrete, name)
         self.variables = _variables_of(self.loaded, concrete)
+        for one in self.variables:
+            check_array(one.numpy() if one.dtype.is_floating else (), one.name, f"The weights of '{name}'")
         trained = getattr(self.loaded, "trainable_variables", None)
         chosen = {id(one) for one in (trained if trained is not None else ()) if not self.frozen_because}
         self.trained = [one for one in self.variables if id(one) in chosen]
@@ -128,6 +132,7 @@ class Module:
 
 
 def _load(folder: Path, name: str) -> Any:
+    check_operations(folder, name, WeightsError)
     try:
         return tf.saved_model.load(str(folder))
     except ValueError as error:  # perhaps it has no tag of TF2's

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from tlkit.backbones.backbone import Backbone, Weights
 from tlkit.backbones.checkpoint import SUFFIXES
-from tlkit.backbones.download import NotDownloaded, check_digest, digits_in, download, models_folder
+from tlkit.backbones.download import NotDownloaded, check_digest, check_unchanged, digits_in, download, models_folder
 from tlkit.backbones.files import read_weights
+from tlkit.backbones.finite import check_finite
 from tlkit.backbones.published import Card, fetch, read_card
 from tlkit.backbones.table import BACKBONES
 from tlkit.errors import WeightsError, nearest
@@ -74,8 +75,11 @@ def find_weights(backbone: Backbone, weights: str, *, accept_licence: bool = Fal
             f"'{backbone.weights.file}': the cache was cleared. Run it again."
         )
     if file is None:
-        return _download(backbone.name, backbone.weights)
-    check_digest(file, _digest_of_row(backbone.weights), backbone.name)
+        file = _download(backbone.name, backbone.weights)
+    else:
+        check_digest(file, _digest_of_row(backbone.weights), backbone.name)
+    if _digest_of_row(backbone.weights) is None:
+        check_unchanged(file, backbone.name)
     return file
 
 
@@ -206,6 +210,7 @@ def load_backbone_weights(backbone: Backbone, model: keras.Model, file: Path) ->
             f"which has {backbone.parameters:,} parameters without its top{like}. "
             "If the file is incomplete, delete it and download it again."
         ) from error
+    check_finite(model, f"The weights in '{file}'")
 
 
 def _tensors(backbone: Backbone, file: Path) -> dict[str, np.ndarray]:

@@ -101,7 +101,7 @@ def inspect(
         names = ("block", "features", "ridge probe", "95 % interval", "n")
         click.echo(shown_table([Column(name, right=True) for name in names], probed))
         for line in axes["sentences"]:
-            click.echo(f"- {line}")
+            click.echo(f"- {shown(line)}")
 
 
 @main.command("convert")
@@ -207,18 +207,19 @@ def _print_checkup(images: Any, problems: Any, backbone: str, size: int, folder:
     found = check_up(images, backbone=backbone, size=size)
     click.echo("")
     for line in found.sentences():
-        click.echo(f"- {line}")
+        click.echo(f"- {shown(line)}")
     for kind, name in (("probable", "wrong?"), ("surprising", "surprising")):
         for row in found.label_errors[found.label_errors[kind]].head(5).itertuples():
             click.echo(
-                f"  {name:<10} {shown(row.path)}: labelled {row.label} ({row.probability:.1%}), perhaps {row.suggested}"
+                f"  {name:<10} {shown(row.path)}: labelled {shown(row.label)} ({row.probability:.1%}), "
+                f"perhaps {shown(row.suggested)}"
             )
     for row in found.duplicates.head(5).itertuples():
         click.echo(
             f"  {row.kind:<10} {shown(row.path)} = {shown(row.other)}" + (" (across splits)" if row.leak else "")
         )
     for row in found.outliers.head(5).itertuples():
-        click.echo(f"  outlier    {shown(row.path)}: {row.label}")
+        click.echo(f"  outlier    {shown(row.path)}: {shown(row.label)}")
     if folder:
         from tlkit.errors import RunError
         from tlkit.files import csv_text, write_atomically

@@ -113,7 +113,7 @@ def predict(model: str, files: Sequence[str], csv_file: str | None, top: int) ->
             continue
         names = ["prediction", *[f"top{i}" for i in range(2, top + 1)]]
         answers = [
-            f"{row[name]} {row['probability' if name == 'prediction' else f'{name}_probability']:.3f}"
+            f"{shown(row[name])} {row['probability' if name == 'prediction' else f'{name}_probability']:.3f}"
             for name in names
             if name in row
         ]
@@ -168,7 +168,7 @@ def export(
             layout=layout,
             for_tensorflow=for_tensorflow,
         )
-    click.echo(f"written to {folder}")
+    click.echo(f"written to {shown(folder)}")
     refusal = open_run(run).metrics["refusal"]
     if refusal:
         click.echo(f"unsure {refusal_sentence(refusal)}")
@@ -274,7 +274,7 @@ def report_(runs: Sequence[str], robustness: bool, out: str | None, moved_to: st
         from tlkit.reporting.report import report
     with log_shown():
         page = report(opened, robustness=robustness, out=out)
-    click.echo(f"written to {page}")
+    click.echo(f"written to {shown(page)}")
 
 
 @main.command("explain")
@@ -320,7 +320,7 @@ def explain_(run: str, files: Sequence[str], moved_to: str | None, **settings: A
     with log_shown():
         lines = draw[kind]()
     for line in lines:
-        click.echo(line)
+        click.echo(shown(line))
 
 
 @main.command()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tlkit.data.foreign import foreign
-from tlkit.data.limits import MAX_JPEG_PIXELS, MAX_PIXELS
+from tlkit.data.limits import MAX_FILE_BYTES, MAX_JPEG_PIXELS, MAX_PIXELS
 from tlkit.data.parsing import PARSERS, Parsed, Unreadable, jpeg_is_cut
 
 _SIGNATURES = (  # first bytes, format: what the graph decodes; WebP beside them
@@ -190,11 +190,18 @@ class LeftOut(Exception):
 def bytes_of(file: Path) -> bytes:
     """A file's bytes; the first ones only, if it is nothing that is used. Raises LeftOut if it cannot be read."""
     try:
-        if not stat.S_ISREG(file.stat().st_mode):
+        about = file.stat()
+        if not stat.S_ISREG(about.st_mode):
             raise LeftOut("not-an-image", "not a regular file")
         with file.open("rb") as stream:
             head = stream.read(512)
-            return head if _other_is_refused(head) else head + stream.read()
+            if _other_is_refused(head):
+                return head
+            if about.st_size > MAX_FILE_BYTES:
+                shown = f"{about.st_size / 2**20:,.0f} MiB; files of at most {MAX_FILE_BYTES // 2**20} MiB are read"
+                raise LeftOut("too-large", shown)
+            stream.seek(0)  # a large file is not held twice
+            return stream.read()
     except FileNotFoundError as error:
         if file.is_symlink():
             raise LeftOut("broken-link", "the link leads nowhere") from error

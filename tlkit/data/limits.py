@@ -11,3 +11,7 @@ REDUCED_BY = 2  # a JPEG of more than `MAX_PIXELS`
 
 DEPTHS = (8, 10, 12, 14, 16)  # bits that images of 16 bits a channel may use
 FULL_DEPTH = DEPTHS[-1]
+
+# More than any image of so many pixels needs, at 8 bytes a pixel and with a film behind it. A larger file, such as a
+# disk image under a picture's name, is left out unread.
+MAX_FILE_BYTES = 512 * 2**20

@@ -114,7 +114,7 @@ def _jpeg_places(data: bytes) -> Iterator[tuple[int, int, int]]:
         if at < 0 or at + 4 > len(data):
             return
         code = data[at + 1]
-        if code in (0xFF, 0x00) or 0xD0 <= code <= 0xD8:
+        if code in (0xFF, 0x00, 0x01) or 0xD0 <= code <= 0xD8:  # padding, a stuffed zero, TEM, RSTn, SOI: no length
             at += 1 if code == 0xFF else 2
             continue
         if code in (0xDA, 0xD9):

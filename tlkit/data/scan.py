@@ -73,6 +73,8 @@ def scan(
             )
         root, found = data, _walk(data, findings)
     elif is_table:
+        if not data.is_file():
+            raise DataError(f"'{data}' is not a regular file. Expected a table that can be read again: save it as one.")
         root, found = root_of_table(data), iter(_read_table(data, group_by, named, findings))
         if not root.is_dir():
             raise DataError(

@@ -252,8 +252,8 @@ def _compute(
                 if number + 1 < len(chunks):
                     waiting = pool.submit(prepare, chunks[number + 1])
                 outputs = call(images)
-                _check_finite(prefix, outputs)
                 for writer, values in zip(writers, outputs, strict=True):
+                    _check_finite(values, prefix, [missing.keys[view][i] for view, i in chunk])
                     writer.add([missing.keys[view][i] for view, i in chunk], values)
                 done += len(chunk)
                 update(done)
@@ -265,16 +265,15 @@ def _compute(
     return done
 
 
-def _check_finite(prefix: keras.Model, outputs: Sequence[np.ndarray]) -> None:
-    """Raise TrainingError for outputs that hold NaN or infinity: nothing can be learned from them."""
-    for tensor, values in zip(prefix.outputs, outputs, strict=True):
-        bad = ~np.isfinite(values.astype("float32", copy=False)).reshape(len(values), -1).all(1)
-        if bad.any():
-            raise TrainingError(
-                f"The frozen layers up to '{tensor._keras_history.operation.name}' give NaN or infinity for "
-                f"{bad.sum()} of {counted(len(values), 'image')}. Their weights are damaged, or too large for "
-                f"{prefix.dtype_policy.name}: give other weights."
-            )
+def _check_finite(values: np.ndarray, prefix: keras.Model, keys: list[str]) -> None:
+    """Raise TrainingError if a row of features is NaN or infinite, so that it is neither cached nor trained on."""
+    wrong = ~np.isfinite(values).reshape(len(values), -1).all(1)
+    if wrong.any():
+        raise TrainingError(
+            f"The frozen layers up to '{prefix.layers[-1].name}' give numbers that are not finite for "
+            f"{counted(int(wrong.sum()), 'image')} of {len(wrong)}, such as that of SHA-256 "
+            f"{keys[int(wrong.argmax())][:16]}. Use precision 'float32', or other weights."
+        )
 
 
 def _pixels(examples: Examples, missing: _Missing, numbers: list[int], chunk: list[tuple[int, int]]) -> np.ndarray:

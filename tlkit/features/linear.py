@@ -15,6 +15,7 @@ import numpy as np
 from scipy.special import softmax
 
 from tlkit.devices import one_thread
+from tlkit.errors import TrainingError
 from tlkit.features.folds import ALWAYS_TRAINING
 from tlkit.stats import log_loss
 
@@ -203,6 +204,7 @@ class _Space:
     """
 
     def __init__(self, features: np.ndarray, sizes: Sequence[int] = (), standardise: bool = True) -> None:
+        _check_finite(features)
         self.mean = features.mean(0)
         self.deviation = features.std(0) if standardise else np.ones_like(self.mean)
         self.deviation[self.deviation < 1e-6] = 1.0
@@ -215,6 +217,17 @@ class _Space:
             with one_thread():
                 self.basis, triangle = np.linalg.qr(self.rows.T)
             self.rows = np.ascontiguousarray(triangle.T)
+
+
+def _check_finite(features: np.ndarray) -> None:
+    """Raise TrainingError if a feature is NaN or infinite: no head can be solved on it."""
+    wrong = ~np.isfinite(features).all(1)
+    if wrong.any():
+        raise TrainingError(
+            f"The features of {wrong.sum():,} of {len(wrong):,} images are NaN or infinite, the first in row "
+            f"{wrong.argmax()}. Expected finite numbers. Clear the cached features; if that does not "
+            "help, use precision 'float32'."
+        )
 
 
 def _estimator(solver: Solver) -> Any:

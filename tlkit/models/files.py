@@ -12,6 +12,7 @@ from pathlib import Path
 import keras
 
 from tlkit.backbones import registered as _registered  # noqa: F401  registers tlkit's own layers with Keras
+from tlkit.backbones.finite import check_finite
 from tlkit.backbones.grouped import compute_groups_of
 from tlkit.backbones.kerashub import kerashub_layers
 from tlkit.backbones.saved_model_layer import MODULES, SavedModelLayer, module_files, modules_in
@@ -45,14 +46,14 @@ def open_model(file: Path) -> keras.Model:
     """Read a `.keras` file in safe mode, with the SavedModels beside it.
 
     Raises OSError if the file cannot be read, ValueError if it is damaged or no Keras file, and WeightsError if a
-    SavedModel is missing.
+    SavedModel is missing or a weight is NaN or infinite.
     """
     with file.open("rb"):  # Keras says of a damaged file that it is not found
         if not zipfile.is_zipfile(file):
             raise ValueError("it is cut off, or not a Keras file")
     with modules_in(file.parent / MODULES), _kerashub_layers_of(file):
         try:
-            return compute_groups_of(keras.saving.load_model(file, compile=False, safe_mode=True))
+            model = compute_groups_of(keras.saving.load_model(file, compile=False, safe_mode=True))
         except TypeError as error:  # Keras wraps whatever a layer raises while it is read
             cause: BaseException | None = error
             while cause is not None and not isinstance(cause, WeightsError):
@@ -60,6 +61,8 @@ def open_model(file: Path) -> keras.Model:
             raise cause or ValueError(_first_line(error)) from None
         except _DAMAGED as error:
             raise ValueError(f"it is damaged ({_first_line(error)})") from error
+    check_finite(model, f"The weights in '{file}'")
+    return model
 
 
 # what zipfile, h5py and Keras raise for a damaged file, beside OSError and ValueError

@@ -32,4 +32,4 @@ class Decision:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Decision:
         """Create a Decision from the values of `to_dict`."""
-        return cls(values["what"], values["chosen"], values["why"], values["evidence"])
+        return cls(values["what"], values["chosen"], values["why"], dict(values["evidence"]))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tlkit.errors import RunError, SpecError, unknown
+from tlkit.errors import RunError, SpecError, TlkitError, unknown
 from tlkit.manifest import digest, known_manifest
 from tlkit.plan.augmentation import Augmentation, augmentation_from_dict, check_fields
 from tlkit.plan.checks import _between, _from_dict, _whole
@@ -213,16 +213,19 @@ class Job:
         except (ValueError, RecursionError):
             values = None
         _say_if_changed(path)
-        values = renewed(values) if isinstance(values, dict) else {}
+        values = values if isinstance(values, dict) else {}
         if values.get("ensemble_of"):
             raise RunError(f"'{path}' is the plan of an ensemble. Repeat it with `tlkit ensemble` and its runs.")
         try:
+            values = renewed(values)
             job = cls.from_dict(values["job"])
             if not values["decided"]:
                 return job
             recipe, backbone = recipe_from_dict(values["recipe"]), values["backbone"]["name"]
             drawn = drawn_share(values["decisions"])
-        except (KeyError, TypeError) as error:
+        except TlkitError:  # its message names the field
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise RunError(f"'{path}' is not the plan.json of a run.") from error
         job = dataclasses.replace(job, backbone=backbone, recipe=recipe, checked=recipe, test=drawn)
         job = dataclasses.replace(job, augment=None, allow=())  # the recipe has these and the numbers

@@ -19,7 +19,7 @@ import pandas as pd
 
 from tlkit.backbones import BACKBONES, named_backbones
 from tlkit.doctor.checkup import JUDGE, check_data
-from tlkit.errors import SpecError
+from tlkit.errors import RunError, SpecError
 from tlkit.evaluation.calibration import calibration_error_of
 from tlkit.evaluation.refusal import class_sentence
 from tlkit.evaluation.reliance import reliance
@@ -342,7 +342,10 @@ class Record:
             return pd.DataFrame()
         names = {"val_accuracy": "validation_accuracy", "val_loss": "validation_loss", "strength": "c"}
         table = self.run.read_csv(file.name, text=False).rename(columns=names)
-        return table[table["kept"]].reset_index(drop=True) if "kept" in table else table
+        try:
+            return table[table["kept"]].reset_index(drop=True) if "kept" in table else table
+        except KeyError as error:
+            raise RunError(f"'{file}' is no history of a run: {error}. Repeat the run.") from None
 
     def problems(self) -> pd.DataFrame:
         """path, problem, action of each file with a problem."""

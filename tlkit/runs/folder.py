@@ -29,7 +29,7 @@ from tlkit.data.sources.names import is_utf8
 from tlkit.data.sources.records import kind_of_table
 from tlkit.data.sources.table import root_of_table
 from tlkit.disk import check_writable
-from tlkit.errors import RunError, SpecError
+from tlkit.errors import RunError, SpecError, TlkitError
 from tlkit.files import contents, csv_text, name_beside, remove, replace_folder, write_atomically
 from tlkit.folders import (
     PLAN,
@@ -102,7 +102,9 @@ class Run:
         _check_plan(self.folder, values, data)
         try:
             return Plan.from_dict(values)
-        except (KeyError, TypeError, AttributeError) as error:
+        except TlkitError:  # its message names the field
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise RunError(f"'{file}' is not the plan of a run. Repeat the run.") from error
 
     @property

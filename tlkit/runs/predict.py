@@ -12,12 +12,11 @@ import pandas as pd
 
 from tlkit.data.convert import Unreadable, convert
 from tlkit.data.headers import why_not
+from tlkit.data.limits import MAX_FILE_BYTES
 from tlkit.data.sources.folder import files_below
 from tlkit.errors import DataError, nearest
 from tlkit.runs.reading import BATCH, open_exported, unsure_below
 from tlkit.words import shown, text_of
-
-MAX_FILE_BYTES = 512 * 1024 * 1024
 
 
 def predict(model: str | Path, files: Sequence[str | Path], *, top: int = 3) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from tlkit.backbones.operations import check_operations
 from tlkit.data.dataset import decode_images
 from tlkit.data.images import PROBLEM_COLUMNS, TABLE_COLUMNS, ImageSet
 from tlkit.deployment.exported import Opened, _opened_target
@@ -175,6 +176,7 @@ def load_signatures(model: str | Path) -> dict[str, Any]:
 
     folder = served_folder(model)
     check_export(folder)
+    check_operations(folder, str(folder), RunError)
     try:
         signatures = tf.saved_model.load(str(folder)).signatures
         return {"serving_default": signatures["serving_default"], **signatures}

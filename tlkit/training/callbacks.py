@@ -49,8 +49,14 @@ class ValidateByLogLoss(keras.callbacks.Callback):
             logs["val_loss"] = logs.pop(f"val_{LOG_LOSS}")
 
 
+LEAST_SCALE = 2.0**-10  # of the loss, below which float16 is not why gradients are not finite
+
+
 class StopOnNaN(keras.callbacks.Callback):
-    """Raises TrainingError if the loss is not finite. Keras' TerminateOnNaN ends `fit` without an error.
+    """Raises TrainingError if the loss is not finite, or if every step was left out because its gradients were not.
+
+    Keras' TerminateOnNaN ends `fit` without an error. Under mixed_float16 a step whose gradients are not finite is left
+    out, and the loss scale is halved: with a finite loss, nothing else would show that a model does not train.
 
     Args:
         stage: the stage's number, for the message.
@@ -66,6 +72,14 @@ class StopOnNaN(keras.callbacks.Callback):
             raise TrainingError(
                 f"The loss became {logs['loss']} in stage {self._stage}. Lower its learning_rate "
                 f"({self._learning_rate:g} now), or use precision 'float32'."
+            )
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        scale = getattr(self.model.optimizer, "dynamic_scale", None)
+        if scale is not None and float(scale) < LEAST_SCALE:
+            raise TrainingError(
+                f"The gradients are NaN or infinite in stage {self._stage}, even at a loss scale of {float(scale):g}: "
+                "the weights no longer change. Use precision 'float32'."
             )
 
 

@@ -55,7 +55,7 @@ def first_frame(data: tf.Tensor) -> tf.Tensor:
 
 
 def _is_gif(data: tf.Tensor) -> tf.Tensor:
-    return tf.strings.substr(data, 0, 4) == b"GIF8"
+    return tf.reduce_any(tf.strings.substr(data, 0, 6) == (b"GIF87a", b"GIF89a"))
 
 
 @shared(TEXT)

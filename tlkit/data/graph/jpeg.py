@@ -22,6 +22,9 @@ _MARGIN = 64  # zeros behind the file
 _MOST_SEGMENTS = 1024
 _SEGMENTS = (0xE145, 0xE168, 0xE249)  # APP1 "Exif", APP1 "http" (XMP), APP2 "ICC_PROFILE": marker and first letter
 _FRAMES = [0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC) for code in range(256)]
+_ALONE = [code == 0x01 or 0xD0 <= code <= 0xD8 for code in range(256)]  # TEM, RSTn, SOI: markers without a length
+_NO_MARKER = (0x00, 0xFF)  # behind FF: a stuffed zero, and padding
+_ENDS = (0xD9, 0xDA)  # EOI and SOS, behind which no frame header can stand
 _READ = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)  # baseline, extended and progressive, by Huffman or arithmetic codes
 _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"  # CMYK whose values are inverted
 _STRAY = 4096  # bytes in which the next marker is looked for at once
@@ -72,16 +75,17 @@ def _walk(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """
     raw = tf.concat([tf.io.decode_raw(data, tf.uint8), tf.zeros((_MARGIN,), tf.uint8)], 0)
     length = tf.size(raw) - _MARGIN
-    frames, segments = tf.constant(_FRAMES), tf.constant(_SEGMENTS)
+    frames, segments, alone = tf.constant(_FRAMES), tf.constant(_SEGMENTS), tf.constant(_ALONE)
 
     def keep_walking(at: tf.Tensor, found: tf.Tensor, frame: tf.Tensor) -> tf.Tensor:
         inside = (at >= 2) & (at + 9 < length)
         marker = raw[tf.where(inside, at, 0) : tf.where(inside, at, 0) + 2]
-        return inside & (marker[0] == 0xFF) & (marker[1] != 0xDA) & (frame == 0)
+        is_segment = (marker[0] == 0xFF) & ~tf.reduce_any(marker[1] == (*_NO_MARKER, *_ENDS))
+        return inside & is_segment & (frame == 0)
 
     def step(at: tf.Tensor, found: tf.Tensor, frame: tf.Tensor) -> tuple[tf.Tensor, ...]:
         code, high, low, letter = tf.unstack(tf.cast(raw[at + 1 : at + 5], tf.int32), 4)
-        after = tf.where(code == 0xFF, at + 1, at + 2 + high * 256 + low)  # FF is padding
+        after = at + 2 + tf.where(alone[code], 0, tf.maximum(high * 256 + low, 2))
         new = (segments == code * 256 + letter) & (found == 0)
         return after, tf.where(new, at, found), tf.where(tf.gather(frames, code), at, frame)
 
@@ -89,7 +93,7 @@ def _walk(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     at, found, frame = tf.while_loop(keep_walking, step, start, maximum_iterations=_MOST_SEGMENTS)
 
     def to_marker(at: tf.Tensor, found: tf.Tensor, frame: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """Pass stray bytes, as libjpeg does."""
+        """Pass stray bytes and padding, as libjpeg does."""
         window = raw[at : at + _STRAY]
         is_marker = (window[:-1] == 0xFF) & (window[1:] != 0) & (window[1:] != 0xFF)
         none = ~tf.reduce_any(is_marker)
@@ -97,11 +101,14 @@ def _walk(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
 
     def on(at: tf.Tensor, found: tf.Tensor, frame: tf.Tensor) -> tf.Tensor:
         inside = (at >= 2) & (at + 9 < length)
-        return inside & (frame == 0) & (raw[tf.where(inside, at + 1, 0)] != 0xDA)
+        place = tf.where(inside, at, 0)
+        ends = (raw[place] == 0xFF) & tf.reduce_any(raw[place + 1] == _ENDS)
+        return inside & (frame == 0) & ~ends
 
     def onward() -> tuple[tf.Tensor, ...]:
         def one(at: tf.Tensor, found: tf.Tensor, frame: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            return tf.cond(raw[at] == 0xFF, lambda: step(at, found, frame), lambda: to_marker(at, found, frame))
+            is_segment = (raw[at] == 0xFF) & ~tf.reduce_any(raw[at + 1] == _NO_MARKER)
+            return tf.cond(is_segment, lambda: step(at, found, frame), lambda: to_marker(at, found, frame))
 
         return tf.while_loop(on, one, (at, found, frame), maximum_iterations=_MOST_SEGMENTS)[1:]
 
