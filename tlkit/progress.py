@@ -42,13 +42,17 @@ def bar(total: int, unit: str) -> Iterator[Callable[[int], None]]:
 
 @dataclass(frozen=True)
 class Deadline:
-    """A moment at which work must end. at: seconds, as of `time.monotonic()`; infinity for no deadline.
+    """A moment at which work must end.
+
+    at: seconds, as of `time.monotonic()`; infinity for no deadline.
+    whole: whether a stage of a training that would not end before is given up in its first steps.
 
     >>> Deadline().over, Deadline.after(0).over
     (False, True)
     """
 
     at: float = math.inf
+    whole: bool = False
 
     @classmethod
     def after(cls, seconds: float | None) -> Deadline:
@@ -75,6 +79,10 @@ class Deadline:
     def keeping(self, seconds: float) -> Deadline:
         """Return a deadline earlier by `seconds`, which stay reserved for what follows."""
         return Deadline(self.at - seconds)
+
+    def or_not_at_all(self) -> Deadline:
+        """Return the same deadline, with `whole`."""
+        return Deadline(self.at, whole=True)
 
 
 NO_DEADLINE = Deadline()

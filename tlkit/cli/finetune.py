@@ -66,7 +66,7 @@ def finetune(context: click.Context, data: str, out: str | None, dry_run: bool, 
     moved_to = options.pop("moved_to")
     given = {name: value for name, value in options.items() if _is_given(context, name)}
     job = Job.given(data, given if moved_to is None else {**given, "data": Path(moved_to)})
-    if data.endswith(".json") and not job.data.exists():
+    if data.endswith(".json") and isinstance(job.data, Path) and not job.data.exists():
         raise DataError(f"The data of '{data}' is not at '{job.data}' any more. Give `moved_to`: where it is now.")
     check_names(job)  # before TensorFlow is imported
     with _tensorflow_quietly():

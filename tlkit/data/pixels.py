@@ -27,6 +27,7 @@ from tlkit.data.headers import why_not
 from tlkit.data.images import ImageSet, problem
 from tlkit.data.limits import FULL_DEPTH
 from tlkit.data.looks import Looks
+from tlkit.plan.in_memory import InMemory
 from tlkit.progress import log
 from tlkit.words import counted
 
@@ -66,18 +67,19 @@ class Pixels:
 
     def of(self, images: ImageSet) -> Rows | StreamedRows:
         """uint8 rows, shape (n, size, size, 3), RGB, in the order of `images`. Damaged ones are decoded again."""
-        files = StreamedRows(tuple(images.files()), self.size, self.fit, self.depth)
+        files = StreamedRows(tuple(images.files()), self.size, self.fit, self.depth, images.source)
         return files if self.store is None else self.store.rows(images.keys(), files.gather)
 
 
 @dataclass(frozen=True)
 class StreamedRows:
-    """Pixels that are decoded at each `gather`, with the interface of cached rows."""
+    """Pixels that are decoded at each `gather`, with the interface of cached rows. source: as in `ImageSet`."""
 
     files: tuple[Path, ...]
     size: int
     fit: str
     depth: int = FULL_DEPTH
+    source: InMemory | None = None
 
     def __len__(self) -> int:
         return len(self.files)

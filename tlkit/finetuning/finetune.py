@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tlkit.backbones import Backbone
 from tlkit.deployment.parity import FreshProcess
@@ -16,16 +18,22 @@ from tlkit.finetuning.resolve import resolve
 from tlkit.finetuning.transfer import transfer_gain
 from tlkit.finetuning.words import plan_lines
 from tlkit.plan.augmentation import Augmentation
+from tlkit.plan.in_memory import InMemory
 from tlkit.plan.job import OPTIONS, Job
 from tlkit.plan.plan import Plan
 from tlkit.plan.recipe import Recipe
 from tlkit.progress import Clock, Deadline, log
 from tlkit.runs.folder import Run, check_out, next_free, start_run
+from tlkit.runs.trackers import tell
 from tlkit.strategy.recipes import delivery_seconds
+from tlkit.training.own_callbacks import checked_callbacks
+
+if TYPE_CHECKING:
+    import keras
 
 
 def finetune(
-    data: str | Path | Job,
+    data: str | Path | InMemory | Job,
     *,
     backbone: str | None = None,
     recipe: Recipe | str | None = None,
@@ -58,13 +66,15 @@ def finetune(
     out: str | Path | None = None,
     force: bool = False,
     dry_run: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Run:
     """Fine-tune a pretrained backbone on a folder of images, evaluate it, export it, and prove the export.
 
     Each step is logged, see `tlkit.progress`.
 
     Args:
-        data: A folder of class folders, a folder of train/ val/ test/ folders, or a CSV (see `tlkit.scan`). Or a `Job`,
+        data: A folder of class folders, a folder of train/ val/ test/ folders, or a CSV (see `tlkit.scan`). Or data in
+            memory: see `tlkit.from_arrays`, `tlkit.from_dataframe` and `tlkit.from_dataset`. Or a `Job`,
             which holds all keywords but the last three. Or the plan.json of an earlier run, to repeat that run;
             keywords that differ from their defaults take precedence. To set one back to its default, use
             `dataclasses.replace(tlkit.Job.read("RUN/plan.json"), seed=0)`.
@@ -73,6 +83,10 @@ def finetune(
         force: Replace an earlier run in `out` when the new one is finished. Other files are never removed (see
             `tlkit.folders`).
         dry_run: Log the plan and stop. Nothing is written, and the Run's folder does not exist.
+        callbacks: Any of Keras', for the training: see `tlkit.train`. A solved head, each fold of cross-validation and
+            the winner of a tournament, whose trainings they take no part in, are told to them afterwards. Of a callback
+            with `on_run_begin(run)` or `on_run_end(run)` these are called when the plan is decided, and when the run is
+            finished.
 
     Returns:
         The finished run.
@@ -87,19 +101,26 @@ def finetune(
             f"`{next(iter(options))}` was given with a Job. Set it in the Job instead: dataclasses.replace(job, ...)."
         )
     job = data if isinstance(data, Job) else Job.given(data, options)
-    return carry_out(job, out, force=force, dry_run=dry_run)
+    return carry_out(job, out, force=force, dry_run=dry_run, callbacks=callbacks)
 
 
-def carry_out(job: Job, out: str | Path | None = None, *, force: bool = False, dry_run: bool = False) -> Run:
+def carry_out(
+    job: Job,
+    out: str | Path | None = None,
+    *,
+    force: bool = False,
+    dry_run: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> Run:
     """Do a job: resolve its names, prepare the data, decide what was left open, fit, evaluate, deliver.
 
-    out, force, dry_run: as in `finetune`.
+    out, force, dry_run, callbacks: as in `finetune`.
     """
     clock = Clock(Deadline.after(None if job.max_minutes is None else 60 * job.max_minutes))
-    resolved = resolve(job)
+    followed, resolved = checked_callbacks(callbacks), resolve(job)
     folder = Path(out) if out is not None else next_free(Path("runs"), resolved.name)
     check_out(folder, force, resolved.job.data)
-    prepared = prepare(resolved, clock)
+    prepared = dataclasses.replace(prepare(resolved, clock), callbacks=followed)
     if dry_run:
         _log_plan(foresee(prepared, clock.deadline), prepared.backbone)
         return Run(folder)
@@ -111,10 +132,15 @@ def carry_out(job: Job, out: str | Path | None = None, *, force: bool = False, d
     with FreshProcess() as fresh:  # it imports TensorFlow while this one decides and trains
         decided = decide(prepared, run, clock)
         _log_plan(decided.plan, prepared.backbone)
+        tell(followed, "on_run_begin", run)
         trained = fit(decided, prepared, clock)
         judged = judge(decided.plan, trained, prepared, run, clock)
         judged.scores["transfer"] = transfer_gain(prepared, run, clock)
-        return deliver(decided.plan, judged, prepared, run, into=folder, fresh=fresh, clock=clock)
+        run = deliver(decided.plan, judged, prepared, run, into=folder, fresh=fresh, clock=clock)
+    if isinstance(data := resolved.job.data, InMemory):
+        run = dataclasses.replace(run, moved_to=data)
+    tell(followed, "on_run_end", run)
+    return run
 
 
 def _log_short_time(deadline: Deadline, images: int, job: Job) -> None:

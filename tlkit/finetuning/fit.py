@@ -12,6 +12,7 @@ from tlkit.models.inference import seconds_per_image
 from tlkit.progress import NO_DEADLINE, Clock, Deadline
 from tlkit.runs.reading import parity_sample
 from tlkit.strategy.recipes import delivery_seconds
+from tlkit.training.own_callbacks import report_rows
 from tlkit.training.restarts import train_best
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 def fit(decided: Decided, prepared: Prepared, clock: Clock | None = None) -> Trained:
     """Build the classifier of a plan, and train it on the training images, unless a tournament has trained it."""
-    if decided.trained is not None:
+    if decided.trained is not None:  # callbacks took no part in the tournament, whose trainings would mix
+        report_rows(prepared.callbacks, decided.trained.model, decided.trained.history.rows)
         return decided.trained
     clock, dataset, plan = clock or Clock(), prepared.dataset, decided.plan
     assert plan.recipe is not None
@@ -44,6 +46,7 @@ def fit(decided: Decided, prepared: Prepared, clock: Clock | None = None) -> Tra
             dataset.part("validation"),
             seed=seed,
             deadline=training_deadline(clock.deadline, model, dataset, plan.job.report),
+            callbacks=prepared.callbacks,
         )
     return Trained(best, history, decided.images_computed + history.images_computed)
 

@@ -19,6 +19,7 @@ from tlkit.finetuning.prepare import Prepared
 from tlkit.finetuning.refit import Refitted
 from tlkit.plan.plan import Plan
 from tlkit.progress import Clock, log
+from tlkit.training.own_callbacks import report_rows
 from tlkit.training.train import train
 from tlkit.words import counted
 
@@ -68,6 +69,8 @@ def cross_validate(plan: Plan, trained: Trained, prepared: Prepared, clock: Cloc
             out_of_fold[rows] = predict_probabilities(model, pool.take(rows).pixels)
             total = [mean + one for mean, one in zip(total, model.get_weights(), strict=True)]
             computed += found.images_computed
+            if found.best is not None:
+                report_rows(prepared.callbacks, model, [{**found.best, "epoch": history.epochs + number + 1}])
     model.set_weights([one / (len(numbers) + 1) for one in total])
     right += int((out_of_fold.argmax(1) == pool.labels[:count]).sum())
     if _right(model, pool) < right:

@@ -13,6 +13,7 @@ from tlkit.errors import RunError, SpecError, unknown
 from tlkit.plan.augmentation import Augmentation, augmentation_from_dict, check_fields
 from tlkit.plan.checks import _between, _from_dict, _whole
 from tlkit.plan.columns import named_columns
+from tlkit.plan.in_memory import InMemory, as_data, data_from_json
 from tlkit.plan.old import renewed
 from tlkit.plan.recipe import Recipe, recipe_from_dict
 
@@ -29,7 +30,8 @@ class Job:
     """The request for a run. Every field is a keyword of `tlkit.finetune` and an option of the command.
 
     Args:
-        data: A folder of class folders, a folder of train/ val/ test/ folders, or a table (see `tlkit.scan`).
+        data: A folder of class folders, a folder of train/ val/ test/ folders, or a table (see `tlkit.scan`); or data
+            in memory, of `tlkit.from_arrays`, `from_dataframe` or `from_dataset`.
         backbone: A name of `tlkit backbones` or a `.keras` file. Several separated by commas, or "auto" for all whose
             weights are on this machine, are compared by linear probes first. None: the one that weights by name are
             of; else mobilenetv2 if its ImageNet weights are on this machine, else nano.
@@ -95,7 +97,7 @@ class Job:
     'squash'
     """
 
-    data: Path
+    data: Path | InMemory
     backbone: str | None = None
     recipe: Recipe | str | None = None
     similar: bool | None = None
@@ -127,7 +129,7 @@ class Job:
     checked: Recipe | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "data", Path(self.data))
+        object.__setattr__(self, "data", as_data(self.data))
         object.__setattr__(self, "from_run", None if self.from_run is None else Path(self.from_run))
         object.__setattr__(self, "columns", named_columns(self.columns) or None)
         object.__setattr__(self, "allow", tuple(check_fields(self.allow)))
@@ -175,14 +177,16 @@ class Job:
         return self.recipe == AUTO or (self.recipe is None and self.similar is None)
 
     @classmethod
-    def given(cls, data: str | Path, options: Mapping[str, Any]) -> Job:
+    def given(cls, data: str | Path | InMemory, options: Mapping[str, Any]) -> Job:
         """Create a job from `data` and options.
 
         `data` may also be the plan.json of an earlier run: then its job is repeated, with these options changed.
 
         Raises RunError for a run's folder, or for a JSON file that is not a plan.
         """
-        path = Path(data)
+        path = as_data(data)
+        if isinstance(path, InMemory):
+            return cls(path, **options)
         if path.is_dir() and (path / "plan.json").is_file():
             raise RunError(f"'{path}' is a run, not data. To repeat it, give '{path / 'plan.json'}'.")
         if path.suffix == ".json":
@@ -226,6 +230,8 @@ class Job:
         Raises NameUnknown for a field that does not exist, and SpecError for an invalid value.
         """
         given = {**values}
+        if "data" in given:
+            given["data"] = data_from_json(given["data"])
         if isinstance(given.get("recipe"), Mapping):
             given["recipe"] = recipe_from_dict(given["recipe"])
         if isinstance(given.get("augment"), Mapping):
@@ -238,7 +244,7 @@ class Job:
         values = dataclasses.asdict(self)
         return {
             **values,
-            "data": str(self.data),
+            "data": self.data.to_dict() if isinstance(self.data, InMemory) else str(self.data),
             "from_run": None if self.from_run is None else str(self.from_run),
             "allow": list(self.allow),
             "checked": self.checked is not None and self.checked == self.recipe,

@@ -403,7 +403,7 @@ class Tournament:
         training, validation = (
             self.pool.take(rows) for rows in np.split(np.arange(len(self.pool)), [self.table.training])
         )
-        settings: dict[str, Any] = {"seed": self.job.seed, "deadline": self.deadline, "whole": True}
+        settings: dict[str, Any] = {"seed": self.job.seed, "deadline": self.deadline.or_not_at_all()}
         try:
             history = train(model, self.backbone, one.recipe, training, validation, **settings)
         except TrainingError as error:

@@ -21,6 +21,7 @@ from tlkit.plan.recipe import Recipe, Stage
 from tlkit.progress import Deadline, log
 from tlkit.training.batches import Transform
 from tlkit.training.history import History, Stopwatch
+from tlkit.training.own_callbacks import Callbacks
 from tlkit.words import counted
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class StagePlan:
     """One stage of a recipe, with what is needed to run it.
 
     number: the stage's number, from 1. seed: seed of the order, the views and the augmentation.
-    clock: the stopwatch of the whole training. whole: see `tlkit.train`.
+    clock: the stopwatch of the whole training. callbacks: the user's.
     """
 
     recipe: Recipe
@@ -42,7 +43,7 @@ class StagePlan:
     backbone: Backbone
     seed: int
     clock: Stopwatch
-    whole: bool = False
+    callbacks: Callbacks = ()
 
     @property
     def stage(self) -> Stage:

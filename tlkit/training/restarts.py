@@ -5,7 +5,7 @@ Imports Keras and NumPy only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 
@@ -28,6 +28,7 @@ def train_best(
     *,
     seed: int = 0,
     deadline: Deadline = NO_DEADLINE,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> tuple[keras.Model, History]:
     """Train a classifier 1 + `recipe.restarts` times, and return the one that is best on the validation images.
 
@@ -37,7 +38,7 @@ def train_best(
     Args:
         build: gives the classifier with the random weights of a seed.
         deadline: when training ends. A restart that has not begun by then is left out.
-        backbone, recipe, training, validation, seed: as in `tlkit.train`.
+        backbone, recipe, training, validation, seed, callbacks: as in `tlkit.train`.
 
     Returns:
         The model, and its history. Its `restart` is the number of the one that was kept, 0 = the first training, and
@@ -58,7 +59,16 @@ def train_best(
             log.info(f"restart {number} of {recipe.restarts}, with seed {seed + number}")
         model = build(seed + number)
         try:
-            history = train(model, backbone, recipe, training, validation, seed=seed + number, deadline=deadline)
+            history = train(
+                model,
+                backbone,
+                recipe,
+                training,
+                validation,
+                seed=seed + number,
+                deadline=deadline,
+                callbacks=callbacks,
+            )
         except TrainingError as error:
             failed = error
             notes.append(f"the training with seed {seed + number} was given up: {error}")

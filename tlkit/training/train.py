@@ -7,7 +7,7 @@ weights with the best validation scores. A stage without improvement leaves the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import keras
@@ -23,6 +23,7 @@ from tlkit.progress import NO_DEADLINE, Deadline, log
 from tlkit.training.fit import fit_stage
 from tlkit.training.history import History, Stopwatch
 from tlkit.training.inputs import StageInputs, StagePlan
+from tlkit.training.own_callbacks import checked_callbacks
 from tlkit.training.solve import Refit, refit_stage, solve_stage
 from tlkit.words import counted
 
@@ -45,7 +46,7 @@ def train(
     *,
     seed: int = 0,
     deadline: Deadline = NO_DEADLINE,
-    whole: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> History:
     """Train a classifier in place, stage by stage. It ends with the weights that are best on the validation images.
 
@@ -57,9 +58,11 @@ def train(
         recipe: its stages are run in order.
         training, validation: decoded images with labels, raw RGB 0-255.
         seed: seed of the order, the views and the augmentation.
-        deadline: when training ends. At least one epoch of the first stage is completed.
-        whole: whether a stage that would not end before the deadline is given up in its first steps. The model then
-            has the best weights so far, and the history's `expected_seconds` is set.
+        deadline: when training ends. At least one epoch of the first stage is completed. If it is `whole`, a stage that
+            would not end before it is given up in its first steps. The model then has the best weights so far, and the
+            history's `expected_seconds` is set.
+        callbacks: any of Keras'. Each stage is a `fit` of its own, with `on_train_begin` and `on_train_end`, and epochs
+            count on. Their model is the whole classifier, see `tlkit.training.own_callbacks`.
 
     Returns:
         The history, a row per epoch. Ctrl-C ends training with the best weights so far, and the history is
@@ -67,21 +70,26 @@ def train(
 
     Raises:
         KeyboardInterrupt: Ctrl-C before the first epoch was completed.
-        SpecError: a stage unfreezes more blocks than there are, or its `scales` are below the image size.
+        SpecError: a stage unfreezes more blocks than there are, its `scales` are below the image size, or one of
+            `callbacks` is none.
         TrainingError: the loss is not finite.
     """
     backbone = find_backbone(backbone) if isinstance(backbone, str) else backbone
     for stage in recipe.stages:
         backbone.block_count(stage.unfreeze)
         check_scales(stage, model.input_shape[1])
-    training, validation = _shuffled(training, seed), _shuffled(validation, seed)
+    followed, training, validation = (
+        checked_callbacks(callbacks),
+        _shuffled(training, seed),
+        _shuffled(validation, seed),
+    )
     history, clock = History(), Stopwatch()
     for number in range(1, len(recipe.stages) + 1):
         if history.rows and (deadline.over or history.interrupted):
             why = "the training was interrupted" if history.interrupted else "the time limit was reached"
             history.cut(f"stage {number} of {len(recipe.stages)} was skipped: {why}")
             continue
-        plan = StagePlan(recipe, number, backbone, seed, clock, whole)
+        plan = StagePlan(recipe, number, backbone, seed, clock, followed)
         history.append(_train_stage(model, plan, training, validation, history, deadline))
     return history
 

@@ -72,11 +72,23 @@ def _read_table(
         NameUnknown: if `group_by` or a column of `named` is not a column.
     """
     records = read_records(file)
-    layout = _layout(file, records, group_by, named)
-    rows = _labelled(file, records, layout, findings)
+    rows = labelled_rows(file, records, group_by, named, findings)
     part = part_in_name(file.stem) or ""  # of two files of one name, train.csv means the one in train/
     wanted = [row if row.split else row._replace(split=part) for row in rows] if part else rows
-    places = Places(root_of_table(file)).find(wanted)
+    return files_of_rows(file, rows, Places(root_of_table(file)).find(wanted), findings)
+
+
+def labelled_rows(
+    file: Path, records: Records, group_by: str | None, named: Mapping[str, str], findings: list[dict[str, str]]
+) -> list[Wanted]:
+    """The rows of a table with a path and one label; no file is looked for. Otherwise as `_read_table`."""
+    return _labelled(file, records, _layout(file, records, group_by, named), findings)
+
+
+def files_of_rows(
+    file: Path, rows: Sequence[Wanted], places: Sequence[Place], findings: list[dict[str, str]]
+) -> list[_Found]:
+    """The images of rows by the places of their files. What cannot be used is named in `findings`."""
     found = _one_each(file, rows, places, findings)
     findings += [
         problem(path, label, "alike-names", detail)
