@@ -22,6 +22,7 @@ from tlkit.plan.in_memory import InMemory
 from tlkit.plan.job import OPTIONS, Job
 from tlkit.plan.plan import Plan
 from tlkit.plan.recipe import Recipe
+from tlkit.plan.spelling import JOB_ALIASES, in_names_of_a_job
 from tlkit.progress import Clock, Deadline, log
 from tlkit.runs.folder import Run, check_out, next_free, start_run
 from tlkit.runs.trackers import tell
@@ -52,6 +53,7 @@ def finetune(
     test: float | None = None,
     group_by: str | None = None,
     columns: Mapping[str, str] | str | None = None,
+    class_names: Sequence[str] | None = None,
     fit: str = "squash",
     from_run: str | Path | None = None,
     augment: Augmentation | str | None = None,
@@ -67,6 +69,11 @@ def finetune(
     force: bool = False,
     dry_run: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    accept_license: bool | None = None,
+    validation_split: float | None = None,
+    crop_to_aspect_ratio: bool | None = None,
+    pad_to_aspect_ratio: bool | None = None,
+    color_mode: str | None = None,
 ) -> Run:
     """Fine-tune a pretrained backbone on a folder of images, evaluate it, export it, and prove the export.
 
@@ -75,7 +82,7 @@ def finetune(
     Args:
         data: A folder of class folders, a folder of train/ val/ test/ folders, or a CSV (see `tlkit.scan`). Or data in
             memory: see `tlkit.from_arrays`, `tlkit.from_dataframe` and `tlkit.from_dataset`. Or a `Job`,
-            which holds all keywords but the last three. Or the plan.json of an earlier run, to repeat that run;
+            which holds all keywords up to `report`. Or the plan.json of an earlier run, to repeat that run;
             keywords that differ from their defaults take precedence. To set one back to its default, use
             `dataclasses.replace(tlkit.Job.read("RUN/plan.json"), seed=0)`.
         backbone, ..., report: The fields of `tlkit.Job`, explained there.
@@ -87,6 +94,8 @@ def finetune(
             the winner of a tournament, whose trainings they take no part in, are told to them afterwards. Of a callback
             with `on_run_begin(run)` or `on_run_end(run)` these are called when the plan is decided, and when the run is
             finished.
+        accept_license, validation_split, crop_to_aspect_ratio, pad_to_aspect_ratio, color_mode: Other names, as Keras
+            has them, of `accept_licence`, `validation`, `fit="crop"`, `fit="pad"`, and of what is always "rgb".
 
     Returns:
         The finished run.
@@ -96,6 +105,8 @@ def finetune(
     """
     given = locals()
     options = {name: given[name] for name, default in OPTIONS.items() if given[name] != default}
+    options |= {name: given[name] for name in JOB_ALIASES if given[name] is not None}
+    options = in_names_of_a_job(options)
     if isinstance(data, Job) and options:
         raise TypeError(
             f"`{next(iter(options))}` was given with a Job. Set it in the Job instead: dataclasses.replace(job, ...)."

@@ -57,7 +57,9 @@ def prepare(resolved: Resolved, clock: Clock | None = None) -> Prepared:
     """
     clock, job = clock or Clock(), resolved.job
     with clock.timed("scan"):
-        images = scan(job.data, group_by=job.group_by, columns=job.columns, strict=job.strict)
+        images = scan(
+            job.data, group_by=job.group_by, columns=job.columns, class_names=job.class_names, strict=job.strict
+        )
         if job.from_run is not None and (depth := depth_of_run(job.from_run)) is not None:
             images = at_depth(images, depth)
     if job.max_error is not None:  # before training, not after it

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from tlkit.plan.columns import named_columns
 from tlkit.plan.in_memory import InMemory, as_data, data_from_json
 from tlkit.plan.old import renewed
 from tlkit.plan.recipe import Recipe, recipe_from_dict
+from tlkit.plan.spelling import both_spellings, set_by_alias
 
 FITS = ("squash", "crop", "pad")  # ways to make an image square
 PARTS = ("train", "validation", "test")
@@ -25,6 +26,7 @@ EFFORTS = ("quick", "normal", "best")  # how much training the default recipe ma
 AUTO = "auto"
 
 
+@both_spellings
 @dataclass(frozen=True)
 class Job:
     """The request for a run. Every field is a keyword of `tlkit.finetune` and an option of the command.
@@ -58,8 +60,9 @@ class Job:
             "torchvision:resnext50_32x4d-7cdf4587.pth", which also says what `backbone` is. plan.json keeps a name with
             its commit and SHA-256, so that a repeat takes the same file.
         accept_licence: Whether you accept the licence of weights by name, if it forbids commercial use or has terms of
-            its own.
+            its own. `accept_license` is another spelling of it.
         validation: Share of the training images, above 0 and below 1. Not used if the data has validation images.
+            `validation_split` is another name of it.
         test: Share of the images that become test images, from 0 to below 1. They are looked at once, at the end. Not
             used if the data has test images. 0: none; then the validation images give the accuracy, and also choose the
             model. None: 0.15 (0.05 of 10,000 images or more) where there are 500 images or more and a network may be
@@ -67,6 +70,8 @@ class Job:
         group_by: CSV column. Images with equal values stay in the same split.
         columns: The columns of a table that hold the path, label or split, if they have other names, such as
             "path=photo no,label=species" or a mapping of the same.
+        class_names: All classes, in the order of the model's outputs; as text, separated by commas. None: alphabetical,
+            or as data in memory has them.
         fit: How an image becomes square: "squash", "crop" or "pad".
         from_run: An earlier run's folder, to start from its weights.
         augment: An Augmentation, a preset, or a JSON file of fields, instead of the recipe's augmentation. It is
@@ -115,6 +120,7 @@ class Job:
     test: float | None = None
     group_by: str | None = None
     columns: Mapping[str, str] | str | None = None
+    class_names: Sequence[str] | None = None
     fit: str = "squash"
     from_run: Path | None = None
     augment: Augmentation | str | None = None
@@ -127,8 +133,15 @@ class Job:
     strict: bool = False
     report: bool = True
     checked: Recipe | None = None
+    accept_license: InitVar[bool | None] = None
+    validation_split: InitVar[float | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, accept_license: bool | None, validation_split: float | None) -> None:
+        set_by_alias(self, {"accept_license": accept_license, "validation_split": validation_split})
+        if isinstance(self.class_names, str):
+            object.__setattr__(self, "class_names", tuple(one.strip() for one in self.class_names.split(",")))
+        elif self.class_names is not None:
+            object.__setattr__(self, "class_names", tuple(map(str, self.class_names)))
         object.__setattr__(self, "data", as_data(self.data))
         object.__setattr__(self, "from_run", None if self.from_run is None else Path(self.from_run))
         object.__setattr__(self, "columns", named_columns(self.columns) or None)

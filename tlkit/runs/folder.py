@@ -142,7 +142,12 @@ class Run:
 
     def predict(self, images: Any, *, top: int = 3) -> pd.DataFrame:
         """Classify image files or arrays with the exported model: see `tlkit.predict`."""
-        return _here("predict").predict(self.folder, images, top=top)
+        return _here("predict").predict(self._opened, images, top=top)
+
+    @functools.cached_property
+    def _opened(self) -> Any:
+        """The exported model, loaded once."""
+        return _here("predict").opened(self.folder)
 
     def write_plan(self, plan: Plan) -> None:
         self.write_json("plan.json", plan.to_dict())

@@ -15,6 +15,7 @@ from tlkit.data.convert import Unreadable, convert
 from tlkit.data.headers import why_not
 from tlkit.data.sources.folder import files_below
 from tlkit.data.sources.memory import InMemoryImages
+from tlkit.deployment.exported import Opened
 from tlkit.errors import DataError, nearest
 from tlkit.runs.reading import BATCH, open_exported, unsure_below
 from tlkit.words import shown, text_of
@@ -22,14 +23,17 @@ from tlkit.words import shown, text_of
 MAX_FILE_BYTES = 512 * 1024 * 1024
 
 
+Item = tuple[str, Path | bytes | str]  # the name of an image, and its file, its bytes, or why it is left aside
+Served = tuple[list[str], Opened, bool]
 Images = str | Path | Sequence[Any] | np.ndarray | InMemoryImages
 
 
-def predict(model: str | Path, files: Images, *, top: int = 3) -> pd.DataFrame:
+def predict(model: str | Path | Served, files: Images, *, top: int = 3) -> pd.DataFrame:
     """Predict classes and probabilities for image files or arrays, with a run's SavedModel or any export.
 
     Args:
-        model: A run's folder, or a folder that export wrote.
+        model: A run's folder, or a folder that export wrote; or what `tlkit.runs.predict.opened` makes of it, to load
+            it once for several calls.
         files: Files, and folders, which are searched as `tlkit.scan` does: links are followed, system files and files
             that lie beside images, such as annotations, are passed over. What the model itself does not decode, such
             as TIFF and HEIC, is converted first: see `tlkit.convert`. Or images in memory, raw RGB 0-255: an array of
@@ -48,8 +52,17 @@ def predict(model: str | Path, files: Images, *, top: int = 3) -> pd.DataFrame:
     """
     if top < 1:
         raise DataError(f"top is {top}. Expected 1 or more.")
-    found = _given(files)
-    (names, answer), has_threshold = open_exported(model), unsure_below(model) != 0
+    return answered(_given(files), model if isinstance(model, tuple) else opened(model), top)
+
+
+def opened(model: str | Path) -> Served:
+    """A run or an export, loaded: its class names, the function of `open_exported`, and whether it has a threshold."""
+    return *open_exported(model), unsure_below(model) != 0
+
+
+def answered(found: Sequence[Item], model: Served, top: int) -> pd.DataFrame:
+    """The table of `predict` for images by a model that is loaded."""
+    names, answer, has_threshold = model
     rows: list[dict[str, Any]] = []
     for start in range(0, len(found), BATCH):
         chunk = found[start : start + BATCH]
@@ -67,7 +80,7 @@ def predict(model: str | Path, files: Images, *, top: int = 3) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"sure": object})
 
 
-def _given(images: Images) -> list[tuple[str, Path | bytes | str]]:
+def _given(images: Images) -> list[Item]:
     """The name of each image, and its file, its bytes, or why it is left aside."""
     if isinstance(images, InMemoryImages):
         return [(one.path, images.folder / one.path) for one in images.found]

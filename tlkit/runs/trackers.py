@@ -59,19 +59,23 @@ class MlflowTracker(keras.callbacks.Callback):
 
     uri: of the tracking store: a folder, "sqlite:///FILE" or the address of a server. experiment: its name.
 
-    Raises ExportError if MLflow is not installed.
+    Raises ExportError if MLflow is not installed, or cannot log there.
     """
 
     def __init__(self, uri: str, experiment: str = "tlkit") -> None:
         super().__init__()
+        self._id: str | None
         try:
             tracking = importlib.import_module("mlflow.tracking")
         except ImportError as error:
             raise ExportError(f"MLflow is not installed ({error}). Install it with: pip install mlflow.") from None
-        self._client, self._failed = tracking.MlflowClient(tracking_uri=uri), ""
-        found = self._client.get_experiment_by_name(experiment)
-        self._experiment = found.experiment_id if found else self._client.create_experiment(experiment)
-        self._id: str | None = None
+        self._id, self._failed = None, ""
+        try:
+            self._client = tracking.MlflowClient(tracking_uri=uri)
+            found = self._client.get_experiment_by_name(experiment)
+            self._experiment = found.experiment_id if found else self._client.create_experiment(experiment)
+        except Exception as error:  # of the network, of the store, of MLflow itself
+            raise ExportError(f"MLflow cannot log to '{uri}': {error}") from error
 
     def on_run_begin(self, run: Run) -> None:
         """Begin a run of MLflow, with the job and the decisions as parameters."""
@@ -129,7 +133,7 @@ def tell(callbacks: Sequence[keras.callbacks.Callback], hook: str, run: Run) -> 
         except TlkitError as error:
             failed.append(str(error))
         except Exception as error:  # of a tracker's network or store
-            failed.append(f"{type(one).__name__}: {error}")
+            failed.append(f"{type(one).__name__}: {type(error).__name__}: {error}")
     if failed:
         state = "is finished, but" if run.finished else "was not begun, because"
         raise RunError(f"The run '{run.folder}' {state} a callback failed in {hook}: {'; '.join(failed)}")
