@@ -78,6 +78,7 @@ def test_each_stage_is_a_fit_of_the_whole_classifier(dataset: Any, tmp_path: Pat
         assert all((a == b).all() for a, b in zip(last.get_weights(), model.get_weights(), strict=True))
 
 
+@pytest.mark.slow
 def test_a_callback_stops_its_stage_and_the_history_says_so(dataset: Any) -> None:
     told = Told(stop_at=0)
     _, history = trained(dataset, Recipe("two", stages=(HEAD, TOP)), told)
@@ -157,6 +158,7 @@ class Unregistered(keras.losses.Loss):
         return keras.ops.sum(y_pred)
 
 
+@pytest.mark.slow
 def test_an_own_loss_is_the_one_that_is_minimised(dataset: Any) -> None:
     stage = Stage(epochs=1, learning_rate=1e-9)
     plain, doubled = (
@@ -166,6 +168,7 @@ def test_an_own_loss_is_the_one_that_is_minimised(dataset: Any) -> None:
     assert doubled["val_loss"] == pytest.approx(plain["val_loss"], rel=1e-4)  # the log loss, for comparison
 
 
+@pytest.mark.slow
 def test_an_own_optimizer_takes_the_rate_of_its_stage_and_own_metrics_are_recorded(dataset: Any) -> None:
     told = Told()
     optimizer = keras.optimizers.Lion(learning_rate=7.0, beta_1=0.5)
