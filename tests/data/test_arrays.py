@@ -8,6 +8,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -59,7 +60,8 @@ def test_the_same_pixels_have_the_same_key_whatever_array_holds_them() -> None:
     x, y = drawn(2)
     plain = keys(tlkit.from_arrays(x, y))
     opaque = np.concatenate([x, np.full((*x.shape[:3], 1), 255, "uint8")], axis=-1)
-    for same in (x.astype("float32"), x.astype("int64"), list(x), [Image.fromarray(one) for one in x], opaque):
+    tensors, pictures = keras.ops.convert_to_tensor(x), [Image.fromarray(one) for one in x]
+    for same in (x.astype("float32"), x.astype("int64"), list(x), pictures, opaque, tensors):
         assert keys(tlkit.from_arrays(same, y)) == plain
     grey = x[..., 0]
     assert keys(tlkit.from_arrays(grey, y)) == keys(tlkit.from_arrays(np.stack([grey] * 3, axis=-1), y))
@@ -156,8 +158,6 @@ def test_a_dataset_gives_what_its_arrays_give() -> None:
 
 
 def test_the_dataset_of_a_folder_of_keras_keeps_its_classes_and_its_splits(folder: Path) -> None:
-    import keras
-
     settings: dict[str, Any] = {"image_size": (40, 40), "validation_split": 0.25, "seed": 1, "verbose": False}
     train, validation = keras.utils.image_dataset_from_directory(folder, subset="both", **settings)
     images = tlkit.scan(tlkit.from_dataset(train, validation=validation))

@@ -114,7 +114,11 @@ def test_arrays_become_a_proven_run_that_says_they_must_be_given_again(
     assert tlkit.evaluate_run(run)["n"] == run.metrics["validation"]["n"]
     assert tlkit.evaluate_run(run, data)["trained_on"] > 0
     again = tlkit.open_run(run.folder)
-    for repeat in (lambda: tlkit.finetune(run.folder / "plan.json"), lambda: tlkit.evaluate_run(again)):
+    for repeat in (
+        lambda: tlkit.finetune(run.folder / "plan.json"),
+        lambda: tlkit.scan(run.folder / "split.csv"),
+        lambda: tlkit.evaluate_run(again),
+    ):
         with pytest.raises(DataError, match="lay in memory"):
             repeat()
     given = tlkit.open_run(run.folder, tlkit.from_arrays(x, y, CLASSES))

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
 import tlkit
 from tests.conftest import write_folder
 from tests.tiny import tiny_file
 from tlkit import Recipe, Stage
+from tlkit.cli.main import main
 from tlkit.errors import ExportError, NameUnknown, RunError, SpecError
 from tlkit.plan.tracking import named_trackers
-from tlkit.runs.trackers import make_trackers, tell
+from tlkit.runs.trackers import TensorBoardTracker, make_trackers, tell
 
 RECIPE = Recipe("one", stages=(Stage(epochs=2, learning_rate=1e-2),))
 
@@ -32,6 +35,17 @@ def test_trackers_are_named_by_kind_and_place() -> None:
         named_trackers(["tensorbord:logs"])
     with pytest.raises(SpecError, match="tensorboard:DIR"):
         named_trackers(["tensorboard"])
+
+
+def test_the_command_makes_trackers(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr("tlkit.finetuning.finetune.carry_out", lambda job, *a, **k: given.extend(k["callbacks"]))
+    places = [f"tensorboard:{tmp_path / name}" for name in ("a", "b")]
+    command = ["finetune", str(folder), "--log-to", places[0], "--log-to", places[1]]
+    assert CliRunner().invoke(main, command).exit_code == 0
+    assert [type(one) for one in given] == [TensorBoardTracker] * 2
+    done = CliRunner().invoke(main, ["finetune", str(folder), "--log-to", "tensorbord:logs"])
+    assert done.exit_code == 1 and "Did you mean 'tensorboard'? (--log-to)" in done.output
 
 
 def test_a_tracker_that_fails_names_the_run_that_is_finished(trained: Path) -> None:
@@ -101,9 +115,6 @@ def test_mlflow_reads_back_metrics_parameters_and_artefacts(tmp_path: Path, unse
 
 
 def test_mlflow_that_is_not_there_is_named(monkeypatch: Any) -> None:
-    def missing(name: str) -> Any:
-        raise ModuleNotFoundError(name)
-
-    monkeypatch.setattr("tlkit.runs.trackers.importlib.import_module", missing)
+    monkeypatch.setitem(sys.modules, "mlflow.tracking", None)
     with pytest.raises(ExportError, match="pip install mlflow"):
         make_trackers(["mlflow:runs"])

@@ -14,7 +14,7 @@ from tests.tiny import tiny_file
 from tlkit import Recipe, Stage
 from tlkit.data.dataset import decode_images
 from tlkit.errors import SpecError
-from tlkit.training.own_callbacks import check_resumable
+from tlkit.training.own_callbacks import check_resumable, report_rows
 
 HEAD = Stage(epochs=3, learning_rate=1e-2)
 TOP = Stage(epochs=2, learning_rate=1e-3, unfreeze=1)
@@ -105,6 +105,15 @@ def test_a_solved_head_is_a_training_of_one_epoch(dataset: Any) -> None:
     model, history = trained(dataset, Recipe("solved", stages=(Stage(1, 1e-3, solver="logistic", strength=1.0),)), told)
     assert told.events == ["begin", "epoch 0", "end"] and told.inputs == [(None, 32, 32, 3)]
     assert told.logs[0]["val_accuracy"] == history.rows[0]["val_accuracy"] and not hasattr(model, "optimizer")
+
+
+def test_the_epochs_of_a_tournaments_winner_are_told_afterwards() -> None:
+    told = Told()
+    model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    rows = [{"epoch": n, "loss": 1 / n, "accuracy": 0.5, "val_loss": 1.0, "val_accuracy": 0.5} for n in (1, 2)]
+    report_rows((told,), model, rows)
+    assert told.events == ["begin", "epoch 0", "epoch 1", "end"] and [one["loss"] for one in told.logs] == [1.0, 0.5]
+    assert not hasattr(model, "optimizer")
 
 
 @pytest.mark.slow

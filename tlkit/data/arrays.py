@@ -279,6 +279,12 @@ def as_pixels(image: Any, where: str) -> np.ndarray:
     return np.rint(pixels).clip(0, 255).astype("uint8")
 
 
+def highest_float(image: Any) -> float | None:
+    """The highest value of an image of floats; None if its values are whole numbers, or Pillow's."""
+    values = None if hasattr(image, "convert") else np.asarray(image)
+    return float(values.max()) if values is not None and values.dtype.kind == "f" else None
+
+
 def _canonical(pixels: np.ndarray) -> np.ndarray:
     """The same pixels with as few channels as they need: no alpha if all are opaque, grey if all channels are equal."""
     if pixels.ndim == 3 and pixels.shape[-1] == 4 and (pixels[..., 3] == 255).all():
@@ -337,9 +343,9 @@ class _Writer:
         inside = split if split in ("validation", "test") and number is None else ""
         path = f"{inside}/{place:06d}.png" if inside else f"{place:06d}.png"
         where = f"Image {place}" + (f" of {inside}" if inside else "")
-        pixels = as_pixels(image, where)
-        if getattr(image, "dtype", np.dtype("uint8")).kind == "f":
-            self._floats, self._highest = self._floats + 1, max(self._highest, float(np.max(image)))
+        pixels, highest = as_pixels(image, where), highest_float(image)
+        if highest is not None:
+            self._floats, self._highest = self._floats + 1, max(self._highest, highest)
         data = png_bytes(pixels)
         try:
             (self._folder / path).parent.mkdir(exist_ok=True)

@@ -31,14 +31,14 @@ class InMemory:
     root: Path | None = None
 
     def __str__(self) -> str:
-        return f"{self.name} in memory ({counted(self.images, 'image')}, content {self.sha256[:8]})"
+        return f"{self.name} ({counted(self.images, 'image')} in memory, content {self.sha256[:8]})"
 
     @property
     def folder(self) -> Path:
         """The folder of the image files. Raises DataError if the images lay in memory and are not here."""
         if self.root is None:
             raise DataError(
-                f"The data of this run lay in memory: {self}. Files of it are not kept. Give it again as `moved_to`: "
+                f"The images of this run lay in memory, and are not kept in its folder: {self}. Give them again: "
                 "tlkit.open_run(RUN, tlkit.from_arrays(...))."
             )
         return self.root
@@ -60,7 +60,7 @@ def data_from_json(value: Any) -> Any:
 def needs_again(data: InMemory) -> str:
     """What is said of a plan whose data lay in memory, when it is to be repeated."""
     return (
-        f"The data of the plan lay in memory and is not in its folder: {data}. Give it again: "
+        f"The data of this plan lay in memory, and is not kept in the run's folder: {data}. Give it again: "
         "tlkit.finetune(dataclasses.replace(tlkit.Job.read('RUN/plan.json'), data=DATA)), with DATA from "
         "tlkit.from_arrays, from_dataframe or from_dataset."
     )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tlkit.data.arrays import as_pixels, png_bytes
+from tlkit.data.arrays import as_pixels, highest_float, png_bytes
 from tlkit.data.convert import Unreadable, convert
 from tlkit.data.headers import why_not
 from tlkit.data.sources.folder import files_below
@@ -91,8 +91,8 @@ def _given(images: Images) -> list[Item]:
     items = list(images)
     if items and not any(isinstance(one, str | os.PathLike) for one in items):
         pixels = [as_pixels(one, f"Image {number}") for number, one in enumerate(items)]
-        floats = [one for one in items if getattr(one, "dtype", np.dtype("uint8")).kind == "f"]
-        if floats and max(float(one.max()) for one in floats) <= 1:
+        floats = [highest for one in items if (highest := highest_float(one)) is not None]
+        if floats and max(floats) <= 1:
             raise DataError("The highest value of the images is 1 or less. Expected values from 0 to 255, as raw RGB.")
         return [(f"{number:06d}.png", png_bytes(one)) for number, one in enumerate(pixels)]
     found = _expand(items)

@@ -5,7 +5,7 @@ The only file that imports MLflow (`pip install mlflow`).
 
 from __future__ import annotations
 
-import importlib
+import contextlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,20 +36,24 @@ class TensorBoardTracker(keras.callbacks.TensorBoard):
 
     def on_run_begin(self, run: Run) -> None:
         """Log the plan, which is decided."""
-        with self._writer().as_default():
+        with self._writer():
             tf.summary.text("plan", f"```json\n{(run.folder / 'plan.json').read_text(encoding='utf-8')}\n```", step=0)
             tf.summary.text("decisions", "\n".join(f"- {one}" for one in decisions_of(run)), step=0)
 
     def on_run_end(self, run: Run) -> None:
         """Log the metrics of a finished run, and copy its report."""
-        with self._writer().as_default():
+        with self._writer():
             for name, value in numbers_of(run.metrics):
                 tf.summary.scalar(f"run/{name}", value, step=0)
         if (run.folder / "report.html").is_file():
             shutil.copyfile(run.folder / "report.html", self._folder / "report.html")
 
-    def _writer(self) -> Any:
-        return tf.summary.create_file_writer(str(self._folder / "run"))
+    @contextlib.contextmanager
+    def _writer(self) -> Iterator[None]:
+        writer = tf.summary.create_file_writer(str(self._folder / "run"))
+        with writer.as_default():
+            yield
+        writer.close()
 
 
 class MlflowTracker(keras.callbacks.Callback):
@@ -66,12 +70,12 @@ class MlflowTracker(keras.callbacks.Callback):
         super().__init__()
         self._id: str | None
         try:
-            tracking = importlib.import_module("mlflow.tracking")
+            from mlflow.tracking import MlflowClient
         except ImportError as error:
             raise ExportError(f"MLflow is not installed ({error}). Install it with: pip install mlflow.") from None
         self._id, self._failed = None, ""
         try:
-            self._client = tracking.MlflowClient(tracking_uri=uri)
+            self._client = MlflowClient(tracking_uri=uri)
             found = self._client.get_experiment_by_name(experiment)
             self._experiment = found.experiment_id if found else self._client.create_experiment(experiment)
         except Exception as error:  # of the network, of the store, of MLflow itself

@@ -15,6 +15,7 @@ from tlkit.data.sources.places import IMAGE_EXTENSIONS, Place, Places, Wanted
 from tlkit.data.sources.records import SEVERAL, Record, Records, kind_of_table, read_records
 from tlkit.errors import DataError, unknown
 from tlkit.folders import PLAN, own_manifest
+from tlkit.plan.in_memory import InMemory, data_from_json
 from tlkit.plan.job import PARTS
 from tlkit.plan.old import RENAMED_COLUMNS, renewed
 from tlkit.words import counted
@@ -48,11 +49,17 @@ class _Layout(NamedTuple):
 
 
 def root_of_table(file: Path) -> Path:
-    """The folder that the paths of a table are relative to: its own, or the data's for the split.csv of a run."""
+    """The folder that the paths of a table are relative to: its own, or the data's for the split.csv of a run.
+
+    Raises DataError for the split.csv of a run whose images lay in memory.
+    """
     seen: set[Path] = set()
     while file.name == "split.csv" and file not in seen and (values := own_manifest(file.parent, PLAN)):
         seen.add(file)
-        data = Path(renewed(values)["job"].get("data", file.parent))
+        given = data_from_json(renewed(values)["job"].get("data", file.parent))
+        if isinstance(given, InMemory):
+            return given.folder
+        data = Path(given)
         if data.is_dir() or not kind_of_table(data):
             return data
         file = data
