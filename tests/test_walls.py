@@ -46,6 +46,7 @@ FENCES = {  # package -> the only room or module that may import it
     "huggingface_hub": "backbones.huggingface",
     "flask": "runs.serve deployment.requests deployment.guard",
     "waitress": "deployment.server",
+    "mlflow": "runs.trackers",
 }
 WITHOUT_KERAS = {  # rooms and modules that import neither Keras nor TensorFlow nor scikit-learn, nor a module that does
     "cache",

@@ -35,6 +35,9 @@ _HOME = {
     "find_backbone": "backbones",
     "read_weights": "backbones.files",
     "ImageSet": "data.images",
+    "from_arrays": "data.arrays",
+    "from_dataframe": "data.arrays",
+    "from_dataset": "data.arrays",
     "scan": "data.scan",
     "split": "data.split",
     "augment": "data.augment",
@@ -91,6 +94,7 @@ __all__ = [*_HOME]
 if TYPE_CHECKING:
     from tlkit.backbones import Backbone, find_backbone
     from tlkit.backbones.files import read_weights
+    from tlkit.data.arrays import from_arrays, from_dataframe, from_dataset
     from tlkit.data.augment import augment
     from tlkit.data.clean import clean_copy
     from tlkit.data.convert import convert

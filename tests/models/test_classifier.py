@@ -190,9 +190,16 @@ def check_behaviour(name: str, tmp_path: Path, model: keras.Model | None = None,
     assert np.allclose(answer["probabilities"].numpy(), expected, atol=1e-5)
 
 
+def own_layers(model: keras.Model) -> bool:
+    """Whether a model has a layer that Keras alone does not know."""
+    return any(not type(layer).__module__.startswith("keras.") for layer in model._flatten_layers())
+
+
 @pytest.mark.parametrize("name", QUICK)
 def test_blocks_cover_the_backbone_and_the_contributions_add_up_to_the_logit(name: str) -> None:
-    check_contributions(name, check_structure(name))
+    model = check_structure(name)
+    assert own_layers(model) == BACKBONES[name].own_layers
+    check_contributions(name, model)
 
 
 @pytest.mark.slow
@@ -200,6 +207,7 @@ def test_blocks_cover_the_backbone_and_the_contributions_add_up_to_the_logit(nam
 def test_every_row_fulfils_the_contract(name: str, tmp_path: Path) -> None:
     """One network is built for all of it. Only the smallest of a family is trained and written too."""
     model = check_structure(name)
+    assert own_layers(model) == BACKBONES[name].own_layers
     check_contributions(name, model)
     if name in SMALLEST_OF_FAMILY and name not in DEEPEST:
         check_behaviour(name, tmp_path, model)

@@ -21,9 +21,18 @@ from tlkit.plan.job import OPTIONS
 from tlkit.plan.old import renewed
 from tlkit.plan.plan import Plan, PlannedBackbone
 from tlkit.plan.recipe import with_learning_rate
+from tlkit.plan.spelling import JOB_ALIASES
 
 RECIPE = Recipe("mine", stages=(Stage(3, 1e-3, unfreeze=(2,)),), augmentation=Augmentation(rotate=(-5, 5)))
-OF_THE_CALL = {"moved_to", "out", "force", "dry_run"}  # where a run goes, not what it is
+OF_THE_CALL = {
+    "moved_to",
+    "out",
+    "force",
+    "dry_run",
+    "callbacks",
+    "log_to",
+    *JOB_ALIASES,
+}  # where a run goes, not what it is
 
 
 def plan(job: Job, **changes: Any) -> Plan:

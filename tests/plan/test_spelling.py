@@ -7,15 +7,19 @@ import dataclasses
 import inspect
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-from tlkit import Augmentation, Recipe, SpecError, Stage
+from tlkit import Augmentation, Job, Recipe, SpecError, Stage, finetune, scan
 from tlkit.backbones import BACKBONES, Backbone
-from tlkit.errors import NameUnknown
+from tlkit.cli.main import main
+from tlkit.deployment.formats import known_target
+from tlkit.errors import DataError, NameUnknown, WeightsError
 from tlkit.plan.augmentation import augmentation_from_dict, check_fields, find_augmentation, scaled, size_of
 from tlkit.plan.recipe import recipe_from_dict, to_dict
-from tlkit.plan.spelling import OURS
+from tlkit.plan.spelling import JOB_ALIASES, OURS
 
 CAST = Augmentation(colour_cast=(-0.1, 0.1), pca_colour=0.2)
 
@@ -68,7 +72,99 @@ def test_a_backbones_licence_may_be_spelled_either_way() -> None:
 
 
 def test_every_alias_stands_beside_a_field_and_is_none_itself() -> None:
-    for kind in (Augmentation, Backbone):
+    for kind in (Augmentation, Backbone, Job):
         fields = {field.name for field in dataclasses.fields(kind)}
         aliases = set(inspect.signature(kind).parameters) - fields
         assert aliases == {theirs for theirs, ours in OURS.items() if ours in fields} and aliases
+
+
+# -- Keras' names --------------------------------------------------------------------------------------------
+
+
+def test_a_job_takes_keras_names_and_keeps_ours() -> None:
+    job = Job("data", validation_split=0.3, accept_license=True)  # type: ignore[arg-type]
+    assert job == Job("data", validation=0.3, accept_licence=True)  # type: ignore[arg-type]
+    assert job.validation_split == 0.3 and job.accept_license and not {*JOB_ALIASES} & set(job.to_dict())
+    assert dataclasses.replace(job, seed=1).validation == 0.3
+    assert dataclasses.replace(job, validation_split=0.4).validation == 0.4
+
+
+KERAS_SAYS = [
+    ({"validation_split": 0.3}, {"validation": 0.3}),
+    ({"crop_to_aspect_ratio": True}, {"fit": "crop"}),
+    ({"pad_to_aspect_ratio": True}, {"fit": "pad"}),
+    ({"crop_to_aspect_ratio": False}, {}),
+    ({"color_mode": "rgb"}, {}),
+    ({"accept_license": True}, {"accept_licence": True}),
+]
+
+
+@pytest.mark.parametrize(("theirs", "ours"), KERAS_SAYS)
+def test_finetune_and_the_command_take_keras_names(
+    theirs: dict[str, Any], ours: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[Job] = []
+    monkeypatch.setattr("tlkit.finetuning.finetune.carry_out", lambda job, *a, **k: jobs.append(job))
+    finetune(folder, **theirs)
+    finetune(folder, **ours)
+    given = []
+    for name, value in theirs.items():
+        option = f"--{name.replace('_', '-')}"
+        given += [] if value is False else [option] if value is True else [option, str(value)]
+    done = CliRunner().invoke(main, ["finetune", str(folder), *given])
+    assert done.exit_code == 0, done.output
+    assert jobs[0] == jobs[1] == jobs[2] == Job(folder, **ours)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"validation_split": 0.3, "validation": 0.4}, "one option under two names"),
+        ({"crop_to_aspect_ratio": True, "fit": "pad"}, "one option under two names"),
+        ({"crop_to_aspect_ratio": True, "pad_to_aspect_ratio": True}, "one option under two names"),
+        ({"color_mode": "grayscale"}, "RGB"),
+    ],
+)
+def test_what_contradicts_itself_or_is_not_offered_is_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(SpecError, match=words):
+        finetune("data", **options)
+
+
+def test_class_names_give_the_order_of_the_classes(folder: Path) -> None:
+    images = scan(folder, class_names=["red", "blue", "green"])
+    assert images.class_names == ("red", "blue", "green")
+    assert images.labels()[list(images.table["label"]).index("blue")] == 1
+    assert Job(folder, class_names="red, blue,green").class_names == ("red", "blue", "green")
+    with pytest.raises(DataError, match="'green'"):
+        scan(folder, class_names=["red", "blue"])
+    with pytest.raises(DataError, match="'red' twice"):
+        scan(folder, class_names=["red", "blue", "green", "red"])
+
+
+def test_exports_are_known_by_keras_names() -> None:
+    assert known_target("tf_saved_model") == "savedmodel" and known_target("tflite") == "litert"
+    assert known_target("onnx") == "onnx"
+    with pytest.raises(NameUnknown, match="Did you mean 'savedmodel'"):
+        known_target("savedmodels")
+
+
+@pytest.mark.parametrize(
+    "handle", ["hf://keras/resnet_18_imagenet", "kaggle://keras/resnetv1/keras/resnet_18_imagenet"]
+)
+def test_a_handle_of_kerashub_is_given_to_kerashub_as_it_stands(
+    handle: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    class Hub:
+        class models:
+            class Backbone:
+                @staticmethod
+                def from_preset(location: str, load_weights: bool) -> None:
+                    asked.append(location)
+                    raise ConnectionError("offline")
+
+    monkeypatch.setattr("tlkit.backbones.kerashub.import_keras_hub", lambda: Hub)
+    with pytest.raises(WeightsError, match="offline"):
+        finetune(folder, backbone=handle)
+    assert asked == [handle]

@@ -32,8 +32,9 @@ def find_backbone(name: str) -> Backbone:
     """Find a backbone by its name, or read it from a file or a folder.
 
     Args:
-        name: a row of the table; "hub:HANDLE" or "hub:FOLDER"; "kerashub:PRESET" or "kerashub:FOLDER"; or the path of
-            your own `.keras` file or SavedModel folder.
+        name: a row of the table; "hub:HANDLE" or "hub:FOLDER"; "kerashub:PRESET" or "kerashub:FOLDER"; a handle
+            of KerasHub as it stands, "hf://..." or "kaggle://..."; or the path of your own `.keras` file or SavedModel
+            folder.
 
     Raises:
         NameUnknown: no row has this name. The message holds the nearest name. Raised before any image is read.
@@ -75,10 +76,13 @@ def check_backbone_name(name: str) -> None:
         raise unknown("backbone", name, BACKBONES, see="`tlkit backbones` lists them all.")
 
 
+KERASHUB_HANDLES = ("hf://", "kaggle://")  # as `from_preset` of KerasHub takes them
+
+
 def _kind(name: str) -> str:
     if name.endswith(".keras"):
         return "keras"
-    if name.startswith("kerashub:"):
+    if name.startswith(("kerashub:", *KERASHUB_HANDLES)):
         return "kerashub"
     return "module" if name.startswith("hub:") or (name not in BACKBONES and Path(name).is_dir()) else "table"
 

@@ -68,6 +68,7 @@ class Backbone:
     sha256: the hash of its files if they are copied into a run, else None. note: what else the plan shows about it.
     own_head: the head of its paper, which replaces `Head()` when it is trained from random weights; None if that is
         `Head()` itself.
+    own_layers: whether it has layers of tlkit's own: Keras then loads its `.keras` file only where tlkit is imported.
     origin: its source in plan.json: "table", "keras", "module" or "kerashub". It is only recorded: no code reads it.
     """
 
@@ -88,6 +89,7 @@ class Backbone:
     origin: str = "table"
     learn: Callable[[Backbone, Examples, int], dict[str, np.ndarray]] | None = field(default=None, repr=False)
     own_head: Head | None = None
+    own_layers: bool = False
     license: InitVar[str | None] = None
 
     def __post_init__(self, license: str | None) -> None:

@@ -35,11 +35,17 @@ def demo(out: str) -> None:
 @click.option("--image-size", type=click.IntRange(1), metavar="N", help="pixels; default the backbone's own")
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", help="default the recipe's")
 @click.option("--weights", metavar="NAME|FILE", help="imagenet (default), none, a file, or timm:NAME")
-@click.option("--accept-licence", "--accept-license", is_flag=True, hidden=True)  # documented in docs/weights.md
+@click.option("--accept-licence", is_flag=True, hidden=True)  # documented in docs/weights.md
 @click.option("--validation", type=float, metavar="SHARE", help="of the training images; default 0.2")
 @click.option("--test", type=float, metavar="SHARE", hidden=True)  # documented in docs/recipes.md
 @click.option("--group-by", metavar="COLUMN", hidden=True)  # documented in docs/data.md
 @click.option("--columns", metavar="PATH=NAME,...", hidden=True)  # documented in docs/data.md
+@click.option("--class-names", hidden=True)  # documented in docs/keras.md, as the five that follow
+@click.option("--accept-license", is_flag=True, hidden=True)
+@click.option("--validation-split", type=float, hidden=True)
+@click.option("--crop-to-aspect-ratio", is_flag=True, hidden=True)
+@click.option("--pad-to-aspect-ratio", is_flag=True, hidden=True)
+@click.option("--color-mode", hidden=True)
 @click.option("--fit", metavar="HOW", help="make images square: squash (default), crop or pad")
 @click.option("--from", "from_run", metavar="RUN", help="start from an earlier run's weights")
 @click.option("--augment", metavar="NAME|FILE", help="a preset or a file; checked on DATA first")
@@ -54,6 +60,7 @@ def demo(out: str) -> None:
 @click.option("--strict", is_flag=True, hidden=True)  # documented in docs/runs.md
 @click.option("--report/--no-report", default=True, hidden=True)  # documented in docs/report.md
 @click.option("--data", "moved_to", hidden=True)  # where the data of plan.json is now; documented in docs/runs.md
+@click.option("--log-to", multiple=True, hidden=True)  # documented in docs/keras.md
 @click.option("--dry-run", is_flag=True, help="print the plan and stop")
 @click.option("--resume", metavar="RUN|auto", help="go on with a run that was stopped")
 @click.option("--force", is_flag=True, help="replace an earlier run in RUN")
@@ -71,24 +78,30 @@ def finetune(
     from tlkit.errors import DataError
     from tlkit.finetuning.resolve import check_names
     from tlkit.plan.job import Job
+    from tlkit.plan.spelling import in_names_of_a_job
+    from tlkit.plan.tracking import named_trackers
 
-    moved_to = options.pop("moved_to")
+    moved_to, log_to = options.pop("moved_to"), options.pop("log_to")
+    named_trackers(log_to)
     given = {name: value for name, value in options.items() if _is_given(context, name)}
+    given = in_names_of_a_job(given)
     job = None
-    if data is not None:
+    if data is not None and resume in (None, "auto"):
         job = Job.given(data, given if moved_to is None else {**given, "data": Path(moved_to)})
-        if data.endswith(".json") and not job.data.exists():
+        if data.endswith(".json") and isinstance(job.data, Path) and not job.data.exists():
             raise DataError(f"The data of '{data}' is not at '{job.data}' any more. Give `moved_to`: where it is now.")
         check_names(job)  # before TensorFlow is imported
     elif resume is None:
         raise click.UsageError("Missing argument 'DATA', or --resume RUN.", context)
     with _tensorflow_quietly():
         from tlkit.finetuning.finetune import carry_out, resumed
+        from tlkit.runs.trackers import make_trackers
     with log_shown():
+        trackers = make_trackers(log_to)
         if resume is not None:
-            resumed(resume, job, out, force=force, given=sorted(given))
+            resumed(resume, job or data or moved_to, out, force=force, given=sorted(given), callbacks=trackers)
         elif job is not None:
-            carry_out(job, out, force=force, dry_run=dry_run)
+            carry_out(job, out, force=force, dry_run=dry_run, callbacks=trackers)
 
 
 def _is_given(context: click.Context, name: str) -> bool:

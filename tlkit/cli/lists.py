@@ -51,10 +51,15 @@ def backbones() -> None:
         "on a small part of them (see tlkit/backbones/NANO.md). PyTorch files: `--weights FILE` takes the .pth, "
         ".safetensors or .onnx files of PyTorch's libraries, or their names (docs/weights.md)."
     )
+    own = ", ".join(name for name, one in BACKBONES.items() if one.own_layers)
+    click.echo(
+        f"Keras alone loads the model.keras of every row but {own}, which have layers of tlkit: import tlkit first, or "
+        "use their SavedModel."
+    )
     click.echo(
         "Other backbones: your own .keras file or SavedModel folder; hub:HANDLE or hub:FOLDER, a TF-Hub module, "
-        "fine-tuned as a whole or not at all; kerashub:PRESET or kerashub:FOLDER (pip install 'tlkit[kerashub]'), "
-        "such as kerashub:resnet_18_imagenet."
+        "fine-tuned as a whole or not at all; kerashub:PRESET, kerashub:FOLDER or a handle of KerasHub, hf://... or "
+        "kaggle://... (pip install 'tlkit[kerashub]'), such as kerashub:resnet_18_imagenet."
     )
 
 

@@ -19,13 +19,14 @@ from tlkit.data.scan import scan
 from tlkit.disk import check_writable
 from tlkit.errors import DataError
 from tlkit.files import temporary_beside
+from tlkit.plan.in_memory import InMemory
 
 SUFFIXES = {"jpeg": ".jpg", "png": ".png", "gif": ".gif", "bmp": ".bmp", "webp": ".webp"}
 AS_IT_IS = ("duplicate", "grey", "tiny")  # notes and problems of images whose file is copied unchanged
 TRIED_SIZE = 32  # pixels per side at which every image is decoded, to see whether it does
 
 
-def clean_copy(data: str | Path, folder: str | Path, *, group_by: str | None = None) -> pd.DataFrame:
+def clean_copy(data: str | Path | InMemory, folder: str | Path, *, group_by: str | None = None) -> pd.DataFrame:
     """Write the usable images of a data set into a new folder, by the rules by which tlkit reads them.
 
     An image that is used as it is (a JPEG, PNG, GIF, BMP or WebP without a note) is copied byte for byte, with the

@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlkit.data.limits import FULL_DEPTH
 from tlkit.errors import DataError, unknown
+from tlkit.plan.in_memory import InMemory
 from tlkit.plan.job import PARTS
 from tlkit.words import counted, text_of
 
@@ -92,9 +93,10 @@ class ImageSet:
     root: the folder that paths are relative to.
     table: one row per usable image: path, label, split ("train", "validation", "test", or "" before `split`), group,
         sha256 (of the file), format, width, height (pixels, as stored).
-    class_names: sorted; the index of a label here is its class number.
+    class_names: alphabetical, unless an order was given; the index of a label here is its class number.
     problems: one row per finding: path, label, problem, severity, action, detail.
     depth: the bits that the images of 16 bits use, 8 to 16: one factor scales them all to 8.
+    source: the data in memory that the files were written from; they are removed when nothing holds it any more.
     """
 
     root: Path
@@ -102,6 +104,7 @@ class ImageSet:
     class_names: tuple[str, ...]
     problems: pd.DataFrame
     depth: int = FULL_DEPTH
+    source: InMemory | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -155,12 +158,13 @@ class ImageSet:
 
         gone = {f["path"] for f in findings if f["action"] == LEFT_OUT}
         table = self.table[~self.table["path"].isin(gone)].reset_index(drop=True)
+        there = set(table["label"])
         before = self.problems[~(self.problems["path"].isin(gone) & (self.problems["action"] == "used"))]
         more = pd.DataFrame(findings, columns=list(PROBLEM_COLUMNS))
         return dataclasses.replace(
             self,
             table=table,
-            class_names=tuple(sorted(set(table["label"]))),
+            class_names=tuple(name for name in self.class_names if name in there),
             problems=pd.concat([before, more], ignore_index=True),
         )
 

@@ -30,6 +30,7 @@ from tlkit.data.images import ImageSet, problem
 from tlkit.data.limits import FULL_DEPTH
 from tlkit.data.looks import Looks
 from tlkit.errors import DataError
+from tlkit.plan.in_memory import InMemory
 from tlkit.words import counted
 
 # Increase it when `decode` changes a pixel, so that old caches are not found. TensorFlow, which decodes and resizes, is
@@ -70,7 +71,9 @@ class Pixels:
 
     def of(self, images: ImageSet) -> Rows | StreamedRows:
         """uint8 rows, shape (n, size, size, 3), RGB, in the order of `images`. Damaged ones are decoded again."""
-        files = StreamedRows(tuple(images.files()), self.size, self.fit, self.depth, tuple(images.keys()))
+        files = StreamedRows(
+            tuple(images.files()), self.size, self.fit, self.depth, tuple(images.keys()), images.source
+        )
         return files if self.store is None else self.store.rows(images.keys(), files.gather)
 
 
@@ -79,6 +82,7 @@ class StreamedRows:
     """Pixels that are decoded at each `gather`, with the interface of cached rows.
 
     keys: the SHA-256 of each file. One that has another by now is not decoded. Empty: whatever is there is decoded.
+    source: as in `ImageSet`.
     """
 
     files: tuple[Path, ...]
@@ -86,6 +90,7 @@ class StreamedRows:
     fit: str
     depth: int = FULL_DEPTH
     keys: tuple[str, ...] = ()
+    source: InMemory | None = None
 
     def __len__(self) -> int:
         return len(self.files)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +15,14 @@ from tlkit.data.images import LEFT_OUT, PROBLEM_COLUMNS, TABLE_COLUMNS, ImageSet
 from tlkit.data.limits import FULL_DEPTH
 from tlkit.data.rows import row_of
 from tlkit.data.sources.folder import _walk
+from tlkit.data.sources.item import _Found
+from tlkit.data.sources.memory import InMemoryImages
+from tlkit.data.sources.order import ordered_classes
 from tlkit.data.sources.records import COMPRESSED, TABLES, kind_of_table
 from tlkit.data.sources.table import _read_table, root_of_table
 from tlkit.errors import DataError, nearest
 from tlkit.plan.columns import named_columns
+from tlkit.plan.in_memory import InMemory, as_data, needs_again
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,10 +31,11 @@ _MAYBE_DEEP = ("tiff", "jpeg2000", "pnm")  # formats that become PNG of 16 bits,
 
 
 def scan(
-    data: str | Path,
+    data: str | Path | InMemory,
     *,
     group_by: str | None = None,
     columns: Mapping[str, str] | str | None = None,
+    class_names: Sequence[str] | None = None,
     strict: bool = False,
 ) -> ImageSet:
     """Find the images of a folder or table and name every problem, from headers and hashes only.
@@ -44,27 +49,32 @@ def scan(
             these; class folders with train/ and test/ folders in each; a folder that only wraps one of these; or a
             table with the columns path (relative to the table's folder), label and, optionally, split (train,
             validation, test) and group. The split.csv of a run is such a table, of that run's data. docs/data.md lists
-            what is read.
+            what is read. Or data in memory, of `tlkit.from_arrays`, `from_dataframe` or `from_dataset`.
         group_by: the column of a table whose equal values must stay in one split (patient, camera, site). Default the
             column "group", if there is one.
         columns: the columns of a table that hold the path, label or split, if they have other names:
             {"path": "photo no", "label": "species"}, or "path=photo no,label=species".
+        class_names: the classes in order. Default: alphabetical, or as data in memory has them.
         strict: raise DataError for any problem that is more than a note.
 
     Returns: the images and the problems.
 
     Raises:
-        DataError: if there are no usable images.
+        DataError: if there are no usable images, or a class that is not in `class_names`.
         NameUnknown: if `group_by` or one of `columns` is not a column.
         SpecError: if `columns` is text of another form.
     """
     import pandas as pd
 
-    data = Path(data)
+    data = as_data(data)
     check_exists(data)
     findings: list[dict[str, str]] = []
-    named, is_table = named_columns(columns), bool(kind_of_table(data)) and not data.is_dir()
-    if data.is_dir():
+    named = named_columns(columns)
+    is_table = isinstance(data, Path) and bool(kind_of_table(data)) and not data.is_dir()
+    if isinstance(data, InMemory):
+        root, found = _in_memory(data, group_by, named, findings)
+        class_names = class_names or getattr(data, "class_names", None) or None
+    elif data.is_dir():
         if group_by or named:
             asked = f"`group_by={group_by}`" if group_by else "`columns`"
             raise DataError(
@@ -88,11 +98,13 @@ def scan(
     table = pd.DataFrame(rows, columns=list(TABLE_COLUMNS)).sort_values("path", ignore_index=True)
     table, more = _same_bytes(table)
     findings += more
+    order, empty = ordered_classes(class_names, table["label"])
+    findings += empty
     problems = pd.DataFrame(findings, columns=list(PROBLEM_COLUMNS))
-    names = tuple(sorted(set(table["label"])))
-    images = _with_depth(ImageSet(root, table, names, problems))
+    names = order or tuple(sorted(set(table["label"])))
+    images = _with_depth(ImageSet(root, table, names, problems, source=data if isinstance(data, InMemory) else None))
     if not len(table):
-        raise DataError(_nothing_in_table(data, problems) if is_table else _nothing_found(data, root, problems))
+        raise DataError(_nothing_found(data, root, problems) if root == data else _nothing_in_table(data, problems))
     if strict:
         raise_if_strict(images)
     return images
@@ -119,6 +131,21 @@ def _with_depth(images: ImageSet) -> ImageSet:
     return dataclasses.replace(images, problems=problems, depth=depth)
 
 
+def _in_memory(
+    data: InMemory, group_by: str | None, named: Mapping[str, str], findings: list[dict[str, str]]
+) -> tuple[Path, Iterable[_Found]]:
+    """The folder and the images of data in memory. Raises DataError for a plan's description of it, without images."""
+    if group_by or named:
+        raise DataError(
+            f"The data is {data}, and `{'group_by' if group_by else 'columns'}` is for tables. Give it to the function "
+            "that makes data, such as tlkit.from_dataframe."
+        )
+    if not isinstance(data, InMemoryImages):
+        raise DataError(needs_again(data))
+    findings += data.findings
+    return data.folder, data.found
+
+
 def at_depth(images: ImageSet, depth: int) -> ImageSet:
     """The images scaled by the bits of others, which a model was trained on, and not by those that they use."""
     if depth == images.depth:
@@ -132,9 +159,12 @@ def at_depth(images: ImageSet, depth: int) -> ImageSet:
     return dataclasses.replace(images, problems=problems, depth=depth)
 
 
-def check_exists(data: str | Path) -> None:
-    """Raise DataError, with the nearest path, if there is no such folder or file."""
-    if not Path(data).exists():
+def check_exists(data: str | Path | InMemory) -> None:
+    """Raise DataError, with the nearest path, if there is no such folder or file, or if data in memory is not here."""
+    if isinstance(data, InMemory):
+        if not isinstance(data, InMemoryImages):
+            raise DataError(needs_again(data))
+    elif not Path(data).exists():
         raise DataError(_no_such_path(Path(data)))
 
 
@@ -170,7 +200,7 @@ def _not_a_table(data: Path) -> str:
     return f"{what} ({', '.join(TABLES)})."
 
 
-def _nothing_in_table(data: Path, problems: pd.DataFrame) -> str:
+def _nothing_in_table(data: Path | InMemory, problems: pd.DataFrame) -> str:
     """The message for a table without a usable image: what is wrong with its first row, and all by kind."""
     lost = problems[problems["action"] == LEFT_OUT]
     if not len(lost):
@@ -183,7 +213,7 @@ def _nothing_in_table(data: Path, problems: pd.DataFrame) -> str:
     return f"{said} Paths are relative to the table's folder."
 
 
-def _nothing_found(data: Path, root: Path, problems: pd.DataFrame) -> str:
+def _nothing_found(data: Path | InMemory, root: Path, problems: pd.DataFrame) -> str:
     """What was found instead of images, by format where it is known, and what converts the most frequent one."""
     named = [
         foreign_file(root / path) if kind in ("unsupported-format", "not-an-image") else None

@@ -32,6 +32,7 @@ from tlkit.features.extract import all_cached, all_rows, extract_features
 from tlkit.models.blocks import cut
 from tlkit.models.classifier import build_classifier
 from tlkit.models.inference import bfloat16_pays, inference_batch
+from tlkit.plan.in_memory import InMemory
 from tlkit.words import counted
 
 JUDGE = "nano"  # the backbone whose features judge the labels by default
@@ -315,7 +316,7 @@ def _described(found: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def inspect(
-    data: str | Path,
+    data: str | Path | InMemory,
     *,
     group_by: str | None = None,
     columns: Mapping[str, str] | str | None = None,

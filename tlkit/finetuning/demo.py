@@ -47,7 +47,7 @@ def demo(folder: str | Path = "tlkit-demo") -> Run:
     """
     out, data = Path(folder) / "run", Path(folder) / "digits"
     earlier = Run(out).plan.job.data if own_manifest(out, PLAN) else data
-    if earlier.resolve() != data.resolve():
+    if Path(str(earlier)).resolve() != data.resolve():
         raise RunError(f"'{out}' holds a run on other data, '{earlier}'. Give the demo another `out`.")
     check_writable(data, makes_folders=True)
     write_digits(data)

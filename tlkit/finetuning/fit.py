@@ -13,7 +13,9 @@ from tlkit.models.inference import seconds_per_image
 from tlkit.progress import NO_DEADLINE, Clock, Deadline
 from tlkit.runs.reading import parity_sample
 from tlkit.strategy.recipes import delivery_seconds
+from tlkit.training.own_callbacks import report_rows
 from tlkit.training.restarts import train_best
+from tlkit.training.resume import resumable
 
 if TYPE_CHECKING:
     import keras
@@ -30,7 +32,8 @@ def fit(
 
     With the checkpoints of a run that was stopped, the training goes on where it was.
     """
-    if decided.trained is not None:
+    if decided.trained is not None:  # callbacks took no part in the tournament, whose trainings would mix
+        report_rows(prepared.callbacks, decided.trained.model, decided.trained.history.rows)
         return decided.trained
     clock, dataset, plan = clock or Clock(), prepared.dataset, decided.plan
     assert plan.recipe is not None
@@ -50,7 +53,7 @@ def fit(
             dataset.part("validation"),
             seed=seed,
             deadline=training_deadline(clock.deadline, model, dataset, plan.job.report),
-            checkpoint=None if checkpoints is None else checkpoints.of(decided.training),
+            callbacks=(*prepared.callbacks, *resumable(checkpoints, decided.training)),
         )
     return Trained(best, history, decided.images_computed + history.images_computed)
 

@@ -22,6 +22,8 @@ from tlkit.finetuning.prepare import Prepared
 from tlkit.finetuning.refit import Refitted
 from tlkit.plan.plan import Plan
 from tlkit.progress import Clock, log
+from tlkit.training.own_callbacks import report_rows
+from tlkit.training.resume import resumable
 from tlkit.training.train import train
 from tlkit.words import counted
 
@@ -60,11 +62,11 @@ def cross_validate(
             log.info(f"fold      {number + 2} of {len(numbers) + 1}: {counted(len(rows), 'image')} held out")
             model = build(prepared, recipe.head, plan.precision, restart=history.restart)
             deadline = training_deadline(clock.deadline, model, prepared.dataset, job.report)
-            checkpoint = None if checkpoints is None else checkpoints.of(f"fold {number + 2}")
+            place = resumable(checkpoints, f"fold {number + 2}")
             settings: dict[str, Any] = {
                 "seed": job.seed + history.restart,
                 "deadline": deadline,
-                "checkpoint": checkpoint,
+                "callbacks": place,
             }
             found = train(model, prepared.backbone, recipe, pool.take(others), pool.take(rows), **settings)
             if found.cut_short or found.interrupted:
@@ -76,6 +78,8 @@ def cross_validate(
             out_of_fold[rows] = predict_probabilities(model, pool.take(rows).pixels)
             total = [mean + one for mean, one in zip(total, model.get_weights(), strict=True)]
             computed += found.images_computed
+            if found.best is not None:
+                report_rows(prepared.callbacks, model, [{**found.best, "epoch": history.epochs + number + 1}])
     model.set_weights([one / (len(numbers) + 1) for one in total])
     right += int((out_of_fold.argmax(1) == pool.labels[:count]).sum())
     if _right(model, pool) < right:

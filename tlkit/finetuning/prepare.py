@@ -23,6 +23,7 @@ from tlkit.progress import Clock, log
 from tlkit.runs.folder import Run
 from tlkit.runs.lineage import Lineage, depth_of_run, lineage
 from tlkit.strategy.backbones import compare_backbones
+from tlkit.training.own_callbacks import Callbacks
 from tlkit.words import counted
 
 
@@ -30,7 +31,8 @@ from tlkit.words import counted
 class Prepared:
     """A job with its data.
 
-    dataset: split already. decisions: those about the backbone and the split. The rest as in `Resolved`.
+    dataset: split already. decisions: those about the backbone and the split. callbacks: the user's, of the training.
+    The rest as in `Resolved`.
     """
 
     job: Job
@@ -39,6 +41,7 @@ class Prepared:
     recipe: Recipe | None
     augmentation: Augmentation | None
     decisions: tuple[Decision, ...]
+    callbacks: Callbacks = ()
 
     def write(self, run: Run) -> None:
         """Write the split of each image, and every problem of the data, into the run's folder."""
@@ -54,7 +57,9 @@ def prepare(resolved: Resolved, clock: Clock | None = None) -> Prepared:
     """
     clock, job = clock or Clock(), resolved.job
     with clock.timed("scan"):
-        images = scan(job.data, group_by=job.group_by, columns=job.columns, strict=job.strict)
+        images = scan(
+            job.data, group_by=job.group_by, columns=job.columns, class_names=job.class_names, strict=job.strict
+        )
         if job.from_run is not None and (depth := depth_of_run(job.from_run)) is not None:
             images = at_depth(images, depth)
     if job.max_error is not None:  # before training, not after it

@@ -24,6 +24,7 @@ from tlkit.finetuning.prepare import Prepared
 from tlkit.models.classifier import with_head
 from tlkit.plan.plan import Plan
 from tlkit.progress import Clock, log
+from tlkit.training.resume import resumable
 from tlkit.training.train import refit_head, train
 from tlkit.words import counted
 
@@ -113,8 +114,8 @@ def _trained(
     restart = trained.history.restart
     model = build(prepared, recipe.head, plan.precision, restart=restart)
     deadline = training_deadline(clock.deadline, model, prepared.dataset, plan.job.report)
-    checkpoint = None if checkpoints is None else checkpoints.of("refit")
-    settings: dict[str, Any] = {"seed": plan.job.seed + restart, "deadline": deadline, "checkpoint": checkpoint}
+    place = resumable(checkpoints, "refit")
+    settings: dict[str, Any] = {"seed": plan.job.seed + restart, "deadline": deadline, "callbacks": place}
     again = train(model, prepared.backbone, fixed, everything, validation, **settings)
     if again.cut_short:
         return None

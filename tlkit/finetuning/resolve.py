@@ -14,6 +14,7 @@ from tlkit.data.sources.names import is_utf8
 from tlkit.errors import SpecError
 from tlkit.plan.augmentation import Augmentation, find_augmentation
 from tlkit.plan.decision import Decision
+from tlkit.plan.in_memory import InMemory
 from tlkit.plan.job import AUTO, Job
 from tlkit.plan.recipe import Recipe, check_scales
 from tlkit.recipes import find_recipe
@@ -79,7 +80,8 @@ def resolve(job: Job) -> Resolved:
         RunError: `from_run` is not a finished run.
     """
     start = None if job.from_run is None else job.from_run.absolute()
-    job = dataclasses.replace(job, data=job.data.absolute(), from_run=start)
+    data = job.data if isinstance(job.data, InMemory) else job.data.absolute()
+    job = dataclasses.replace(job, data=data, from_run=start)
     name, size = job.backbone, job.image_size
     decisions: tuple[Decision, ...] = ()
     if start is not None:
@@ -160,9 +162,12 @@ def _check_backbone(job: Job, backbone: Backbone, size: int, recipe: Recipe | No
         )
 
 
-def _data_name(source: Path) -> str:
+def _data_name(source: Path | InMemory) -> str:
     """A name for the data, as part of a folder's name: data/ gives data, birds/splits.csv gives birds-splits."""
-    source = source.absolute()
-    name = source.name if source.is_dir() else f"{source.parent.name}-{source.stem}"
+    if isinstance(source, InMemory):
+        name = source.name.replace("/", "_").replace("\\", "_")
+    else:
+        source = source.absolute()
+        name = source.name if source.is_dir() else f"{source.parent.name}-{source.stem}"
     name = "".join(one if is_utf8(one) and one.isprintable() else "_" for one in name)
     return name.lstrip(".-")[:LONGEST_NAME] or "data"

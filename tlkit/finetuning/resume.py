@@ -66,10 +66,10 @@ def find_unfinished(folder: str | Path) -> Unfinished:
     )
 
 
-def newest_unfinished(job: Job, parent: Path) -> Unfinished | None:
-    """The newest unfinished run of the same job among the folders in `parent`; None if there is none."""
-    plans = sorted(parent.glob(f"*/{PLAN}"), key=lambda file: file.stat().st_mtime, reverse=True)
-    for file in plans:
+def newest_unfinished(job: Job, parent: Path, out: str | Path | None = None) -> Unfinished | None:
+    """The newest unfinished run of the same job among the folders in `parent`, or in `out`; None if there is none."""
+    plans = [Path(out) / PLAN] if out is not None else list(parent.glob(f"*/{PLAN}"))
+    for file in sorted(filter(Path.is_file, plans), key=lambda one: one.stat().st_mtime, reverse=True):
         run = Run(file.parent)
         try:
             same = not run.finished and run.plan.job == job

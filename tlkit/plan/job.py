@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,10 @@ from tlkit.manifest import digest, known_manifest
 from tlkit.plan.augmentation import Augmentation, augmentation_from_dict, check_fields
 from tlkit.plan.checks import _between, _from_dict, _whole
 from tlkit.plan.columns import named_columns
+from tlkit.plan.in_memory import InMemory, as_data, data_from_json
 from tlkit.plan.old import renewed
 from tlkit.plan.recipe import Recipe, recipe_from_dict
+from tlkit.plan.spelling import both_spellings, set_by_alias
 from tlkit.progress import log
 
 FITS = ("squash", "crop", "pad")  # ways to make an image square
@@ -27,12 +28,14 @@ EFFORTS = ("quick", "normal", "best")  # how much training the default recipe ma
 AUTO = "auto"
 
 
+@both_spellings
 @dataclass(frozen=True)
 class Job:
     """The request for a run. Every field is a keyword of `tlkit.finetune` and an option of the command.
 
     Args:
-        data: A folder of class folders, a folder of train/ val/ test/ folders, or a table (see `tlkit.scan`).
+        data: A folder of class folders, a folder of train/ val/ test/ folders, or a table (see `tlkit.scan`); or data
+            in memory, of `tlkit.from_arrays`, `from_dataframe` or `from_dataset`.
         backbone: A name of `tlkit backbones` or a `.keras` file. Several separated by commas, or "auto" for all whose
             weights are on this machine, are compared by linear probes first. None: the one that weights by name are
             of; else mobilenetv2 if its ImageNet weights are on this machine, else nano.
@@ -59,8 +62,9 @@ class Job:
             "torchvision:resnext50_32x4d-7cdf4587.pth", which also says what `backbone` is. plan.json keeps a name with
             its commit and SHA-256, so that a repeat takes the same file.
         accept_licence: Whether you accept the licence of weights by name, if it forbids commercial use or has terms of
-            its own.
+            its own. `accept_license` is another spelling of it.
         validation: Share of the training images, above 0 and below 1. Not used if the data has validation images.
+            `validation_split` is another name of it.
         test: Share of the images that become test images, from 0 to below 1. They are looked at once, at the end. Not
             used if the data has test images. 0: none; then the validation images give the accuracy, and also choose the
             model. None: 0.15 (0.05 of 10,000 images or more) where there are 500 images or more and a network may be
@@ -68,6 +72,8 @@ class Job:
         group_by: CSV column. Images with equal values stay in the same split.
         columns: The columns of a table that hold the path, label or split, if they have other names, such as
             "path=photo no,label=species" or a mapping of the same.
+        class_names: All classes, in the order of the model's outputs; as text, separated by commas. None: alphabetical,
+            or as data in memory has them.
         fit: How an image becomes square: "squash", "crop" or "pad".
         from_run: An earlier run's folder, to start from its weights.
         augment: An Augmentation, a preset, or a JSON file of fields, instead of the recipe's augmentation. It is
@@ -98,7 +104,7 @@ class Job:
     'squash'
     """
 
-    data: Path
+    data: Path | InMemory
     backbone: str | None = None
     recipe: Recipe | str | None = None
     similar: bool | None = None
@@ -116,6 +122,7 @@ class Job:
     test: float | None = None
     group_by: str | None = None
     columns: Mapping[str, str] | str | None = None
+    class_names: Sequence[str] | None = None
     fit: str = "squash"
     from_run: Path | None = None
     augment: Augmentation | str | None = None
@@ -128,9 +135,16 @@ class Job:
     strict: bool = False
     report: bool = True
     checked: Recipe | None = None
+    accept_license: InitVar[bool | None] = None
+    validation_split: InitVar[float | None] = None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "data", Path(self.data))
+    def __post_init__(self, accept_license: bool | None, validation_split: float | None) -> None:
+        set_by_alias(self, {"accept_license": accept_license, "validation_split": validation_split})
+        if isinstance(self.class_names, str):
+            object.__setattr__(self, "class_names", tuple(one.strip() for one in self.class_names.split(",")))
+        elif self.class_names is not None:
+            object.__setattr__(self, "class_names", tuple(map(str, self.class_names)))
+        object.__setattr__(self, "data", as_data(self.data))
         object.__setattr__(self, "from_run", None if self.from_run is None else Path(self.from_run))
         object.__setattr__(self, "columns", named_columns(self.columns) or None)
         object.__setattr__(self, "allow", tuple(check_fields(self.allow)))
@@ -178,19 +192,16 @@ class Job:
         return self.recipe == AUTO or (self.recipe is None and self.similar is None)
 
     @classmethod
-    def given(cls, data: str | Path, options: Mapping[str, Any]) -> Job:
+    def given(cls, data: str | Path | InMemory, options: Mapping[str, Any]) -> Job:
         """Create a job from `data` and options.
 
         `data` may also be the plan.json of an earlier run: then its job is repeated, with these options changed.
 
         Raises RunError for a run's folder, or for a JSON file that is not a plan.
         """
-        if not isinstance(data, str | os.PathLike):
-            raise TypeError(
-                f"`data` is {type(data).__name__}. Expected the path of a folder or table. Arrays are trained on by "
-                "`tlkit.train`, as `tlkit.Examples`."
-            )
-        path = Path(data)
+        path = as_data(data)
+        if isinstance(path, InMemory):
+            return cls(path, **options)
         if path.is_dir() and (path / "plan.json").is_file():
             raise RunError(f"'{path}' is a run, not data. To repeat it, give '{path / 'plan.json'}'.")
         if path.suffix == ".json":
@@ -238,6 +249,8 @@ class Job:
         Raises NameUnknown for a field that does not exist, and SpecError for an invalid value.
         """
         given = {**values}
+        if "data" in given:
+            given["data"] = data_from_json(given["data"])
         if isinstance(given.get("recipe"), Mapping):
             given["recipe"] = recipe_from_dict(given["recipe"])
         if isinstance(given.get("augment"), Mapping):
@@ -250,7 +263,7 @@ class Job:
         values = dataclasses.asdict(self)
         return {
             **values,
-            "data": str(self.data),
+            "data": self.data.to_dict() if isinstance(self.data, InMemory) else str(self.data),
             "from_run": None if self.from_run is None else str(self.from_run),
             "allow": list(self.allow),
             "checked": self.checked is not None and self.checked == self.recipe,

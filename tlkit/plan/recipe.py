@@ -15,6 +15,7 @@ from typing import Any
 from tlkit.errors import SpecError
 from tlkit.plan.augmentation import Augmentation, augmentation_from_dict
 from tlkit.plan.checks import _between, _from_dict, _one_of, _range, _whole
+from tlkit.plan.keras_objects import name_of, serialised
 
 Unfreeze = int | str | tuple[int, ...]
 
@@ -94,7 +95,9 @@ class Stage:
     unfreeze: how many of the backbone's top blocks train: 0 = the head alone, "all" = every block. A tuple names single
         blocks: (2,) = block 2 and no other, 1 = the bottom one (surgical fine-tuning, Lee et al. 2023,
         arXiv:2210.11466).
-    optimizer: "adam", "adamw" (decoupled weight decay, arXiv:1711.05101) or "sgd" (momentum 0.9).
+    optimizer: "adam", "adamw" (decoupled weight decay, arXiv:1711.05101) or "sgd" (momentum 0.9). Or an optimizer
+        object of Keras, or a registered one, which is kept as Keras serialises it; its learning rate is replaced by
+        this stage's.
     weight_decay: for "adamw" and "sgd", 0 or more; not for "adam". It is decoupled, follows `layer_decay`, and shrinks
         kernels only, not biases and BatchNormalization.
     schedule: "constant"; "cosine" = cosine decay to zero; "plateau" = a fifth after two epochs without improvement.
@@ -141,7 +144,7 @@ class Stage:
     epochs: int
     learning_rate: float
     unfreeze: Unfreeze = 0
-    optimizer: str = "adam"
+    optimizer: Any = "adam"
     weight_decay: float = 0.0
     schedule: str = "constant"
     warmup: float = 0.0
@@ -185,7 +188,10 @@ class Stage:
                 "Stage.cutmix copies a rectangle of one image into another, but a head alone reads pooled features. "
                 "Use mixup."
             )
-        _one_of("Stage.optimizer", self.optimizer, OPTIMIZERS)
+        if isinstance(self.optimizer, str):
+            _one_of("Stage.optimizer", self.optimizer, OPTIMIZERS)
+        else:
+            object.__setattr__(self, "optimizer", serialised("Stage.optimizer", self.optimizer))
         _between("Stage.weight_decay", self.weight_decay, 0, None)
         _one_of("Stage.schedule", self.schedule, SCHEDULES)
         _between("Stage.warmup", self.warmup, 0, None)
@@ -203,8 +209,10 @@ class Stage:
                 )
         if self.patience is not None:
             _whole("Stage.patience", self.patience, 1)
-        if self.optimizer == "adam" and self.weight_decay:
-            raise SpecError("Stage.weight_decay is not applied by 'adam'. Use optimizer='adamw', or 0.")
+        if self.optimizer not in ("adamw", "sgd") and self.weight_decay:
+            own = "" if isinstance(self.optimizer, str) else " An optimizer object has its own `weight_decay`."
+            name = self.optimizer if isinstance(self.optimizer, str) else name_of(self.optimizer)
+            raise SpecError(f"Stage.weight_decay is not applied by '{name}'. Use optimizer='adamw', or 0.{own}")
         if self.schedule == "plateau" and self.warmup:
             raise SpecError("Stage.warmup works with the schedules 'constant' and 'cosine', not with 'plateau'.")
         self._check_images()
@@ -253,6 +261,10 @@ class Recipe:
         smoothing and regularizers) or "val_accuracy"; the other breaks ties. "last" keeps the last epoch's weights
         whatever the metrics are: for schedules that end at a learning rate of zero, and for validation splits that are
         too small to choose by. No stage then ends early.
+    loss: a loss object of Keras, or a registered one, for training by gradient descent; None = the cross-entropy. It
+        takes one-hot labels and probabilities. It is kept as Keras serialises it. What is best, calibrated and reported
+        is judged by the log loss all the same.
+    metrics: metric objects of Keras, or registered ones, which are recorded per epoch in history.csv.
     why: one sentence for the plan and the report.
 
     >>> Recipe("probe", stages=(Stage(epochs=10, learning_rate=1e-3),)).batch_size
@@ -271,6 +283,8 @@ class Recipe:
     restarts: int = 0
     monitor: str = "val_loss"
     why: str = ""
+    loss: Any = None
+    metrics: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.stages:
@@ -298,6 +312,14 @@ class Recipe:
                 f"Recipe.restarts is {self.restarts}, but a head that is solved does not depend on the seed. "
                 "Use restarts=0, or add a stage that trains."
             )
+        if self.loss is not None:
+            object.__setattr__(self, "loss", serialised("Recipe.loss", self.loss))
+            if head.label_smoothing or any(stage.solver != "gradient" for stage in self.stages):
+                raise SpecError(
+                    "Recipe.loss is for stages that train by gradient descent, without Head.label_smoothing: give the "
+                    "smoothing to the loss itself. A solver has its own loss."
+                )
+        object.__setattr__(self, "metrics", tuple(serialised("Recipe.metrics", one) for one in self.metrics))
         _one_of("Recipe.precision", self.precision, PRECISIONS)
         _one_of("Recipe.monitor", self.monitor, MONITORS)
 

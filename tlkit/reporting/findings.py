@@ -27,6 +27,7 @@ from tlkit.evaluation.robustness import robustness
 from tlkit.evaluation.saliency import ClassActivationMaps
 from tlkit.models.blocks import cut
 from tlkit.plan.decision import Decision
+from tlkit.plan.in_memory import InMemory
 from tlkit.plan.plan import Plan
 from tlkit.reporting.thumbnails import Thumbnails
 from tlkit.runs.folder import Run
@@ -160,12 +161,14 @@ class Record:
     # -- what was asked --------------------------------------------------------------------------------
 
     @property
-    def data(self) -> Path:
+    def data(self) -> Path | InMemory:
         return self._plan.job.data
 
     @property
     def data_name(self) -> str:
         """clothing/splits.csv is clothing, and so is clothing/."""
+        if isinstance(self.data, InMemory):
+            return self.data.name
         return self.data.parent.name if not self.data.is_dir() else self.data.name
 
     @property

@@ -57,7 +57,9 @@ def ensemble(runs: Sequence[Run | str | Path], out: str | Path, *, force: bool =
     held_out = _averaged([load_judged(one) for one in members]) if refitted else [model, *models]
     run = start_run(out, force)
     if members[0].moved_to is not None:
-        plan = dataclasses.replace(plan, job=dataclasses.replace(plan.job, data=members[0].moved_to.absolute()))
+        moved = members[0].moved_to
+        data = moved.absolute() if isinstance(moved, Path) else moved
+        plan = dataclasses.replace(plan, job=dataclasses.replace(plan.job, data=data))
     run.write_plan(dataclasses.replace(plan, ensemble_of=tuple(str(one.folder.absolute()) for one in members)))
     run.write_table("split.csv", _common_split(members))
     run.write_table("problems.csv", members[0].read_csv("problems.csv"))

@@ -21,6 +21,7 @@ from tlkit.evaluation.predict import VIEWS, predict_averaged, predict_probabilit
 from tlkit.evaluation.scores import evaluate
 from tlkit.models.inference import inference_batch
 from tlkit.plan.augmentation import Augmentation
+from tlkit.plan.in_memory import InMemory
 from tlkit.runs.folder import Run, open_run
 from tlkit.runs.lineage import Lineage, lineage
 from tlkit.runs.reading import BATCH, decoded, load_judged, load_model, own_part
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 def evaluate_run(
     run: Run | str | Path,
-    data: str | Path | None = None,
+    data: str | Path | InMemory | None = None,
     *,
     views: str | None = None,
     columns: Mapping[str, str] | str | None = None,

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from tlkit.data.preprocessing import preprocessing
-from tlkit.deployment.formats import FORMATS, TARGETS, check_layout, check_target, write_target
+from tlkit.deployment.formats import FORMATS, TARGETS, check_layout, check_target, known_target, write_target
 from tlkit.deployment.parity import prove_parity, prove_target
 from tlkit.deployment.saved_model import GRAPH_BYTES, export
 from tlkit.disk import check_room, check_writable
@@ -59,7 +59,7 @@ def export_run(
         run: A finished run; `open_run(folder, moved_to)` if its data was moved.
         to: A folder, replaced if it holds an earlier export and nothing else. Default: RUN/saved_model, or RUN/TARGET.
         target: "savedmodel" takes encoded files. "litert", "litert-float16", "litert-int8", "onnx", "openvino" and
-            "keras" take pixels (see `tlkit.deployment.formats`).
+            "keras" take pixels (see `tlkit.deployment.formats`). Keras' names are known too: "tf_saved_model".
         max_error: Limit on the share of wrong predictions. Those that are not confident enough for it are served as
             "unsure" (see `tlkit.evaluation.refusal.refusal_threshold`). The threshold is found on the validation part
             of predictions.csv and is from then on the run's own, in `metrics["refusal"]` of the run. It is the default
@@ -83,6 +83,7 @@ def export_run(
     run = run if isinstance(run, Run) else open_run(run)
     check_max_error(max_error)
     check_target(target)
+    target = known_target(target)
     check_layout(target, layout)
     if for_tensorflow is not None and target != "savedmodel":
         raise SpecError(f"The format {target} takes no `for_tensorflow`, which is for the format savedmodel alone.")

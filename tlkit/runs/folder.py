@@ -17,7 +17,9 @@ not depend on the change; if its classes, image size, fit or depth are not those
 
 from __future__ import annotations
 
+import functools
 import glob
+import importlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -42,12 +44,14 @@ from tlkit.folders import (
     run_files,
 )
 from tlkit.manifest import MANIFEST, Manifest, check_file, digest, digest_of, known_manifest, note_files
+from tlkit.plan.in_memory import InMemory, as_data
 from tlkit.plan.old import renewed_table
 from tlkit.plan.plan import Plan
 from tlkit.progress import log
 from tlkit.words import counted, text_of
 
 if TYPE_CHECKING:
+    import keras
     import pandas as pd
 
 # The keys of metrics.json, of a run and of an ensemble, with their values where nothing was measured.
@@ -84,11 +88,11 @@ NUMBERS = ("probability", "top2_probability", "top3_probability", "final_probabi
 class Run:
     """A run folder on disk. Files are read on access.
 
-    moved_to: where the run's data is now, if not where the plan says.
+    moved_to: where the run's data is now, if not where the plan says; or the data, if it is in memory.
     """
 
     folder: Path
-    moved_to: Path | None = None
+    moved_to: Path | InMemory | None = None
 
     @property
     def finished(self) -> bool:
@@ -146,6 +150,41 @@ class Run:
     @property
     def saved_model(self) -> Path:
         return self.folder / "saved_model"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes, in the order of the model's outputs."""
+        return self.plan.classes
+
+    @functools.cached_property
+    def model(self) -> keras.Model:
+        """The classifier: an ordinary Keras model, raw RGB 0-255 in, probabilities out; read when first used.
+
+        It is compiled, so that `evaluate` and `fit` go on at once, with class numbers as labels: see
+        `tlkit.runs.reading.compiled_model`.
+        """
+        return _here("reading").compiled_model(self)
+
+    @property
+    def predictions(self) -> pd.DataFrame:
+        """The predictions of validation and test images, calibrated, one row per image: `predictions.csv`."""
+        return self.read_table("predictions.csv")
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """One row per epoch, or per solved head: `history.csv`, with the columns of `History.rows`."""
+        import pandas as pd
+
+        return pd.read_csv(self.folder / "history.csv")
+
+    def predict(self, images: Any, *, top: int = 3) -> pd.DataFrame:
+        """Classify image files or arrays with the exported model: see `tlkit.predict`."""
+        return _here("predict").predict(self._opened, images, top=top)
+
+    @functools.cached_property
+    def _opened(self) -> Any:
+        """The exported model, loaded once."""
+        return _here("predict").opened(self.folder)
 
     def write_plan(self, plan: Plan) -> None:
         self.write_json("plan.json", plan.to_dict())
@@ -206,8 +245,13 @@ class Run:
 
     @property
     def data_root(self) -> Path:
-        """The folder that the paths in split.csv are relative to. It may be gone."""
+        """The folder that the paths in split.csv are relative to. It may be gone.
+
+        Raises DataError if the data lay in memory and is not here.
+        """
         data = self.moved_to or self.plan.job.data
+        if isinstance(data, InMemory):
+            return data.folder
         if data.is_dir() or not kind_of_table(data):
             return data
         windows = PureWindowsPath(data)
@@ -269,6 +313,11 @@ def _check_plan(folder: Path, values: Any, data: bytes) -> None:
 _SAID: set[tuple[Path, str, int]] = set()  # changed plans that were named in the log
 
 
+def _here(module: str) -> Any:
+    """A module of this room that imports Keras, which reading a run's files does not need."""
+    return importlib.import_module(f"tlkit.runs.{module}")
+
+
 def with_slashes(table: pd.DataFrame) -> pd.DataFrame:
     """A table of images whose paths have forward slashes, also where they were written on Windows."""
     if "path" not in table or not len(table):
@@ -277,12 +326,13 @@ def with_slashes(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(path=table["path"].mask(windows, table["path"].str.replace("\\", "/", regex=False)))
 
 
-def open_run(folder: str | Path, moved_to: str | Path | None = None) -> Run:
+def open_run(folder: str | Path, moved_to: str | Path | InMemory | None = None) -> Run:
     """Open a finished run.
 
     Args:
         folder: The run's folder.
-        moved_to: Where the run's data is now, if it was moved: the folder or CSV that the run was made from.
+        moved_to: Where the run's data is now, if it was moved: the folder or CSV that the run was made from. Data that
+            lay in memory is given again: `tlkit.from_arrays(...)` of the same images in the same order.
 
     Raises:
         RunError: The folder is not a run, or a run that did not finish, or its plan does not go with its model.
@@ -290,7 +340,7 @@ def open_run(folder: str | Path, moved_to: str | Path | None = None) -> Run:
     folder = Path(folder)
     if not folder.is_dir():
         raise RunError(f"No such run: '{folder}'. Expected the folder that `tlkit finetune` wrote.")
-    run = Run(folder, None if moved_to is None else Path(moved_to))
+    run = Run(folder, None if moved_to is None else as_data(moved_to))
     if not (folder / "plan.json").is_file():
         raise RunError(
             f"'{folder}' is not a run: it has no plan.json. Expected the folder that `tlkit finetune` wrote."
@@ -326,13 +376,13 @@ def check_members(runs: Sequence[Run | str | Path]) -> list[Run]:
     return members
 
 
-def check_out(folder: Path, force: bool, data: Path | None = None) -> None:
+def check_out(folder: Path, force: bool, data: Path | InMemory | None = None) -> None:
     """Raise RunError if a run may not be written to `folder`, because it holds something and `force` was not given.
 
     Even with `force`, a folder with anything but a run's own files is refused, so that nothing else is lost.
-    data: what the run learns from. Neither may lie inside the other.
+    data: what the run learns from. Neither may lie inside the other, if it is a folder or a file.
     """
-    if data is not None:
+    if isinstance(data, Path):
         _check_apart(folder, data)
     check_replaceable(folder, PLAN)
     replaced = _holds_something(folder)

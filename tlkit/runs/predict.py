@@ -10,53 +10,69 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tlkit.data.arrays import as_pixels, highest_float, png_bytes
 from tlkit.data.convert import Unreadable, convert
 from tlkit.data.headers import why_not
 from tlkit.data.limits import MAX_FILE_BYTES
 from tlkit.data.sources.folder import files_below
+from tlkit.data.sources.memory import InMemoryImages
+from tlkit.deployment.exported import Opened
 from tlkit.errors import DataError, nearest
 from tlkit.runs.reading import BATCH, open_exported, unsure_below
 from tlkit.words import shown, text_of
 
+Item = tuple[str, Path | bytes | str]  # the name of an image, and its file, its bytes, or why it is left aside
+Served = tuple[list[str], Opened, bool]
+Images = str | Path | Sequence[Any] | np.ndarray | InMemoryImages
 
-def predict(model: str | Path, files: Sequence[str | Path], *, top: int = 3) -> pd.DataFrame:
-    """Predict classes and probabilities for image files, with a run's SavedModel or any export.
+
+def predict(model: str | Path | Served, files: Images, *, top: int = 3) -> pd.DataFrame:
+    """Predict classes and probabilities for image files or arrays, with a run's SavedModel or any export.
 
     Args:
-        model: A run's folder, or a folder that export wrote.
+        model: A run's folder, or a folder that export wrote; or what `tlkit.runs.predict.opened` makes of it, to load
+            it once for several calls.
         files: Files, and folders, which are searched as `tlkit.scan` does: links are followed, system files and files
             that lie beside images, such as annotations, are passed over. What the model itself does not decode, such
-            as TIFF and HEIC, is converted first: see `tlkit.convert`.
+            as TIFF and HEIC, is converted first: see `tlkit.convert`. Or images in memory, raw RGB 0-255: an array of
+            shape (n, height, width, 3), a list of arrays, or what `tlkit.from_arrays` takes or returns. They reach the
+            model as lossless PNGs.
         top: How many classes to give, 1 or more.
 
     Returns:
-        One row per file: path (bytes that are not UTF-8 are escaped), prediction, probability, top2, top2_probability,
-        ..., sure, problem. `sure` is None where the model has no threshold below which it is unsure. A file that cannot
-        be read has its reason under problem and no prediction.
+        One row per image: path (bytes that are not UTF-8 are escaped; of arrays "000000.png", "000001.png", ...),
+        prediction, probability, top2, top2_probability, ..., sure, problem. `sure` is None where the model has no
+        threshold below which it is unsure. A file that cannot be read has its reason under problem and no prediction.
 
     Raises:
-        DataError: There are no such files, or `top` is below 1.
+        DataError: There are no such files, an array is no image, or `top` is below 1.
         RunError: The model is neither a run nor an export.
     """
-    for given in (model, *files):
-        if not isinstance(given, str | os.PathLike):
-            raise TypeError(
-                f"{type(given).__name__} was given. Expected the path of a run or an export, and the paths of files. A "
-                "model itself predicts pixels by its own `predict`."
-            )
+    if not isinstance(model, str | os.PathLike | tuple):
+        raise TypeError(
+            f"{type(model).__name__} was given. Expected the path of a run or an export. A model itself predicts pixels "
+            "by its own `predict`."
+        )
     if top < 1:
         raise DataError(f"top is {top}. Expected 1 or more.")
-    found = _expand(files)
-    if not found:
-        raise DataError(f"No files in {', '.join(repr(text_of(f)) for f in files)}. Expected image files.")
-    (names, answer), has_threshold = open_exported(model), unsure_below(model) != 0
+    return answered(_given(files), model if isinstance(model, tuple) else opened(model), top)
+
+
+def opened(model: str | Path) -> Served:
+    """A run or an export, loaded: its class names, the function of `open_exported`, and whether it has a threshold."""
+    return *open_exported(model), unsure_below(model) != 0
+
+
+def answered(found: Sequence[Item], model: Served, top: int) -> pd.DataFrame:
+    """The table of `predict` for images by a model that is loaded."""
+    names, answer, has_threshold = model
     rows: list[dict[str, Any]] = []
     for start in range(0, len(found), BATCH):
         chunk = found[start : start + BATCH]
-        data = [aside or _read(file) for file, aside in chunk]
+        data = [one if isinstance(one, bytes | str) else _read(one) for _, one in chunk]
         oks, sures, all_values = answer([one if isinstance(one, bytes) else b"" for one in data])
-        for (file, _), one, ok, sure, values in zip(chunk, data, oks, sures, all_values, strict=True):
-            row: dict[str, Any] = {"path": text_of(file)}
+        for (name, _), one, ok, sure, values in zip(chunk, data, oks, sures, all_values, strict=True):
+            row: dict[str, Any] = {"path": name}
             for rank, best in enumerate(np.argsort(-values, kind="stable")[:top], start=1):
                 column = "prediction" if rank == 1 else f"top{rank}"
                 row[column] = names[best] if ok else None
@@ -67,11 +83,34 @@ def predict(model: str | Path, files: Sequence[str | Path], *, top: int = 3) -> 
     return pd.DataFrame(rows).astype({"sure": object})
 
 
-def _expand(files: Sequence[str | Path]) -> list[tuple[Path, str]]:
+def _given(images: Images) -> list[Item]:
+    """The name of each image, and its file, its bytes, or why it is left aside."""
+    if isinstance(images, InMemoryImages):
+        return [(one.path, images.folder / one.path) for one in images.found]
+    if isinstance(images, str | Path):
+        images = [images]
+    if isinstance(images, np.ndarray) and (images.ndim == 2 or (images.ndim == 3 and images.shape[-1] in (1, 3, 4))):
+        images = [images]  # a single one
+    items = list(images)
+    if items and not any(isinstance(one, str | os.PathLike) for one in items):
+        pixels = [as_pixels(one, f"Image {number}") for number, one in enumerate(items)]
+        floats = [highest for one in items if (highest := highest_float(one)) is not None]
+        if floats and max(floats) <= 1:
+            raise DataError("The highest value of the images is 1 or less. Expected values from 0 to 255, as raw RGB.")
+        return [(f"{number:06d}.png", png_bytes(one)) for number, one in enumerate(pixels)]
+    found = _expand(items)
+    if not found:
+        raise DataError(f"No files in {', '.join(repr(text_of(f)) for f in items)}. Expected image files.")
+    return [(text_of(file), aside or file) for file, aside in found]
+
+
+def _expand(files: Sequence[str | Path] | InMemoryImages) -> list[tuple[Path, str]]:
     """The files, and those in the folders, each with why it is left aside, or "".
 
     Folders are searched as `tlkit.scan` searches a class folder. Raises DataError for one that does not exist.
     """
+    if isinstance(files, InMemoryImages):
+        files = files.files()
     found: list[tuple[Path, str]] = []
     for one in map(Path, files):
         if one.is_dir():

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import keras
 import numpy as np
 import pandas as pd
 
+from tlkit.backbones import find_backbone
 from tlkit.backbones.operations import check_operations
 from tlkit.data.dataset import decode_images
 from tlkit.data.images import PROBLEM_COLUMNS, TABLE_COLUMNS, ImageSet
 from tlkit.deployment.exported import Opened, _opened_target
-from tlkit.errors import DataError, RunError, WeightsError
+from tlkit.errors import DataError, RunError, TlkitError, WeightsError
 from tlkit.folders import DESCRIPTION, check_export, own_manifest, read_description
 from tlkit.manifest import check_file, known_manifest
+from tlkit.models.blocks import set_trainable
 from tlkit.models.files import open_model
+from tlkit.plan.in_memory import InMemory
 from tlkit.runs.folder import Run, open_run
+from tlkit.training.own_objects import loss_of, made
 from tlkit.words import counted
 
 if TYPE_CHECKING:
-    import keras
-
     from tlkit.cache import Cache
     from tlkit.data.dataset import Dataset
 
@@ -62,6 +66,43 @@ def _check_model(run: Run, file: Path) -> None:
     for name in (file.name, *modules):
         if (run.folder / name).is_file():  # otherwise what opens it says so
             check_file(run.folder, name)
+
+
+CONTINUED_RATE = 1e-4  # of Adam, to train a head further that was solved
+DECAYED = 0.1  # times the highest learning rate of a stage, after a schedule that ended at zero
+
+
+def compiled_model(run: Run | str | Path) -> keras.Model:
+    """Load a run's classifier, compiled so that `evaluate` and `fit` go on where the run ended.
+
+    What the last stage trained is trainable, and BatchNormalization is as that stage had it. The optimizer is new: the
+    stage's kind, with its learning rate, or a tenth of it if that decayed; Adam at 1e-4 if the head was solved. The
+    loss is the cross-entropy with class numbers as labels, as `keras.utils.image_dataset_from_directory` gives them; or
+    the recipe's own loss, with one-hot labels. Compile the model again for anything else.
+    """
+    run = run if isinstance(run, Run) else open_run(run)
+    model, plan = load_model(run), run.plan
+    assert plan.recipe is not None
+    stage = plan.recipe.stages[-1]
+    if not plan.ensemble_of:
+        with contextlib.suppress(TlkitError):  # the backbone's file is gone: it is trainable as it was saved
+            backbone = find_backbone(plan.backbone.name)
+            set_trainable(model, backbone, unfreeze=stage.unfreeze, batch_norm=stage.batch_norm)
+    rate = stage.learning_rate * (DECAYED if stage.schedule == "cosine" else 1)
+    if isinstance(stage.optimizer, Mapping):
+        optimizer = made("Stage.optimizer", stage.optimizer, keras.optimizers.Optimizer)
+        optimizer.learning_rate = rate
+    elif stage.solver != "gradient":
+        optimizer = keras.optimizers.Adam(CONTINUED_RATE)
+    elif stage.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(rate, momentum=0.9, weight_decay=stage.weight_decay or None)
+    else:
+        optimizer = keras.optimizers.Adam(rate, weight_decay=stage.weight_decay or None)
+    if plan.recipe.loss is None:
+        model.compile(optimizer, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    else:
+        model.compile(optimizer, loss=loss_of(plan.recipe, len(plan.classes)), metrics=["accuracy"])
+    return model
 
 
 def load_judged(run: Run | str | Path) -> keras.Model:
@@ -99,13 +140,19 @@ def own_part(run: Run, part: str | None) -> ImageSet:
     for file, sha256 in zip(files, table["sha256"], strict=True):
         with file.open("rb") as stream:
             if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:
+                if isinstance(run.moved_to, InMemory):
+                    raise DataError(
+                        f"'{file.name}' of {run.moved_to} has other pixels than in the run '{run.folder}'. Give the "
+                        "same images in the same order."
+                    )
                 raise DataError(
                     f"'{file}' has changed since the run '{run.folder}' was made. Restore it, give `moved_to` if the "
                     "run's images are elsewhere, or repeat the run."
                 )
     table = table.reindex(columns=list(TABLE_COLUMNS))
     problems = pd.DataFrame(columns=list(PROBLEM_COLUMNS))
-    return ImageSet(root, table, tuple(run.plan.classes), problems, run.plan.depth)
+    source = run.moved_to if isinstance(run.moved_to, InMemory) else None
+    return ImageSet(root, table, tuple(run.plan.classes), problems, run.plan.depth, source)
 
 
 def groups_of(run: Run, paths: Iterable[str]) -> np.ndarray:

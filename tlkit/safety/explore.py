@@ -13,6 +13,7 @@ from tlkit.data.scan import scan
 from tlkit.errors import DataError
 from tlkit.files import write_atomically
 from tlkit.plan.augmentation import PRESETS, Augmentation
+from tlkit.plan.in_memory import InMemory
 from tlkit.plan.recipe import to_dict
 from tlkit.progress import Deadline, log
 from tlkit.safety.check import FULL, check_safety, prepare_sample
@@ -40,7 +41,7 @@ NO_FILES = Files()
 
 
 def explore_augmentation(
-    data: str | Path | ImageSet,
+    data: str | Path | InMemory | ImageSet,
     asked: Augmentation | None = None,
     *,
     check: bool = False,

@@ -61,6 +61,7 @@ from tlkit.strategy.tuning import (
     with_lower_rate,
 )
 from tlkit.training.history import History
+from tlkit.training.resume import resumable
 from tlkit.training.train import train
 from tlkit.words import counted, roughly
 
@@ -411,10 +412,10 @@ class Tournament:
         training, validation = (
             self.pool.take(rows) for rows in np.split(np.arange(len(self.pool)), [self.table.training])
         )
-        checkpoint = None if self.checkpoints is None else self.checkpoints.of(training_name(one.recipe))
         settings: dict[str, Any] = {"seed": self.job.seed, "deadline": self.deadline.or_not_at_all()}
+        place = resumable(self.checkpoints, training_name(one.recipe))
         try:
-            history = train(model, self.backbone, one.recipe, training, validation, checkpoint=checkpoint, **settings)
+            history = train(model, self.backbone, one.recipe, training, validation, callbacks=place, **settings)
         except TrainingError as error:
             one.diverged = True
             one.ends("dropped", f": {error}")

@@ -35,6 +35,8 @@ from tlkit.training.callbacks import (
 from tlkit.training.history import History
 from tlkit.training.inputs import Source, StageInputs, StagePlan, training_source, validation_source
 from tlkit.training.optimizers import find_loss_scale, make_optimizer, rate_factors, with_loss_scale
+from tlkit.training.own_callbacks import own_callbacks
+from tlkit.training.own_objects import loss_of, metrics_of
 from tlkit.training.resume import Checkpointing, WithinStage
 from tlkit.words import counted
 
@@ -88,7 +90,9 @@ def fit_stage(
             fit_momentum(batch_norms(model, plan.backbone, stage.unfreeze), stage.epochs * len(batches))
         _compile(model, plan, suffix, batches, cached=source.features is not None)
         keeper, initial = KeepBest(plan.recipe.monitor, history.best), suffix.get_weights()
-        _fit(suffix, plan, (batches, validation), keeper, history, deadline, chance_log_loss(source.labels))
+        own = own_callbacks(plan.callbacks, model, history, plan.number)
+        chance = chance_log_loss(source.labels)
+        _fit(suffix, plan, (batches, validation), keeper, history, deadline, chance, own)
         if stage.interpolate != 1 and not history.interrupted:
             _interpolate(suffix, plan, initial, validation, keeper, history)
     return history
@@ -135,11 +139,15 @@ def _recalibrate(model: keras.Model, plan: StagePlan, suffix: keras.Model, batch
 
 def _compile(model: keras.Model, plan: StagePlan, suffix: keras.Model, batches: Batches, *, cached: bool) -> None:
     """Compile the suffix, and find the loss scale if it computes in float16. cached: whether its inputs are."""
-    factors, steps = rate_factors(model, plan.backbone, plan.stage), len(batches)
+    factors, steps, classes = rate_factors(model, plan.backbone, plan.stage), len(batches), model.output_shape[-1]
     suffix.compile(
         optimizer=with_loss_scale(make_optimizer(plan.stage, steps, factors), suffix),
-        loss=keras.losses.CategoricalCrossentropy(label_smoothing=plan.recipe.head.label_smoothing),
-        metrics=[keras.metrics.CategoricalAccuracy("accuracy"), keras.metrics.CategoricalCrossentropy(LOG_LOSS)],
+        loss=loss_of(plan.recipe, classes),
+        metrics=[
+            keras.metrics.CategoricalAccuracy("accuracy"),
+            keras.metrics.CategoricalCrossentropy(LOG_LOSS),
+            *metrics_of(plan.recipe, classes),
+        ],
         steps_per_execution=min(STEPS_AT_ONCE, steps) if plan.stage.unfreeze == 0 and cached else 1,
     )
     suffix.optimizer.build(suffix.trainable_variables)
@@ -154,15 +162,17 @@ def _fit(
     history: History,
     deadline: Deadline,
     chance: float,
+    own: list[keras.callbacks.Callback],
 ) -> None:
     """Fit, then restore the best weights.
 
     batches: of the training and of the validation images. chance: the log loss of a classifier that learned nothing.
+    own: see `tlkit.training.own_callbacks`.
     """
     training, validation = batches
     stage = plan.stage
     bar = bars_shown() and stage.unfreeze != 0  # the epochs of a head are too short for a progress bar
-    callbacks = _callbacks(plan, training, keeper, history, deadline, chance, lines=not bar)
+    callbacks = _callbacks(plan, training, keeper, history, deadline, chance, own, lines=not bar)
     place = None
     if plan.progress is not None:
         place = WithinStage(plan.progress, history, plan.clock, plan.recipe.batch_size)
@@ -209,6 +219,7 @@ def _callbacks(
     history: History,
     deadline: Deadline,
     chance: float,
+    own: list[keras.callbacks.Callback],
     *,
     lines: bool,
 ) -> list[keras.callbacks.Callback]:
@@ -221,6 +232,7 @@ def _callbacks(
         keeper,
         RecordEpochs(history, plan.number, keeper, plan.clock),
         LogEpochs(history, lines=lines),
+        *own,
     ]
     if stage.ema:
         callbacks.insert(0, keras.callbacks.SwapEMAWeights(swap_on_epoch=True))

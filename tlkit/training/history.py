@@ -16,9 +16,9 @@ SCORES = ("loss", "accuracy", "val_loss", "val_accuracy")
 class History:
     """A row per epoch, and a note for each departure from the plan.
 
-    rows: stage, epoch (counted across stages), loss, accuracy, val_loss, val_accuracy, learning_rate, strength (C of a
-        solved head), seconds, at_seconds (since training began, including the time of the frozen layers), best (whether
-        it is the best so far).
+    rows: stage, epoch (counted across stages), loss, accuracy, val_loss, val_accuracy, the recipe's own metrics,
+        learning_rate, strength (C of a solved head), seconds, at_seconds (since training began, including the time of
+        the frozen layers), best (whether it is the best so far).
     notes: one sentence each.
     cut_short: whether a time limit, or Ctrl-C, cut anything short; a note says what.
     interrupted: whether that was Ctrl-C.
@@ -95,11 +95,16 @@ class History:
         learning_rate: float | None = None,
         strength: float | None = None,
     ) -> dict[str, Any]:
-        """Append a row, and return it. seconds: the epoch's duration. at_seconds: time since training began."""
+        """Append a row, and return it.
+
+        scores: SCORES, and the recipe's own metrics. seconds: the epoch's duration. at_seconds: time since training
+        began.
+        """
         row = {
             "stage": stage,
             "epoch": self.epochs + 1,
             **{name: float(scores[name]) for name in SCORES},
+            **{name: float(value) for name, value in scores.items() if name not in (*SCORES, "learning_rate")},
             "learning_rate": learning_rate,
             "strength": strength,
             "seconds": round(seconds, 3),

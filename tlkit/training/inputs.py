@@ -21,6 +21,7 @@ from tlkit.plan.recipe import Recipe, Stage
 from tlkit.progress import Deadline, log
 from tlkit.training.batches import Transform
 from tlkit.training.history import History, Stopwatch
+from tlkit.training.own_callbacks import Callbacks
 from tlkit.words import counted
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ class StagePlan:
     """One stage of a recipe, with what is needed to run it.
 
     number: the stage's number, from 1. seed: seed of the order, the views and the augmentation.
-    clock: the stopwatch of the whole training. progress: of the whole training, if checkpoints are written.
+    clock: the stopwatch of the whole training. callbacks: the user's. progress: of the whole training, if checkpoints
+    are written.
     """
 
     recipe: Recipe
@@ -44,6 +46,7 @@ class StagePlan:
     backbone: Backbone
     seed: int
     clock: Stopwatch
+    callbacks: Callbacks = ()
     progress: Progress | None = None
 
     @property

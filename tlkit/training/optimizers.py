@@ -7,8 +7,10 @@ from typing import Any
 import keras
 
 from tlkit.backbones import Backbone
+from tlkit.errors import SpecError
 from tlkit.models.blocks import blocks
 from tlkit.plan.recipe import Stage
+from tlkit.training.own_objects import made
 
 LOSS_SCALE = 2.0**15  # the first that is tried; Keras' default
 SCALE_TRIALS = 16  # each halves the loss scale, until it is 1
@@ -58,7 +60,7 @@ def make_optimizer(stage: Stage, steps: int, factors: dict[str, float]) -> keras
         "adamw": (keras.optimizers.Adam, {}),
         "sgd": (keras.optimizers.SGD, {"momentum": 0.9}),
     }
-    kind, settings = kinds[stage.optimizer]
+    kind, settings = kinds[stage.optimizer] if isinstance(stage.optimizer, str) else _own(stage)
     if stage.ema:
         settings |= {"use_ema": True, "ema_momentum": stage.ema}
 
@@ -80,6 +82,15 @@ def make_optimizer(stage: Stage, steps: int, factors: dict[str, float]) -> keras
             super().update_step(gradient, variable, learning_rate)
 
     return StageOptimizer(learning_rate=rate, **settings)
+
+
+def _own(stage: Stage) -> tuple[type, dict[str, Any]]:
+    """The class of a stage's own optimizer, and its settings without the learning rate."""
+    found = made("Stage.optimizer", stage.optimizer, keras.optimizers.Optimizer)
+    if isinstance(found, keras.optimizers.LossScaleOptimizer):
+        raise SpecError("Stage.optimizer is a LossScaleOptimizer. Give the inner one: the scale is added where needed.")
+    settings = {name: value for name, value in found.get_config().items() if name not in ("learning_rate", "name")}
+    return type(found), settings
 
 
 def with_loss_scale(optimizer: keras.optimizers.Optimizer, model: keras.Model) -> keras.optimizers.Optimizer:

@@ -5,19 +5,18 @@ Imports Keras and NumPy only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import keras
 
 from tlkit.backbones import Backbone
-from tlkit.checkpoints import Checkpoint
 from tlkit.data.examples import Examples
 from tlkit.errors import TrainingError
 from tlkit.plan.recipe import Recipe
 from tlkit.progress import NO_DEADLINE, Deadline, log
 from tlkit.training.history import History
 from tlkit.training.monitor import improves
+from tlkit.training.resume import of_restart
 from tlkit.training.train import train
 
 
@@ -30,7 +29,7 @@ def train_best(
     *,
     seed: int = 0,
     deadline: Deadline = NO_DEADLINE,
-    checkpoint: Checkpoint | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> tuple[keras.Model, History]:
     """Train a classifier 1 + `recipe.restarts` times, and return the one that is best on the validation images.
 
@@ -40,8 +39,8 @@ def train_best(
     Args:
         build: gives the classifier with the random weights of a seed.
         deadline: when training ends. A restart that has not begun by then is left out.
-        backbone, recipe, training, validation, seed: as in `tlkit.train`.
-        checkpoint: as in `tlkit.train`, of the first training; those of the restarts lie beside it.
+        backbone, recipe, training, validation, seed, callbacks: as in `tlkit.train`. The checkpoints of the restarts
+            lie beside that of the first training.
 
     Returns:
         The model, and its history. Its `restart` is the number of the one that was kept, 0 = the first training, and
@@ -62,9 +61,16 @@ def train_best(
             log.info(f"restart {number} of {recipe.restarts}, with seed {seed + number}")
         model = build(seed + number)
         try:
-            place = checkpoint.beside(f"restart {number}") if checkpoint and number else checkpoint
-            with_seed: dict[str, Any] = {"seed": seed + number, "deadline": deadline, "checkpoint": place}
-            history = train(model, backbone, recipe, training, validation, **with_seed)
+            history = train(
+                model,
+                backbone,
+                recipe,
+                training,
+                validation,
+                seed=seed + number,
+                deadline=deadline,
+                callbacks=callbacks if not number else of_restart(callbacks, number),
+            )
         except TrainingError as error:
             failed = error
             notes.append(f"the training with seed {seed + number} was given up: {error}")

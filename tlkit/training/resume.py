@@ -19,13 +19,14 @@ from typing import Any, Protocol, runtime_checkable
 import keras
 import numpy as np
 
-from tlkit.checkpoints import Checkpoint
+from tlkit.checkpoints import Checkpoint, Checkpoints
 from tlkit.models.batch_norm import _inner_batch_norms
 from tlkit.plan.recipe import Recipe, to_dict
 from tlkit.progress import log
 from tlkit.stopping import STOPPING
 from tlkit.training.batches import Batches
 from tlkit.training.history import History, Stopwatch
+from tlkit.training.own_callbacks import Callbacks
 
 NOT_TRAINED_BY = ("name", "prior_shift")  # fields of a recipe that say nothing about its training
 MEASURED = ("seconds", "at_seconds")  # columns of a history that differ from one run to the next
@@ -40,6 +41,41 @@ class Stateful(Protocol):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Remember it again. Called after `on_train_begin`."""
+
+
+class Resumable(keras.callbacks.Callback):
+    """Lets a training of `tlkit.train` that was stopped go on at the step where it was, when it is given again.
+
+    It ends with the same weights and the same history, but for its seconds, as if it had not been stopped. One that was
+    finished is not repeated. Keras' BackupAndRestore goes on with the next epoch, with other random states.
+
+    Args:
+        checkpoint: where it is kept how far the training is, such as `Checkpoints(Path("backup")).of("training")`. One
+            of another training is ignored.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__()
+        self.checkpoint = checkpoint
+
+
+def resumable(checkpoints: Checkpoints | None, name: str) -> tuple[Resumable, ...]:
+    """The callback for one training of a run; none without checkpoints."""
+    return () if checkpoints is None else (Resumable(checkpoints.of(name)),)
+
+
+def of_restart(callbacks: Sequence[keras.callbacks.Callback], number: int) -> list[keras.callbacks.Callback]:
+    """Callbacks for a restart of a training, with a checkpoint of its own."""
+    return [
+        Resumable(one.checkpoint.beside(f"restart {number}")) if isinstance(one, Resumable) else one
+        for one in callbacks
+    ]
+
+
+def without_resumable(callbacks: Callbacks) -> tuple[Callbacks, Checkpoint | None]:
+    """The callbacks of a training without a `Resumable`, and the checkpoint that it has."""
+    found = [one.checkpoint for one in callbacks if isinstance(one, Resumable)]
+    return tuple(one for one in callbacks if not isinstance(one, Resumable)), found[-1] if found else None
 
 
 def fingerprint(recipe: Recipe, seed: int, *counts: int) -> str:
@@ -245,7 +281,7 @@ class Checkpointing(keras.callbacks.Callback):
             "model": _values(_without_metrics(self.model)),
             "optimizer": _values(self.model.optimizer.variables),
             "metrics": _values(self.model.metrics_variables) if self._step else [],
-            "callbacks": [one.state() for one in self._stateful],
+            "callbacks": {type(one).__name__: one.state() for one in self._stateful},
             "plateaus": [{name: getattr(one, name) for name in _PLATEAU} for one in self._plateaus],
             "averages": [{name: getattr(one, name) for name in _AVERAGES} for one in self._averages],
         }
@@ -256,8 +292,9 @@ class Checkpointing(keras.callbacks.Callback):
         _assign(_without_metrics(self.model), state["model"])
         _assign(self.model.optimizer.variables, state["optimizer"])
         _assign(self.model.metrics_variables if state["step"] else [], state["metrics"])
-        for callback, one in zip(self._stateful, state["callbacks"], strict=True):
-            callback.set_state(one)
+        for callback in self._stateful:
+            if type(callback).__name__ in state["callbacks"]:  # a user's may be new
+                callback.set_state(state["callbacks"][type(callback).__name__])
         kinds = ((self._plateaus, state["plateaus"]), (self._averages, state["averages"]))
         for callbacks, states in kinds:
             for callback, values in zip(callbacks, states, strict=True):

@@ -20,6 +20,7 @@ from tlkit.training.fit import fit_stage
 from tlkit.training.history import History, epoch_line
 from tlkit.training.inputs import Source, StageInputs, StagePlan, training_source, validation_source
 from tlkit.training.monitor import improves
+from tlkit.training.own_callbacks import report_rows
 from tlkit.words import counted
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def solve_stage(
     if best:
         model.get_layer("predictions").set_weights([head.kernel, head.bias])
     log.info(line + (epoch_line(row) if best else "no improvement, so the earlier weights are kept"))
+    report_rows(plan.callbacks, model, [row])
     return history
 
 

@@ -7,14 +7,13 @@ weights with the best validation scores. A stage without improvement leaves the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import keras
 import numpy as np
 
 from tlkit.backbones import Backbone, find_backbone
-from tlkit.checkpoints import Checkpoint
 from tlkit.data.examples import Examples
 from tlkit.devices import while_memory_lasts
 from tlkit.models.adversarial import Adversarial
@@ -24,7 +23,8 @@ from tlkit.progress import NO_DEADLINE, Deadline, log
 from tlkit.training.fit import fit_stage
 from tlkit.training.history import History, Stopwatch
 from tlkit.training.inputs import StageInputs, StagePlan
-from tlkit.training.resume import Progress, fingerprint
+from tlkit.training.own_callbacks import checked_callbacks, report_rows
+from tlkit.training.resume import Progress, fingerprint, without_resumable
 from tlkit.training.solve import Refit, refit_stage, solve_stage
 from tlkit.words import counted
 
@@ -47,12 +47,9 @@ def train(
     *,
     seed: int = 0,
     deadline: Deadline = NO_DEADLINE,
-    checkpoint: Checkpoint | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> History:
     """Train a classifier in place, stage by stage. It ends with the weights that are best on the validation images.
-
-    With a checkpoint, a training that was stopped goes on at the step where it was, and ends with the same weights and
-    the same history (but for its seconds) as if it had not been. One that was finished is not repeated.
 
     Stages and epochs are logged (see `tlkit.progress`).
 
@@ -65,8 +62,9 @@ def train(
         deadline: when training ends. At least one epoch of the first stage is completed. If it is `whole`, a stage that
             would not end before it is given up in its first steps. The model then has the best weights so far, and the
             history's `expected_seconds` is set.
-        checkpoint: where it is kept how far the training is, see `tlkit.checkpoints`. One of another training is
-            ignored. None: nothing is kept.
+        callbacks: any of Keras'. Each stage is a `fit` of its own, with `on_train_begin` and `on_train_end`, and epochs
+            count on. Their model is the whole classifier, see `tlkit.training.own_callbacks`. With a
+            `tlkit.training.resume.Resumable` among them, a training that was stopped goes on.
 
     Returns:
         The history, a row per epoch. Ctrl-C ends training with the best weights so far, and the history is
@@ -74,13 +72,15 @@ def train(
 
     Raises:
         KeyboardInterrupt: Ctrl-C before the first epoch was completed.
-        SpecError: a stage unfreezes more blocks than there are, or its `scales` are below the image size.
+        SpecError: a stage unfreezes more blocks than there are, its `scales` are below the image size, or one of
+            `callbacks` is none.
         TrainingError: the loss is not finite.
     """
     backbone = find_backbone(backbone) if isinstance(backbone, str) else backbone
     for stage in recipe.stages:
         backbone.block_count(stage.unfreeze)
         check_scales(stage, model.input_shape[1])
+    followed, checkpoint = without_resumable(checked_callbacks(callbacks))
     training, validation = _shuffled(training, seed), _shuffled(validation, seed)
     history, clock, progress, count = History(), Stopwatch(), None, len(recipe.stages)
     if checkpoint is not None:
@@ -88,13 +88,14 @@ def train(
         clock = progress.read(history)
         if progress.finished:
             _set_trainable(model, StagePlan(recipe, count, backbone, seed, clock))
+            report_rows(followed, model, history.rows)
             return history
     for number in range(1 if progress is None else progress.stage, count + 1):
         if history.rows and (deadline.over or history.interrupted):
             why = "the training was interrupted" if history.interrupted else "the time limit was reached"
             history.cut(f"stage {number} of {count} was skipped: {why}")
             continue
-        plan = StagePlan(recipe, number, backbone, seed, clock, progress)
+        plan = StagePlan(recipe, number, backbone, seed, clock, followed, progress)
         history.append(_train_stage(model, plan, training, validation, history, deadline))
         if progress is not None and not history.interrupted:
             progress.stage_ended(history, clock, last=number == count)

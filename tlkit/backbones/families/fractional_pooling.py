@@ -50,5 +50,6 @@ ROWS = (
         parameters=287_776,
         year=2014,
         own_head=Head(pooling="flatten", hidden=(224, 256)),
+        own_layers=True,
     ),
 )

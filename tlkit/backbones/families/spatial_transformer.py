@@ -61,5 +61,6 @@ ROWS = (
         parameters=85_912,
         year=2015,
         own_head=Head(pooling="flatten"),
+        own_layers=True,
     ),
 )

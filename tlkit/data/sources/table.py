@@ -15,6 +15,7 @@ from tlkit.data.sources.places import IMAGE_EXTENSIONS, Place, Places, Wanted
 from tlkit.data.sources.records import SEVERAL, Record, Records, kind_of_table, read_records
 from tlkit.errors import DataError, unknown
 from tlkit.folders import PLAN, own_manifest
+from tlkit.plan.in_memory import InMemory, data_from_json
 from tlkit.plan.job import PARTS
 from tlkit.plan.old import RENAMED_COLUMNS, renewed
 from tlkit.words import counted
@@ -48,11 +49,17 @@ class _Layout(NamedTuple):
 
 
 def root_of_table(file: Path) -> Path:
-    """The folder that the paths of a table are relative to: its own, or the data's for the split.csv of a run."""
+    """The folder that the paths of a table are relative to: its own, or the data's for the split.csv of a run.
+
+    Raises DataError for the split.csv of a run whose images lay in memory.
+    """
     seen: set[Path] = set()
     while file.name == "split.csv" and file not in seen and (values := own_manifest(file.parent, PLAN)):
         seen.add(file)
-        data = Path(renewed(values)["job"].get("data", file.parent))
+        given = data_from_json(renewed(values)["job"].get("data", file.parent))
+        if isinstance(given, InMemory):
+            return given.folder
+        data = Path(given)
         if data.is_dir() or not kind_of_table(data):
             return data
         file = data
@@ -72,11 +79,23 @@ def _read_table(
         NameUnknown: if `group_by` or a column of `named` is not a column.
     """
     records = read_records(file)
-    layout = _layout(file, records, group_by, named)
-    rows = _labelled(file, records, layout, findings)
+    rows = labelled_rows(file, records, group_by, named, findings)
     part = part_in_name(file.stem) or ""  # of two files of one name, train.csv means the one in train/
     wanted = [row if row.split else row._replace(split=part) for row in rows] if part else rows
-    places = Places(root_of_table(file)).find(wanted)
+    return files_of_rows(file, rows, Places(root_of_table(file)).find(wanted), findings)
+
+
+def labelled_rows(
+    file: Path, records: Records, group_by: str | None, named: Mapping[str, str], findings: list[dict[str, str]]
+) -> list[Wanted]:
+    """The rows of a table with a path and one label; no file is looked for. Otherwise as `_read_table`."""
+    return _labelled(file, records, _layout(file, records, group_by, named), findings)
+
+
+def files_of_rows(
+    file: Path, rows: Sequence[Wanted], places: Sequence[Place], findings: list[dict[str, str]]
+) -> list[_Found]:
+    """The images of rows by the places of their files. What cannot be used is named in `findings`."""
     found = _one_each(file, rows, places, findings)
     findings += [
         problem(path, label, "alike-names", detail)

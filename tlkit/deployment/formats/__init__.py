@@ -26,6 +26,7 @@ from tlkit.errors import ExportError, RunError, SpecError, unknown
 from tlkit.files import temporary_beside
 from tlkit.folders import DESCRIPTION, check_export, check_replaceable, read_description, write_description
 from tlkit.models.files import size_of
+from tlkit.plan.spelling import FORMATS_ELSEWHERE
 from tlkit.quiet import _quietly
 
 if TYPE_CHECKING:
@@ -44,10 +45,20 @@ TARGETS = ("savedmodel", *FORMATS)
 LAYOUTS = ("nhwc", "nchw")
 
 
-def check_target(target: str) -> None:
-    """Raise NameUnknown for an unknown format, ExportError if a package that writes or runs it is not installed."""
+def known_target(target: str) -> str:
+    """Return the name of a format, given by it or by Keras' name for it, such as "tf_saved_model".
+
+    Raises NameUnknown for an unknown format.
+    """
+    target = FORMATS_ELSEWHERE.get(target, target)
     if target not in TARGETS:
         raise unknown("format", target, TARGETS)
+    return target
+
+
+def check_target(target: str) -> None:
+    """Raise NameUnknown for an unknown format, ExportError if a package that writes or runs it is not installed."""
+    target = known_target(target)
     if target in FORMATS:
         for package, extra in (*FORMATS[target].runs_with, *FORMATS[target].writes_with):
             _needed(package, extra)
@@ -70,7 +81,7 @@ def write_target(
         model: float32, raw RGB 0-255 in, probabilities out.
         class_names: In class order.
         folder: Replaced if it holds an earlier export and nothing else.
-        target: One of `FORMATS`.
+        target: One of `FORMATS`, or Keras' name of one.
         fit: How an image becomes square, as in training; or the whole rule, of `tlkit.data.preprocessing`. Its layout
             "NCHW" is for "onnx" alone.
         unsure_below: Where the highest probability is lower, the class is "unsure". 0 = never.
@@ -89,6 +100,7 @@ def write_target(
         RunError: The folder holds something else.
     """
     check_target(target)
+    target = known_target(target)
     size, form = int(model.input_shape[1]), FORMATS[target]
     rule = preprocessing(size, fit) if isinstance(fit, str) else fit
     check_layout(target, rule["layout"])
