@@ -59,6 +59,8 @@ _HOME = {
     "set_trainable": "models.blocks",
     "extract_features": "features.extract",
     "train": "training.train",
+    "Checkpoints": "checkpoints",
+    "Resumable": "training.resume",
     "evaluate": "evaluation.scores",
     "predict_probabilities": "evaluation.predict",
     "export": "deployment.saved_model",

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from tests.conftest import write_folder
 from tests.test_stopping import send_when
-from tlkit import Augmentation, Recipe, Run, Stage, finetune
+from tlkit import Augmentation, Job, Recipe, Run, Stage, finetune
 from tlkit.checkpoints import Checkpoint
 from tlkit.cli.main import main
 from tlkit.errors import RunError, SpecError
@@ -160,8 +160,8 @@ def test_what_has_changed_since_is_named_and_refused(
 def test_a_resumed_run_takes_no_other_options(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="`seed`"):
         finetune(resume=tmp_path, seed=1)
-    with pytest.raises(SpecError, match="`data`"):
-        finetune(folder, resume=tmp_path)
+    with pytest.raises(SpecError, match="no Job"):
+        finetune(Job(folder), resume=tmp_path)
     with pytest.raises(RunError, match="Give the command that began the run again"):
         finetune(resume=tmp_path)
     with pytest.raises(SpecError, match="`data`"):

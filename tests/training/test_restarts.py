@@ -30,7 +30,7 @@ def found_by(monkeypatch: pytest.MonkeyPatch, losses: dict[int, float | None], *
     The model is the seed, in words.
     """
 
-    def trained(model: str, *rest: Any, seed: int, deadline: Deadline, checkpoint: None) -> History:
+    def trained(model: str, *rest: Any, seed: int, deadline: Deadline, callbacks: Any) -> History:
         assert model == f"model of {seed}"
         loss = losses[seed]
         if loss is None:

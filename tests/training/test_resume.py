@@ -11,7 +11,7 @@ import pytest
 from tests.training.test_training import BACKBONE, SHIFT, examples, recipe, tiny
 from tlkit import Head, Recipe, Stage, train
 from tlkit.checkpoints import Checkpoint, Checkpoints
-from tlkit.training.resume import MEASURED
+from tlkit.training.resume import MEASURED, Resumable
 
 
 class Killed(BaseException):
@@ -20,8 +20,8 @@ class Killed(BaseException):
 
 def trained(plan: Recipe, checkpoint: Checkpoint | None) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
     """Weights and history of a training, without what is measured in it."""
-    model = tiny(head=plan.head, seed=1)
-    history = train(model, BACKBONE, plan, examples(40), examples(12, seed=1), seed=3, checkpoint=checkpoint)
+    model, callbacks = tiny(head=plan.head, seed=1), [] if checkpoint is None else [Resumable(checkpoint)]
+    history = train(model, BACKBONE, plan, examples(40), examples(12, seed=1), seed=3, callbacks=callbacks)
     return model.get_weights(), [{name: row[name] for name in row if name not in MEASURED} for row in history.rows]
 
 

@@ -50,8 +50,8 @@ def predict(model: str | Path | Served, files: Images, *, top: int = 3) -> pd.Da
     """
     if not isinstance(model, str | os.PathLike | tuple):
         raise TypeError(
-            f"{type(model).__name__} was given. Expected the path of a run or an export. A model itself predicts pixels "
-            "by its own `predict`."
+            f"{type(model).__name__} was given. Expected the path of a run or an export. A model itself predicts "
+            "pixels by its own `predict`."
         )
     if top < 1:
         raise DataError(f"top is {top}. Expected 1 or more.")
