@@ -54,6 +54,7 @@ WITHOUT_KERAS = {  # rooms and modules that import neither Keras nor TensorFlow 
     "stats",
     "tables",
     "devices",
+    "environment",
     "progress",
     "quiet",
     "drawing",
