@@ -45,6 +45,7 @@ FENCES = {  # package -> the only room or module that may import it
     "huggingface_hub": "backbones.huggingface",
     "flask": "runs.serve deployment.requests deployment.guard",
     "waitress": "deployment.server",
+    "IPython": "notebook",
 }
 WITHOUT_KERAS = {  # rooms and modules that import neither Keras nor TensorFlow nor scikit-learn, nor a module that does
     "cache",
@@ -55,6 +56,7 @@ WITHOUT_KERAS = {  # rooms and modules that import neither Keras nor TensorFlow 
     "tables",
     "devices",
     "environment",
+    "notebook",
     "progress",
     "quiet",
     "drawing",
