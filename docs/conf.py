@@ -127,6 +127,9 @@ def fields_of(obj: Any) -> set[str]:
 
 
 def setup(app: Any) -> None:
-    importlib.import_module("tlkit.cli.main")
+    main = importlib.import_module("tlkit.cli.main").main
+    for command in main.commands.values():
+        for option in command.params:  # hidden only so that the help fits one screen
+            option.hidden = False
     app.connect("source-read", fill_in)
     app.connect("autodoc-process-docstring", with_sections, priority=100)  # before napoleon
