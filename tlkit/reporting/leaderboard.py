@@ -164,8 +164,8 @@ def rank(
                 "index": i,
                 "run": names[i],
                 "accuracy": float(correct[i].mean()),
-                "low": low,
-                "high": high,
+                "low": float(low),
+                "high": float(high),
                 "behind": "the best"
                 if best
                 else f"{100 * lost:+.1f} ± {196 * error:.1f} points, p = {corrected[i]:.2g}",
