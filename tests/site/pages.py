@@ -62,8 +62,11 @@ def reason(code: str) -> str | None:
 
 
 def words_of(command: str, names: dict[str, str]) -> list[str]:
-    """A command as words, with the names that stand for the reader's own things replaced."""
-    return [",".join(names.get(part, part) for part in word.split(",")) for word in shlex.split(command)]
+    """A command as words, with the names that stand for the reader's own things replaced, and less to compute."""
+    words = [",".join(names.get(part, part) for part in word.split(",")) for word in shlex.split(command)]
+    if words[1] == "augment":
+        words += ["--backbone", names["mobilenetv2"]]
+    return words + (["--epochs", "2"] if "scratch" in words else [])
 
 
 def toctrees() -> list[list[str]]:

@@ -85,6 +85,11 @@ def run_block(block: Block, names: dict[str, str], namespace: dict[str, Any]) ->
         assert block.language in ("text", "{toctree}", "{eval-rst}"), block
 
 
+# examples for a reader open a file in one line, and leave its closing to Python
+unclosed = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@unclosed
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if page != TUTORIAL], ids=name_of)
 def test_every_block_of_a_page_runs(
@@ -95,12 +100,14 @@ def test_every_block_of_a_page_runs(
     found = [block for block in blocks(page) if not block.skipped]
     if any("--clear" in block.text for block in found):
         monkeypatch.setenv("TLKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
-    names = {"mobilenetv2": tiny_file(), "RUN": "runs/data-mobilenetv2-1"}
+    run = "runs/data-mobilenetv2-1"
+    names = {"mobilenetv2": tiny_file(), "RUN": run, f"{run}/onnx/tlkit.json": f"{run}/saved_model/tlkit.json"}
     namespace: dict[str, Any] = {}
     for block in found:
         run_block(block, names, namespace)
 
 
+@unclosed
 @pytest.mark.slow
 def test_the_tutorial_runs_as_it_stands(place: Path) -> None:
     """With `nano`, its own digits, the export, its proof and the report."""
