@@ -22,7 +22,8 @@ _LINE = "border-top:1px solid rgba(128,128,128,.5)"
 def card(title: str, facts: Mapping[str, object] | None = None, parts: Sequence[str] = ()) -> str:
     """Return a card: a title, facts with their names, and parts that are HTML already, from `rows` or `lines`."""
     named = "".join(
-        f'<div><span style="opacity:.7;display:inline-block;min-width:7em">{_text(name)}</span> {_text(value)}</div>'
+        f'<div style="display:flex"><span style="opacity:.7;flex:0 0 7em">{_text(name)}</span>'
+        f"<span>{_text(value)}</span></div>"
         for name, value in (facts or {}).items()
     )
     return (
