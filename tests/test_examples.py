@@ -100,7 +100,7 @@ def test_the_examples_in_docstrings_are_true(name: str) -> None:
     assert doctest.testmod(module, extraglobs=names).failed == 0
 
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.mark.parametrize("file", DOCUMENTS, ids=[file.name for file in DOCUMENTS])

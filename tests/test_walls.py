@@ -47,6 +47,7 @@ FENCES = {  # package -> the only room or module that may import it
     "flask": "runs.serve deployment.requests deployment.guard",
     "waitress": "deployment.server",
     "mlflow": "runs.trackers",
+    "IPython": "notebook",
 }
 WITHOUT_KERAS = {  # rooms and modules that import neither Keras nor TensorFlow nor scikit-learn, nor a module that does
     "cache",
@@ -57,6 +58,8 @@ WITHOUT_KERAS = {  # rooms and modules that import neither Keras nor TensorFlow 
     "stats",
     "tables",
     "devices",
+    "environment",
+    "notebook",
     "progress",
     "quiet",
     "drawing",

@@ -69,6 +69,7 @@ _HOME = {
     "prove_parity": "deployment.parity",
     "choose_recipe": "strategy.recipes",
     "compare_backbones": "strategy.backbones",
+    "compare_runs": "reporting.leaderboard",
     "ensemble": "runs.ensemble",
     "lr_find": "training.learning_rate",
     "measure_axes": "strategy.axes",
@@ -138,6 +139,7 @@ if TYPE_CHECKING:
     from tlkit.plan.plan import Plan
     from tlkit.plan.recipe import Head, Recipe, Stage
     from tlkit.progress import Deadline
+    from tlkit.reporting.leaderboard import compare_runs
     from tlkit.reporting.report import report
     from tlkit.runs.ensemble import ensemble
     from tlkit.runs.evaluate import evaluate_run

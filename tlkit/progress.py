@@ -14,13 +14,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from tlkit.notebook import in_notebook, notebook_bar
+
 log = logging.getLogger("tlkit")
 log.addHandler(logging.NullHandler())
 
 
 def bars_shown() -> bool:
-    """Whether loops draw progress bars: the log is at INFO, and standard output is a terminal."""
-    return log.isEnabledFor(logging.INFO) and sys.stdout.isatty()
+    """Whether loops draw progress bars: the log is at INFO, and standard output is a terminal or a notebook."""
+    return log.isEnabledFor(logging.INFO) and (sys.stdout.isatty() or in_notebook())
 
 
 @contextlib.contextmanager
@@ -31,6 +33,13 @@ def bar(total: int, unit: str) -> Iterator[Callable[[int], None]]:
     """
     if not total or not bars_shown():
         yield lambda done: None
+        return
+    if in_notebook():
+        update = notebook_bar(total, unit)
+        try:
+            yield update
+        finally:
+            update(total)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -35,32 +35,60 @@ def demo(out: str) -> None:
 @click.option("--image-size", type=click.IntRange(1), metavar="N", help="pixels; default the backbone's own")
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", help="default the recipe's")
 @click.option("--weights", metavar="NAME|FILE", help="imagenet (default), none, a file, or timm:NAME")
-@click.option("--accept-licence", is_flag=True, hidden=True)  # documented in docs/weights.md
+@click.option(
+    "--accept-licence", is_flag=True, hidden=True, help="use weights whose licence forbids some uses"
+)  # documented in docs/weights.md
 @click.option("--validation", type=float, metavar="SHARE", help="of the training images; default 0.2")
-@click.option("--test", type=float, metavar="SHARE", hidden=True)  # documented in docs/recipes.md
-@click.option("--group-by", metavar="COLUMN", hidden=True)  # documented in docs/data.md
-@click.option("--columns", metavar="PATH=NAME,...", hidden=True)  # documented in docs/data.md
-@click.option("--class-names", hidden=True)  # documented in docs/keras.md, as the five that follow
-@click.option("--accept-license", is_flag=True, hidden=True)
-@click.option("--validation-split", type=float, hidden=True)
-@click.option("--crop-to-aspect-ratio", is_flag=True, hidden=True)
-@click.option("--pad-to-aspect-ratio", is_flag=True, hidden=True)
-@click.option("--color-mode", hidden=True)
+@click.option(
+    "--test", type=float, metavar="SHARE", hidden=True, help="of all images, drawn as test images; 0 for none"
+)  # documented in docs/recipes.md
+@click.option(
+    "--group-by", metavar="COLUMN", hidden=True, help="column of a table whose values stay together"
+)  # documented in docs/data.md
+@click.option(
+    "--columns", metavar="PATH=NAME,...", hidden=True, help="a table's columns, such as path=photo,label=kind"
+)  # documented in docs/data.md
+@click.option(
+    "--class-names", hidden=True, help="the classes in the order that they get, with commas"
+)  # documented in docs/keras.md, as the five that follow
+@click.option("--accept-license", is_flag=True, hidden=True, help="another name of --accept-licence")
+@click.option("--validation-split", type=float, hidden=True, help="another name of --validation")
+@click.option("--crop-to-aspect-ratio", is_flag=True, hidden=True, help="another name of --fit crop")
+@click.option("--pad-to-aspect-ratio", is_flag=True, hidden=True, help="another name of --fit pad")
+@click.option("--color-mode", hidden=True, help="rgb, which it always is")
 @click.option("--fit", metavar="HOW", help="make images square: squash (default), crop or pad")
 @click.option("--from", "from_run", metavar="RUN", help="start from an earlier run's weights")
 @click.option("--augment", metavar="NAME|FILE", help="a preset or a file; checked on DATA first")
 @click.option("--allow", multiple=True, metavar="FIELD", help="augment by FIELD although unsafe; repeatable")
 @click.option("--max-error", type=float, metavar="SHARE", help='answer "unsure" to keep errors below SHARE')
-@click.option("--refit/--no-refit", default=None, hidden=True)  # documented in docs/runs.md
-@click.option("--folds", type=click.IntRange(2), hidden=True)  # documented in docs/lectures.md
-@click.option("--balance", metavar="HOW", hidden=True)  # documented in docs/recipes.md
-@click.option("--metric", metavar="NAME", hidden=True)  # documented in docs/recipes.md
+@click.option(
+    "--refit/--no-refit", default=None, hidden=True, help="train the delivered model on validation images too"
+)  # documented in docs/runs.md
+@click.option(
+    "--folds", type=click.IntRange(2), hidden=True, help="judge by cross-validation with this many folds"
+)  # documented in docs/lectures.md
+@click.option(
+    "--balance", metavar="HOW", hidden=True, help="of classes of unequal size: prior, weights or none"
+)  # documented in docs/recipes.md
+@click.option(
+    "--metric", metavar="NAME", hidden=True, help="choose by accuracy, balanced_accuracy, macro_f1 or auc"
+)  # documented in docs/recipes.md
 @click.option("--max-minutes", type=float, metavar="M", help="time limit of the whole command")
-@click.option("--cache-gb", type=float, hidden=True)  # documented in docs/runs.md
-@click.option("--strict", is_flag=True, hidden=True)  # documented in docs/runs.md
-@click.option("--report/--no-report", default=True, hidden=True)  # documented in docs/report.md
-@click.option("--data", "moved_to", hidden=True)  # where the data of plan.json is now; documented in docs/runs.md
-@click.option("--log-to", multiple=True, hidden=True)  # documented in docs/keras.md
+@click.option(
+    "--cache-gb", type=float, hidden=True, help="limit of the cache, in gigabytes"
+)  # documented in docs/runs.md
+@click.option(
+    "--strict", is_flag=True, hidden=True, help="treat any problem in the data as an error"
+)  # documented in docs/runs.md
+@click.option(
+    "--report/--no-report", default=True, hidden=True, help="write report.html; the default"
+)  # documented in docs/report.md
+@click.option(
+    "--data", "moved_to", hidden=True, help="where the data of a plan.json is now"
+)  # documented in docs/runs.md
+@click.option(
+    "--log-to", multiple=True, hidden=True, help="tensorboard:DIR or mlflow:URI; repeatable"
+)  # documented in docs/keras.md
 @click.option("--dry-run", is_flag=True, help="print the plan and stop")
 @click.option("--resume", metavar="RUN|auto", help="go on with a run that was stopped")
 @click.option("--force", is_flag=True, help="replace an earlier run in RUN")

@@ -78,8 +78,8 @@ def log_shown() -> Iterator[None]:
         log.propagate = True
 
 
-class _Command(click.Command):
-    """A command that hides --help from its own help text."""
+class _Compact(click.Command):
+    """A command that hides --help from its own help text, and writes its options without a headline."""
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
         option = super().get_help_option(ctx)
@@ -88,7 +88,7 @@ class _Command(click.Command):
         return option
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options without a headline, directly after the description."""
+        """Write the options directly after the description."""
         records = [
             record
             for one in self.get_params(ctx)
@@ -100,10 +100,14 @@ class _Command(click.Command):
                 formatter.write_dl(records)
 
 
-class _Group(click.Group):
+class _Group(_Compact, click.Group):
     """A group that suggests the nearest command for a mistyped one, and prints errors of tlkit as one paragraph."""
 
-    command_class = _Command
+    command_class = _Compact
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         name = args[0]

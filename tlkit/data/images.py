@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from tlkit.data.limits import FULL_DEPTH
 from tlkit.errors import DataError, unknown
+from tlkit.notebook import card, lines, rows
 from tlkit.plan.in_memory import InMemory
 from tlkit.plan.job import PARTS
 from tlkit.words import counted, text_of
@@ -108,6 +109,27 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.table)
+
+    def __repr__(self) -> str:
+        found = counted(int((self.problems["severity"] == "problem").sum()), "problem")
+        classes = counted(len(self.class_names), "class", "classes")
+        return f"ImageSet('{self.root}': {counted(len(self), 'image')}, {classes}, {found})"
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook how many images each class has, and the problems by kind."""
+        splits = [part for part in PARTS if (self.table["split"] == part).any()]
+        of_class = self.table.groupby("label")
+        cells = []
+        for name in self.class_names:
+            mine = of_class.get_group(name)["split"] if name in of_class.groups else self.table["split"][:0]
+            cells.append((name, len(mine), *[int((mine == part).sum()) for part in splits]))
+        kinds = self.problems.groupby(["severity", "problem", "action"], sort=True)
+        found = [
+            f"{severity}: {len(some):,} {kind} ({action}), such as {some.iloc[0]['path']}"
+            for (severity, kind, action), some in kinds
+        ]
+        title = f"{self.root}: {counted(len(self), 'image')}, {counted(len(self.class_names), 'class', 'classes')}"
+        return card(title, None, [rows(["class", "images", *splits], cells), lines(found or ["no problems found"])])
 
     def part(self, *names: str) -> ImageSet:
         """The images of one split ("train", "validation", "test"), or of several concatenated, with all class names.

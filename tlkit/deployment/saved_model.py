@@ -75,13 +75,13 @@ def export(
         The folder. It also has client.py, check.json and README.md (see `tlkit.deployment.client`). Its SavedModel has
         these signatures:
 
-        serving_default, serve_bytes: image_bytes string (n,) -> class string (n,), probability float32 (n,),
-            probabilities float32 (n, classes), classes string (n, classes), sure bool (n,), ok bool (n,), problem
-            string (n,). Where `ok` is false, `problem` says why, the class is "" and the probabilities are 0. Where
-            only `sure` is false, the class is "unsure". Every output has a row for each image, as TensorFlow Serving's
-            REST interface expects.
-        serve: image uint8 (n, height, width, 3), RGB -> the same without ok and problem.
-        serve_float: the same for float32 0-255.
+        - serving_default, serve_bytes: image_bytes string (n,) -> class string (n,), probability float32 (n,),
+          probabilities float32 (n, classes), classes string (n, classes), sure bool (n,), ok bool (n,), problem
+          string (n,). Where `ok` is false, `problem` says why, the class is "" and the probabilities are 0. Where
+          only `sure` is false, the class is "unsure". Every output has a row for each image, as TensorFlow Serving's
+          REST interface expects.
+        - serve: image uint8 (n, height, width, 3), RGB -> the same without ok and problem.
+        - serve_float: the same for float32 0-255.
 
     Raises:
         RunError: The folder holds anything else (see `tlkit.folders`).

@@ -32,6 +32,7 @@ from tlkit.features.extract import all_cached, all_rows, extract_features
 from tlkit.models.blocks import cut
 from tlkit.models.classifier import build_classifier
 from tlkit.models.inference import bfloat16_pays, inference_batch
+from tlkit.notebook import card, lines, rows
 from tlkit.plan.in_memory import InMemory
 from tlkit.words import counted
 
@@ -103,6 +104,26 @@ class Checkup:
             most, fewest = self.classes["label"].iloc[0], self.classes["label"].iloc[-1]
             lines.append(f"imbalance: {counted(largest, 'image')} of '{most}', {smallest:,} of '{fewest}'")
         return lines
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook what was found, the most suspicious files first."""
+        wrong = self.label_errors[self.label_errors["probable"]]
+        labels = [(row.path, row.label, row.suggested, f"{row.wrong:.0%}") for row in wrong.itertuples(index=False)]
+        pairs = [
+            (row.path, row.other, row.kind, "across splits" if row.leak and self.several_parts else "")
+            for row in self.duplicates.itertuples(index=False)
+        ]
+        alone = [(row.path, row.label, f"{row.distance:.1f}") for row in self.outliers.itertuples(index=False)]
+        return card(
+            f"Checkup of {counted(self.n, 'image')}",
+            None,
+            [
+                lines(self.sentences()),
+                rows(["probably wrong label", "label", "suggested", "probability that it is wrong"], labels),
+                rows(["duplicate", "of", "kind", ""], pairs),
+                rows(["outlier", "label", "distance (1 = the median)"], alone),
+            ],
+        )
 
     def _about_labels(self) -> list[str]:
         """How many labels are wrong or surprising, and how sure that is."""

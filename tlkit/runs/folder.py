@@ -44,6 +44,7 @@ from tlkit.folders import (
     run_files,
 )
 from tlkit.manifest import MANIFEST, Manifest, check_file, digest, digest_of, known_manifest, note_files
+from tlkit.notebook import card, interval, lines
 from tlkit.plan.in_memory import InMemory, as_data
 from tlkit.plan.old import renewed_table
 from tlkit.plan.plan import Plan
@@ -93,6 +94,28 @@ class Run:
 
     folder: Path
     moved_to: Path | InMemory | None = None
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook what the run did and how good it is."""
+        try:
+            plan, metrics = self.plan, self.metrics if self.finished else None
+        except (RunError, OSError, ValueError) as error:
+            return card(f"Run {self.folder}", parts=[lines([str(error)])])
+        facts: dict[str, object] = {
+            "data": f"{plan.job.data}, {counted(len(plan.classes), 'class', 'classes')}",
+            "images": ", ".join(f"{count:,} {split}" for split, count in plan.images.items() if count),
+            "backbone": f"{plan.backbone.name} at {plan.image_size} px",
+            "recipe": plan.recipe.name if plan.recipe is not None else "not decided yet",
+        }
+        if metrics is None:
+            return card(f"Run {self.folder}: not finished", facts)
+        facts |= {f"{name}": interval(metrics[name]) for name in ("estimate", "validation", "test") if metrics[name]}
+        if metrics["parity"]:
+            agreement, count = metrics["parity"]["top1_agreement"], metrics["parity"]["n"]
+            facts["export"] = f"the same class as the trained model for {agreement:.1%} of {counted(count, 'image')}"
+        report = self.folder / "report.html"
+        facts["report"] = report if report.is_file() else "not written"
+        return card(f"Run {self.folder}", facts, [lines([*plan.doubts, *metrics["notes"]])])
 
     @property
     def finished(self) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tlkit.cache import Cache
+from tlkit.notebook import card, lines, rows
 from tlkit.plan.augmentation import FLIPS, Augmentation, augmentation_from_dict
 
 VERSION = 2  # of the rules: cached results of other versions are not used
@@ -77,6 +78,21 @@ class Safety:
     hints: tuple[str, ...] = ()
     seconds: float = 0.0
 
+    def _repr_html_(self) -> str:
+        """Show in a notebook the verdict on each field, and why."""
+        cells = [
+            (
+                one.field,
+                _words(one) + (" (allowed anyway)" if one.allowed else ""),
+                f"{one.asked:g}",
+                "none" if one.limit is None else f"{one.limit:.3g}",
+                one.why,
+            )
+            for one in self.verdicts
+        ]
+        table = rows(["field", "verdict", "asked for", "largest safe size", "why"], cells)
+        return card(f"Safety check on {self.n:,} images", None, [table, lines(self.hints)])
+
     def to_dict(self) -> dict[str, Any]:
         """Convert to JSON values. The verdicts are under "fields", by field name."""
         return {
@@ -110,8 +126,8 @@ def _from_json(text: str) -> Safety:
     return Safety(asked, narrowed, tuple(verdicts), skill, found["n"], tuple(found["hints"]), found["seconds"])
 
 
-def line_of(verdict: Verdict) -> str:
-    """Format a verdict as one line of the log."""
+def _words(verdict: Verdict) -> str:
+    """The verdict in words, with the largest safe size."""
     units = {"rotate": "°"}
     size = (
         ""
@@ -119,7 +135,12 @@ def line_of(verdict: Verdict) -> str:
         else f" to {verdict.limit:.3g}{units.get(verdict.field, '')}"
     )
     texts = {"safe": "safe", "limited": f"safe up{size}", "unsafe": "unsafe", "not_measurable": "not measurable"}
-    shown = texts[verdict.verdict]
+    return texts[verdict.verdict]
+
+
+def line_of(verdict: Verdict) -> str:
+    """Format a verdict as one line of the log."""
+    shown = _words(verdict)
     allowed = " (allowed anyway)" if verdict.allowed else ""
     return f"  {verdict.field:<16} {shown:<18}{allowed} {verdict.why}"
 
