@@ -235,7 +235,7 @@ def describe(folder: Path, about: str) -> None:
     """Write a description of a cache entry into its folder, for `tlkit cache`."""
     if not (folder / ABOUT).is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # another process has cleared the entry
+        with contextlib.suppress(OSError):  # another process has cleared the entry
             write_atomically(folder / ABOUT, about + "\n", durable=False)
 
 
@@ -716,8 +716,10 @@ class Writer:
                 write_atomically(index, text, durable=False)
                 self._temporary.rename(index.with_suffix(".npy"))
                 break
-            except FileNotFoundError:  # another process has cleared the entry; what is mapped remains
-                if last or os.name == "nt":
+            except OSError as error:
+                if not any(isinstance(one, FileNotFoundError) for one in (error, error.__cause__)):
+                    raise
+                if last or os.name == "nt":  # another process has cleared the entry; what is mapped remains
                     raise RunError(
                         f"The cache '{self._store.folder}' was cleared while this run was writing to it. Run it again."
                     ) from None

@@ -76,9 +76,12 @@ def add_to_description(folder: Path, values: dict[str, Any]) -> None:
 def read_description(folder: Path) -> dict[str, Any]:
     """Read an export's `tlkit.json`. Raises RunError if there is none, or if it is damaged."""
     try:
-        return unsealed((folder / DESCRIPTION).read_bytes(), required=False)
-    except (OSError, ValueError) as error:
+        values = unsealed((folder / DESCRIPTION).read_bytes(), required=False)
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"'{folder}' has no readable {DESCRIPTION}: {error}. Export the run again.") from None
+    if any(key not in values for key in ("classes", "image_size", "fit")):
+        raise RunError(f"'{folder / DESCRIPTION}' does not describe an export. Export the run again.")
+    return values
 
 
 def spoiled(folder: Path, description: dict[str, Any], passed_over: Collection[str] = ()) -> dict[str, str]:
@@ -208,18 +211,16 @@ def _foreign(folder: Path, manifest: str) -> list[str]:
 
 
 def run_files(folder: Path) -> list[str]:
-    """List the files of a run's folder that its manifest lists: all but those of exports, and what was left."""
+    """List the files that a run's manifest lists: all but those of exports and checkpoints, and what was left."""
     names = (name for name in contents(folder) if not name.endswith("/") and name != MANIFEST)
-    return [name for name in names if _is_of_run(name, set()) and not _is_left(name) and not _is_of_export(name)]
+    elsewhere = (*_EXPORTS, CHECKPOINTS)
+    names = (name for name in names if name.partition("/")[0] not in elsewhere and not _is_left(name))
+    return [name for name in names if _is_of_run(name, set())]
 
 
 def exports_in(folder: Path) -> tuple[str, ...]:
     """The names of the exports in a run's folder."""
     return tuple(name for name in _EXPORTS if (folder / name / DESCRIPTION).is_file())
-
-
-def _is_of_export(name: str) -> bool:
-    return name.partition("/")[0] in _EXPORTS
 
 
 def foreign_files(folder: Path, manifest: str) -> list[str]:
