@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
 import time
@@ -77,7 +76,7 @@ class Checkpoints:
     def note_time(self) -> None:
         """Store how long each step took so far."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.folder / PROGRESS, json.dumps({"seconds": self.seconds()}) + "\n")
+        write_atomically(self.folder / PROGRESS, json.dumps({"seconds": self.seconds()}) + "\n", durable=False)
 
     @contextlib.contextmanager
     def locked(self) -> Any:
@@ -157,12 +156,9 @@ class Checkpoint:
             with temporary_beside(file.with_suffix(".npz")) as temporary:
                 with temporary.open("wb") as stream:
                     np.savez(stream, allow_pickle=False, **arrays)
-                    _to_disk(stream)
                 content["arrays"] = _sha256(temporary)
         text = json.dumps(content)
-        with temporary_beside(file) as temporary, temporary.open("w", encoding="utf-8") as stream:
-            stream.write(json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest()}) + "\n" + text + "\n")
-            _to_disk(stream)
+        write_atomically(file, json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest()}) + "\n" + text + "\n")
         for old in self._files()[:-KEPT]:
             _remove(old)
         self.among.note_time()
@@ -230,12 +226,6 @@ def _with_arrays(tree: Any, arrays: dict[str, np.ndarray]) -> Any:
             arrays[tree[ARRAY]] if set(tree) == {ARRAY} else {k: _with_arrays(one, arrays) for k, one in tree.items()}
         )
     return [_with_arrays(one, arrays) for one in tree] if isinstance(tree, list) else tree
-
-
-def _to_disk(stream: Any) -> None:
-    """Wait until a file is on the disk, so that its rename survives a loss of power."""
-    stream.flush()
-    os.fsync(stream.fileno())
 
 
 def _sha256(file: Path) -> str:
