@@ -168,6 +168,8 @@ def test_words_are_kept_in_the_cache_and_learned_again_where_the_file_is_damaged
         find_weights(first, "imagenet")
     assert learn_weights(backbone, given).weights == first.weights and len(calls) == 2
     given.cache.clear("weights")
+    assert find_weights(first, "imagenet").is_file(), "what this process holds is not cleared"
+    file.unlink()
     with pytest.raises(WeightsError, match="cache was cleared"):
         find_weights(first, "imagenet")
 
