@@ -148,8 +148,9 @@ def trial(kind: str, seed: int, data: Path, folder: Path) -> dict[str, Any]:
         begun = (resumed / "plan.json").is_file()
         line = command("--resume", resumed) if begun else command(*given, "--out", resumed, "--force")
         target = draw.choice(PHASES)
-        killed, _ = run_and_kill(line, folder / "other", target, draw.uniform(0, lasting[target]))
-        ended = killed is None
+        killed, _ = run_and_kill(line, folder / "other", target, draw.uniform(0, 0.8 * lasting[target]))
+        over = (resumed / "metrics.json").is_file() and not (resumed / "checkpoints").exists()  # killed while it ended
+        ended = killed is None or over
         if killed is not None:
             counts[killed] += 1
             progress = resumed / "checkpoints" / "progress.json"

@@ -241,6 +241,39 @@ def test_what_a_killed_writer_left_goes_with_the_next_writer(tmp_path: Path) -> 
     assert not left.exists() and len(list(tmp_path.iterdir())) == 4
 
 
+def test_a_long_work_is_kept_in_shards_as_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "SHARD_SECONDS", -1.0)
+    store = Store(tmp_path)
+    with store.writer(7, (3, 2), "f2") as writer:
+        for row, key in enumerate("abcd"):
+            writer.add([key], np.full((1, 3, 2), row))
+            assert Store(tmp_path).known([key]).all(), "a process that is killed now has this row"
+        writer.add(["e", "f"], np.full((2, 3, 2), 9))
+    assert len(list(tmp_path.glob("*.npy"))) == 5 and not list(tmp_path.glob(".*"))
+    for one in (store, Store(tmp_path)):
+        assert one.rows(list("abcdef")).gather(slice(None))[:, 0, 0].tolist() == [0, 1, 2, 3, 9, 9]
+    assert [len(np.load(file)) for file in sorted(tmp_path.glob("*.npy"))].count(1) == 4, "no room is wasted"
+
+
+def test_rows_for_which_the_disk_has_no_room_any_more_stay_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "SHARD_SECONDS", -1.0)
+    cache = Cache(root=tmp_path)
+    store = cache.store(cache.at("features", "abc"))
+    with store.writer(3, (2,), "f4") as writer:
+
+        def full(file: Path) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(cache_module, "_reserve", full)
+        for row, key in enumerate("abc"):
+            writer.add([key], np.full((1, 2), row))
+    again = cache.store(cache.at("features", "abc"))
+    assert again.rows(list("abc")).gather(slice(None))[:, 0].tolist() == [0, 1, 2]
+    assert Store(cache.at("features", "abc")).known(list("abc")).tolist() == [True, False, False]
+
+
 def test_halves_of_a_shard_go_after_an_hour(tmp_path: Path) -> None:
     fill(tmp_path, ["a"], 1)
     for name in (f"{'0' * 32}.npy", f"{'1' * 32}.json", f".tmp-01234567-{'1' * 32}.json"):

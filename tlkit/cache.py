@@ -32,6 +32,7 @@ import contextlib
 import errno
 import functools
 import hashlib
+import io
 import json
 import math
 import os
@@ -61,6 +62,7 @@ from tlkit.words import counted
 SHARE_OF_FREE_DISK = 0.2
 SHARE_OF_MEMORY = 0.25  # of what is available, for rows that do not fit on disk
 IN_USE_SECONDS = 3600  # entries opened or written within the last hour are never cleared to make room
+SHARD_SECONDS = 120.0  # after which a writer ends its shard and begins another
 BEAT_SECONDS = 60  # how often a writer marks its entry as in use
 NEW_SECONDS = 10  # a partial shard younger than this may not be locked by its writer yet
 TRIES = 20  # of publishing a shard while others clear its entry
@@ -628,20 +630,27 @@ def _locked(file: Path, *, shared: bool = False) -> BinaryIO:
 
 
 class Writer:
-    """Add one shard to a store. Rows written before an exception are kept.
+    """Add rows to a store, in shards. Rows written before an exception are kept.
 
-    If other processes have stored all of the keys meanwhile, their rows are taken, and this shard is dropped.
+    A shard ends after SHARD_SECONDS, so that a process that is killed loses no more of its work, and another one
+    begins. If other processes have stored all of its keys meanwhile, their rows are taken, and the shard is dropped.
     """
 
     def __init__(self, store: Store, count: int, row_shape: Sequence[int], dtype: str) -> None:
         self._store = store
+        self._instead: MemoryWriter | None = None  # of the rows for which the disk has no room any more
+        self._begin(count, row_shape, dtype)
+
+    def _begin(self, count: int, row_shape: Sequence[int], dtype: str) -> None:
+        """Begin a shard with room for `count` rows."""
+        store = self._store
         self._name = _machine() + uuid.uuid4().hex[8:]
         self._keys: list[str | None] = []
         self._sums = np.zeros(count, "uint64")
         self._temporary = store.folder / f".{self._name}.partial"
         self._lock: BinaryIO | None = None
         self._array = self._created(np.dtype(dtype), (count, *row_shape))
-        self._marked = time.monotonic()
+        self._began = self._marked = time.monotonic()
 
     def _created(self, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
         """Create the shard's file, again if another process clears the entry meanwhile."""
@@ -668,6 +677,9 @@ class Writer:
 
     def add(self, keys: Sequence[str], rows: np.ndarray) -> None:
         """Append rows, shape (len(keys), *row_shape)."""
+        if self._instead is not None:
+            self._instead.add(keys, rows)
+            return
         start = len(self._keys)
         stored = np.asarray(rows).astype(self._array.dtype, copy=False)
         self._array[start : start + len(keys)] = stored
@@ -678,6 +690,18 @@ class Writer:
             for path in (self._temporary, self._store.folder):
                 with contextlib.suppress(OSError):
                     os.utime(path)
+        if time.monotonic() - self._began > SHARD_SECONDS and len(self._keys) < len(self._sums):
+            self._begin_another()
+
+    def _begin_another(self) -> None:
+        """End the shard, and begin one for the rows that are still to come: in memory, if the disk has no room."""
+        left, shape, dtype = len(self._sums) - len(self._keys), self._array.shape[1:], self._array.dtype.str
+        self._end()
+        try:
+            self._begin(left, shape, dtype)
+        except OSError as error:
+            log.warning(f"{counted(left, 'row')} cannot be cached and will stay in memory: {error}")
+            self._instead = MemoryWriter(self._store, left, shape, dtype)
 
     def __enter__(self) -> Writer:
         return self
@@ -685,6 +709,13 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._instead is not None:
+            self._instead.__exit__(kind, value, trace)
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        """Publish the shard."""
         rows = self._array.view(np.ndarray)
         try:
             self._array.flush()
@@ -706,7 +737,8 @@ class Writer:
     def _publish(self) -> None:
         """Give the shard its name, after its index, and let the store read it."""
         index = self._store.folder / f"{self._name}.json"
-        sums, rows = self._sums[: len(self._keys)], self._array.view(np.ndarray)
+        count = len(self._keys)
+        sums, rows = self._sums[:count], self._array.view(np.ndarray)[:count]
         text = _index(self._keys, sums, rows)
         del self._array
         if os.name == "nt":  # does not rename a file that is mapped
@@ -714,6 +746,7 @@ class Writer:
         for last in (*[False] * TRIES, True):
             try:
                 write_atomically(index, text, durable=False)
+                _cut(self._temporary, count)
                 self._temporary.rename(index.with_suffix(".npy"))
                 break
             except OSError as error:
@@ -727,7 +760,7 @@ class Writer:
                     self._store.folder.mkdir(parents=True, exist_ok=True)
                     if not self._temporary.exists():
                         with self._temporary.open("wb") as file:
-                            np.save(file, rows[: len(self._keys)])
+                            np.save(file, rows)
         if os.name == "nt":
             self._store.refresh()
         else:  # from memory, so that it does not matter if the entry is cleared
@@ -797,6 +830,27 @@ def open_writers(cache: Cache, wanted: Sequence[Wanted]) -> list[Writer] | list[
         return None
     log.info(f"{why}: {what} are kept in memory")
     return [MemoryWriter(one.store, one.count, one.row_shape, one.dtype) for one in wanted]
+
+
+def _cut(file: Path, count: int) -> None:
+    """Give an `.npy` file `count` rows, if it has room for more. Its header is as long for any number of rows."""
+    with file.open("r+b") as stream:
+        np.lib.format.read_magic(stream)
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+        begins = stream.tell()
+        if shape[0] <= count:
+            return
+        header = io.BytesIO()
+        described = {
+            "descr": np.lib.format.dtype_to_descr(dtype),
+            "fortran_order": fortran,
+            "shape": (count, *shape[1:]),
+        }
+        np.lib.format.write_array_header_1_0(header, described)
+        if header.tell() == begins:
+            stream.seek(0)
+            stream.write(header.getvalue())
+            stream.truncate(begins + count * math.prod(shape[1:]) * dtype.itemsize)
 
 
 def _reserve(file: Path) -> None:
