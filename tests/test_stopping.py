@@ -18,6 +18,22 @@ from tlkit.stopping import STOPPING, Stopped
 
 
 @contextlib.contextmanager
+def pythons_own_handler() -> Iterator[None]:
+    """Let Ctrl-C raise KeyboardInterrupt, also where the tests were started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True)
+def _pythons_own_handler() -> Iterator[None]:
+    with pythons_own_handler():
+        yield
+
+
+@contextlib.contextmanager
 def send_when(number: signal.Signals, *, epoch: int) -> Iterator[None]:
     """Send this process a signal within the first step of an epoch that Keras trains, counted from 0."""
     from tlkit.training.resume import Checkpointing
@@ -30,7 +46,7 @@ def send_when(number: signal.Signals, *, epoch: int) -> Iterator[None]:
             sent.append(True)
             os.kill(os.getpid(), number)
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pythons_own_handler(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(Checkpointing, "on_train_batch_begin", beginning)
         yield
     assert sent, "no such epoch was trained"
