@@ -83,6 +83,7 @@ _HOME = {
     "Cache": "cache",
     "Dataset": "data.dataset",
     "report": "reporting.report",
+    "model_card": "reporting.card",
     "check_data": "doctor.checkup",
     "check_up": "doctor.checkup",
     "ClassActivationMaps": "evaluation.saliency",
@@ -139,6 +140,7 @@ if TYPE_CHECKING:
     from tlkit.plan.plan import Plan
     from tlkit.plan.recipe import Head, Recipe, Stage
     from tlkit.progress import Deadline
+    from tlkit.reporting.card import model_card
     from tlkit.reporting.leaderboard import compare_runs
     from tlkit.reporting.report import report
     from tlkit.runs.ensemble import ensemble

@@ -154,6 +154,6 @@ def _sentence(error: Exception) -> str | None:
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="tlkit")
+@click.version_option(__version__, prog_name="tlkit", hidden=True)  # so that all commands fit one screen
 def main() -> None:
     """A folder of images in, a classifier you can trust and deploy out."""

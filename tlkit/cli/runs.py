@@ -277,6 +277,16 @@ def report_(runs: Sequence[str], robustness: bool, out: str | None, moved_to: st
     click.echo(f"written to {shown(page)}")
 
 
+@main.command("card")
+@click.argument("run")
+@click.option("--out", metavar="FILE", help="default README.md in RUN")
+def card_(run: str, out: str | None) -> None:
+    """Write RUN's model card, for a model hub."""
+    from tlkit.reporting.card import model_card
+
+    click.echo(f"written to {shown(model_card(run, out))}; fill in the lines in italics")
+
+
 @main.command("explain")
 @click.argument("run")
 @click.argument("files", nargs=-1)

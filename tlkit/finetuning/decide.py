@@ -21,6 +21,7 @@ from tlkit.data.images import summary
 from tlkit.devices import _device, _precision
 from tlkit.finetuning.build import Decided, Trained, build
 from tlkit.finetuning.prepare import Prepared
+from tlkit.folders import PLAN
 from tlkit.plan.augmentation import PRESETS, Augmentation, augmentation_from_dict
 from tlkit.plan.decision import Decision
 from tlkit.plan.job import Job
@@ -55,8 +56,9 @@ def decide(prepared: Prepared, run: Run, clock: Clock | None = None, checkpoints
 def _decide(prepared: Prepared, run: Run, clock: Clock, checkpoints: Checkpoints | None) -> Decided:
     recipe, decisions = _asked_or_by_size(prepared)
     trained, computed, training = None, 0, "train"
+    begun = run.plan if checkpoints is not None and (run.folder / PLAN).is_file() else None
     undecided = None if prepared.job.by_tournament else recipe
-    run.write_plan(draw_up(prepared, undecided, (), decided=False))
+    run.write_plan(_as_begun(draw_up(prepared, undecided, (), decided=False), begun))
     if prepared.job.by_tournament:
         safe = functools.cache(functools.partial(_safe, prepared, clock, checkpoints))
         with clock.timed(STEP):
@@ -70,15 +72,20 @@ def _decide(prepared: Prepared, run: Run, clock: Clock, checkpoints: Checkpoints
             training = training_name(outcome.recipe)
             trained = Trained(outcome.model, outcome.history, computed + outcome.history.images_computed)
             decisions = [*decisions, safe()[1]]
-        run.write_plan(draw_up(prepared, recipe, decisions, decided=False))
+        run.write_plan(_as_begun(draw_up(prepared, recipe, decisions, decided=False), begun))
     if trained is None and prepared.augmentation is not None:
         recipe = dataclasses.replace(recipe, augmentation=prepared.augmentation)
     if trained is None and not recipe.augmentation.is_identity() and not _was_checked(prepared):
         augmentation, narrowed = _narrow(recipe.augmentation, prepared, clock, checkpoints)
         recipe, decisions = dataclasses.replace(recipe, augmentation=augmentation), [*decisions, narrowed]
-    plan = draw_up(prepared, recipe, decisions)
+    plan = _as_begun(draw_up(prepared, recipe, decisions), begun)
     run.write_plan(plan)
     return Decided(plan, trained, computed, training)
+
+
+def _as_begun(plan: Plan, begun: Plan | None) -> Plan:
+    """A plan with the command and the date of the one that a resumed run began with."""
+    return plan if begun is None else dataclasses.replace(plan, command=begun.command, started=begun.started)
 
 
 def foresee(prepared: Prepared, deadline: Deadline = NO_DEADLINE) -> Plan:
