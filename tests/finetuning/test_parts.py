@@ -115,7 +115,7 @@ def test_a_run_scales_16_bits_as_the_run_that_it_started_from(
     def after(depth: int, kind: str, data: Path) -> tuple[int, str]:
         """The depth of a run on these data after one of this depth, with this problem, and what is said of it."""
         first.write_plan(dataclasses.replace(plan, depth=depth))
-        first.write_table("problems.csv", pd.DataFrame({"path": ["a"], "problem": [kind]}))
+        first.write_table("problems.csv", pd.DataFrame({"path": ["a"], "problem": [kind], "action": ["used"]}))
         first.write_table("split.csv", open_run(trained).read_table("split.csv"))
         first.write_metrics({})
         images = prepared(data, tiny, from_run=first.folder).dataset.images
@@ -129,7 +129,7 @@ def test_a_run_scales_16_bits_as_the_run_that_it_started_from(
     later = Run(tmp_path / "later")  # on images of 8 bits, from the first
     later.folder.mkdir()
     later.write_plan(dataclasses.replace(plan, job=dataclasses.replace(plan.job, from_run=first.folder)))
-    later.write_table("problems.csv", pd.DataFrame({"path": ["a"], "problem": ["grey"]}))
+    later.write_table("problems.csv", pd.DataFrame({"path": ["a"], "problem": ["grey"], "action": ["used"]}))
     assert depth_of_run(later) == 12
     assert dataset_of(first, twelve).pixels.depth == 12 and dataset_of(first, sixteen).pixels.depth == 12
 

@@ -11,7 +11,10 @@ ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OTHER_TOOL = "the other tool"
 
+ELSEWHERE = ROOT / "docs" / "keras.md"  # tests/test_docs.py runs it, with a stand-in for wandb
+
 NOT_RUN = {  # what a command or a block holds -> why it is not run here. Each must still be needed by a page
+    r"--resume runs/": "needs a run that was stopped; tests/finetuning/test_resume.py stops some",
     r"^docker |^RUN=": "needs Docker; tests/test_docker.py checks the files",
     r"^curl |serving_client|localhost:8501": "needs a server; tests/runs/test_serve.py asks one",
     r"^tlkit serve ": "does not end; tests/runs/test_serve.py starts it",

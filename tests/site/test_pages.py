@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from tests.conftest import COLOURS, draw, leave_out_export, write_folder
 from tests.reusable import unit_network, write_module
-from tests.site.pages import NOT_RUN, OTHER_TOOL, PAGES, ROOT, Block, blocks, reason, toctrees, words_of
+from tests.site.pages import ELSEWHERE, NOT_RUN, OTHER_TOOL, PAGES, ROOT, Block, blocks, reason, toctrees, words_of
 from tests.tiny import tiny_file
 from tlkit.cli.main import main
 
@@ -91,7 +91,7 @@ unclosed = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest
 
 @unclosed
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if page != TUTORIAL], ids=name_of)
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in (TUTORIAL, ELSEWHERE)], ids=name_of)
 def test_every_block_of_a_page_runs(
     page: Path, place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

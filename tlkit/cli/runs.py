@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -242,9 +244,14 @@ def serve_(
     if token_file is not None:
         token = _token_of(token_file)
     with _tensorflow_quietly():
-        from tlkit.runs.serve import serve
+        from tlkit.runs.serve import StillAnswering, serve
     with log_shown():
-        serve(run, host=host, port=port, name=name, allow_origin=allow_origin, allow_host=allow_host, token=token)
+        try:
+            serve(run, host=host, port=port, name=name, allow_origin=allow_origin, allow_host=allow_host, token=token)
+        except StillAnswering as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.stdout.flush()
+            os._exit(1)  # TensorFlow aborts where Python ends under its threads
 
 
 def _token_of(file: str) -> str:

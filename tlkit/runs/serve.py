@@ -53,6 +53,10 @@ USUAL_NAMES = ("model", "classifier")  # beside the folder's: what TensorFlow Se
 Answers = list[dict[str, Any]]
 
 
+class StillAnswering(RunError):
+    """The server was ended while threads of the model still work, which Python cannot end."""
+
+
 def serve(
     model: str | Path,
     *,
@@ -102,7 +106,8 @@ def serve(
 
     Raises:
         SpecError: The port is outside 0 to 65535, or `name`, `allow_origin`, `allow_host` or `token` is none.
-        RunError: The model cannot be loaded, the address is taken, or the end came before an answer.
+        RunError: The model cannot be loaded, or the address is taken.
+        StillAnswering: The end came before an answer.
     """
     if not 0 <= port <= 65535:
         raise SpecError(f"`port` is {port}. Expected 0 to 65535.")
@@ -129,7 +134,9 @@ def serve(
             _say_who_may_ask(access)
         left = server.run()
     if left:
-        raise RunError(f"Stopped before {counted(left, 'request')} had an answer. Expected them to take less time.")
+        raise StillAnswering(
+            f"Stopped before {counted(left, 'request')} had an answer. Expected them to take less time."
+        )
     log.info("stopped")
 
 
