@@ -394,6 +394,7 @@ def test_a_folder_of_other_formats_says_what_it_holds(tmp_path: Path) -> None:
         scan(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_cleaned_copy_holds_what_a_model_sees(tmp_path: Path) -> None:
     from tlkit.data.clean import clean_copy
 

@@ -131,7 +131,10 @@ def test_the_images_of_a_check_differ_by_more_than_a_careless_client_hides() -> 
 
 @pytest.mark.parametrize(
     "target",
-    ["litert", "onnx", *(pytest.param(one, marks=pytest.mark.slow) for one in ("litert-float16", "openvino", "keras"))],
+    [
+        "onnx",
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("litert", "litert-float16", "openvino", "keras")),
+    ],
 )
 def test_a_client_answers_as_tlkit_does(written: Callable[[str], Path], target: str, files: list[Path]) -> None:
     folder = written(target)
@@ -162,7 +165,7 @@ def test_a_check_fails_where_answers_differ_and_says_where(
     assert words in run(folder, "--check", code=1)[-1]
 
 
-@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+@pytest.mark.parametrize("layout", [pytest.param("nhwc", marks=pytest.mark.slow), "nchw"])
 def test_an_onnx_file_describes_itself_and_takes_any_batch(model: keras.Model, tmp_path: Path, layout: str) -> None:
     onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     rule = preprocessing(32, "crop", layout=layout.upper())

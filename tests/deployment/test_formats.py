@@ -69,6 +69,7 @@ def test_the_proof_tells_what_a_format_costs_and_gains_and_that_it_is_of_another
         prove_target(folder, pictures(), expected, expected.argmax(1))
 
 
+@pytest.mark.slow
 def test_integers_that_disagree_are_refused_unless_forced(model: keras.Model, tmp_path: Path) -> None:
     folder = write_target(model, NAMES, tmp_path / "out", "litert-int8", representative=pictures())
     _, answer = open_target(folder)

@@ -97,6 +97,7 @@ def test_a_request_that_takes_too_long_gets_408(sent: bytes, running: Running, m
     assert running.ask() == b"short"
 
 
+@pytest.mark.slow
 def test_a_connection_that_says_nothing_is_closed(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running.server.adj, "channel_timeout", 1)
     with running.open(b"") as silent:
@@ -178,6 +179,7 @@ def test_a_client_that_comes_when_another_is_dropped_is_answered(
             assert running.dropped == 1 and good.recv(1000).startswith(b"HTTP/1.0 200")
 
 
+@pytest.mark.slow
 def test_a_byte_now_and_then_does_not_keep_a_connection(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REQUEST_SECONDS", 1)
     monkeypatch.setattr(module, "LINGER_SECONDS", 0.1)

@@ -81,6 +81,7 @@ def decoded(folder: Path) -> Dataset:
     return decode_images(scan(folder), 32)
 
 
+@pytest.mark.slow
 def test_flipped_pixels_are_decoded_again(tmp_path: Path, cache: Path, said: list[str]) -> None:
     folder = write_folder(tmp_path / "data", start=6610)
     before = decoded(folder).examples().pixels.gather(slice(None))
@@ -160,7 +161,7 @@ def test_pixels_of_another_tensorflow_are_not_found(
     assert decoded(folder).pixels.decoded == 6
 
 
-@pytest.mark.parametrize("memory", [0, 10**9])
+@pytest.mark.parametrize("memory", [0, pytest.param(10**9, marks=pytest.mark.slow)])
 def test_on_a_full_disk_rows_stay_in_memory_or_are_computed_at_each_use(
     tmp_path: Path, cache: Path, said: list[str], monkeypatch: pytest.MonkeyPatch, memory: int
 ) -> None:

@@ -45,6 +45,7 @@ def words_of(data: Path) -> str:
     return weights.digest
 
 
+@pytest.mark.slow
 def test_words_are_learned_from_training_images_alone(parted: Path) -> None:
     first = words_of(parted)
     draw((10, 200, 10), 99).save(next(parted.glob("val/*/007.png")))

@@ -135,6 +135,7 @@ def test_a_run_that_replaces_another_is_resumed_by_the_name_of_that(
     assert sorted(one.name for one in tmp_path.iterdir()) == ["data", "run"]
 
 
+@pytest.mark.slow
 def test_what_has_changed_since_is_named_and_refused(
     folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None, kills: Callable[[int], None]
 ) -> None:

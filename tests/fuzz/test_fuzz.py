@@ -53,6 +53,7 @@ def test_images_are_decoded_exactly_where_scan_and_the_exported_graph_say_so(cou
         assert time.process_time() - started < 10
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_files_and_every_kind() -> None:
     assert list(mutants(50, 3)) == list(mutants(50, 3)) != list(mutants(50, 4))
     assert {kind for kind, _ in mutants(50)} == set(KINDS)

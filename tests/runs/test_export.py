@@ -82,6 +82,7 @@ def test_an_export_that_is_refused_leaves_nothing_that_answers(run: Path, monkey
     assert "keras" not in set(exports_of(run)["format"])
 
 
+@pytest.mark.slow
 def test_an_earlier_export_survives_one_that_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, _ = export_run(run, target="keras")
     files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}

@@ -31,6 +31,7 @@ def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
     return [one for one in model.layers if isinstance(one, keras.layers.BatchNormalization)]
 
 
+@pytest.mark.slow
 def test_a_run_gives_its_tables_and_predicts_arrays(trained: Path) -> None:
     run, (x, _) = tlkit.open_run(trained), drawn(2)
     assert run.class_names == ("blue", "green", "red") and len(run.history) == 40

@@ -129,6 +129,7 @@ def test_a_run_without_feature_maps_is_explained_by_occlusion(tmp_path: Path, fo
     assert row["evidence"].startswith("data:image/png;base64,")
 
 
+@pytest.mark.slow
 def test_an_export_is_served_without_evidence_and_says_unsure(small: Path) -> None:
     row = make_app(small).test_client().post("/predict?evidence=1", data=good(1)).json["predictions"][0]
     assert row["ok"] and not row["sure"] and row["class"] == "unsure" and "evidence" not in row
@@ -423,6 +424,7 @@ def test_status_and_metadata_are_those_of_the_protocol(client: Any, trained: Pat
         assert one == stored.meta_graphs[0].signature_def[name]
 
 
+@pytest.mark.slow
 def test_what_the_savedmodel_does_not_decode_is_converted(client: Any, files: list[Path]) -> None:
     with Image.open(files[0]) as image:
         stream = io.BytesIO()
@@ -592,7 +594,10 @@ def port(small: Path) -> Iterator[int]:
 
 
 @pytest.mark.filterwarnings("ignore:Unclosed file <tempfile.Spooled:ResourceWarning")  # Werkzeug's, of broken forms
-@pytest.mark.parametrize("count", [27, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.long])])
+@pytest.mark.parametrize(
+    "count",
+    [9, pytest.param(90, marks=pytest.mark.slow), pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.long])],
+)
 def test_hostile_requests_are_refused_or_answered(count: int, port: int) -> None:
     statuses: dict[int, int] = {}
     for kind, sent in hostile_requests(count, seed=3):

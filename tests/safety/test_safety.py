@@ -114,6 +114,7 @@ def test_a_mirror_image_that_is_another_class_is_found_with_both_classes(sample:
     assert safety.augmentation.fields() == ("flip_vertical",)
 
 
+@pytest.mark.slow
 def test_what_images_differ_by_anyway_is_safe(sample: Sample) -> None:
     asked = Augmentation(brightness=(-0.1, 0.1), shift_x=(-0.05, 0.05), rotate=(-8, 8), colour_cast=(-0.05, 0.05))
     safety = run_check(sample, asked, thorough=False)

@@ -125,6 +125,7 @@ def test_no_step_is_skipped_though_the_loss_scale_began_too_high(
     assert history.rows[0]["loss"] != history.rows[1]["loss"]
 
 
+@pytest.mark.slow
 def test_finding_the_loss_scale_changes_nothing_else() -> None:
     model = tiny(seed=2, precision="mixed_float16")
     batch = (DATA.pixels.gather(slice(None)), np.eye(3, dtype="float32")[DATA.labels])

@@ -65,9 +65,8 @@ RECIPES = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [next(iter(RECIPES)), *(pytest.param(one, marks=pytest.mark.slow) for one in list(RECIPES)[1:])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
 def test_a_training_that_is_stopped_ends_as_one_that_is_not(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
