@@ -70,7 +70,7 @@ def make_optimizer(stage: Stage, steps: int, factors: dict[str, float]) -> keras
             self._factors = [factors.get(variable.path, 1.0) for variable in variables]
             # Keras' averages begin at zero until the first step, which loss scaling may skip
             for variable, average in zip(variables, getattr(self, "_model_variables_moving_average", ()), strict=False):
-                average.assign(variable)
+                average.assign(keras.ops.convert_to_numpy(variable))  # a copy: JAX gives a buffer away but once
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
             factor = self._factors[self._get_variable_index(variable)]
