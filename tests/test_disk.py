@@ -161,7 +161,7 @@ def test_the_command_line_says_what_a_disk_did(tmp_path: Path, monkeypatch: pyte
         return result.output
 
     assert "Error: The disk of '/full/a' is full" in told(failing(errno.ENOSPC, "/full/a"))
-    assert "permission denied" in told(failing(errno.EACCES, "/root/a"))
+    assert "permission denied" in told(failing(errno.EACCES, "/locked/a"))
     assert "Error: Memory ran out" in told(MemoryError())
     assert "Error: something of a library" in told(OSError("something of a library"))
     monkeypatch.setattr("tlkit.cache.Cache.entries", lambda self: (_ for _ in ()).throw(ZeroDivisionError))

@@ -16,10 +16,10 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -34,8 +34,6 @@ KEPT = 2
 ARRAY = "__array__"  # the key that stands for an array in the JSON
 PROGRESS = "progress.json"
 LOCK = "lock"
-
-Value = TypeVar("Value")
 
 
 @dataclass
@@ -79,7 +77,7 @@ class Checkpoints:
         write_atomically(self.folder / PROGRESS, json.dumps({"seconds": self.seconds()}) + "\n", durable=False)
 
     @contextlib.contextmanager
-    def locked(self) -> Any:
+    def locked(self) -> Iterator[None]:
         """Hold the folder while the block runs. Raises RunError if another process of this machine does.
 
         Windows has no such lock, so nothing is checked there.

@@ -165,6 +165,8 @@ def test_a_resumed_run_takes_no_other_options(folder: Path, tmp_path: Path) -> N
         finetune(Job(folder), resume=tmp_path)
     with pytest.raises(RunError, match="Give the command that began the run again"):
         finetune(resume=tmp_path)
+    with pytest.raises(RunError, match="No such run"):
+        finetune(resume=tmp_path / "absent")
     with pytest.raises(SpecError, match="`data`"):
         finetune()
     shown = CliRunner().invoke(main, ["finetune"])

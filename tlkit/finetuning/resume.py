@@ -60,6 +60,8 @@ def find_unfinished(folder: str | Path) -> Unfinished:
             return Unfinished(run, into)
     if Run(into).finished:
         raise RunError(f"The run '{into}' is finished: there is nothing to resume.")
+    if not into.exists():
+        raise RunError(f"No such run: '{into}'. Expected the folder of a run that was stopped.")
     raise RunError(
         f"There is nothing to resume in '{into}': it has no plan.json yet. Give the command that began the run again: "
         "the images that it decoded are in the cache."
