@@ -24,6 +24,10 @@ from tlkit.stopping import INTERRUPTED
 from tlkit.words import shown
 
 NEWLINES = "\n\t"  # of messages that have several lines
+SECTIONS = {  # of the help: the commands by what they are for; the others are listed by name
+    "Commands": ("demo", "inspect", "augment", "finetune", "report", "evaluate", "explain", "export"),
+    "With a model": ("predict", "serve", "check"),
+}
 
 
 def in_options(text: str) -> str:
@@ -108,6 +112,18 @@ class _Group(_Compact, click.Group):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_options(ctx, formatter)
         self.format_commands(ctx, formatter)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what most people need with a line each, by section, and the names of the rest, to fit one screen."""
+        shown: set[str] = set()
+        for title, names in SECTIONS.items():
+            found = [(name, self.commands[name]) for name in names if name in self.commands]
+            with formatter.section(title):
+                formatter.write_dl([(name, one.get_short_help_str(limit=66)) for name, one in found])
+            shown.update(name for name, _ in found)
+        rest = [name for name in sorted(self.commands) if name not in shown]
+        with formatter.section("More, each with --help of its own"):
+            formatter.write_text(", ".join(rest))
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         name = args[0]
