@@ -239,6 +239,15 @@ def test_frames_behind_the_first_are_not_decoded() -> None:
     assert np.array_equal(decode(tf.constant(bomb)), decode(tf.constant(small)))
 
 
+def test_a_first_frame_ends_with_one_terminator_since_tensorflow_2_11_refuses_two() -> None:
+    small, _ = gif_of_a_huge_later_frame(40)
+    data = first_frame(tf.constant(small)).numpy()
+    at = 13 + 3 * 256 + 10 + 1  # header, palette, descriptor, size of the first code
+    while data[at]:
+        at += 1 + data[at]
+    assert data[at:] == b"\0;"
+
+
 @pytest.mark.parametrize("keep", [0.5, 0.98])
 def test_a_gif_that_ends_within_its_first_frame_does_not_decode(keep: float) -> None:
     small, _ = gif_of_a_huge_later_frame(40)

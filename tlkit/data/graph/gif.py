@@ -100,7 +100,7 @@ def _walk(data: tf.Tensor) -> tf.Tensor:
     """Walk a GIF's blocks (GIF89a specification, sections 17 to 26) up to the end of its first frame.
 
     Returns: int32, shape (4,): the offsets of the first frame's descriptor, of its data and of the first byte after
-        them, 0 where there is none; and the transparent colour's number, -1 for none.
+        them (the terminator), 0 where there is none; and the transparent colour's number, -1 for none.
     """
     raw = tf.concat([tf.io.decode_raw(data, tf.uint8), tf.zeros((_MARGIN,), tf.uint8)], 0)
     length = tf.size(raw) - _MARGIN
@@ -123,8 +123,9 @@ def _walk(data: tf.Tensor) -> tf.Tensor:
     at = tf.minimum(at, length)
     found = (at + 10 < length) & (raw[at] == 0x2C)
     begin = after_colours(at + 10, raw[tf.minimum(at + 9, length)])
-    end = tf.cond(found, lambda: _after_sub_blocks(raw, begin + 1), lambda: tf.constant(0))
-    return tf.where(found, tf.stack([at, begin, tf.minimum(end, length), transparent]), [0, 0, 0, -1])
+    after = tf.cond(found, lambda: _after_sub_blocks(raw, begin + 1), lambda: tf.constant(0))
+    end = tf.where(after <= length, after - 1, length)  # of a cut file, all that is there
+    return tf.where(found, tf.stack([at, begin, end, transparent]), [0, 0, 0, -1])
 
 
 def _after_sub_blocks(raw: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
