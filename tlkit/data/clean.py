@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from tlkit.data.dataset import decode_images
 from tlkit.data.decode import decode
 from tlkit.data.images import LEFT_OUT, ImageSet
 from tlkit.data.scan import scan
+from tlkit.data.sources.member import Item
 from tlkit.disk import check_writable
 from tlkit.errors import DataError
 from tlkit.files import temporary_beside
@@ -73,14 +73,14 @@ def _write(images: ImageSet, changed: set[str], folder: Path) -> pd.DataFrame:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if copied:
-            shutil.copyfile(file, target)
+            target.write_bytes(file.read_bytes())
         else:
             _draw(file, target, images.depth)
         rows.append((name, row.label, row.split, row.group, row.path, copied))
     return pd.DataFrame(rows, columns=["path", "label", "split", "group", "source", "copied"])
 
 
-def _draw(file: Path, target: Path, depth: int) -> None:
+def _draw(file: Item, target: Path, depth: int) -> None:
     """Write an image as the PNG of what the decoder makes of it."""
     from PIL import Image
 

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from tlkit.backbones import BACKBONES, named_backbones
+from tlkit.data.sources.records import kind_of_table
 from tlkit.doctor.checkup import JUDGE, check_data
 from tlkit.errors import RunError, SpecError
 from tlkit.evaluation.calibration import calibration_error_of
@@ -169,7 +170,7 @@ class Record:
         """clothing/splits.csv is clothing, and so is clothing/."""
         if isinstance(self.data, InMemory):
             return self.data.name
-        return self.data.parent.name if not self.data.is_dir() else self.data.name
+        return self.data.parent.name if kind_of_table(self.data) and not self.data.is_dir() else self.data.name
 
     @property
     def seed(self) -> int:

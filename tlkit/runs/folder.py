@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
+from tlkit.data.sources.kinds import root_of
+from tlkit.data.sources.member import Root
 from tlkit.data.sources.names import is_utf8
 from tlkit.data.sources.records import kind_of_table
 from tlkit.data.sources.table import root_of_table
@@ -267,8 +269,8 @@ class Run:
         return table
 
     @property
-    def data_root(self) -> Path:
-        """The folder that the paths in split.csv are relative to. It may be gone.
+    def data_root(self) -> Root:
+        """The folder that the paths in split.csv are relative to, on disk or in an archive. It may be gone.
 
         Raises DataError if the data lay in memory and is not here.
         """
@@ -276,7 +278,7 @@ class Run:
         if isinstance(data, InMemory):
             return data.folder
         if data.is_dir() or not kind_of_table(data):
-            return data
+            return root_of(data)
         windows = PureWindowsPath(data)
         return Path(str(windows.parent)) if windows.drive and not data.exists() else root_of_table(data)
 

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from tlkit.data.images import problem
 from tlkit.data.sources.item import _Found
+from tlkit.data.sources.kinds import root_of
+from tlkit.data.sources.member import Root
 from tlkit.data.sources.names import alike_labels, is_utf8, label_of_name, part_in_name, part_of_name
 from tlkit.data.sources.places import IMAGE_EXTENSIONS, Place, Places, Wanted
 from tlkit.data.sources.records import SEVERAL, Record, Records, kind_of_table, read_records
@@ -48,26 +50,33 @@ class _Layout(NamedTuple):
     group: int | None
 
 
-def root_of_table(file: Path) -> Path:
+def root_of_table(file: Root) -> Root:
     """The folder that the paths of a table are relative to: its own, or the data's for the split.csv of a run.
+
+    The data of a run may be an archive.
 
     Raises DataError for the split.csv of a run whose images lay in memory.
     """
     seen: set[Path] = set()
-    while file.name == "split.csv" and file not in seen and (values := own_manifest(file.parent, PLAN)):
+    while (
+        isinstance(file, Path)
+        and file.name == "split.csv"
+        and file not in seen
+        and (values := own_manifest(file.parent, PLAN))
+    ):
         seen.add(file)
         given = data_from_json(renewed(values)["job"].get("data", file.parent))
         if isinstance(given, InMemory):
             return given.folder
         data = Path(given)
         if data.is_dir() or not kind_of_table(data):
-            return data
+            return root_of(data)
         file = data
     return file.parent
 
 
 def _read_table(
-    file: Path, group_by: str | None, named: Mapping[str, str], findings: list[dict[str, str]]
+    file: Root, group_by: str | None, named: Mapping[str, str], findings: list[dict[str, str]]
 ) -> list[_Found]:
     """Find the images of a table. A row that cannot be used is named in `findings` and left out.
 
@@ -86,14 +95,14 @@ def _read_table(
 
 
 def labelled_rows(
-    file: Path, records: Records, group_by: str | None, named: Mapping[str, str], findings: list[dict[str, str]]
+    file: Root, records: Records, group_by: str | None, named: Mapping[str, str], findings: list[dict[str, str]]
 ) -> list[Wanted]:
     """The rows of a table with a path and one label; no file is looked for. Otherwise as `_read_table`."""
     return _labelled(file, records, _layout(file, records, group_by, named), findings)
 
 
 def files_of_rows(
-    file: Path, rows: Sequence[Wanted], places: Sequence[Place], findings: list[dict[str, str]]
+    file: Root, rows: Sequence[Wanted], places: Sequence[Place], findings: list[dict[str, str]]
 ) -> list[_Found]:
     """The images of rows by the places of their files. What cannot be used is named in `findings`."""
     found = _one_each(file, rows, places, findings)
@@ -111,9 +120,9 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s_.\-]+", "", name).lower()
 
 
-def _layout(file: Path, records: Records, group_by: str | None, named: Mapping[str, str]) -> _Layout:
+def _layout(file: Root, records: Records, group_by: str | None, named: Mapping[str, str]) -> _Layout:
     names = records.names
-    if own_manifest(file.parent, PLAN):
+    if isinstance(file, Path) and own_manifest(file.parent, PLAN):
         names = [RENAMED_COLUMNS.get(name, name) for name in names]
     found: dict[str, int | None] = {}
     for role, known in COLUMNS.items():
@@ -173,7 +182,7 @@ def _class_columns(names: Sequence[str], rows: Sequence[Record], taken: set[int 
 # -- rows ----------------------------------------------------------------------------------------------------
 
 
-def _labelled(file: Path, records: Records, layout: _Layout, findings: list[dict[str, str]]) -> list[Wanted]:
+def _labelled(file: Root, records: Records, layout: _Layout, findings: list[dict[str, str]]) -> list[Wanted]:
     """The rows with a path and one label. The others are named in `findings`."""
     rows, names = records.rows, records.names
     classes: list[int] = []
@@ -225,7 +234,7 @@ def _several(where: str, labels: Sequence[str]) -> str:
     return f"several labels in {where}: {', '.join(labels[:10])}; tlkit trains single-label classifiers only"
 
 
-def _check_single(file: Path, several: Sequence[Mapping[str, str]], others: int) -> None:
+def _check_single(file: Root, several: Sequence[Mapping[str, str]], others: int) -> None:
     """Raise DataError if more images have several labels than have one: they are not for a single-label classifier."""
     if len(several) > others:
         first = several[0]
@@ -261,7 +270,7 @@ def _in_parts(
 
 
 def _one_each(
-    file: Path, rows: Sequence[Wanted], places: Sequence[Place], findings: list[dict[str, str]]
+    file: Root, rows: Sequence[Wanted], places: Sequence[Place], findings: list[dict[str, str]]
 ) -> list[_Found]:
     """The image of each row that leads to a file, once, and without those that rows give different labels."""
     by_file: dict[str, Wanted] = {}
