@@ -23,7 +23,8 @@ from tlkit.data.sources import records
 from tlkit.data.sources.item import SPLIT_FOLDERS
 from tlkit.data.sources.places import IMAGE_EXTENSIONS, Places, Wanted
 from tlkit.data.sources.records import JSON_LINES, PARQUET, TABLES
-from tlkit.data.sources.table import COLUMNS, _read_table
+from tlkit.data.sources.table import _read_table
+from tlkit.data.sources.table_columns import COLUMNS
 from tlkit.data.split import split
 from tlkit.errors import DataError, NameUnknown, SpecError
 from tlkit.plan.columns import ROLES, named_columns

@@ -22,7 +22,7 @@ from tlkit.data.sources.member import Member, Root
 from tlkit.data.sources.memory import InMemoryImages
 from tlkit.data.sources.order import ordered_classes
 from tlkit.data.sources.records import TABLES, kind_of_table
-from tlkit.data.sources.table import _read_table, root_of_table
+from tlkit.data.sources.table import _read_table, images_of_records, root_of_table
 from tlkit.errors import DataError, nearest
 from tlkit.plan.columns import named_columns
 from tlkit.plan.in_memory import InMemory, as_data, needs_again
@@ -78,6 +78,10 @@ def scan(
         class_names = class_names or getattr(data, "class_names", None) or None
     else:
         root, found = _images_of(root_of(data), group_by, named, findings)
+        if isinstance(root, Member):
+            class_names = class_names or root.members.class_names or None
+            found = list(found)
+            root.members.prepare([one.path for one in found])
     composed = (one._replace(label=unicodedata.normalize("NFC", one.label)) for one in found)
     rows = [row for item in composed if (row := row_of(root, item, findings)) is not None]
     table = pd.DataFrame(rows, columns=list(TABLE_COLUMNS)).sort_values("path", ignore_index=True)
@@ -109,6 +113,8 @@ def _images_of(
     """The folder that names are relative to, and the images, of a folder or a table on disk or in an archive."""
     if isinstance(data, Member):
         findings += data.members.findings
+    if isinstance(data, Member) and not data.inside and (records := data.members.records()) is not None:
+        return data, images_of_records(data.members, records, group_by, named, findings)
     if data.is_dir():
         if group_by or named:
             asked = f"`group_by={group_by}`" if group_by else "`columns`"

@@ -5,40 +5,75 @@ To add a source, write a module that makes `Members` of it, and add a line to SO
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tlkit.data.sources.archive import TAR, UNREAD, ZIP, ends_with, open_tar, open_zip
+from tlkit.data.sources.archive import TAR, UNREAD, ZIP, ends_with, open_zip
+from tlkit.data.sources.arrow import holds_images, is_saved, open_parquet, open_saved
 from tlkit.data.sources.member import Member, Members, Root
-from tlkit.data.sources.records import kind_of_table
+from tlkit.data.sources.names import is_system
+from tlkit.data.sources.places import IMAGE_EXTENSIONS
+from tlkit.data.sources.records import PARQUET, kind_of_table
+from tlkit.data.sources.shards import BRACES, open_tars, shards_of
+from tlkit.data.sources.tfrecord import FILE, is_prepared, open_tfrecords
 
 
 @dataclass(frozen=True)
 class Source:
     """A kind of data.
 
-    name: for the documents. fits: whether a path that exists is of this kind. open: reads the names of its items.
+    name: for the documents. fits: whether a path that exists is of this kind.
+    open: reads the names of its items: (path, how messages call it).
     """
 
     name: str
     fits: Callable[[Path], bool]
-    open: Callable[[Path], Members]
+    open: Callable[[Path, str], Members]
 
 
-def _is_file(endings: tuple[str, ...]) -> Callable[[Path], bool]:
+def _is_archive(endings: tuple[str, ...]) -> Callable[[Path], bool]:
     return lambda path: ends_with(path.name, endings) and not kind_of_table(path) and path.is_file()
 
 
-SOURCES: tuple[Source, ...] = (  # the first that fits
-    Source("zip", _is_file(ZIP), open_zip),
-    Source("tar", _is_file(TAR), open_tar),
-)
+def _are_all(path: Path, fits: Callable[[str], object]) -> bool:
+    """Whether a folder, or each folder in it, holds files of a kind, and neither images nor folders."""
+    if not path.is_dir():
+        return False
+    with contextlib.suppress(OSError):
+        entries = [one for one in sorted(path.iterdir()) if not is_system(one.name) and not one.name.startswith(".")]
+        if entries and all(one.is_dir() for one in entries[:MOST_PARTS]) and len(entries) <= MOST_PARTS:
+            return all(_are_all(one, fits) for one in entries)
+        found = sum(bool(fits(one.name)) for one in entries)
+        images = any(one.suffix.lower() in IMAGE_EXTENSIONS for one in entries)
+        return found > 0 and not images and not any(one.is_dir() for one in entries)
+    return False
+
+
+MOST_PARTS = 8  # folders such as train/ and test/ that hold the files of a source
+
+# The first that fits. To read a path as another kind, give the kind before it, as in tfrecord:data/
+SOURCES: dict[str, Source] = {
+    one.name: one
+    for one in (
+        Source("zip", _is_archive(ZIP), open_zip),
+        Source("webdataset", lambda path: BRACES.search(path.name) is not None and not path.exists(), open_tars),
+        Source("tar", _is_archive(TAR), open_tars),
+        Source("tfrecord", lambda path: path.is_file() and bool(FILE.fullmatch(path.name)), open_tfrecords),
+        Source("parquet", holds_images, open_parquet),
+        Source("tfds", lambda path: path.is_dir() and is_prepared(path), open_tfrecords),
+        Source("datasets", lambda path: path.is_dir() and is_saved(path), open_saved),
+        Source("tars", lambda path: _are_all(path, lambda name: ends_with(name, (".tar",))), open_tars),
+        Source("tfrecords", lambda path: _are_all(path, FILE.fullmatch), open_tfrecords),
+        Source("parquets", lambda path: _are_all(path, lambda name: ends_with(name, PARQUET)), open_parquet),
+    )
+}
 
 
 def source_of(path: Path) -> Source | None:
     """The kind of a path; None for a folder, a table, or a file that is no data."""
-    return next((one for one in SOURCES if one.fits(path)), None)
+    return next((one for one in SOURCES.values() if one.fits(path)), None)
 
 
 def exists(path: Path) -> bool:
@@ -61,26 +96,36 @@ def root_of(path: Root) -> Root:
 def _holder(path: Path) -> tuple[Path, Source] | None:
     """The file that a path leads to or into, and its kind."""
     for one in (path, *path.parents):
+        source = source_of(one)
+        if source is not None:
+            return one, source
         if one.exists():
-            source = source_of(one)
-            return None if source is None else (one, source)
+            return None
     return None
 
 
-_recent: dict[tuple[str, int, int], Members] = {}  # by path, time and size
+_recent: dict[tuple[object, ...], Members] = {}  # by path, kind, time and size
 MOST_RECENT = 4
 
 
 def _opened(path: Path, source: Source) -> Members:
     """The members of a path, whose names are read once while it is the same file."""
-    about = path.stat()
-    key = (str(path), about.st_mtime_ns, about.st_size)
+    key = (str(path.absolute()), source.name, *_stamp(path))
     if key not in _recent:
-        found = source.open(path)
+        found = source.open(path, "")
         while len(_recent) >= MOST_RECENT:
             _recent.pop(next(iter(_recent)))
         _recent[key] = found
     return _recent[key]
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """What changes when a file, or one in a folder, does: the latest time, the bytes, and the number of files."""
+    if path.is_file():
+        files = [path.stat()]
+    else:
+        files = [one.stat() for one in (path.rglob("*") if path.is_dir() else shards_of(path))]
+    return max((one.st_mtime_ns for one in files), default=0), sum(one.st_size for one in files), len(files)
 
 
 def not_read(path: Root) -> bool:

@@ -13,13 +13,16 @@ import posixpath
 import stat
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from tlkit.data.limits import MAX_FILE_BYTES
+
+if TYPE_CHECKING:
+    from tlkit.data.sources.records import Records
 
 CUT_OFF = "the archive ends within it"
 DAMAGED = "its checksum differs: the archive is damaged"
@@ -111,11 +114,13 @@ class Members(ABC):
 
     shown: what stands before a member's name in messages, such as the archive's path.
     findings: the problems found when the names were read, as of `tlkit.data.images.problem`.
+    class_names: the classes in order, where the source says it.
     """
 
     def __init__(self, shown: str) -> None:
         self.shown = shown
         self.findings: list[dict[str, str]] = []
+        self.class_names: tuple[str, ...] = ()
 
     @property
     def root(self) -> Member:
@@ -135,6 +140,16 @@ class Members(ABC):
     @abstractmethod
     def size(self, name: str) -> int:
         """The bytes of an item's content."""
+
+    def records(self) -> Records | None:
+        """The rows of a source whose items have labels of their own, with the columns path (the item's name) and label.
+
+        None where the folders give the labels.
+        """
+        return None
+
+    def prepare(self, names: Sequence[str]) -> None:  # noqa: B027  most have nothing to do
+        """Called with the names of all items that will be read, which may be fetched together."""
 
     def head(self, name: str, most: int) -> bytes:
         """An item's first bytes."""

@@ -266,7 +266,7 @@ def _json_lines(file: Root, lines: list[str]) -> Records:
             names.setdefault(str(name), len(names))
         cells = [""] * len(names)
         for name, value in values.items():
-            cells[names[str(name)]] = _as_text(value)
+            cells[names[str(name)]] = as_text(value)
         rows.append(Record(number, cells))
     if not names:
         raise DataError(f"Cannot read '{file}': none of its lines is a JSON object, such as {_OBJECT}.")
@@ -300,7 +300,7 @@ def _parquet(file: Root) -> Records:
                 values = dict(zip(batch.schema.names, (column.to_pylist() for column in batch.columns), strict=True))
                 columns = [values.get(name, [""] * len(batch)) for name in types.names]
                 for number, cells in enumerate(zip(*columns, strict=True), start=done + 1):
-                    yield Record(number, [_as_text(cell) for cell in cells])
+                    yield Record(number, [as_text(cell) for cell in cells])
                 done += len(batch)
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(f"Cannot read '{file}' as Parquet after row {done:,}: {error}.") from error
@@ -308,7 +308,7 @@ def _parquet(file: Root) -> Records:
     return Records(list(types.names), rows(), frozenset(inside))
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
     """A value of JSON or Parquet as text: whole numbers without a point, lists joined by SEVERAL."""
     if isinstance(value, str):
         return value.strip()
@@ -317,5 +317,5 @@ def _as_text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, list):
-        return SEVERAL.join(_as_text(one) for one in value)
+        return SEVERAL.join(as_text(one) for one in value)
     return str(value)

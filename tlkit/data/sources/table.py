@@ -11,10 +11,11 @@ from typing import NamedTuple
 from tlkit.data.images import problem
 from tlkit.data.sources.item import _Found
 from tlkit.data.sources.kinds import root_of
-from tlkit.data.sources.member import Root
+from tlkit.data.sources.member import Members, Root
 from tlkit.data.sources.names import alike_labels, is_utf8, label_of_name, part_in_name, part_of_name
 from tlkit.data.sources.places import IMAGE_EXTENSIONS, Place, Places, Wanted
 from tlkit.data.sources.records import SEVERAL, Record, Records, kind_of_table, read_records
+from tlkit.data.sources.table_columns import COLUMNS, plain
 from tlkit.errors import DataError, unknown
 from tlkit.folders import PLAN, own_manifest
 from tlkit.plan.in_memory import InMemory, data_from_json
@@ -22,20 +23,6 @@ from tlkit.plan.job import PARTS
 from tlkit.plan.old import RENAMED_COLUMNS, renewed
 from tlkit.words import counted
 
-# what a column holds -> its names, the likeliest first; capitals, spaces, "_", "-" and "." do not count
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "path": (
-        *("path", "paths", "filepath", "filepaths", "filename", "filenames", "file", "files", "fname"),
-        *("imagepath", "imagepaths", "imgpath", "imagefile", "imagefilename", "imagename", "imgname"),
-        *("image", "images", "img", "photo", "picture", "imageid", "idcode", "id"),
-    ),
-    "label": (
-        *("label", "labels", "labelname", "class", "classes", "classname", "category", "categories", "categoryname"),
-        *("target", "labelid", "classid", "categoryid"),
-    ),
-    "split": ("split", "splits", "set", "subset", "dataset", "datasplit", "partition", "part"),
-    "group": ("group",),
-}
 ONE, ZERO = ("1", "1.0", "true"), ("0", "0.0", "false", "")  # values of a column that stands for a class
 _INDEX = re.compile(r"|index|level\d+|unnamed:?\d+")  # names that pandas gives to an index
 MOST_SHOWN = 20  # columns in a message
@@ -113,11 +100,16 @@ def files_of_rows(
     return found
 
 
+def images_of_records(
+    members: Members, records: Records, group_by: str | None, named: Mapping[str, str], findings: list[dict[str, str]]
+) -> list[_Found]:
+    """The images of a source whose items have labels of their own. A record is read as a row of a table is."""
+    shown = Path(members.shown)
+    rows = labelled_rows(shown, records, group_by, named, findings)
+    return files_of_rows(shown, rows, [Place(row.path, "written") for row in rows], findings)
+
+
 # -- which column holds what ---------------------------------------------------------------------------------
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_.\-]+", "", name).lower()
 
 
 def _layout(file: Root, records: Records, group_by: str | None, named: Mapping[str, str]) -> _Layout:
@@ -158,12 +150,12 @@ def _no_names(names: Sequence[str]) -> str:
 
 def _column(names: Sequence[str], wanted: Sequence[str]) -> int | None:
     """The number of the first column that has one of the names: exactly, or but for capitals, spaces and the like."""
-    plain = [_plain(name) for name in names]
+    plain_names = [plain(name) for name in names]
     for one in wanted:
         if one in names:
             return list(names).index(one)
-        if _plain(one) in plain:
-            return plain.index(_plain(one))
+        if plain(one) in plain_names:
+            return plain_names.index(plain(one))
     return None
 
 
@@ -171,7 +163,7 @@ def _class_columns(names: Sequence[str], rows: Sequence[Record], taken: set[int 
     """The columns that stand for a class each: two or more that hold nothing but 0 and 1, and some 1."""
     found = []
     for i, name in enumerate(names):
-        if i in taken or _INDEX.fullmatch(_plain(name)):
+        if i in taken or _INDEX.fullmatch(plain(name)):
             continue
         values = {row.cells[i].lower() for row in rows if not row.fault and i < len(row.cells)}
         if values <= {*ONE, *ZERO} and values & {*ONE}:
@@ -254,7 +246,7 @@ def _in_parts(
     values = {value: part_of_name(value) for value in {row.split for row in rows}}
     if layout.split is None or not any(values):
         return rows
-    if not any(values.values()) and _plain(names[layout.split]) not in COLUMNS["split"][:2]:
+    if not any(values.values()) and plain(names[layout.split]) not in COLUMNS["split"][:2]:
         return [row._replace(split="") for row in rows]
     found = []
     for row in rows:
