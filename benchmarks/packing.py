@@ -143,9 +143,9 @@ def in_arrow(root: Path, table: pd.DataFrame, to: Path) -> Path:
     rows = rows.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     folder = to / "saved"
     folder.mkdir()
-    with pyarrow.OSFile(str(folder / "data-00000-of-00001.arrow"), "wb") as out:
-        with pyarrow.ipc.new_stream(out, rows.schema) as writer:
-            writer.write_table(rows, max_chunksize=50)
+    file = str(folder / "data-00000-of-00001.arrow")
+    with pyarrow.OSFile(file, "wb") as out, pyarrow.ipc.new_stream(out, rows.schema) as writer:
+        writer.write_table(rows, max_chunksize=50)
     (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}))
     (folder / "dataset_info.json").write_text("{}")
     return folder

@@ -19,6 +19,7 @@ from tlkit.data.sources.member import Item
 from tlkit.disk import check_writable
 from tlkit.errors import DataError
 from tlkit.files import temporary_beside
+from tlkit.plan.address import Address
 from tlkit.plan.in_memory import InMemory
 
 SUFFIXES = {"jpeg": ".jpg", "png": ".png", "gif": ".gif", "bmp": ".bmp", "webp": ".webp"}
@@ -26,7 +27,9 @@ AS_IT_IS = ("duplicate", "grey", "tiny")  # notes and problems of images whose f
 TRIED_SIZE = 32  # pixels per side at which every image is decoded, to see whether it does
 
 
-def clean_copy(data: str | Path | InMemory, folder: str | Path, *, group_by: str | None = None) -> pd.DataFrame:
+def clean_copy(
+    data: str | Path | Address | InMemory, folder: str | Path, *, group_by: str | None = None
+) -> pd.DataFrame:
     """Write the usable images of a data set into a new folder, by the rules by which tlkit reads them.
 
     An image that is used as it is (a JPEG, PNG, GIF, BMP or WebP without a note) is copied byte for byte, with the

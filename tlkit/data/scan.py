@@ -17,13 +17,14 @@ from tlkit.data.rows import row_of
 from tlkit.data.sources.archive import TAR, ZIP
 from tlkit.data.sources.folder import _walk
 from tlkit.data.sources.item import _Found
-from tlkit.data.sources.kinds import exists, not_read, root_of
+from tlkit.data.sources.kinds import exists, not_read, root_of_data
 from tlkit.data.sources.member import Member, Root
 from tlkit.data.sources.memory import InMemoryImages
 from tlkit.data.sources.order import ordered_classes
 from tlkit.data.sources.records import TABLES, kind_of_table
 from tlkit.data.sources.table import _read_table, images_of_records, root_of_table
 from tlkit.errors import DataError, nearest
+from tlkit.plan.address import Address
 from tlkit.plan.columns import named_columns
 from tlkit.plan.in_memory import InMemory, as_data, needs_again
 
@@ -34,7 +35,7 @@ _MAYBE_DEEP = ("tiff", "jpeg2000", "pnm")  # formats that become PNG of 16 bits,
 
 
 def scan(
-    data: str | Path | InMemory,
+    data: str | Path | Address | InMemory,
     *,
     group_by: str | None = None,
     columns: Mapping[str, str] | str | None = None,
@@ -77,7 +78,7 @@ def scan(
         root, found = _in_memory(data, group_by, named, findings)
         class_names = class_names or getattr(data, "class_names", None) or None
     else:
-        root, found = _images_of(root_of(data), group_by, named, findings)
+        root, found = _images_of(root_of_data(data), group_by, named, findings)
         if isinstance(root, Member):
             class_names = class_names or root.members.class_names or None
             found = list(found)
@@ -93,7 +94,7 @@ def scan(
     names = order or tuple(sorted(set(table["label"])))
     images = _with_depth(ImageSet(root, table, names, problems, source=data if isinstance(data, InMemory) else None))
     if not len(table):
-        of_table = isinstance(data, InMemory) or _is_table(root_of(data))
+        of_table = isinstance(data, InMemory) or _is_table(root_of_data(data))
         raise DataError(_nothing_in_table(data, problems) if of_table else _nothing_found(data, root, problems))
     if strict:
         raise_if_strict(images)
@@ -185,13 +186,13 @@ def at_depth(images: ImageSet, depth: int) -> ImageSet:
     return dataclasses.replace(images, problems=problems, depth=depth)
 
 
-def check_exists(data: str | Path | InMemory) -> None:
+def check_exists(data: str | Path | Address | InMemory) -> None:
     """Raise DataError, with the nearest path, if there is no such folder or file, or if data in memory is not here."""
     if isinstance(data, InMemory):
         if not isinstance(data, InMemoryImages):
             raise DataError(needs_again(data))
-    elif not exists(Path(data)):
-        raise DataError(_no_such_path(Path(data)))
+    elif isinstance(given := as_data(data), Path) and not exists(given):
+        raise DataError(_no_such_path(given))
 
 
 def _same_bytes(table: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, str]]]:
@@ -229,7 +230,7 @@ def _not_a_table(data: Root) -> str:
     return f"{what} ({', '.join(TABLES)})."
 
 
-def _nothing_in_table(data: Path | InMemory, problems: pd.DataFrame) -> str:
+def _nothing_in_table(data: object, problems: pd.DataFrame) -> str:
     """The message for a table without a usable image: what is wrong with its first row, and all by kind."""
     lost = problems[problems["action"] == LEFT_OUT]
     if not len(lost):
@@ -242,7 +243,7 @@ def _nothing_in_table(data: Path | InMemory, problems: pd.DataFrame) -> str:
     return f"{said} Paths are relative to the table's folder."
 
 
-def _nothing_found(data: Path | InMemory, root: Root, problems: pd.DataFrame) -> str:
+def _nothing_found(data: object, root: Root, problems: pd.DataFrame) -> str:
     """What was found instead of images, by format where it is known, and what converts the most frequent one."""
     named = [
         foreign_file(root / path) if kind in ("unsupported-format", "not-an-image") else None

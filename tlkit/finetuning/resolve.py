@@ -13,6 +13,7 @@ from tlkit.data.scan import check_exists
 from tlkit.data.sources.names import is_utf8
 from tlkit.data.sources.records import kind_of_table
 from tlkit.errors import SpecError
+from tlkit.plan.address import Address
 from tlkit.plan.augmentation import Augmentation, find_augmentation
 from tlkit.plan.decision import Decision
 from tlkit.plan.in_memory import InMemory
@@ -163,9 +164,9 @@ def _check_backbone(job: Job, backbone: Backbone, size: int, recipe: Recipe | No
         )
 
 
-def _data_name(source: Path | InMemory) -> str:
+def _data_name(source: Path | Address | InMemory) -> str:
     """A name for the data, as part of a folder's name: data/ gives data, birds/splits.csv gives birds-splits."""
-    if isinstance(source, InMemory):
+    if not isinstance(source, Path):
         name = source.name.replace("/", "_").replace("\\", "_")
     else:
         source = source.absolute()

@@ -15,11 +15,12 @@ from tlkit.data.convert import Unreadable, convert
 from tlkit.data.headers import why_not
 from tlkit.data.limits import MAX_FILE_BYTES
 from tlkit.data.sources.folder import files_below
-from tlkit.data.sources.kinds import root_of
+from tlkit.data.sources.kinds import root_of_data
 from tlkit.data.sources.member import Item, Root
 from tlkit.data.sources.memory import InMemoryImages
 from tlkit.deployment.exported import Opened
 from tlkit.errors import DataError, nearest
+from tlkit.plan.in_memory import InMemory, as_data
 from tlkit.runs.reading import BATCH, open_exported, unsure_below
 from tlkit.words import shown, text_of
 
@@ -114,7 +115,9 @@ def _expand(files: Sequence[str | Path] | InMemoryImages) -> list[tuple[Root, st
     if isinstance(files, InMemoryImages):
         files = files.files()
     found: list[tuple[Root, str]] = []
-    for one in (root_of(Path(file)) for file in files):
+    for file in files:
+        given = as_data(file)
+        one = given.folder if isinstance(given, InMemory) else root_of_data(given)
         if one.is_dir():
             found += sorted(files_below(one))
         elif one.exists() or one.is_symlink():

@@ -147,7 +147,7 @@ def _check_apart(members: list[zipfile.ZipInfo], shown: str) -> None:
 def open_tar(file: Path, shown: str = "") -> Archive:
     """The members of a tar. Raises DataError if it is none. One that is cut off has the members before that."""
     found = Archive(file, shown or str(file))
-    if not ends_with(file.name, (".tar",)) or _is_packed(file):
+    if _is_packed(file):
         found.file = unpacked(file, found.shown)
     whole = found.file.stat().st_size
     try:

@@ -16,12 +16,13 @@ from typing import Any
 
 from tlkit.cache import Cache, describe
 from tlkit.data.sources.member import Item, Members, Piece
-from tlkit.data.sources.records import PARQUET, Record, Records, as_text
+from tlkit.data.sources.records import Record, Records, as_text
 from tlkit.data.sources.shards import split_of_file
 from tlkit.data.sources.table_columns import COLUMNS, plain
 from tlkit.disk import check_room
 from tlkit.errors import DataError
 from tlkit.files import temporary_beside
+from tlkit.plan.address import redacted
 
 IMAGES = ("image", "img", "images", "picture", "photo", "bytes", "jpg", "jpeg", "png", "webp")
 Place = tuple[Path, int, int] | Path | None  # file, begin and size of an image, or its path; None for no image
@@ -43,12 +44,12 @@ class Columns:
     """What the columns of a table hold.
 
     image: the column of images. nested: whether its cells have the fields bytes and path.
-    texts: the others that are read. classes: the class names of a column of numbers.
+    others: those that are read beside it. classes: the class names of a column of numbers.
     """
 
     image: str
     nested: bool
-    texts: tuple[str, ...]
+    others: tuple[str, ...]
     classes: dict[str, tuple[str, ...]]
 
 
@@ -64,12 +65,12 @@ def columns_of(schema: Any) -> Columns | None:
         return None
     image = min(found, key=lambda name: IMAGES.index(name.lower()) if name.lower() in IMAGES else len(IMAGES))
     paths = {plain(one) for one in COLUMNS["path"]}
-    texts = [
+    others = [
         one.name
         for one in schema
         if one.name not in found and not is_a.is_struct(one.type) and plain(one.name) not in paths
     ]
-    return Columns(image, image in nested, tuple(texts), _classes(schema))
+    return Columns(image, image in nested, tuple(others), _classes(schema))
 
 
 def _classes(schema: Any) -> dict[str, tuple[str, ...]]:
@@ -108,9 +109,9 @@ class TableImages(Members):
         """Add the rows of a batch. places: where the image of each is; None for no image."""
         if not self._names:
             image = columns.image if plain(columns.image) in {plain(one) for one in COLUMNS["path"]} else "path"
-            self._names = [image, *columns.texts, *([] if "split" in columns.texts else ["split"])]
+            self._names = [image, *columns.others, *([] if "split" in columns.others else ["split"])]
             self.class_names = next(iter(columns.classes.values()), ())
-        cells = {name: batch.column(name).to_pylist() for name in columns.texts}
+        cells = {name: batch.column(name).to_pylist() for name in columns.others}
         for name, classes in columns.classes.items():
             if name in cells:
                 cells[name] = [_named(one, classes) for one in cells[name]]
@@ -119,8 +120,8 @@ class TableImages(Members):
             number = len(self._rows)
             last = named[at].replace("\\", "/").rpartition("/")[2]
             name = f"{prefix}{number:06d}" + (f"-{last}" if last and last.isprintable() else "")
-            values = [as_text(cells[one][at]) for one in columns.texts]
-            if "split" not in columns.texts:
+            values = [as_text(cells[one][at]) for one in columns.others]
+            if "split" not in columns.others:
                 values.append(split)
             self._rows.append(Record(number + 1, [name, *values], "" if place else "it holds no image"))
             if place is not None:
@@ -164,7 +165,7 @@ def _paths(column: Any) -> list[str]:
 
 def holds_images(file: Path) -> bool:
     """Whether a Parquet file has a column of images. False if it cannot be read: it is a table then, and says why."""
-    if file.suffix.lower() not in PARQUET or not file.is_file():
+    if not file.is_file():
         return False
     try:
         import pyarrow
@@ -215,7 +216,7 @@ def _read_parquet(found: TableImages, file: Path, prefix: str, split: str) -> No
                 for data in _bytes(batch.column(columns.image), columns.nested):
                     out.write(data or b"")
     offset = 0
-    for batch in opened.iter_batches(batch_size=ROWS, columns=[columns.image, *columns.texts]):
+    for batch in opened.iter_batches(batch_size=ROWS, columns=[columns.image, *columns.others]):
         places: list[Place] = []
         column = batch.column(columns.image)
         paths = _paths(column) if columns.nested else [""] * len(column)
@@ -278,6 +279,26 @@ def images_of_arrow(shown: str, parts: Sequence[tuple[str, list[Path]]]) -> Tabl
             except (arrow.ArrowException, OSError) as error:
                 raise DataError(f"Cannot read '{file}' as Arrow: {error}. Save or load the data set again.") from error
     return found
+
+
+def open_hub(name: str, shown: str) -> TableImages:
+    """A data set of the Hugging Face hub, by USER/NAME or USER/NAME:CONFIG, which `datasets` downloads and keeps.
+
+    Raises DataError if it cannot.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise DataError(
+            f"Reading '{shown}' needs the package datasets. Install it with `pip install tlkit[datasets]`."
+        ) from None
+    try:
+        loaded = datasets.load_dataset(*name.split(":", 1))
+    except Exception as error:  # it raises many kinds
+        said = redacted(str(error)).splitlines()
+        raise DataError(f"`datasets` cannot load '{name}': {said[0] if said else type(error).__name__}.") from None
+    parts = [(split, [Path(one["filename"]) for one in part.cache_files]) for split, part in loaded.items()]
+    return images_of_arrow(shown, parts)
 
 
 def _read_arrow(found: TableImages, file: Path, prefix: str, split: str) -> None:

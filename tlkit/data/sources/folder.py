@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from tlkit.data.images import problem
 from tlkit.data.sources.item import _Found, _relative
 from tlkit.data.sources.layout import Aside, ClassFolder, Layout, layout_of
-from tlkit.data.sources.member import Root
+from tlkit.data.sources.member import Member, Root
 from tlkit.data.sources.names import alike_labels, is_utf8, label_of_name, part_of_name
-from tlkit.data.sources.tree import Tree
+from tlkit.data.sources.tree import Odd, Tree
 from tlkit.words import counted, shown
 
 NOT_UTF_8 = "the file name is not UTF-8; rename it"
@@ -39,7 +39,14 @@ def files_below(folder: Root) -> Iterator[tuple[Root, str]]:
 
     System files, and other files that lie beside images, are not named.
     """
-    for one in Tree().walk(folder):
+    records = folder.members.records() if isinstance(folder, Member) and not folder.inside else None
+    if records is not None and isinstance(folder, Member):
+        found: list[Root | Odd] = [folder / row.cells[0] for row in records.rows if not row.fault]
+    else:
+        found = list(Tree().walk(folder))
+    if isinstance(folder, Member):
+        folder.members.prepare([one.as_posix() for one in found if isinstance(one, Root)])
+    for one in found:
         if isinstance(one, Root):
             yield one, ""
         elif one[1] not in ("system-file", "beside-images", "repeated-link"):

@@ -6,18 +6,22 @@ To add a source, write a module that makes `Members` of it, and add a line to SO
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tlkit.data.sources.archive import TAR, UNREAD, ZIP, ends_with, open_zip
-from tlkit.data.sources.arrow import holds_images, is_saved, open_parquet, open_saved
+from tlkit.data.sources.arrow import holds_images, is_saved, open_hub, open_parquet, open_saved
 from tlkit.data.sources.member import Member, Members, Root
 from tlkit.data.sources.names import is_system
 from tlkit.data.sources.places import IMAGE_EXTENSIONS
 from tlkit.data.sources.records import PARQUET, kind_of_table
+from tlkit.data.sources.remote import Place, RemoteFolder, folder_of_table, local_file, name_of, parent_of
 from tlkit.data.sources.shards import BRACES, open_tars, shards_of
-from tlkit.data.sources.tfrecord import FILE, is_prepared, open_tfrecords
+from tlkit.data.sources.tfrecord import FILE, is_prepared, open_tfrecords, prepared_folder
+from tlkit.errors import DataError
+from tlkit.plan.address import Address
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ SOURCES: dict[str, Source] = {
         Source("webdataset", lambda path: BRACES.search(path.name) is not None and not path.exists(), open_tars),
         Source("tar", _is_archive(TAR), open_tars),
         Source("tfrecord", lambda path: path.is_file() and bool(FILE.fullmatch(path.name)), open_tfrecords),
-        Source("parquet", holds_images, open_parquet),
+        Source("parquet", lambda path: ends_with(path.name, PARQUET) and holds_images(path), open_parquet),
         Source("tfds", lambda path: path.is_dir() and is_prepared(path), open_tfrecords),
         Source("datasets", lambda path: path.is_dir() and is_saved(path), open_saved),
         Source("tars", lambda path: _are_all(path, lambda name: ends_with(name, (".tar",))), open_tars),
@@ -76,8 +80,13 @@ def source_of(path: Path) -> Source | None:
     return next((one for one in SOURCES.values() if one.fits(path)), None)
 
 
-def exists(path: Path) -> bool:
-    """Whether there is such a file or folder, on disk or in an archive, such as birds.zip/train."""
+def exists(path: Path | Address) -> bool:
+    """Whether there is such a file or folder, on disk or in an archive, such as birds.zip/train.
+
+    True of an address, which is asked when it is read.
+    """
+    if isinstance(path, Address):
+        return True
     return path.exists() or ((found := root_of(path)) is not path and found.exists())
 
 
@@ -91,6 +100,55 @@ def root_of(path: Root) -> Root:
     holder, source = found
     root = _opened(holder, source).root
     return root if holder == path else root / path.relative_to(holder).as_posix()
+
+
+def root_of_data(data: Path | Member | Address) -> Root:
+    """As `root_of`, of an address too. Raises DataError if it cannot be read."""
+    if not isinstance(data, Address):
+        return root_of(data)
+    key = (data.secret, int(time.monotonic() / LISTED_SECONDS))
+    if key not in _listed:
+        while len(_listed) >= MOST_RECENT:
+            _listed.pop(next(iter(_listed)))
+        _listed[key] = _at_url(data) if not data.kind else _of_kind(data)
+    return _listed[key]
+
+
+LISTED_SECONDS = 300  # for which a list of what is at a URL counts
+_listed: dict[tuple[str, int], Root] = {}
+
+
+def _of_kind(address: Address) -> Root:
+    """The root of data behind a kind, such as tfds:cifar10 or tfrecord:data/."""
+    if address.kind == "hf":
+        return open_hub(address.place, str(address)).root
+    if address.kind == "tfds":
+        return _opened(prepared_folder(address.place), SOURCES["tfds"]).root
+    path = Path(address.place)
+    if not path.exists() and not BRACES.search(path.name):
+        raise DataError(f"No such file or folder: '{path}'.")
+    return _opened(path, SOURCES[address.kind]).root
+
+
+def _at_url(address: Address) -> Root:
+    """The root of what is at a URL: an archive or another file, which is fetched, a table, or a folder."""
+    name, place = name_of(address), Place(address)
+    kind = next((kind for kind, fits in OF_NAME.items() if fits(name)), None)
+    if kind is not None:
+        return SOURCES[kind].open(local_file(place), str(address)).root
+    if not kind_of_table(Path(name)):
+        return RemoteFolder(place).checked().root
+    if ends_with(name, PARQUET) and holds_images(file := local_file(place)):
+        return open_parquet(file, str(address)).root
+    above, name = parent_of(address)
+    return folder_of_table(Place(above), place, name).root / name
+
+
+OF_NAME: dict[str, Callable[[str], object]] = {  # a source that is one file -> whether a file's name says it
+    "zip": lambda name: ends_with(name, ZIP) and not kind_of_table(Path(name)),
+    "tar": lambda name: ends_with(name, TAR) and not kind_of_table(Path(name)),
+    "tfrecord": FILE.fullmatch,
+}
 
 
 def _holder(path: Path) -> tuple[Path, Source] | None:

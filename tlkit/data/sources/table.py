@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from tlkit.data.images import problem
 from tlkit.data.sources.item import _Found
-from tlkit.data.sources.kinds import root_of
+from tlkit.data.sources.kinds import root_of_data
 from tlkit.data.sources.member import Members, Root
 from tlkit.data.sources.names import alike_labels, is_utf8, label_of_name, part_in_name, part_of_name
 from tlkit.data.sources.places import IMAGE_EXTENSIONS, Place, Places, Wanted
@@ -18,7 +18,7 @@ from tlkit.data.sources.records import SEVERAL, Record, Records, kind_of_table, 
 from tlkit.data.sources.table_columns import COLUMNS, plain
 from tlkit.errors import DataError, unknown
 from tlkit.folders import PLAN, own_manifest
-from tlkit.plan.in_memory import InMemory, data_from_json
+from tlkit.plan.in_memory import InMemory, as_data, data_from_json
 from tlkit.plan.job import PARTS
 from tlkit.plan.old import RENAMED_COLUMNS, renewed
 from tlkit.words import counted
@@ -55,9 +55,11 @@ def root_of_table(file: Root) -> Root:
         given = data_from_json(renewed(values)["job"].get("data", file.parent))
         if isinstance(given, InMemory):
             return given.folder
-        data = Path(given)
-        if data.is_dir() or not kind_of_table(data):
-            return root_of(data)
+        data = as_data(given)
+        if isinstance(data, InMemory):
+            return data.folder
+        if not isinstance(data, Path) or data.is_dir() or not kind_of_table(data):
+            return root_of_data(data)
         file = data
     return file.parent
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -131,7 +132,7 @@ class TFRecords(Members):
         with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             data = memoryview(mapped)
             try:
-                for number, (start, end) in enumerate(self._records(data, prefix or f"{file.name}/")):
+                for number, (start, end) in enumerate(self._records(data, prefix or f"{Path(self.shown).name}/")):
                     self._add(data, at, f"{prefix}{number:06d}", (start, end), split, names)
             finally:
                 data.release()
@@ -214,7 +215,25 @@ def is_prepared(folder: Path) -> bool:
         return False
 
 
+def prepared_folder(name: str) -> Path:
+    """The folder of a data set that TFDS prepared on this machine: NAME, NAME/CONFIG or NAME/CONFIG/VERSION.
+
+    The highest version counts. Raises DataError if there is none: nothing is downloaded.
+    """
+    above = Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets")
+    base = above / name
+    found = [one.parent for one in base.glob("**/features.json") if is_prepared(one.parent)] if base.is_dir() else []
+    if not found:
+        raise DataError(
+            f"TFDS has prepared no '{name}' in '{above}'. Prepare it with `tfds build {name}`, which downloads it, or "
+            "set TFDS_DATA_DIR to the folder that has it."
+        )
+    return max(found, key=lambda one: [int(part) for part in re.findall(r"\d+", one.name)])
+
+
 def open_tfrecords(path: Path, shown: str = "") -> TFRecords:
     """The images of a TFRecord file, or of those in a folder."""
     files = tfrecords_in(path) if path.is_dir() else [path]
+    if not files:
+        raise DataError(f"'{shown or path}' has no TFRecord files. Prepare the data set as tfrecord, TFDS' default.")
     return TFRecords(shown or str(path), files, path if path.is_dir() else path.parent)
