@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, unquote_plus
 
 KINDS = ("hf", "tfds", "zip", "tar", "webdataset", "tfrecord", "parquet", "datasets")  # that may stand before a path
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+://")
@@ -134,8 +134,5 @@ def _secrets(address: str) -> set[str]:
     parts = [one for one in re.split(r"[?#]", rest, maxsplit=1)[1:] if one]
     user = rest[: max(0, rest.find(shown[found.end() :]))].rstrip("@") if shown[found.end() :] else ""
     parts += [user, *user.split(":", 1)] if user else []
-    try:
-        values = [value for _, value in parse_qsl(urlsplit(address).query)]
-    except ValueError:
-        values = []
-    return {one for part in [*parts, *values] for one in (part, unquote(part)) if one}
+    values = [one.partition("=")[2] or one for part in parts for one in re.split(r"[&;?#]", part)]
+    return {one for part in [*parts, *values] for one in (part, unquote(part), unquote_plus(part)) if one}

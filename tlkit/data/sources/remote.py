@@ -33,6 +33,7 @@ from tlkit.words import counted
 
 AT_ONCE = 16  # objects that are fetched at the same time
 TRIES = 4
+NOT_FOUND, REFUSED = 404, (401, 403)  # of HTTP
 PAUSE = 0.5  # seconds before the second try; each later one waits twice as long
 PACKAGES = {  # what a protocol needs -> the extra that has it
     **dict.fromkeys(("s3", "s3a"), "s3"),
@@ -149,16 +150,20 @@ class Place:
         raise AssertionError
 
     def _without_secrets(self, error: Exception) -> OSError:
+        cause = error.__cause__ if isinstance(error, FileNotFoundError) else None
+        if isinstance(cause, Exception):  # of http, where each failure is a file that is not found
+            error = cause
+        status = getattr(error, "status", None)
         said = self.address.scrub(str(error) or type(error).__name__).splitlines()[0]
-        if isinstance(error, FileNotFoundError):
+        if isinstance(error, FileNotFoundError) or status == NOT_FOUND:
             return FileNotFoundError(errno.ENOENT, said)
-        if isinstance(error, PermissionError):
+        if isinstance(error, PermissionError) or status in REFUSED:
             return PermissionError(errno.EACCES, said)
         return OSError(errno.EIO, f"{type(error).__name__}: {said}")
 
     def failed(self, error: Exception) -> DataError:
         """The error for a place that cannot be read."""
-        said = self.address.scrub(getattr(error, "strerror", None) or str(error) or type(error).__name__)
+        said = self.address.scrub(getattr(error, "strerror", None) or str(error) or type(error).__name__).rstrip(".")
         if isinstance(error, FileNotFoundError):
             return DataError(f"No such object, folder or bucket: '{self.address}'. Expected what `scan` reads there.")
         if isinstance(error, PermissionError):
