@@ -321,6 +321,11 @@ def test_what_tensorflow_webdataset_and_datasets_write_is_read(
             values = {"image/encoded": of(item.read_bytes()), "image/class/text": of(label.encode())}
             writer.write(tf.train.Example(features=features(feature=values)).SerializeToString())
     _same(scan(tmp_path / "x.tfrecord"), expected)
+    webdataset = pytest.importorskip("webdataset")
+    with webdataset.TarWriter(str(tmp_path / "x.tar")) as sink:
+        for path, item, label in zip(expected.table["path"], expected.files(), expected.table["label"], strict=True):
+            sink.write({"__key__": path.rpartition(".")[0], path.rpartition(".")[2]: item.read_bytes(), "cls": label})
+    _same(scan(tmp_path / "x.tar"), expected)
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     classes = datasets.ClassLabel(names=list(expected.class_names))

@@ -153,7 +153,7 @@ class Place:
         cause = error.__cause__ if isinstance(error, FileNotFoundError) else None
         if isinstance(cause, Exception):  # of http, where each failure is a file that is not found
             error = cause
-        status = getattr(error, "status", None)
+        status = _status(error)
         said = self.address.scrub(str(error) or type(error).__name__).splitlines()[0]
         if isinstance(error, FileNotFoundError) or status == NOT_FOUND:
             return FileNotFoundError(errno.ENOENT, said)
@@ -202,6 +202,14 @@ class Place:
         path = str(self.address) if "://" in key else self.system[1]
         base = self.system[1] if key.startswith(self.system[1]) else path
         return key.removeprefix(base).strip("/")
+
+
+def _status(error: Exception) -> int | None:
+    """The status of HTTP in an error of aiohttp or botocore; None if there is none."""
+    answer = getattr(error, "response", None)
+    if isinstance(answer, dict):
+        return dict(answer.get("ResponseMetadata", {})).get("HTTPStatusCode")
+    return getattr(error, "status", None)
 
 
 def object_of(key: str, about: dict[str, Any]) -> Object:
