@@ -48,6 +48,8 @@ FENCES = {  # package -> the only room or module that may import it
     "waitress": "deployment.server",
     "mlflow": "runs.trackers",
     "IPython": "notebook",
+    "fsspec": "data.sources.remote",
+    "datasets": "data.sources.arrow",
 }
 WITHOUT_KERAS = {  # rooms and modules that import neither Keras nor TensorFlow nor scikit-learn, nor a module that does
     "cache",

@@ -68,11 +68,11 @@ NEW_SECONDS = 10  # a partial shard younger than this may not be locked by its w
 TRIES = 20  # of publishing a shard while others clear its entry
 UNSEEN, SOUND, DAMAGED = np.arange(3, dtype="uint8")
 VERIFIED_AT_ONCE = 2**20  # bytes that are copied and then verified, so that they are still in the processor's cache
-KINDS = ("pixels", "looks", "features", "safety", "weights")
+KINDS = ("pixels", "looks", "features", "safety", "weights", "sources")
 ABOUT = "about.txt"
 CLEARED = ".cleared-"
 _OWN = re.compile(
-    r"(\.tmp-[0-9a-f]{8}-)?(about\.txt|safety\.json|weights\.(npz|json)|[0-9a-f]{32}\.(npy|json))"
+    r"(\.tmp-[0-9a-f]{8}-)?(about\.txt|safety\.json|weights\.(npz|json)|index\.json|[0-9a-f]{32}\.(npy|json)|[0-9a-f]{64}\.bytes)"
     r"|\.[0-9a-f]{32}\.partial|\.DS_Store"
 )
 _SHARD = re.compile(r"[0-9a-f]{32}\.(npy|json)")
@@ -99,7 +99,7 @@ class CacheEntry:
 
     Args:
         folder: where it is.
-        kind: "pixels", "looks" (digests of pixels), "features", "safety" or "weights".
+        kind: "pixels", "looks" (digests of pixels), "features", "safety", "weights" or "sources" (bytes of data).
         about: a description of its contents.
         bytes: its size on disk.
         used: when it was last opened, in Unix seconds.

@@ -9,6 +9,7 @@ import click
 
 from tlkit.cli.group import log_shown, main
 from tlkit.disk import check_writable
+from tlkit.plan.address import redacted_url
 from tlkit.quiet import _tensorflow_quietly
 from tlkit.words import counted, shown
 
@@ -63,7 +64,7 @@ def inspect(
         raise DataError(too_few_classes(images))
     quantities = about_regression(list(table["label"]))
     classes = "" if quantities else f" in {counted(len(images.class_names), 'class', 'classes')}"
-    click.echo(f"{shown(data)}: {counted(len(table), 'usable image')}{classes}")
+    click.echo(f"{shown(redacted_url(data))}: {counted(len(table), 'usable image')}{classes}")
     for line in [one.sentence() for one in losses(images) if not one.used] + sentences(images):
         click.echo(f"attention: {shown(line)}")
     splits = [split for split in ("train", "validation", "test") if (table["split"] == split).any()]

@@ -115,7 +115,7 @@ def finetune(
     given = in_names_of_a_job(given)
     job = None
     if data is not None and resume in (None, "auto"):
-        job = Job.given(data, given if moved_to is None else {**given, "data": Path(moved_to)})
+        job = Job.given(data, given if moved_to is None else {**given, "data": moved_to})
         if data.endswith(".json") and isinstance(job.data, Path) and not job.data.exists():
             raise DataError(f"The data of '{data}' is not at '{job.data}' any more. Give `moved_to`: where it is now.")
         check_names(job)  # before TensorFlow is imported

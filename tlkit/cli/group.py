@@ -19,6 +19,7 @@ import click
 from tlkit import __version__
 from tlkit.disk import disk_error, errno_of, is_of_tensorflow
 from tlkit.errors import TlkitError, nearest
+from tlkit.plan.address import redacted
 from tlkit.progress import log
 from tlkit.stopping import INTERRUPTED
 from tlkit.words import shown
@@ -145,7 +146,7 @@ class _Group(_Compact, click.Group):
             said = _sentence(error)
             if said is None:
                 raise
-            click.echo(f"Error: {shown(in_options(said), keep=NEWLINES)}", err=True)
+            click.echo(f"Error: {shown(in_options(redacted(said)), keep=NEWLINES)}", err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)

@@ -28,8 +28,9 @@ from tlkit.data.sources.memory import InMemoryImages
 from tlkit.data.sources.names import alike_labels, label_of_name
 from tlkit.data.sources.order import ordered_classes
 from tlkit.data.sources.places import Places
-from tlkit.data.sources.records import Record, Records, _as_text
-from tlkit.data.sources.table import COLUMNS, _column, files_of_rows, labelled_rows
+from tlkit.data.sources.records import Record, Records, as_text
+from tlkit.data.sources.table import _column, files_of_rows, labelled_rows
+from tlkit.data.sources.table_columns import COLUMNS
 from tlkit.errors import DataError
 from tlkit.plan.columns import named_columns
 from tlkit.words import counted
@@ -183,7 +184,7 @@ _SOURCE = Path("DataFrame")  # in messages
 def _text(value: Any) -> str:
     """A value of a table as text. Bytes, which tf.data gives for text, are UTF-8."""
     value = value.item() if isinstance(value, np.generic) else value
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else _as_text(value)
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else as_text(value)
 
 
 def _labels(y: Any) -> list[int | str]:

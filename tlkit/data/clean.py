@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,11 @@ from tlkit.data.dataset import decode_images
 from tlkit.data.decode import decode
 from tlkit.data.images import LEFT_OUT, ImageSet
 from tlkit.data.scan import scan
+from tlkit.data.sources.member import Item
 from tlkit.disk import check_writable
 from tlkit.errors import DataError
 from tlkit.files import temporary_beside
+from tlkit.plan.address import Address
 from tlkit.plan.in_memory import InMemory
 
 SUFFIXES = {"jpeg": ".jpg", "png": ".png", "gif": ".gif", "bmp": ".bmp", "webp": ".webp"}
@@ -26,7 +27,9 @@ AS_IT_IS = ("duplicate", "grey", "tiny")  # notes and problems of images whose f
 TRIED_SIZE = 32  # pixels per side at which every image is decoded, to see whether it does
 
 
-def clean_copy(data: str | Path | InMemory, folder: str | Path, *, group_by: str | None = None) -> pd.DataFrame:
+def clean_copy(
+    data: str | Path | Address | InMemory, folder: str | Path, *, group_by: str | None = None
+) -> pd.DataFrame:
     """Write the usable images of a data set into a new folder, by the rules by which tlkit reads them.
 
     An image that is used as it is (a JPEG, PNG, GIF, BMP or WebP without a note) is copied byte for byte, with the
@@ -73,14 +76,14 @@ def _write(images: ImageSet, changed: set[str], folder: Path) -> pd.DataFrame:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if copied:
-            shutil.copyfile(file, target)
+            target.write_bytes(file.read_bytes())
         else:
             _draw(file, target, images.depth)
         rows.append((name, row.label, row.split, row.group, row.path, copied))
     return pd.DataFrame(rows, columns=["path", "label", "split", "group", "source", "copied"])
 
 
-def _draw(file: Path, target: Path, depth: int) -> None:
+def _draw(file: Item, target: Path, depth: int) -> None:
     """Write an image as the PNG of what the decoder makes of it."""
     from PIL import Image
 

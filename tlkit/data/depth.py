@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from tlkit.data.convert import Unreadable, convert, needs_conversion, read_header
 from tlkit.data.headers import Status, examine
 from tlkit.data.limits import DEPTHS, FULL_DEPTH
+from tlkit.data.sources.member import Item
 
 
-def depth_of(files: Iterable[Path]) -> int:
+def depth_of(files: Iterable[Item]) -> int:
     """The bits that a set's images of 16 bits use together: 8, 10, 12, 14 or 16.
 
     Files of 8 bits, and those that do not decode, do not count; 16 if no file counts. Alpha does not count either.
@@ -23,7 +23,7 @@ def depth_of(files: Iterable[Path]) -> int:
     return next(bits for bits in DEPTHS if highest < 2**bits) if highest >= 0 else FULL_DEPTH
 
 
-def _highest(file: Path) -> int:
+def _highest(file: Item) -> int:
     """The highest value of colour or grey in a file of 16 bits; -1 for any other."""
     import tensorflow as tf
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tlkit.data.sources.member import Root
 
 HEIC, AVIF = "heic", "avif"  # formats whose first bytes are alike
 
@@ -141,7 +144,7 @@ def signatures() -> list[tuple[int, bytes, str]]:
     return [(at, signature, found.name) for at, signature, found in _SIGNATURES] + boxes + pnm + short
 
 
-def foreign_file(file: Path) -> Foreign | None:
+def foreign_file(file: Root) -> Foreign | None:
     """Name a file; None if its first bytes tell nothing or cannot be read."""
     try:
         with file.open("rb") as stream:

@@ -14,11 +14,14 @@ import struct
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tlkit.data.foreign import foreign
 from tlkit.data.limits import MAX_FILE_BYTES, MAX_JPEG_PIXELS, MAX_PIXELS
 from tlkit.data.parsing import PARSERS, Parsed, Unreadable, jpeg_is_cut
+
+if TYPE_CHECKING:
+    from tlkit.data.sources.member import Root
 
 _SIGNATURES = (  # first bytes, format: what the graph decodes; WebP beside them
     (b"\xff\xd8\xff", "jpeg"),
@@ -187,7 +190,7 @@ class LeftOut(Exception):
         self.kind, self.detail = kind, detail
 
 
-def bytes_of(file: Path) -> bytes:
+def bytes_of(file: Root) -> bytes:
     """A file's bytes; the first ones only, if it is nothing that is used. Raises LeftOut if it cannot be read."""
     try:
         about = file.stat()

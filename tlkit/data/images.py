@@ -10,7 +10,6 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlkit.data.limits import FULL_DEPTH
@@ -23,6 +22,8 @@ from tlkit.words import counted, text_of
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+
+    from tlkit.data.sources.member import Root
 
 
 TABLE_COLUMNS = ("path", "label", "split", "group", "sha256", "format", "width", "height")
@@ -53,6 +54,7 @@ PROBLEMS: dict[str, tuple[str, str]] = {
     "tiny": ("problem", "used"),
     "group-across-parts": ("problem", "used"),
     "alike-names": ("problem", "used"),
+    "repeated-name": ("problem", "used"),
     "named-as-part": ("problem", "used"),
     "class-nearly-lost": ("problem", "used"),
     "class-not-measured": ("problem", "used"),
@@ -71,6 +73,8 @@ PROBLEMS: dict[str, tuple[str, str]] = {
     "duplicate-across-parts": ("problem", "left out"),
     "outside-class-folder": ("problem", "left out"),
     "name-not-utf-8": ("problem", "left out"),
+    "outside-archive": ("problem", "left out"),
+    "link-in-archive": ("problem", "left out"),
     "hidden-file": ("problem", "left out"),
     "unlabelled": ("problem", "left out"),
     "outside-parts": ("problem", "left out"),
@@ -91,7 +95,7 @@ NOT_OF_FILES = {  # problems of a folder or a class, whose path is that of the f
 class ImageSet:
     """Images with their labels and splits, and the problems found.
 
-    root: the folder that paths are relative to.
+    root: the folder that paths are relative to, on disk or in an archive.
     table: one row per usable image: path, label, split ("train", "validation", "test", or "" before `split`), group,
         sha256 (of the file), format, width, height (pixels, as stored).
     class_names: alphabetical, unless an order was given; the index of a label here is its class number.
@@ -100,7 +104,7 @@ class ImageSet:
     source: the data in memory that the files were written from; they are removed when nothing holds it any more.
     """
 
-    root: Path
+    root: Root
     table: pd.DataFrame
     class_names: tuple[str, ...]
     problems: pd.DataFrame
@@ -163,8 +167,8 @@ class ImageSet:
         names = self.table["group"].where(self.table["group"] != "", self.table["sha256"])
         return pd.factorize(names)[0].astype("int64")
 
-    def files(self) -> list[Path]:
-        """The images' paths, ready to open."""
+    def files(self) -> list[Root]:
+        """The images, ready to be read: `read_bytes()` gives a file, `str()` its name. Paths, if they are on disk."""
         return [self.root / path for path in self.table["path"]]
 
     def keys(self) -> list[str]:

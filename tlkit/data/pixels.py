@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -29,6 +28,7 @@ from tlkit.data.headers import Status, examine, why_not
 from tlkit.data.images import ImageSet, problem
 from tlkit.data.limits import FULL_DEPTH
 from tlkit.data.looks import Looks
+from tlkit.data.sources.member import Item
 from tlkit.errors import DataError
 from tlkit.plan.in_memory import InMemory
 from tlkit.words import counted
@@ -38,7 +38,7 @@ from tlkit.words import counted
 DECODER_VERSION = 6
 BATCH = 16  # files that a thread decodes before it hands them on
 CHANGED = "it was changed after it had been scanned"
-HashedFile = tuple[Path, str | None]  # with the SHA-256 that it must have; None for any
+HashedFile = tuple[Item, str | None]  # with the SHA-256 that it must have; None for any
 AT_ONCE = 2  # files that are converted at the same time, to bound memory
 
 
@@ -85,7 +85,7 @@ class StreamedRows:
     source: as in `ImageSet`.
     """
 
-    files: tuple[Path, ...]
+    files: tuple[Item, ...]
     size: int
     fit: str
     depth: int = FULL_DEPTH

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 from tlkit.data.convert import Unreadable, read_header
 from tlkit.data.headers import TINY, LeftOut, Notes, Status, bytes_of, examine
 from tlkit.data.images import problem
 from tlkit.data.sources.item import _Found
+from tlkit.data.sources.member import Root
 
 
-def row_of(root: Path, found: _Found, findings: list[dict[str, str]]) -> dict[str, Any] | None:
+def row_of(root: Root, found: _Found, findings: list[dict[str, str]]) -> dict[str, Any] | None:
     """One file's table row. None if it cannot be used; the reason goes to `findings`.
 
     A file that the graph does not decode, and that `tlkit.data.convert` reads, is used, and noted as converted.

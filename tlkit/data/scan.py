@@ -1,4 +1,4 @@
-"""Finds the images of a folder or table and names every problem. Reads headers and decodes nothing."""
+"""Finds the images of a folder, table or archive and names every problem. Reads headers and decodes nothing."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ from tlkit.data.foreign import foreign_file
 from tlkit.data.images import LEFT_OUT, PROBLEM_COLUMNS, TABLE_COLUMNS, ImageSet, problem, raise_if_strict
 from tlkit.data.limits import FULL_DEPTH
 from tlkit.data.rows import row_of
+from tlkit.data.sources.archive import TAR, ZIP
 from tlkit.data.sources.folder import _walk
 from tlkit.data.sources.item import _Found
+from tlkit.data.sources.kinds import exists, not_read, root_of_data
+from tlkit.data.sources.member import Member, Root
 from tlkit.data.sources.memory import InMemoryImages
 from tlkit.data.sources.order import ordered_classes
-from tlkit.data.sources.records import COMPRESSED, TABLES, kind_of_table
-from tlkit.data.sources.table import _read_table, root_of_table
+from tlkit.data.sources.records import TABLES, kind_of_table
+from tlkit.data.sources.table import _read_table, images_of_records, root_of_table
 from tlkit.errors import DataError, nearest
+from tlkit.plan.address import Address
 from tlkit.plan.columns import named_columns
 from tlkit.plan.in_memory import InMemory, as_data, needs_again
 
@@ -31,14 +35,14 @@ _MAYBE_DEEP = ("tiff", "jpeg2000", "pnm")  # formats that become PNG of 16 bits,
 
 
 def scan(
-    data: str | Path | InMemory,
+    data: str | Path | Address | InMemory,
     *,
     group_by: str | None = None,
     columns: Mapping[str, str] | str | None = None,
     class_names: Sequence[str] | None = None,
     strict: bool = False,
 ) -> ImageSet:
-    """Find the images of a folder or table and name every problem, from headers and hashes only.
+    """Find the images of a folder, table or archive and name every problem, from headers and hashes only.
 
     The format is recognised by a file's first bytes, not by its extension: JPEG, PNG, GIF (first frame), BMP or WebP.
     TIFF, HEIC, AVIF and others are converted when they are decoded, and noted as converted: see `tlkit.convert`. Files
@@ -70,29 +74,15 @@ def scan(
     check_exists(data)
     findings: list[dict[str, str]] = []
     named = named_columns(columns)
-    is_table = isinstance(data, Path) and bool(kind_of_table(data)) and not data.is_dir()
     if isinstance(data, InMemory):
         root, found = _in_memory(data, group_by, named, findings)
         class_names = class_names or getattr(data, "class_names", None) or None
-    elif data.is_dir():
-        if group_by or named:
-            asked = f"`group_by={group_by}`" if group_by else "`columns`"
-            raise DataError(
-                f"{asked} needs a CSV with that column, and '{data}' is a folder. "
-                "Write a CSV with the columns path, label and the group."
-            )
-        root, found = data, _walk(data, findings)
-    elif is_table:
-        if not data.is_file():
-            raise DataError(f"'{data}' is not a regular file. Expected a table that can be read again: save it as one.")
-        root, found = root_of_table(data), iter(_read_table(data, group_by, named, findings))
-        if not root.is_dir():
-            raise DataError(
-                f"The images of '{data}' belong in '{root}', which does not exist. If they were moved, copy the table "
-                "into the folder where they are now: its paths are relative to its own folder."
-            )
     else:
-        raise DataError(_not_a_table(data))
+        root, found = _images_of(root_of_data(data), group_by, named, findings)
+        if isinstance(root, Member):
+            class_names = class_names or root.members.class_names or None
+            found = list(found)
+            root.members.prepare([one.path for one in found])
     composed = (one._replace(label=unicodedata.normalize("NFC", one.label)) for one in found)
     rows = [row for item in composed if (row := row_of(root, item, findings)) is not None]
     table = pd.DataFrame(rows, columns=list(TABLE_COLUMNS)).sort_values("path", ignore_index=True)
@@ -104,14 +94,51 @@ def scan(
     names = order or tuple(sorted(set(table["label"])))
     images = _with_depth(ImageSet(root, table, names, problems, source=data if isinstance(data, InMemory) else None))
     if not len(table):
-        raise DataError(_nothing_found(data, root, problems) if root == data else _nothing_in_table(data, problems))
+        of_table = isinstance(data, InMemory) or _is_table(root_of_data(data))
+        raise DataError(_nothing_in_table(data, problems) if of_table else _nothing_found(data, root, problems))
     if strict:
         raise_if_strict(images)
     return images
 
 
 WORKBOOKS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
-ARCHIVES = (*COMPRESSED, ".tar", ".tgz", ".7z", ".rar")
+
+
+def _is_table(data: Root) -> bool:
+    return bool(kind_of_table(data)) and not data.is_dir()
+
+
+def _images_of(
+    data: Root, group_by: str | None, named: Mapping[str, str], findings: list[dict[str, str]]
+) -> tuple[Root, Iterable[_Found]]:
+    """The folder that names are relative to, and the images, of a folder or a table on disk or in an archive."""
+    if isinstance(data, Member):
+        findings += data.members.findings
+    if isinstance(data, Member) and not data.inside and (records := data.members.records()) is not None:
+        return data, images_of_records(data.members, records, group_by, named, findings)
+    if data.is_dir():
+        if group_by or named:
+            asked = f"`group_by={group_by}`" if group_by else "`columns`"
+            raise DataError(
+                f"{asked} needs a CSV with that column, and '{data}' is {_kind(data)}. "
+                "Write a CSV with the columns path, label and the group."
+            )
+        return data, _walk(data, findings)
+    if not _is_table(data):
+        raise DataError(_not_a_table(data))
+    if not data.is_file():
+        raise DataError(f"'{data}' is not a regular file. Expected a table that can be read again: save it as one.")
+    root, found = root_of_table(data), _read_table(data, group_by, named, findings)
+    if not root.is_dir():
+        raise DataError(
+            f"The images of '{data}' belong in '{root}', which does not exist. If they were moved, copy the table "
+            "into the folder where they are now: its paths are relative to its own folder."
+        )
+    return root, found
+
+
+def _kind(data: Root) -> str:
+    return "an archive of class folders" if isinstance(data, Member) else "a folder"
 
 
 def _with_depth(images: ImageSet) -> ImageSet:
@@ -133,7 +160,7 @@ def _with_depth(images: ImageSet) -> ImageSet:
 
 def _in_memory(
     data: InMemory, group_by: str | None, named: Mapping[str, str], findings: list[dict[str, str]]
-) -> tuple[Path, Iterable[_Found]]:
+) -> tuple[Root, Iterable[_Found]]:
     """The folder and the images of data in memory. Raises DataError for a plan's description of it, without images."""
     if group_by or named:
         raise DataError(
@@ -159,13 +186,13 @@ def at_depth(images: ImageSet, depth: int) -> ImageSet:
     return dataclasses.replace(images, problems=problems, depth=depth)
 
 
-def check_exists(data: str | Path | InMemory) -> None:
+def check_exists(data: str | Path | Address | InMemory) -> None:
     """Raise DataError, with the nearest path, if there is no such folder or file, or if data in memory is not here."""
     if isinstance(data, InMemory):
         if not isinstance(data, InMemoryImages):
             raise DataError(needs_again(data))
-    elif not Path(data).exists():
-        raise DataError(_no_such_path(Path(data)))
+    elif isinstance(given := as_data(data), Path) and not exists(given):
+        raise DataError(_no_such_path(given))
 
 
 def _same_bytes(table: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, str]]]:
@@ -191,16 +218,19 @@ def _no_such_path(data: Path) -> str:
     return f"No such file or folder: '{data}'. {hint}"
 
 
-def _not_a_table(data: Path) -> str:
+def _not_a_table(data: Root) -> str:
     what = f"'{data}' is a file but not a CSV. Expected a folder of class folders or a CSV with path,label"
     if data.suffix.lower() in WORKBOOKS:
         return f"{what}; in Excel save as 'CSV UTF-8'."
-    if data.suffix.lower() in ARCHIVES:
-        return f"'{data}' is an archive. Unpack it, and give the folder of class folders or the table that was in it."
+    if not_read(data):
+        return (
+            f"'{data}' is an archive of a kind that is not read. Expected {', '.join((*ZIP, *TAR))}: pack it anew, or "
+            "unpack it and give the folder."
+        )
     return f"{what} ({', '.join(TABLES)})."
 
 
-def _nothing_in_table(data: Path | InMemory, problems: pd.DataFrame) -> str:
+def _nothing_in_table(data: object, problems: pd.DataFrame) -> str:
     """The message for a table without a usable image: what is wrong with its first row, and all by kind."""
     lost = problems[problems["action"] == LEFT_OUT]
     if not len(lost):
@@ -213,7 +243,7 @@ def _nothing_in_table(data: Path | InMemory, problems: pd.DataFrame) -> str:
     return f"{said} Paths are relative to the table's folder."
 
 
-def _nothing_found(data: Path | InMemory, root: Path, problems: pd.DataFrame) -> str:
+def _nothing_found(data: object, root: Root, problems: pd.DataFrame) -> str:
     """What was found instead of images, by format where it is known, and what converts the most frequent one."""
     named = [
         foreign_file(root / path) if kind in ("unsupported-format", "not-an-image") else None

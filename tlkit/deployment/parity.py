@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tlkit.data.convert import Unreadable, convert
+from tlkit.data.sources.member import Item
 from tlkit.deployment.formats import FORMATS, open_target
 from tlkit.deployment.saved_model import UNSURE
 from tlkit.errors import ParityError
@@ -49,7 +50,7 @@ class FreshProcess:
         self._process.communicate()
         self._errors.close()
 
-    def ask(self, saved_model: str | Path, files: Sequence[Path], batch_size: int = 16) -> dict[str, np.ndarray]:
+    def ask(self, saved_model: str | Path, files: Sequence[Item], batch_size: int = 16) -> dict[str, np.ndarray]:
         """Run a SavedModel on files.
 
         Returns:
@@ -62,7 +63,7 @@ class FreshProcess:
             answers = Path(scratch) / "answers.npz"
             question = {
                 "saved_model": str(saved_model),
-                "files": [str(_servable(Path(f).resolve(), Path(scratch, f"{i}.png"))) for i, f in enumerate(files)],
+                "files": [str(_servable(f, Path(scratch, f"{i}.png"))) for i, f in enumerate(files)],
                 "answers": str(answers),
                 "batch_size": batch_size,
             }
@@ -75,20 +76,20 @@ class FreshProcess:
                 return {name: loaded[name] for name in loaded.files}
 
 
-def _servable(file: Path, copy: Path) -> Path:
-    """The file itself, or `copy`, converted from it, if the SavedModel does not decode its format."""
+def _servable(item: Item, copy: Path) -> Path:
+    """The file itself; `copy` of an item that is not on disk, or that is converted for the SavedModel to decode it."""
     try:
-        data = file.read_bytes()
+        data = item.read_bytes()
         converted = convert(data)
-    except (OSError, Unreadable):
-        return file  # the SavedModel names it
-    if converted is data:
-        return file
+    except (OSError, Unreadable):  # the SavedModel names it
+        converted = data = b""
+    if converted is data and isinstance(item, Path):
+        return item.resolve()
     copy.write_bytes(converted)
     return copy
 
 
-def serve_files(saved_model: str | Path, files: Sequence[Path]) -> dict[str, np.ndarray]:
+def serve_files(saved_model: str | Path, files: Sequence[Item]) -> dict[str, np.ndarray]:
     """Run a SavedModel on files in a `FreshProcess` of its own."""
     with FreshProcess() as fresh:
         return fresh.ask(saved_model, files)
@@ -96,7 +97,7 @@ def serve_files(saved_model: str | Path, files: Sequence[Path]) -> dict[str, np.
 
 def prove_parity(
     saved_model: str | Path,
-    files: Sequence[Path],
+    files: Sequence[Item],
     probabilities: np.ndarray,
     class_names: Sequence[str],
     fresh: FreshProcess | None = None,
@@ -167,7 +168,7 @@ def prove_parity(
     return proof
 
 
-def _check_evaluated(evaluated: np.ndarray, own: np.ndarray, files: Sequence[Path]) -> None:
+def _check_evaluated(evaluated: np.ndarray, own: np.ndarray, files: Sequence[Item]) -> None:
     """Raise ParityError if evaluated probabilities differ from the model's own by more than rounding can explain.
 
     evaluated, own: float32, shape (n, classes).

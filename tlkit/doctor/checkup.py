@@ -33,6 +33,7 @@ from tlkit.models.blocks import cut
 from tlkit.models.classifier import build_classifier
 from tlkit.models.inference import bfloat16_pays, inference_batch
 from tlkit.notebook import card, lines, rows
+from tlkit.plan.address import Address
 from tlkit.plan.in_memory import InMemory
 from tlkit.words import counted
 
@@ -337,7 +338,7 @@ def _described(found: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def inspect(
-    data: str | Path | InMemory,
+    data: str | Path | Address | InMemory,
     *,
     group_by: str | None = None,
     columns: Mapping[str, str] | str | None = None,

@@ -22,6 +22,7 @@ from tlkit.devices import _device, _precision
 from tlkit.finetuning.build import Decided, Trained, build
 from tlkit.finetuning.prepare import Prepared
 from tlkit.folders import PLAN
+from tlkit.plan.address import redacted_arguments
 from tlkit.plan.augmentation import PRESETS, Augmentation, augmentation_from_dict
 from tlkit.plan.decision import Decision
 from tlkit.plan.job import Job
@@ -101,6 +102,13 @@ def foresee(prepared: Prepared, deadline: Deadline = NO_DEADLINE) -> Plan:
     return draw_up(prepared, recipe, decisions, decided=False)
 
 
+def _command() -> str | None:
+    """The command line, without secrets; None if tlkit was called from Python."""
+    if Path(sys.argv[0]).stem not in ("tlkit", "__main__"):
+        return None
+    return shlex.join(["tlkit", *redacted_arguments(sys.argv[1:])])
+
+
 def draw_up(prepared: Prepared, recipe: Recipe | None, decisions: Sequence[Decision], *, decided: bool = True) -> Plan:
     """Make the plan of a job.
 
@@ -119,7 +127,7 @@ def draw_up(prepared: Prepared, recipe: Recipe | None, decisions: Sequence[Decis
         follows.append(Decision("pixels", "decoded in every epoch", why))
     return Plan(
         tlkit=metadata.version("tlkit"),
-        command=shlex.join(["tlkit", *sys.argv[1:]]) if Path(sys.argv[0]).stem in ("tlkit", "__main__") else None,
+        command=_command(),
         started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         job=job,
         recipe=recipe,

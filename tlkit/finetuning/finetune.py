@@ -31,6 +31,7 @@ from tlkit.finetuning.resume import (
 from tlkit.finetuning.transfer import transfer_gain
 from tlkit.finetuning.words import plan_lines
 from tlkit.folders import CHECKPOINTS, PLAN
+from tlkit.plan.address import Address
 from tlkit.plan.augmentation import Augmentation
 from tlkit.plan.in_memory import InMemory, as_data
 from tlkit.plan.job import OPTIONS, Job
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 
 
 def finetune(
-    data: str | Path | InMemory | Job | None = None,
+    data: str | Path | Address | InMemory | Job | None = None,
     *,
     backbone: str | None = None,
     recipe: Recipe | str | None = None,
@@ -144,7 +145,7 @@ def finetune(
 
 def resumed(
     resume: str | Path,
-    data: str | Path | InMemory | Job | None,
+    data: str | Path | Address | InMemory | Job | None,
     out: str | Path | None,
     *,
     force: bool,
@@ -198,7 +199,7 @@ def carry_out(
 
 def go_on(
     unfinished: Unfinished,
-    data: str | Path | InMemory | None = None,
+    data: str | Path | Address | InMemory | None = None,
     *,
     force: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),

@@ -11,7 +11,9 @@ from tlkit.backbones.published import Card, check_handle, fetch, is_handle, pinn
 from tlkit.backbones.weights import row_of_weights
 from tlkit.data.scan import check_exists
 from tlkit.data.sources.names import is_utf8
+from tlkit.data.sources.records import kind_of_table
 from tlkit.errors import SpecError
+from tlkit.plan.address import Address
 from tlkit.plan.augmentation import Augmentation, find_augmentation
 from tlkit.plan.decision import Decision
 from tlkit.plan.in_memory import InMemory
@@ -162,12 +164,13 @@ def _check_backbone(job: Job, backbone: Backbone, size: int, recipe: Recipe | No
         )
 
 
-def _data_name(source: Path | InMemory) -> str:
+def _data_name(source: Path | Address | InMemory) -> str:
     """A name for the data, as part of a folder's name: data/ gives data, birds/splits.csv gives birds-splits."""
-    if isinstance(source, InMemory):
+    if not isinstance(source, Path):
         name = source.name.replace("/", "_").replace("\\", "_")
     else:
         source = source.absolute()
-        name = source.name if source.is_dir() else f"{source.parent.name}-{source.stem}"
+        table = kind_of_table(source) and not source.is_dir()
+        name = f"{source.parent.name}-{source.stem}" if table else source.name
     name = "".join(one if is_utf8(one) and one.isprintable() else "_" for one in name)
     return name.lstrip(".-")[:LONGEST_NAME] or "data"

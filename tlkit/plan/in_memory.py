@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from tlkit.errors import DataError
+from tlkit.plan.address import Address, is_address
 from tlkit.words import counted
 
 _KEY = "in_memory"  # of plan.json
@@ -66,14 +68,19 @@ def needs_again(data: InMemory) -> str:
     )
 
 
-def as_data(value: Any) -> Path | InMemory:
-    """Return a path, or data in memory as it is. Raises DataError for anything else, and says what it becomes data by.
+def as_data(value: Any) -> Path | Address | InMemory:
+    """Return a path, the address of data elsewhere, or data in memory as it is.
+
+    Raises DataError for anything else, and says what it becomes data by.
 
     >>> as_data("birds") == Path("birds")
     True
     """
-    if isinstance(value, InMemory):
+    if isinstance(value, InMemory | Address):
         return value
+    if isinstance(value, str) and is_address(value):
+        local = value.startswith("file://") and not urlsplit(value).netloc
+        return Path(unquote(urlsplit(value).path)) if local else Address(value)
     if isinstance(value, str | os.PathLike):
         return Path(value)
     kind = type(value).__name__
@@ -84,6 +91,6 @@ def as_data(value: Any) -> Path | InMemory:
     else:
         way = "tlkit.from_arrays(x, y, class_names)"
     raise DataError(
-        f"The data is of the type {kind}. Expected the path of a folder or a table. "
+        f"The data is of the type {kind}. Expected a folder, a table, an archive or an address. "
         f"Data in memory becomes data for tlkit by {way}."
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 from tlkit.errors import RunError, SpecError, TlkitError, unknown
 from tlkit.manifest import digest, known_manifest
+from tlkit.plan.address import Address
 from tlkit.plan.augmentation import Augmentation, augmentation_from_dict, check_fields
 from tlkit.plan.checks import _between, _from_dict, _whole
 from tlkit.plan.columns import named_columns
@@ -104,7 +105,7 @@ class Job:
     'squash'
     """
 
-    data: Path | InMemory
+    data: Path | Address | InMemory
     backbone: str | None = None
     recipe: Recipe | str | None = None
     similar: bool | None = None
@@ -192,7 +193,7 @@ class Job:
         return self.recipe == AUTO or (self.recipe is None and self.similar is None)
 
     @classmethod
-    def given(cls, data: str | Path | InMemory, options: Mapping[str, Any]) -> Job:
+    def given(cls, data: str | Path | Address | InMemory, options: Mapping[str, Any]) -> Job:
         """Create a job from `data` and options.
 
         `data` may also be the plan.json of an earlier run: then its job is repeated, with these options changed.
@@ -200,7 +201,7 @@ class Job:
         Raises RunError for a run's folder, or for a JSON file that is not a plan.
         """
         path = as_data(data)
-        if isinstance(path, InMemory):
+        if not isinstance(path, Path):
             return cls(path, **options)
         if path.is_dir() and (path / "plan.json").is_file():
             raise RunError(f"'{path}' is a run, not data. To repeat it, give '{path / 'plan.json'}'.")

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from tlkit.backbones import BACKBONES, named_backbones
+from tlkit.data.sources.records import kind_of_table
 from tlkit.doctor.checkup import JUDGE, check_data
 from tlkit.errors import RunError, SpecError
 from tlkit.evaluation.calibration import calibration_error_of
@@ -26,6 +27,7 @@ from tlkit.evaluation.reliance import reliance
 from tlkit.evaluation.robustness import robustness
 from tlkit.evaluation.saliency import ClassActivationMaps
 from tlkit.models.blocks import cut
+from tlkit.plan.address import Address
 from tlkit.plan.decision import Decision
 from tlkit.plan.in_memory import InMemory
 from tlkit.plan.plan import Plan
@@ -161,15 +163,15 @@ class Record:
     # -- what was asked --------------------------------------------------------------------------------
 
     @property
-    def data(self) -> Path | InMemory:
+    def data(self) -> Path | Address | InMemory:
         return self._plan.job.data
 
     @property
     def data_name(self) -> str:
         """clothing/splits.csv is clothing, and so is clothing/."""
-        if isinstance(self.data, InMemory):
+        if not isinstance(self.data, Path):
             return self.data.name
-        return self.data.parent.name if not self.data.is_dir() else self.data.name
+        return self.data.parent.name if kind_of_table(self.data) and not self.data.is_dir() else self.data.name
 
     @property
     def seed(self) -> int:

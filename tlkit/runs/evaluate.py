@@ -20,6 +20,7 @@ from tlkit.errors import DataError, SpecError, nearest, unknown
 from tlkit.evaluation.predict import VIEWS, predict_averaged, predict_probabilities
 from tlkit.evaluation.scores import evaluate
 from tlkit.models.inference import inference_batch
+from tlkit.plan.address import Address
 from tlkit.plan.augmentation import Augmentation
 from tlkit.plan.in_memory import InMemory
 from tlkit.runs.folder import Run, open_run
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 def evaluate_run(
     run: Run | str | Path,
-    data: str | Path | InMemory | None = None,
+    data: str | Path | Address | InMemory | None = None,
     *,
     views: str | None = None,
     columns: Mapping[str, str] | str | None = None,

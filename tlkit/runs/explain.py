@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from tlkit.data.sources.member import Item, Root
 from tlkit.deployment.exported import decoded_pixels
 from tlkit.drawing import draw_rows
 from tlkit.errors import DataError, unknown
@@ -91,7 +92,7 @@ def _maps(model: keras.Model, images: np.ndarray, chosen: Sequence[int], method:
     return cam(images, chosen)[0], cam.method
 
 
-def image_files(files: Sequence[str | Path]) -> list[Path]:
+def image_files(files: Sequence[str | Path]) -> list[Root]:
     """The first 64 image files among some files and folders. Raises DataError if there is none."""
     found = [file for file, aside in _expand(files) if not aside][:MOST_EXPLAINED]
     if not found:
@@ -99,7 +100,7 @@ def image_files(files: Sequence[str | Path]) -> list[Path]:
     return found
 
 
-def decoded_files(run: Run, files: Sequence[Path], size: int) -> np.ndarray:
+def decoded_files(run: Run, files: Sequence[Item], size: int) -> np.ndarray:
     """Image files as the run's model sees them, but for their size: uint8, shape (n, size, size, 3).
 
     Raises DataError for one that does not decode.
@@ -108,7 +109,7 @@ def decoded_files(run: Run, files: Sequence[Path], size: int) -> np.ndarray:
     return np.stack([_decoded(file, size, plan.job.fit, plan.depth) for file in files])
 
 
-def _decoded(file: Path, size: int, fit: str, depth: int) -> np.ndarray:
+def _decoded(file: Item, size: int, fit: str, depth: int) -> np.ndarray:
     data = _read(file)
     if isinstance(data, str):
         raise DataError(f"'{shown(file)}' cannot be read: {data}. Expected an image file.")

@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
+from tlkit.data.sources.kinds import root_of_data
+from tlkit.data.sources.member import Root
 from tlkit.data.sources.names import is_utf8
 from tlkit.data.sources.records import kind_of_table
 from tlkit.data.sources.table import root_of_table
@@ -45,6 +47,7 @@ from tlkit.folders import (
 )
 from tlkit.manifest import MANIFEST, Manifest, check_file, digest, digest_of, known_manifest, note_files
 from tlkit.notebook import card, interval, lines
+from tlkit.plan.address import Address
 from tlkit.plan.in_memory import InMemory, as_data
 from tlkit.plan.old import renewed_table
 from tlkit.plan.plan import Plan
@@ -93,7 +96,7 @@ class Run:
     """
 
     folder: Path
-    moved_to: Path | InMemory | None = None
+    moved_to: Path | Address | InMemory | None = None
 
     def _repr_html_(self) -> str:
         """Show in a notebook what the run did and how good it is."""
@@ -267,16 +270,16 @@ class Run:
         return table
 
     @property
-    def data_root(self) -> Path:
-        """The folder that the paths in split.csv are relative to. It may be gone.
+    def data_root(self) -> Root:
+        """The folder that the paths in split.csv are relative to, on disk or in an archive. It may be gone.
 
         Raises DataError if the data lay in memory and is not here.
         """
         data = self.moved_to or self.plan.job.data
         if isinstance(data, InMemory):
             return data.folder
-        if data.is_dir() or not kind_of_table(data):
-            return data
+        if not isinstance(data, Path) or data.is_dir() or not kind_of_table(data):
+            return root_of_data(data)
         windows = PureWindowsPath(data)
         return Path(str(windows.parent)) if windows.drive and not data.exists() else root_of_table(data)
 
@@ -349,7 +352,7 @@ def with_slashes(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(path=table["path"].mask(windows, table["path"].str.replace("\\", "/", regex=False)))
 
 
-def open_run(folder: str | Path, moved_to: str | Path | InMemory | None = None) -> Run:
+def open_run(folder: str | Path, moved_to: str | Path | Address | InMemory | None = None) -> Run:
     """Open a finished run.
 
     Args:
@@ -399,7 +402,7 @@ def check_members(runs: Sequence[Run | str | Path]) -> list[Run]:
     return members
 
 
-def check_out(folder: Path, force: bool, data: Path | InMemory | None = None) -> None:
+def check_out(folder: Path, force: bool, data: Path | Address | InMemory | None = None) -> None:
     """Raise RunError if a run may not be written to `folder`, because it holds something and `force` was not given.
 
     Even with `force`, a folder with anything but a run's own files is refused, so that nothing else is lost.

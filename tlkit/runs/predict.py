@@ -15,13 +15,16 @@ from tlkit.data.convert import Unreadable, convert
 from tlkit.data.headers import why_not
 from tlkit.data.limits import MAX_FILE_BYTES
 from tlkit.data.sources.folder import files_below
+from tlkit.data.sources.kinds import root_of_data
+from tlkit.data.sources.member import Item, Root
 from tlkit.data.sources.memory import InMemoryImages
 from tlkit.deployment.exported import Opened
 from tlkit.errors import DataError, nearest
+from tlkit.plan.in_memory import InMemory, as_data
 from tlkit.runs.reading import BATCH, open_exported, unsure_below
 from tlkit.words import shown, text_of
 
-Item = tuple[str, Path | bytes | str]  # the name of an image, and its file, its bytes, or why it is left aside
+Named = tuple[str, Item | bytes | str]  # the name of an image, and its file, its bytes, or why it is left aside
 Served = tuple[list[str], Opened, bool]
 Images = str | Path | Sequence[Any] | np.ndarray | InMemoryImages
 
@@ -32,11 +35,11 @@ def predict(model: str | Path | Served, files: Images, *, top: int = 3) -> pd.Da
     Args:
         model: A run's folder, or a folder that export wrote; or what `tlkit.runs.predict.opened` makes of it, to load
             it once for several calls.
-        files: Files, and folders, which are searched as `tlkit.scan` does: links are followed, system files and files
-            that lie beside images, such as annotations, are passed over. What the model itself does not decode, such
-            as TIFF and HEIC, is converted first: see `tlkit.convert`. Or images in memory, raw RGB 0-255: an array of
-            shape (n, height, width, 3), a list of arrays, or what `tlkit.from_arrays` takes or returns. They reach the
-            model as lossless PNGs.
+        files: Files, and folders and archives, which are searched as `tlkit.scan` does: links are followed, system
+            files and files that lie beside images, such as annotations, are passed over. What the model itself does
+            not decode, such as TIFF and HEIC, is converted first: see `tlkit.convert`. Or images in memory, raw RGB
+            0-255: an array of shape (n, height, width, 3), a list of arrays, or what `tlkit.from_arrays` takes or
+            returns. They reach the model as lossless PNGs.
         top: How many classes to give, 1 or more.
 
     Returns:
@@ -63,7 +66,7 @@ def opened(model: str | Path) -> Served:
     return *open_exported(model), unsure_below(model) != 0
 
 
-def answered(found: Sequence[Item], model: Served, top: int) -> pd.DataFrame:
+def answered(found: Sequence[Named], model: Served, top: int) -> pd.DataFrame:
     """The table of `predict` for images by a model that is loaded."""
     names, answer, has_threshold = model
     rows: list[dict[str, Any]] = []
@@ -83,7 +86,7 @@ def answered(found: Sequence[Item], model: Served, top: int) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"sure": object})
 
 
-def _given(images: Images) -> list[Item]:
+def _given(images: Images) -> list[Named]:
     """The name of each image, and its file, its bytes, or why it is left aside."""
     if isinstance(images, InMemoryImages):
         return [(one.path, images.folder / one.path) for one in images.found]
@@ -104,37 +107,40 @@ def _given(images: Images) -> list[Item]:
     return [(text_of(file), aside or file) for file, aside in found]
 
 
-def _expand(files: Sequence[str | Path] | InMemoryImages) -> list[tuple[Path, str]]:
+def _expand(files: Sequence[str | Path] | InMemoryImages) -> list[tuple[Root, str]]:
     """The files, and those in the folders, each with why it is left aside, or "".
 
     Folders are searched as `tlkit.scan` searches a class folder. Raises DataError for one that does not exist.
     """
     if isinstance(files, InMemoryImages):
         files = files.files()
-    found: list[tuple[Path, str]] = []
-    for one in map(Path, files):
+    found: list[tuple[Root, str]] = []
+    for file in files:
+        given = as_data(file)
+        one = given.folder if isinstance(given, InMemory) else root_of_data(given)
         if one.is_dir():
             found += sorted(files_below(one))
         elif one.exists() or one.is_symlink():
             found.append((one, ""))
         else:
-            siblings = [p.name for p in one.parent.iterdir()] if one.parent.is_dir() else []
-            close = nearest(one.name, siblings)
-            hint = f" Did you mean '{shown(one.parent / close)}'?" if close else ""
+            above = one.parent
+            close = nearest(one.name, [inner.name for inner in above.iterdir()] if above.is_dir() else [])
+            hint = f" Did you mean '{shown(above / close)}'?" if close else ""
             raise DataError(f"No such file: '{shown(one)}'.{hint}")
     return found
 
 
-def _read(file: Path) -> bytes | str:
+def _read(item: Item) -> bytes | str:
     """A file's bytes, converted if the model does not decode its format, or why it cannot be read."""
     try:
-        if file.is_symlink() and not file.exists():
-            return "the link leads nowhere"
-        if not file.is_file():
-            return "not a regular file"
-        if file.stat().st_size > MAX_FILE_BYTES:
-            return f"larger than {MAX_FILE_BYTES // 1024**2} MiB"
-        return convert(file.read_bytes())
+        if isinstance(item, Root):
+            if item.is_symlink() and not item.exists():
+                return "the link leads nowhere"
+            if not item.is_file():
+                return "not a regular file"
+            if item.stat().st_size > MAX_FILE_BYTES:
+                return f"larger than {MAX_FILE_BYTES // 1024**2} MiB"
+        return convert(item.read_bytes())
     except Unreadable as reason:
         return str(reason)
     except OSError as error:

@@ -20,6 +20,7 @@ from tlkit.backbones import find_backbone
 from tlkit.backbones.operations import check_operations
 from tlkit.data.dataset import decode_images
 from tlkit.data.images import PROBLEM_COLUMNS, TABLE_COLUMNS, ImageSet
+from tlkit.data.sources.member import Root
 from tlkit.deployment.exported import Opened, _opened_target
 from tlkit.errors import DataError, RunError, TlkitError, WeightsError
 from tlkit.folders import DESCRIPTION, check_export, own_manifest, read_description
@@ -133,7 +134,7 @@ def own_part(run: Run, part: str | None) -> ImageSet:
     table = run.read_table("split.csv")
     table = table if part is None else table[table["split"] == part].reset_index(drop=True)
     root = run.data_root
-    files = [root / path for path in table["path"]]
+    files: list[Root] = [root / path for path in table["path"]]
     gone = [file for file in files if not file.is_file()]
     if gone:
         raise DataError(_gone(run, root, gone, len(files)))
@@ -164,7 +165,7 @@ def groups_of(run: Run, paths: Iterable[str]) -> np.ndarray:
     return names.reindex(list(paths)).to_numpy(str)
 
 
-def _gone(run: Run, root: Path, gone: Sequence[Path], count: int) -> str:
+def _gone(run: Run, root: Root, gone: Sequence[Root], count: int) -> str:
     """What to say of a run's images that are not where they were."""
     number = f"{len(gone):,} of the {counted(count, 'image')}" if count > 1 else "The image"
     if run.moved_to is not None:

@@ -12,6 +12,7 @@ from tlkit.data.preview import draw_sheet
 from tlkit.data.scan import scan
 from tlkit.errors import DataError
 from tlkit.files import write_atomically
+from tlkit.plan.address import Address
 from tlkit.plan.augmentation import PRESETS, Augmentation
 from tlkit.plan.in_memory import InMemory
 from tlkit.plan.recipe import to_dict
@@ -41,7 +42,7 @@ NO_FILES = Files()
 
 
 def explore_augmentation(
-    data: str | Path | InMemory | ImageSet,
+    data: str | Path | Address | InMemory | ImageSet,
     asked: Augmentation | None = None,
     *,
     check: bool = False,

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator
-from pathlib import Path
 
 from tlkit.data.images import problem
 from tlkit.data.sources.item import _Found, _relative
 from tlkit.data.sources.layout import Aside, ClassFolder, Layout, layout_of
+from tlkit.data.sources.member import Member, Root
 from tlkit.data.sources.names import alike_labels, is_utf8, label_of_name, part_of_name
-from tlkit.data.sources.tree import Tree
+from tlkit.data.sources.tree import Odd, Tree
 from tlkit.words import counted, shown
 
 NOT_UTF_8 = "the file name is not UTF-8; rename it"
 Findings = list[dict[str, str]]
 
 
-def _walk(data: Path, findings: Findings) -> Iterator[_Found]:
+def _walk(data: Root, findings: Findings) -> Iterator[_Found]:
     """Yield the files of every class folder, sorted by folder, and append the problems to `findings`."""
     tree = Tree()
     layout = layout_of(tree, data)
@@ -34,19 +34,26 @@ def _walk(data: Path, findings: Findings) -> Iterator[_Found]:
         yield from _class_folder(tree, folder, data, findings)
 
 
-def files_below(folder: Path) -> Iterator[tuple[Path, str]]:
+def files_below(folder: Root) -> Iterator[tuple[Root, str]]:
     """Yield each file below a folder that may be an image, as `tlkit.scan` finds them, and why it is left aside, or "".
 
     System files, and other files that lie beside images, are not named.
     """
-    for one in Tree().walk(folder):
-        if isinstance(one, Path):
+    records = folder.members.records() if isinstance(folder, Member) and not folder.inside else None
+    if records is not None and isinstance(folder, Member):
+        found: list[Root | Odd] = [folder / row.cells[0] for row in records.rows if not row.fault]
+    else:
+        found = list(Tree().walk(folder))
+    if isinstance(folder, Member):
+        folder.members.prepare([one.as_posix() for one in found if isinstance(one, Root)])
+    for one in found:
+        if isinstance(one, Root):
             yield one, ""
         elif one[1] not in ("system-file", "beside-images", "repeated-link"):
             yield one[0], one[2]
 
 
-def _class_folder(tree: Tree, of: ClassFolder, root: Path, findings: Findings) -> Iterator[_Found]:
+def _class_folder(tree: Tree, of: ClassFolder, root: Root, findings: Findings) -> Iterator[_Found]:
     """Yield the files of a class folder and its sub-folders."""
     found = 0
     for item in tree.walk(of.folder):
@@ -70,7 +77,7 @@ def _class_folder(tree: Tree, of: ClassFolder, root: Path, findings: Findings) -
         findings.append(problem(_relative(of.folder, root), of.label, "sub-folders", detail))
 
 
-def _outside(file: Path, root: Path) -> dict[str, str]:
+def _outside(file: Root, root: Root) -> dict[str, str]:
     """The problem of an entry beside class folders. A link without a suffix that leads nowhere was a class folder."""
     if file.is_symlink() and not file.exists():
         label = "" if file.suffix else label_of_name(file.name)
@@ -78,14 +85,14 @@ def _outside(file: Path, root: Path) -> dict[str, str]:
     return problem(_relative(file, root), "", "outside-class-folder", "not in a class folder")
 
 
-def _aside(tree: Tree, one: Aside, root: Path) -> Findings:
+def _aside(tree: Tree, one: Aside, root: Root) -> Findings:
     """The problems of a folder that is no class."""
     if not one.each:
         label = label_of_name(one.folder.name) if one.kind == "empty-class" else ""
         return [problem(_relative(one.folder, root), label, one.kind, one.detail)]
     found = []
     for item in tree.walk(one.folder):
-        path, kind, detail = (item, one.kind, one.detail) if isinstance(item, Path) else item
+        path, kind, detail = (item, one.kind, one.detail) if isinstance(item, Root) else item
         found.append(problem(_relative(path, root), "", kind, detail))
     return found
 

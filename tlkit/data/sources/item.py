@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from tlkit.data.sources.member import Root
 
 SPLIT_FOLDERS = {  # folder name, or value of a CSV's column split -> split
     "train": "train",
@@ -25,5 +27,5 @@ class _Found(NamedTuple):
     group: str = ""
 
 
-def _relative(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()
+def _relative(path: Root, root: Root) -> str:
+    return path.relative_to(root).as_posix()  # type: ignore[arg-type]

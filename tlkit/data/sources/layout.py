@@ -6,8 +6,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from tlkit.data.sources.member import Root
 from tlkit.data.sources.names import UNLABELLED, is_utf8, label_of_name, part_in_name, part_of_name, without_part
 from tlkit.data.sources.records import likely_table
 from tlkit.data.sources.tree import Tree
@@ -21,7 +21,7 @@ NAMED = 4  # folders that a message names
 class ClassFolder:
     """A folder whose images are of one class. name: that gave the label. split: "" where the folders give none."""
 
-    folder: Path
+    folder: Root
     name: str
     split: str = ""
 
@@ -34,7 +34,7 @@ class ClassFolder:
 class Aside:
     """A folder that is no class: the kind and detail of its problem. each: whether its files have it."""
 
-    folder: Path
+    folder: Root
     kind: str
     detail: str
     each: bool = False
@@ -51,10 +51,10 @@ class Layout:
 
     classes: tuple[ClassFolder, ...]
     aside: tuple[Aside, ...]
-    between: tuple[Path, ...]
+    between: tuple[Root, ...]
 
 
-def layout_of(tree: Tree, data: Path) -> Layout:
+def layout_of(tree: Tree, data: Root) -> Layout:
     """Find the classes of a data set by the names of its folders and by which of them hold images.
 
     Raises DataError where this cannot be known: no class folders, parts without class folders or without a train part,
@@ -79,7 +79,7 @@ def layout_of(tree: Tree, data: Path) -> Layout:
     return Layout(found.classes, (*aside, *empty_ones, *found.aside), (*between, *found.between))
 
 
-def _unwrapped(tree: Tree, data: Path) -> tuple[Path, list[Path], list[Aside]]:
+def _unwrapped(tree: Tree, data: Root) -> tuple[Root, list[Root], list[Aside]]:
     """Go down while a folder holds one folder and no images beside it: the last, those passed, what to say of them."""
     top, between, aside = data, [data], []
     while (inner := _only_folder(tree, top)) is not None:
@@ -91,7 +91,7 @@ def _unwrapped(tree: Tree, data: Path) -> tuple[Path, list[Path], list[Aside]]:
     return top, between, aside
 
 
-def _only_folder(tree: Tree, folder: Path) -> Path | None:
+def _only_folder(tree: Tree, folder: Root) -> Root | None:
     """The only sub-folder with images, if it has such sub-folders itself, and there are no images beside it."""
     inner = tree.bearing(folder)
     if len(inner) != 1 or tree.listing(folder).files:
@@ -99,7 +99,7 @@ def _only_folder(tree: Tree, folder: Path) -> Path | None:
     return inner[0] if tree.bearing(inner[0]) and not tree.listing(inner[0]).files else None
 
 
-def _parts(tree: Tree, folders: Sequence[Path]) -> dict[Path, str]:
+def _parts(tree: Tree, folders: Sequence[Root]) -> dict[Root, str]:
     """The folders that are parts of the data, with their splits. Empty if the folders are classes.
 
     Raises DataError where they are neither.
@@ -139,15 +139,15 @@ def _parts(tree: Tree, folders: Sequence[Path]) -> dict[Path, str]:
     return {}
 
 
-def _by_rest(loose: dict[Path, str]) -> list[dict[Path, str]]:
+def _by_rest(loose: dict[Root, str]) -> list[dict[Root, str]]:
     """The folders whose names differ in nothing but the part, where train and another part are among them."""
-    found: dict[tuple[str, ...], dict[Path, str]] = defaultdict(dict)
+    found: dict[tuple[str, ...], dict[Root, str]] = defaultdict(dict)
     for one, part in loose.items():
         found[(without_part(one.name), *re.findall(r"\d+", one.name))][one] = part
     return [same for same in found.values() if "train" in same.values() and len(set(same.values())) > 1]
 
 
-def _parts_beside_others(tree: Tree, loose: dict[Path, str]) -> dict[Path, str]:
+def _parts_beside_others(tree: Tree, loose: dict[Root, str]) -> dict[Root, str]:
     """The only parts named alike whose train part holds folders, as seg_train and seg_test beside seg_pred."""
     found = [
         same for same in _by_rest(loose) if any(tree.bearing(one) for one, part in same.items() if part == "train")
@@ -155,7 +155,7 @@ def _parts_beside_others(tree: Tree, loose: dict[Path, str]) -> dict[Path, str]:
     return found[0] if len(found) == 1 else {}
 
 
-def _check_no_part_in_class(loose: dict[Path, str]) -> None:
+def _check_no_part_in_class(loose: dict[Root, str]) -> None:
     """Raise DataError for folders such as cat_train and cat_test, which would become two classes."""
     found = _by_rest(loose)
     if found:
@@ -167,7 +167,7 @@ def _check_no_part_in_class(loose: dict[Path, str]) -> None:
         )
 
 
-def _check_train(parts: dict[Path, str], train: Sequence[Path], nested: Sequence[Path]) -> None:
+def _check_train(parts: dict[Root, str], train: Sequence[Root], nested: Sequence[Root]) -> None:
     """Raise DataError for several parts of which none is train, or whose train part has no class folders."""
     folders = list(parts)
     if not train:
@@ -186,7 +186,7 @@ def _check_train(parts: dict[Path, str], train: Sequence[Path], nested: Sequence
         )
 
 
-def _common(tree: Tree, folders: Sequence[Path]) -> set[str]:
+def _common(tree: Tree, folders: Sequence[Root]) -> set[str]:
     """The names of sub-folders that all of several folders have, if none of these has images of its own.
 
     Of folders that are numbered, such as fold1 and fold2, those that any two have.
@@ -200,7 +200,7 @@ def _common(tree: Tree, folders: Sequence[Path]) -> set[str]:
     return set.intersection(*inner)
 
 
-def _class_first(tree: Tree, folders: Sequence[Path]) -> bool:
+def _class_first(tree: Tree, folders: Sequence[Root]) -> bool:
     """Whether each folder holds part folders and nothing else, as in cat/train and cat/test."""
     if len(folders) < 2 or any(tree.listing(one).files for one in folders):
         return False
@@ -209,14 +209,14 @@ def _class_first(tree: Tree, folders: Sequence[Path]) -> bool:
     return None not in found and "train" in found and len(found) > 1
 
 
-def _of_classes_with_parts(tree: Tree, folders: Sequence[Path]) -> Layout:
+def _of_classes_with_parts(tree: Tree, folders: Sequence[Root]) -> Layout:
     classes = [
         ClassFolder(part, one.name, part_of_name(part.name) or "") for one in folders for part in tree.bearing(one)
     ]
     return Layout(tuple(classes), (), tuple(folders))
 
 
-def _of_parts(tree: Tree, parts: dict[Path, str], others: Sequence[Path]) -> Layout:
+def _of_parts(tree: Tree, parts: dict[Root, str], others: Sequence[Root]) -> Layout:
     """The classes of each part. others: folders with images that are no part."""
     classes: list[ClassFolder] = []
     names = ", ".join(shown(one.name) for one in parts)
@@ -224,7 +224,7 @@ def _of_parts(tree: Tree, parts: dict[Path, str], others: Sequence[Path]) -> Lay
         Aside(one, "outside-parts", f"images in '{shown(one.name)}', which is none of the parts {names}", each=True)
         for one in others
     ]
-    between: list[Path] = []
+    between: list[Root] = []
     known: set[str] = set()
     for part, split in sorted(parts.items(), key=lambda item: (item[1] != "train", item[0])):
         inner = _classes_of_part(tree, part, known)
@@ -241,7 +241,7 @@ def _of_parts(tree: Tree, parts: dict[Path, str], others: Sequence[Path]) -> Lay
     return Layout(tuple(classes), tuple(aside), tuple(between))
 
 
-def _classes_of_part(tree: Tree, part: Path, known: Iterable[str]) -> list[Path]:
+def _classes_of_part(tree: Tree, part: Root, known: Iterable[str]) -> list[Root]:
     """The class folders of a part; none if its images are in no class folder. known: the classes of train."""
     inner = tree.bearing(part)
     while len(inner) == 1 and not tree.listing(part).files and label_of_name(inner[0].name) not in known:
@@ -255,7 +255,7 @@ def _classes_of_part(tree: Tree, part: Path, known: Iterable[str]) -> list[Path]
     return inner
 
 
-def _empty(tree: Tree, folder: Path, between_parts: bool) -> Aside:
+def _empty(tree: Tree, folder: Root, between_parts: bool) -> Aside:
     """What to say of a folder without images."""
     odd = [item for item in tree.walk(folder) if isinstance(item, tuple)]
     beside = [detail for _, kind, detail in odd if kind == "beside-images"]
@@ -266,7 +266,7 @@ def _empty(tree: Tree, folder: Path, between_parts: bool) -> Aside:
     return Aside(folder, "empty-class", f"class '{label_of_name(folder.name)}': its folder holds no files")
 
 
-def _no_class_folders(tree: Tree, top: Path, empty: Sequence[Path]) -> str:
+def _no_class_folders(tree: Tree, top: Root, empty: Sequence[Root]) -> str:
     files = len(tree.listing(top).files)
     found = f"{counted(files, 'file')} and " + (
         f"{counted(len(empty), 'folder')} without images ({_named([one.name for one in empty])})"
@@ -281,7 +281,7 @@ def _no_class_folders(tree: Tree, top: Path, empty: Sequence[Path]) -> str:
     )
 
 
-def _check_name(folder: Path) -> None:
+def _check_name(folder: Root) -> None:
     """Raise DataError for a folder's name that no label and no table can hold."""
     if not is_utf8(folder.name):
         raise DataError(f"The name of the folder '{text_of(folder)}' is not UTF-8. Rename it.")
@@ -301,7 +301,7 @@ def _check_labels(classes: Sequence[ClassFolder]) -> None:
             )
 
 
-def _quoted(folders: Sequence[Path]) -> str:
+def _quoted(folders: Sequence[Root]) -> str:
     return f"The folders {_named([one.name for one in folders])} in '{text_of(folders[0].parent)}'"
 
 

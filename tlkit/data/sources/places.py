@@ -16,10 +16,10 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple
 
 from tlkit.data.sources.item import SPLIT_FOLDERS
+from tlkit.data.sources.member import Member, Root
 from tlkit.data.sources.names import part_of_name
 
 # extensions that a table may leave out
@@ -133,9 +133,10 @@ class Places:
     root: the folder that paths are relative to.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Root) -> None:
         self.root = root
-        self._base = os.path.abspath(root)
+        self._member = root if isinstance(root, Member) else None
+        self._base = f"/{root.inside}".rstrip("/") or "/" if isinstance(root, Member) else os.path.abspath(root)
         self._listed: dict[str, _Folder | None] = {}
         self._found_on_disk: dict[str, str | None] = {}
         self._prefixes: dict[str, str] = {}
@@ -256,7 +257,8 @@ class Places:
     def _list(self, folder: str) -> _Folder | None:
         """The names in a folder, read once. folder: relative to the root, or absolute."""
         if folder not in self._listed:
-            self._listed[folder] = _listing(os.path.join(self._base, folder))
+            path = os.path.join(self._base, folder)
+            self._listed[folder] = _listing(path) if self._member is None else _among(self._member, path)
         return self._listed[folder]
 
     def _relative(self, folder: str, name: str) -> str:
@@ -275,6 +277,7 @@ class Places:
         """The folders below the root, relative to it, at most MOST_FOLDERS. A link is followed once."""
         found: list[str] = []
         pending, linked = deque([""]), {os.path.realpath(self._base)}
+        on_disk = self._member is None
         while pending and len(found) < MOST_FOLDERS:
             here = pending.popleft()
             listed = self._list(here)
@@ -282,9 +285,10 @@ class Places:
             for name in sorted(listed.folders) if listed else ():
                 below = f"{here}/{name}" if here else name
                 path = os.path.join(self._base, below)
-                if name.startswith(".") or (os.path.islink(path) and os.path.realpath(path) in linked):
+                link = on_disk and os.path.islink(path)
+                if name.startswith(".") or (link and os.path.realpath(path) in linked):
                     continue
-                if os.path.islink(path):
+                if link:
                     linked.add(os.path.realpath(path))
                 pending.append(below)
         return found
@@ -340,7 +344,7 @@ class Places:
         return f"no file '{self._shown(one.path)}'"
 
     def _shown(self, path: str) -> str:
-        return os.path.join(self.root, path)[:300]
+        return os.path.join(str(self.root), path)[:300]
 
     def _explained(self, one: Wanted) -> str:
         """What was looked for first, and the nearest file that exists."""
@@ -473,6 +477,13 @@ def _listing(folder: str) -> _Folder | None:
     except (OSError, ValueError):  # no such folder; a name that no folder can have
         return None
     return found
+
+
+def _among(root: Member, path: str) -> _Folder | None:
+    """What `_listing` gives, of a folder in an archive. path: from the archive's own root, which is "/"."""
+    here = os.path.normpath(path).strip("/")
+    names = root.members.folders.get("" if here == "." else here)
+    return None if names is None else _Folder(set(names[1]), set(names[0]))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

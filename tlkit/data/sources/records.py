@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from tlkit.data.sources.member import Root
 from tlkit.data.sources.names import is_system
 from tlkit.errors import DataError
 from tlkit.words import counted
@@ -49,7 +50,7 @@ _UNCLOSED = "a quotation mark is opened and not closed"
 MOST_UNCLOSED = 100  # each costs another look at the lines after it
 
 
-def kind_of_table(file: Path) -> str:
+def kind_of_table(file: Root) -> str:
     """The extension of TABLES that a file's name has, before that of a compression if it has one; "" if none.
 
     >>> kind_of_table(Path("a/labels.CSV")), kind_of_table(Path("a/labels.csv.gz")), kind_of_table(Path("photos.zip"))
@@ -62,14 +63,14 @@ def kind_of_table(file: Path) -> str:
     return kind if kind in TABLES else ""
 
 
-def likely_table(folder: Path) -> Path | None:
+def likely_table(folder: Root) -> Root | None:
     """The table in a folder that most likely holds labels, by its name. None if there is none."""
-    tables = [one for one in folder.glob("*") if kind_of_table(one) not in ("", ".txt")]
+    tables: list[Root] = [one for one in folder.iterdir() if kind_of_table(one) not in ("", ".txt")]
     tables = [one for one in tables if "submission" not in one.name.lower()]
     words = ("train", "label", "metadata")
     return min(
         tables,
-        key=lambda one: (next((i for i, word in enumerate(words) if word in one.name.lower()), len(words)), one),
+        key=lambda one: (next((i for i, word in enumerate(words) if word in one.name.lower()), len(words)), one.name),
         default=None,
     )
 
@@ -101,7 +102,7 @@ class Records:
     inside: frozenset[str] = frozenset()
 
 
-def read_records(file: Path) -> Records:
+def read_records(file: Root) -> Records:
     """Read a table by its extension, one of TABLES, or one of COMPRESSED behind it.
 
     Raises DataError if it cannot be read or unpacked, is not UTF-8 or UTF-16 with a mark, or is a workbook.
@@ -116,7 +117,7 @@ def read_records(file: Path) -> Records:
     return _json_lines(file, lines) if kind in JSON_LINES else _delimited(file, lines)
 
 
-def _decoded(file: Path) -> str:
+def _decoded(file: Root) -> str:
     """The text of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark."""
     data = _unpacked(file) if file.suffix.lower() in COMPRESSED else file.read_bytes()
     if data.startswith(_WORKBOOKS):
@@ -133,7 +134,7 @@ def _decoded(file: Path) -> str:
     return decoded
 
 
-def _unpacked(file: Path) -> bytes:
+def _unpacked(file: Root) -> bytes:
     """The content of a compressed table, at most MOST_UNPACKED bytes."""
     try:
         with _opened(file) as stream:
@@ -147,15 +148,16 @@ def _unpacked(file: Path) -> bytes:
     return data
 
 
-def _opened(file: Path) -> IO[bytes] | gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile:
+def _opened(file: Root) -> IO[bytes] | gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile:
     kind = file.suffix.lower()
+    opened = file if isinstance(file, Path) else file.open("rb")
     if kind == ".gz":
-        return gzip.open(file)
+        return gzip.open(opened)
     if kind == ".bz2":
-        return bz2.open(file)
+        return bz2.open(opened)
     if kind == ".xz":
-        return lzma.open(file)
-    with zipfile.ZipFile(file) as archive:  # what it opens stays open
+        return lzma.open(opened)
+    with zipfile.ZipFile(opened) as archive:  # what it opens stays open
         names = [one.filename for one in archive.infolist() if not one.is_dir()]
         names = [name for name in names if not any(is_system(part) for part in name.split("/"))]
         if len(names) != 1:
@@ -164,7 +166,7 @@ def _opened(file: Path) -> IO[bytes] | gzip.GzipFile | bz2.BZ2File | lzma.LZMAFi
         return archive.open(names[0])
 
 
-def _not_utf8(file: Path, data: bytes, encoding: str, place: int) -> str:
+def _not_utf8(file: Root, data: bytes, encoding: str, place: int) -> str:
     """The message for a file that does not decode at a byte. What it was meant to be is shown, never assumed."""
     if encoding not in ("utf-8", "utf-8-sig"):
         return f"'{file}' begins as {encoding.upper()} and is damaged after byte {place:,}. Save it again, as UTF-8."
@@ -180,7 +182,7 @@ def _not_utf8(file: Path, data: bytes, encoding: str, place: int) -> str:
 # -- CSV -----------------------------------------------------------------------------------------------------
 
 
-def _delimited(file: Path, lines: list[str]) -> Records:
+def _delimited(file: Root, lines: list[str]) -> Records:
     """The rows of a CSV whose cells are separated by one of SEPARATORS, by the header or a line `sep=;`."""
     start = next((i for i, one in enumerate(lines) if one.strip()), len(lines))
     given = _SEPARATOR_LINE.fullmatch(lines[start]) if start < len(lines) else None
@@ -214,7 +216,7 @@ def _checked(found: Iterator[Record], columns: int) -> Iterator[Record]:
             yield one
 
 
-def _parsed(file: Path, lines: list[str], start: int, separator: str) -> Iterator[Record]:
+def _parsed(file: Root, lines: list[str], start: int, separator: str) -> Iterator[Record]:
     """Every row from a line on. A row whose quotation mark is not closed is named, and the next line read afresh."""
     unclosed = 0
     while start < len(lines):
@@ -246,7 +248,7 @@ def _parsed(file: Path, lines: list[str], start: int, separator: str) -> Iterato
 # -- JSON Lines and Parquet ----------------------------------------------------------------------------------
 
 
-def _json_lines(file: Path, lines: list[str]) -> Records:
+def _json_lines(file: Root, lines: list[str]) -> Records:
     """The rows of a file with a JSON object in each line. The columns are the keys of all of them."""
     names: dict[str, int] = {}
     rows: list[Record] = []
@@ -264,7 +266,7 @@ def _json_lines(file: Path, lines: list[str]) -> Records:
             names.setdefault(str(name), len(names))
         cells = [""] * len(names)
         for name, value in values.items():
-            cells[names[str(name)]] = _as_text(value)
+            cells[names[str(name)]] = as_text(value)
         rows.append(Record(number, cells))
     if not names:
         raise DataError(f"Cannot read '{file}': none of its lines is a JSON object, such as {_OBJECT}.")
@@ -274,7 +276,7 @@ def _json_lines(file: Path, lines: list[str]) -> Records:
 _OBJECT = '{"file_name": "cat/001.jpg", "label": "cat"}'
 
 
-def _parquet(file: Path) -> Records:
+def _parquet(file: Root) -> Records:
     """The rows of a Parquet file."""
     try:
         import pyarrow
@@ -285,7 +287,7 @@ def _parquet(file: Path) -> Records:
             "or save the table as CSV UTF-8."
         ) from None
     try:
-        opened = parquet.ParquetFile(file)
+        opened = parquet.ParquetFile(file if isinstance(file, Path) else file.open("rb"))
     except pyarrow.ArrowException as error:
         raise DataError(f"Cannot read '{file}' as Parquet: {error}.") from error
     types, is_a = opened.schema_arrow, pyarrow.types
@@ -298,7 +300,7 @@ def _parquet(file: Path) -> Records:
                 values = dict(zip(batch.schema.names, (column.to_pylist() for column in batch.columns), strict=True))
                 columns = [values.get(name, [""] * len(batch)) for name in types.names]
                 for number, cells in enumerate(zip(*columns, strict=True), start=done + 1):
-                    yield Record(number, [_as_text(cell) for cell in cells])
+                    yield Record(number, [as_text(cell) for cell in cells])
                 done += len(batch)
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(f"Cannot read '{file}' as Parquet after row {done:,}: {error}.") from error
@@ -306,7 +308,7 @@ def _parquet(file: Path) -> Records:
     return Records(list(types.names), rows(), frozenset(inside))
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
     """A value of JSON or Parquet as text: whole numbers without a point, lists joined by SEVERAL."""
     if isinstance(value, str):
         return value.strip()
@@ -315,5 +317,5 @@ def _as_text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, list):
-        return SEVERAL.join(_as_text(one) for one in value)
+        return SEVERAL.join(as_text(one) for one in value)
     return str(value)

@@ -10,30 +10,19 @@ from typing import NamedTuple
 
 from tlkit.data.images import problem
 from tlkit.data.sources.item import _Found
+from tlkit.data.sources.kinds import root_of_data
+from tlkit.data.sources.member import Members, Root
 from tlkit.data.sources.names import alike_labels, is_utf8, label_of_name, part_in_name, part_of_name
 from tlkit.data.sources.places import IMAGE_EXTENSIONS, Place, Places, Wanted
 from tlkit.data.sources.records import SEVERAL, Record, Records, kind_of_table, read_records
+from tlkit.data.sources.table_columns import COLUMNS, plain
 from tlkit.errors import DataError, unknown
 from tlkit.folders import PLAN, own_manifest
-from tlkit.plan.in_memory import InMemory, data_from_json
+from tlkit.plan.in_memory import InMemory, as_data, data_from_json
 from tlkit.plan.job import PARTS
 from tlkit.plan.old import RENAMED_COLUMNS, renewed
 from tlkit.words import counted
 
-# what a column holds -> its names, the likeliest first; capitals, spaces, "_", "-" and "." do not count
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "path": (
-        *("path", "paths", "filepath", "filepaths", "filename", "filenames", "file", "files", "fname"),
-        *("imagepath", "imagepaths", "imgpath", "imagefile", "imagefilename", "imagename", "imgname"),
-        *("image", "images", "img", "photo", "picture", "imageid", "idcode", "id"),
-    ),
-    "label": (
-        *("label", "labels", "labelname", "class", "classes", "classname", "category", "categories", "categoryname"),
-        *("target", "labelid", "classid", "categoryid"),
-    ),
-    "split": ("split", "splits", "set", "subset", "dataset", "datasplit", "partition", "part"),
-    "group": ("group",),
-}
 ONE, ZERO = ("1", "1.0", "true"), ("0", "0.0", "false", "")  # values of a column that stands for a class
 _INDEX = re.compile(r"|index|level\d+|unnamed:?\d+")  # names that pandas gives to an index
 MOST_SHOWN = 20  # columns in a message
@@ -48,26 +37,35 @@ class _Layout(NamedTuple):
     group: int | None
 
 
-def root_of_table(file: Path) -> Path:
+def root_of_table(file: Root) -> Root:
     """The folder that the paths of a table are relative to: its own, or the data's for the split.csv of a run.
+
+    The data of a run may be an archive.
 
     Raises DataError for the split.csv of a run whose images lay in memory.
     """
     seen: set[Path] = set()
-    while file.name == "split.csv" and file not in seen and (values := own_manifest(file.parent, PLAN)):
+    while (
+        isinstance(file, Path)
+        and file.name == "split.csv"
+        and file not in seen
+        and (values := own_manifest(file.parent, PLAN))
+    ):
         seen.add(file)
         given = data_from_json(renewed(values)["job"].get("data", file.parent))
         if isinstance(given, InMemory):
             return given.folder
-        data = Path(given)
-        if data.is_dir() or not kind_of_table(data):
-            return data
+        data = as_data(given)
+        if isinstance(data, InMemory):
+            return data.folder
+        if not isinstance(data, Path) or data.is_dir() or not kind_of_table(data):
+            return root_of_data(data)
         file = data
     return file.parent
 
 
 def _read_table(
-    file: Path, group_by: str | None, named: Mapping[str, str], findings: list[dict[str, str]]
+    file: Root, group_by: str | None, named: Mapping[str, str], findings: list[dict[str, str]]
 ) -> list[_Found]:
     """Find the images of a table. A row that cannot be used is named in `findings` and left out.
 
@@ -86,14 +84,14 @@ def _read_table(
 
 
 def labelled_rows(
-    file: Path, records: Records, group_by: str | None, named: Mapping[str, str], findings: list[dict[str, str]]
+    file: Root, records: Records, group_by: str | None, named: Mapping[str, str], findings: list[dict[str, str]]
 ) -> list[Wanted]:
     """The rows of a table with a path and one label; no file is looked for. Otherwise as `_read_table`."""
     return _labelled(file, records, _layout(file, records, group_by, named), findings)
 
 
 def files_of_rows(
-    file: Path, rows: Sequence[Wanted], places: Sequence[Place], findings: list[dict[str, str]]
+    file: Root, rows: Sequence[Wanted], places: Sequence[Place], findings: list[dict[str, str]]
 ) -> list[_Found]:
     """The images of rows by the places of their files. What cannot be used is named in `findings`."""
     found = _one_each(file, rows, places, findings)
@@ -104,16 +102,21 @@ def files_of_rows(
     return found
 
 
+def images_of_records(
+    members: Members, records: Records, group_by: str | None, named: Mapping[str, str], findings: list[dict[str, str]]
+) -> list[_Found]:
+    """The images of a source whose items have labels of their own. A record is read as a row of a table is."""
+    shown = Path(members.shown)
+    rows = labelled_rows(shown, records, group_by, named, findings)
+    return files_of_rows(shown, rows, [Place(row.path, "written") for row in rows], findings)
+
+
 # -- which column holds what ---------------------------------------------------------------------------------
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_.\-]+", "", name).lower()
-
-
-def _layout(file: Path, records: Records, group_by: str | None, named: Mapping[str, str]) -> _Layout:
+def _layout(file: Root, records: Records, group_by: str | None, named: Mapping[str, str]) -> _Layout:
     names = records.names
-    if own_manifest(file.parent, PLAN):
+    if isinstance(file, Path) and own_manifest(file.parent, PLAN):
         names = [RENAMED_COLUMNS.get(name, name) for name in names]
     found: dict[str, int | None] = {}
     for role, known in COLUMNS.items():
@@ -149,12 +152,12 @@ def _no_names(names: Sequence[str]) -> str:
 
 def _column(names: Sequence[str], wanted: Sequence[str]) -> int | None:
     """The number of the first column that has one of the names: exactly, or but for capitals, spaces and the like."""
-    plain = [_plain(name) for name in names]
+    plain_names = [plain(name) for name in names]
     for one in wanted:
         if one in names:
             return list(names).index(one)
-        if _plain(one) in plain:
-            return plain.index(_plain(one))
+        if plain(one) in plain_names:
+            return plain_names.index(plain(one))
     return None
 
 
@@ -162,7 +165,7 @@ def _class_columns(names: Sequence[str], rows: Sequence[Record], taken: set[int 
     """The columns that stand for a class each: two or more that hold nothing but 0 and 1, and some 1."""
     found = []
     for i, name in enumerate(names):
-        if i in taken or _INDEX.fullmatch(_plain(name)):
+        if i in taken or _INDEX.fullmatch(plain(name)):
             continue
         values = {row.cells[i].lower() for row in rows if not row.fault and i < len(row.cells)}
         if values <= {*ONE, *ZERO} and values & {*ONE}:
@@ -173,7 +176,7 @@ def _class_columns(names: Sequence[str], rows: Sequence[Record], taken: set[int 
 # -- rows ----------------------------------------------------------------------------------------------------
 
 
-def _labelled(file: Path, records: Records, layout: _Layout, findings: list[dict[str, str]]) -> list[Wanted]:
+def _labelled(file: Root, records: Records, layout: _Layout, findings: list[dict[str, str]]) -> list[Wanted]:
     """The rows with a path and one label. The others are named in `findings`."""
     rows, names = records.rows, records.names
     classes: list[int] = []
@@ -225,7 +228,7 @@ def _several(where: str, labels: Sequence[str]) -> str:
     return f"several labels in {where}: {', '.join(labels[:10])}; tlkit trains single-label classifiers only"
 
 
-def _check_single(file: Path, several: Sequence[Mapping[str, str]], others: int) -> None:
+def _check_single(file: Root, several: Sequence[Mapping[str, str]], others: int) -> None:
     """Raise DataError if more images have several labels than have one: they are not for a single-label classifier."""
     if len(several) > others:
         first = several[0]
@@ -245,7 +248,7 @@ def _in_parts(
     values = {value: part_of_name(value) for value in {row.split for row in rows}}
     if layout.split is None or not any(values):
         return rows
-    if not any(values.values()) and _plain(names[layout.split]) not in COLUMNS["split"][:2]:
+    if not any(values.values()) and plain(names[layout.split]) not in COLUMNS["split"][:2]:
         return [row._replace(split="") for row in rows]
     found = []
     for row in rows:
@@ -261,7 +264,7 @@ def _in_parts(
 
 
 def _one_each(
-    file: Path, rows: Sequence[Wanted], places: Sequence[Place], findings: list[dict[str, str]]
+    file: Root, rows: Sequence[Wanted], places: Sequence[Place], findings: list[dict[str, str]]
 ) -> list[_Found]:
     """The image of each row that leads to a file, once, and without those that rows give different labels."""
     by_file: dict[str, Wanted] = {}

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from tlkit.data.foreign import foreign_file
 from tlkit.data.headers import image_format
+from tlkit.data.sources.member import Root, real_path
 from tlkit.data.sources.names import BESIDE_IMAGES, is_system
 from tlkit.words import text_of
 
 LOOKED_INTO = 200  # files of a hidden folder
-Odd = tuple[Path, str, str]  # an entry that is left aside, with the kind and detail of its problem
+Odd = tuple[Root, str, str]  # an entry that is left aside, with the kind and detail of its problem
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Listing:
     folders: those to be walked, links among them. files: those that may be images. odd: all others.
     """
 
-    folders: tuple[Path, ...]
-    files: tuple[Path, ...]
+    folders: tuple[Root, ...]
+    files: tuple[Root, ...]
     odd: tuple[Odd, ...]
 
 
@@ -40,20 +41,20 @@ MOST_DEEP = 100  # folders in each other, below a class folder
 class Tree:
     """Folders that are read once each, however often they are asked for."""
 
-    _listed: dict[Path, Listing] = field(default_factory=dict)
+    _listed: dict[Root, Listing] = field(default_factory=dict)
     _bearing: dict[str, bool] = field(default_factory=dict)
 
-    def listing(self, folder: Path) -> Listing:
+    def listing(self, folder: Root) -> Listing:
         """The entries of a folder. A folder that cannot be read has none, and is odd itself."""
         if folder not in self._listed:
             self._listed[folder] = _list(folder)
         return self._listed[folder]
 
-    def holds_images(self, folder: Path, deep: int = 0) -> bool:
+    def holds_images(self, folder: Root, deep: int = 0) -> bool:
         """Whether a folder, or one below it, holds a file that may be an image, or cannot be read."""
         if deep > MOST_DEEP:
             return True  # `walk` names it
-        real = os.path.realpath(folder)
+        real = real_path(folder)
         if real not in self._bearing:
             self._bearing[real] = False  # a link that leads back here finds nothing new
             here = self.listing(folder)
@@ -63,24 +64,24 @@ class Tree:
             )
         return self._bearing[real]
 
-    def bearing(self, folder: Path) -> list[Path]:
+    def bearing(self, folder: Root) -> list[Root]:
         """The sub-folders of a folder that hold images."""
         return [one for one in self.listing(folder).folders if self.holds_images(one)]
 
-    def walk(self, folder: Path) -> Iterator[Path | Odd]:
+    def walk(self, folder: Root) -> Iterator[Root | Odd]:
         """Yield every file below a folder that may be an image, and every entry that is left aside.
 
         Links to folders are followed. One that leads back to a folder that it is in, or to one that was walked before,
         is odd.
         """
-        pending: list[tuple[Path, tuple[str, ...]]] = [(folder, (os.path.realpath(folder),))]
+        pending: list[tuple[Root, tuple[str, ...]]] = [(folder, (real_path(folder),))]
         walked = {pending[0][1][0]}
         while pending:
             here, above = pending.pop()
             listing = self.listing(here)
             yield from listing.odd
             for child in listing.folders:
-                real = os.path.realpath(child)
+                real = real_path(child)
                 if real in above:
                     yield child, "symlink-loop", f"the link leads back to '{text_of(real)}'"
                 elif real in walked:
@@ -93,13 +94,13 @@ class Tree:
             yield from listing.files
 
 
-def _list(folder: Path) -> Listing:
-    folders: list[Path] = []
-    files: list[Path] = []
+def _list(folder: Root) -> Listing:
+    folders: list[Root] = []
+    files: list[Root] = []
     odd: list[Odd] = []
     beside: Counter[str] = Counter()
     try:
-        entries = sorted(folder.iterdir())
+        entries: list[Root] = sorted(folder.iterdir())
     except OSError as error:
         return Listing((), (), ((folder, "unreadable", error.strerror or str(error)),))
     for entry in entries:
@@ -129,28 +130,39 @@ def _list(folder: Path) -> Listing:
     return Listing(tuple(folders), tuple(files), tuple(odd))
 
 
-def _leads_up(entry: Path, folder: Path) -> str:
+def _leads_up(entry: Root, folder: Root) -> str:
     """The folder that a link leads to, if that is the folder which the link is in, or one above it; else ""."""
     if not entry.is_symlink():
         return ""
-    real, here = os.path.realpath(entry), os.path.realpath(folder)
+    real, here = real_path(entry), real_path(folder)
     return real if here == real or here.startswith(real.rstrip(os.sep) + os.sep) else ""
 
 
-def _is_dir(path: Path) -> bool:
+def _is_dir(path: Root) -> bool:
     try:
         return path.is_dir()
     except OSError:  # a link that leads to itself, or a name that is too long
         return False
 
 
-def _hides_images(folder: Path) -> bool:
+def _hides_images(folder: Root) -> bool:
     """Whether an image is among the first files of a hidden folder."""
-    files = (Path(here) / name for here, _, names in os.walk(folder) for name in names)
-    return any(_is_image(one) for one in itertools.islice(files, LOOKED_INTO))
+    return any(_is_image(one) for one in itertools.islice(_all_below(folder), LOOKED_INTO))
 
 
-def _is_image(path: Path) -> bool:
+def _all_below(folder: Root) -> Iterator[Root]:
+    """Every file below a folder. Links to folders are not followed."""
+    if isinstance(folder, Path):
+        yield from (Path(here) / name for here, _, names in os.walk(folder) for name in names)
+        return
+    for one in folder.iterdir():
+        if one.is_dir():
+            yield from _all_below(one)
+        else:
+            yield one
+
+
+def _is_image(path: Root) -> bool:
     """Whether a file begins as an image does. False for what cannot be read."""
     try:
         if not path.is_file():

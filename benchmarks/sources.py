@@ -1,0 +1,192 @@
+"""Check that one data set through every source gives the same split, features, predictions and metrics.
+
+    python benchmarks/sources.py [--every 10] [SOURCE ...]
+
+Every n-th image of `clothing` (of `../shared`, or $TLKIT_SHARED) is packed into each source, scanned, split and
+decoded; `nano` gives its features at 96 pixels, and a logistic regression learns from them, each time with an empty
+cache. A row per source says whether the split, the features and predicted probabilities (both bit for bit) and
+the metrics equal those of the first row of its pixels: the folder of the files for the sources that hand over the bytes
+of files, and a folder of lossless PNGs for arrays. Remote sources are on fsspec's memory://, and s3:// on the loopback
+(moto). Rows are appended to benchmarks/sources.csv; a source that has one of today is passed over.
+"""
+
+import argparse
+import functools
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from packing import PACKED
+from PIL import Image
+from rows import append_row, read_rows
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+
+import tlkit
+from tlkit.backbones import find_backbone
+from tlkit.cache import Cache
+from tlkit.data.dataset import decode_images
+from tlkit.features.extract import all_rows, extract_features
+from tlkit.models.blocks import cut
+from tlkit.models.classifier import build_classifier
+
+FILE = Path(__file__).with_suffix(".csv")
+SHARED = Path(os.environ.get("TLKIT_SHARED", Path(__file__).parent.parent.parent / "shared"))
+SIZE = 96
+SAME = ("split", "features", "predictions", "metrics")
+REMOTE = ("folder", "table", "zip", "tgz", "parquet")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sources", nargs="*")
+    parser.add_argument("--every", type=int, default=10)
+    arguments = parser.parse_args()
+    done = {row["source"] for row in read_rows(FILE) if row["date"] == date.today().isoformat()}
+    with tempfile.TemporaryDirectory() as scratch, s3() as endpoint:
+        root = Path(scratch) / "clothing"
+        table = _part(root, arguments.every)
+        references: dict[str, dict[str, Any]] = {}
+        for name, make in _sources(root, table, Path(scratch), endpoint).items():
+            reference = "pngs" if name in ("pngs", "arrays") else "files"
+            wanted = name in ("folder", "pngs") or (not arguments.sources or name in arguments.sources)
+            if not wanted or (name in done and name not in ("folder", "pngs")):
+                continue
+            started = time.process_time()
+            found = _learned(make(), Path(scratch))
+            first = references.setdefault(reference, found)
+            same = {f"same_{key}": found[key] == first[key] for key in SAME}
+            seconds = round(time.process_time() - started, 1)
+            row = {"date": date.today().isoformat(), "source": name, "images": found["images"], **same}
+            row |= {"accuracy": found["metrics"]["accuracy"], "log_loss": found["metrics"]["log_loss"]}
+            if name not in done:
+                append_row(FILE, {**row, "cpu_seconds": seconds, "cores": os.cpu_count()})
+
+
+def _part(root: Path, every: int) -> pd.DataFrame:
+    """Copy every n-th image of the data set, in the order of its paths."""
+    source = SHARED / "data" / "clothing" / "images"
+    rows = []
+    for file in sorted(source.glob("*/*"))[::every]:
+        path = f"{file.parent.name}/{file.name}"
+        (root / file.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, root / path)
+        rows.append((path, file.parent.name))
+    return pd.DataFrame(rows, columns=["path", "label"])
+
+
+def _sources(root: Path, table: pd.DataFrame, scratch: Path, endpoint: str) -> dict[str, Callable[[], Any]]:
+    """How each source is made, by its name. The first of each reference is a folder."""
+
+    def packed(name: str) -> Path:
+        (scratch / f"packed {name}").mkdir()
+        return PACKED[name](root, table, scratch / f"packed {name}")
+
+    def csv() -> Path:
+        table.to_csv(root / "labels.csv", index=False)
+        return root / "labels.csv"
+
+    def at(base: str, name: str, **options: Any) -> str:
+        import fsspec
+
+        system, path = fsspec.core.url_to_fs(base, **options)
+        if name in ("folder", "table"):
+            system.put(str(root), f"{path}/clothing", recursive=True)
+            if name == "table":
+                system.put(str(csv()), f"{path}/clothing/labels.csv")
+                return f"{base}/clothing/labels.csv"
+            return f"{base}/clothing"
+        (scratch / f"{base[:2]} {name}").mkdir()
+        file = PACKED[name](root, table, scratch / f"{base[:2]} {name}")
+        system.put(str(file), f"{path}/{file.name}")
+        return f"{base}/{file.name}"
+
+    def pixels() -> list[np.ndarray]:
+        return [np.asarray(Image.open(root / path).convert("RGB")) for path in table["path"]]
+
+    def pngs() -> Path:
+        for path, image in zip(table["path"], pixels(), strict=True):
+            (scratch / "pngs" / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save((scratch / "pngs" / path).with_suffix(".png"))
+        return scratch / "pngs"
+
+    found: dict[str, Callable[[], Any]] = {"folder": lambda: root, "table": csv}
+    found |= {name: (lambda name=name: packed(name)) for name in PACKED}
+    found |= {f"memory {name}": (lambda name=name: at("memory://bucket", name)) for name in REMOTE}
+    if endpoint:
+        found |= {f"s3 {name}": (lambda name=name: at("s3://clothes", name)) for name in REMOTE}
+    found |= {"pngs": pngs, "arrays": lambda: tlkit.from_arrays(pixels(), list(table["label"]))}
+    return found
+
+
+@contextmanager
+def s3() -> Iterator[str]:
+    """A server of S3 on the loopback, with an empty bucket. Its address; "" without moto and s3fs."""
+    try:
+        import boto3
+        import s3fs  # noqa: F401
+        from moto.server import ThreadedMotoServer
+    except ImportError:
+        yield ""
+        return
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    os.environ |= {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "key-of-the-test",
+        "AWS_SECRET_ACCESS_KEY": "secret-of-the-test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).create_bucket(Bucket="clothes")
+    try:
+        yield os.environ["AWS_ENDPOINT_URL"]
+    finally:
+        server.stop()
+
+
+def _learned(data: Any, scratch: Path) -> dict[str, Any]:
+    """What comes of the data with an empty cache: split, features of nano, and a logistic regression on them."""
+    folder = scratch / "cache"
+    shutil.rmtree(folder, ignore_errors=True)
+    os.environ["TLKIT_CACHE"] = str(folder)
+    images = tlkit.scan(data)
+    dataset = decode_images(images, SIZE, cache=Cache(5.0)).split(seed=0)
+    table, digest = dataset.images.table.sort_values("sha256"), hashlib.sha256()
+    values = {}
+    for part in ("train", "validation"):
+        examples = dataset.part(part).examples()
+        rows = np.asarray(all_rows(extract_features(_network(len(dataset.class_names)), examples)))
+        values[part] = rows.reshape(len(rows), -1), examples.labels
+        for key, row in sorted(zip(examples.keys, rows, strict=True), key=lambda pair: pair[0]):
+            digest.update(key.encode() + row.tobytes())
+    head = LogisticRegression(C=0.1, max_iter=500).fit(*values["train"])
+    found, labels = head.predict_proba(values["validation"][0]), values["validation"][1]
+    order = np.argsort(dataset.part("validation").images.table["sha256"].to_numpy())
+    return {
+        "images": len(table),
+        "split": table[["sha256", "label", "split"]].to_csv(index=False),
+        "features": digest.hexdigest(),
+        "predictions": found[order].tobytes(),
+        "metrics": {"accuracy": float((found.argmax(1) == labels).mean()), "log_loss": float(log_loss(labels, found))},
+    }
+
+
+@functools.cache
+def _network(classes: int) -> Any:
+    model = build_classifier(find_backbone("nano"), classes, image_size=SIZE)
+    return cut(model, find_backbone("nano"), 0)[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
