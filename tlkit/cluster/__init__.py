@@ -4,5 +4,6 @@ It knows nothing of images or networks: the rooms above hand it a function and t
 """
 
 from tlkit.cluster.pool import Pool, check_on, current, pool, working_on
+from tlkit.cluster.worker import threads
 
-__all__ = ["Pool", "check_on", "current", "pool", "working_on"]
+__all__ = ["Pool", "check_on", "current", "pool", "threads", "working_on"]

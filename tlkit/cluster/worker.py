@@ -8,12 +8,20 @@ from typing import Any
 
 KEPT = 2  # states of earlier functions that a worker keeps: networks take memory
 THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OPENBLAS_NUM_THREADS")
+_here = False  # whether this process is a worker
+
+
+def threads() -> int:
+    """How many threads work may take here: one in a worker, which has one CPU, else one for each core."""
+    return 1 if _here else os.cpu_count() or 1
 
 
 class Worker:
     """Calls functions, and keeps what their set-ups made. It computes with one thread, as it has one CPU."""
 
     def __init__(self) -> None:
+        global _here
+        _here = True
         for name in THREADS:  # read when TensorFlow is imported, which it is by the first function
             os.environ[name] = "1"
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
