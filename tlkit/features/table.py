@@ -9,6 +9,7 @@ import numpy as np
 
 from tlkit.backbones import Backbone
 from tlkit.data.examples import Examples
+from tlkit.devices import available_memory
 from tlkit.features.extract import extract_features, per_output
 from tlkit.features.folds import ALWAYS_TRAINING, solving_folds
 from tlkit.features.linear import CrossValidation, Solver, choose_strength
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import keras
 
 
+SHARE_OF_MEMORY = 0.2  # of what is available, for the table; comparing heads takes about four times as much
 PROBED = 4000  # maximum number of training images for the probe of a block: enough to rank blocks
 
 
@@ -77,7 +79,7 @@ def feature_table(
         batch_size: the training batch size; inference may use larger batches.
 
     Returns:
-        The table; None if the cache has no room.
+        The table; None if the cache has no room, or the memory.
     """
     prefix, _ = cut(tapped, backbone, 0)
     assert prefix is not None
@@ -89,7 +91,8 @@ def feature_table(
         if len(examples)
     ]
     whole = [one for one in found if one is not None]
-    if len(whole) < len(found):
+    needed = sum(4 * one.count * sum(rows.row_shape[-1] for rows in one.views[0]) for one in whole)
+    if len(whole) < len(found) or needed > SHARE_OF_MEMORY * available_memory():
         return None
     tensors = [np.concatenate(rows) for rows in zip(*[per_output(one) for one in whole], strict=True)]
     folds, how = solving_folds(*[(one.labels, one.groups) for one in splits], seed=seed)
