@@ -23,6 +23,7 @@ from tlkit.cluster.worker import Worker
 from tlkit.devices import available_memory
 from tlkit.errors import RunError, SpecError
 from tlkit.progress import log
+from tlkit.words import counted
 
 LOCAL = "ray"
 _ADDRESS = re.compile(r"ray://[^\s/:]+:\d+")
@@ -51,13 +52,14 @@ class Pool:
 
     Args:
         ray: the package, connected to a cluster; None: the function is called in this process, item after item.
+        on: as in `pool`.
 
     Attributes:
         workers: how many there are: one for each CPU of the cluster. Each computes with one thread.
     """
 
-    def __init__(self, ray: Any = None) -> None:
-        self._ray = ray
+    def __init__(self, ray: Any = None, on: str | None = None) -> None:
+        self._ray, self.on = ray, on
         self.workers = 1 if ray is None else max(1, int(ray.cluster_resources().get("CPU", 1)))
         self._actors: list[Any] = []
         self._pids: dict[int, int] = {}
@@ -182,7 +184,7 @@ def pool(on: str | None) -> Iterator[Pool]:
     begun = not ray.is_initialized()
     if begun:
         _connect(ray, on)
-    workers = Pool(ray)
+    workers = Pool(ray, on)
     try:
         yield workers
     finally:
@@ -195,14 +197,19 @@ _CURRENT: contextvars.ContextVar[Pool | None] = contextvars.ContextVar("tlkit_cl
 
 
 @contextlib.contextmanager
-def working_on(on: str | None) -> Iterator[None]:
-    """Let scanning, decoding, frozen layers, tournaments and folds use a cluster in this `with` statement.
+def working_on(on: str | Pool | None) -> Iterator[None]:
+    """Let scanning, decoding, frozen layers, tournaments, folds and seeds use a cluster in this `with` statement.
 
-    It works as joblib's `parallel_config` does. on: as in `pool`.
+    It works as joblib's `parallel_config` does. on: as in `pool`, or a pool. None, or where such a pool is in use
+    already, changes nothing.
     """
-    with pool(on) as workers:
-        token = _CURRENT.set(None if on is None else workers)
-        log.info(f"cluster   {on}: {workers.workers} workers\n") if on is not None else None
+    now = current()
+    if on is None or (now is not None and on in (now, now.on)):
+        yield
+        return
+    with contextlib.nullcontext(on) if isinstance(on, Pool) else pool(on) as workers:
+        log.info(f"cluster   {workers.on}: {counted(workers.workers, 'worker')}\n")
+        token = _CURRENT.set(workers)
         try:
             yield
         finally:
