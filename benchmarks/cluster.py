@@ -19,7 +19,6 @@ worker, it is the cores that are missing.
 import argparse
 import contextlib
 import dataclasses
-import functools
 import json
 import os
 import re
@@ -58,13 +57,22 @@ def main() -> None:
     workers.add_argument("--backbone", default="nano")
     workers.add_argument("--size", type=int, default=96)
     workers.add_argument("--more", type=int, default=1_500)
+    workers.add_argument("--rounds", type=int, default=3)
+    some = doors.add_parser("pool")
+    some.add_argument("work")
+    some.add_argument("--backbone")
+    some.add_argument("--folder", type=Path)
+    for name in ("size", "more", "workers"):
+        some.add_argument(f"--{name}", type=int)
     given = parser.parse_args()
     if given.door == "grow":
         growth(given.counts, given.on)
     elif given.door == "one":
         print(json.dumps(measure(given.folder, given.count, given.on)))
+    elif given.door == "pool":
+        print(json.dumps(with_workers(given)))
     else:
-        two_workers(given.work, given.backbone, given.size, given.more)
+        two_workers(given.work, given.backbone, given.size, given.more, given.rounds)
 
 
 # -- growth -----------------------------------------------------------------------------------------------
@@ -78,9 +86,7 @@ def growth(counts: list[int], on: str | None) -> None:
             environment = {**os.environ, "TLKIT_CACHE": str(Path(scratch) / "cache")}
             done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
             append_row(GROWTH, json.loads(done.stdout.splitlines()[-1]))
-    found = sorted(
-        (row for row in read_rows(GROWTH) if row["on"] == (on or "")), key=lambda row: int(row["images"])
-    )
+    found = sorted((row for row in read_rows(GROWTH) if row["on"] == (on or "")), key=lambda row: int(row["images"]))
     for before, after in zip(found, found[1:], strict=False):
         more = (int(after["images"]) - int(before["images"])) / 1000
         for kind in ("seconds", "processor"):
@@ -138,9 +144,7 @@ def measure(scratch: Path, count: int, on: str | None) -> dict:
             extract_features(prefix, everything, batch_size=BATCH)
         recipe = Recipe("head", (Stage(1, 1e-3, solver="logistic", strength=0.01),), head=Head(taps="all"))
         with step("head"):
-            history = train(
-                model, network, recipe, everything.take(chosen[held:]), everything.take(chosen[:held])
-            )
+            history = train(model, network, recipe, everything.take(chosen[held:]), everything.take(chosen[:held]))
         files = dataclasses.replace(dataset.pixels, store=None).of(dataset.images)
         with step("prediction"):
             found = predict_probabilities(model, files, batch_size=BATCH)
@@ -211,74 +215,79 @@ def of_process(pid: int) -> float:
 # -- workers ----------------------------------------------------------------------------------------------
 
 
-def two_workers(work: str, backbone: str, size: int, more: int) -> None:
+def two_workers(work: str, backbone: str, size: int, more: int, rounds: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        for round_number in range(3):
+        for round_number in range(rounds):
             for count in (1, 2):
-                command = [sys.executable, "-c", "import sys; sys.path.insert(0, sys.argv[1]); import cluster; "
-                           "cluster.with_workers(*sys.argv[2:])"]
-                given = [str(Path(__file__).parent), work, backbone, str(size), str(more), str(count), scratch]
+                given = [work, "--backbone", backbone, "--size", str(size), "--more", str(more)]
+                command = [sys.executable, __file__, "pool", *given, "--workers", str(count), "--folder", scratch]
                 environment = {**os.environ, "TLKIT_CACHE": str(Path(scratch) / f"cache{round_number}{count}")}
-                done = subprocess.run([*command, *given], env=environment, stdout=subprocess.PIPE, text=True, check=True)
+                done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
                 append_row(WORKERS, json.loads(done.stdout.splitlines()[-1]))
                 shutil.rmtree(environment["TLKIT_CACHE"], ignore_errors=True)
-    rows = [row for row in read_rows(WORKERS) if (row["work"], row["backbone"], row["size"]) == (work, backbone, str(size))]
+    rows = [
+        row for row in read_rows(WORKERS) if (row["work"], row["backbone"], row["size"]) == (work, backbone, str(size))
+    ]
     one, two = ([float(r["images_per_second"]) for r in rows if r["workers"] == n] for n in ("1", "2"))
-    print(f"{work}, {backbone} at {size}: medians {np.median(one):.0f} and {np.median(two):.0f} images a second, "
-          f"{np.median(two) / np.median(one):.2f} times, n = {len(one)} and {len(two)}")
+    print(
+        f"{work}, {backbone} at {size}: medians {np.median(one):.0f} and {np.median(two):.0f} images a second, "
+        f"{np.median(two) / np.median(one):.2f} times, n = {len(one)} and {len(two)}"
+    )
 
 
-def with_workers(work: str, backbone: str, size: str, more: str, count: str, scratch: str) -> None:
+def with_workers(given: argparse.Namespace) -> dict:
     import ray
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(include_dashboard=False, num_cpus=int(count), object_store_memory=200_000_000, log_to_driver=False)
+    ray.init(include_dashboard=False, num_cpus=given.workers, object_store_memory=200_000_000, log_to_driver=False)
     from tlkit import Cache, build_classifier, decode_images, find_backbone, scan
-    from tlkit.cluster import current, working_on
+    from tlkit.cluster import pool, working_on
     from tlkit.evaluation.predict import predict_probabilities
     from tlkit.features.extract import extract_features
     from tlkit.models.blocks import cut
 
-    small, side = 8 * BATCH, int(size)
-    folder = Path(scratch) / "data"
+    few = 8 * BATCH
+    folder = given.folder / "data"
     if not folder.exists():
-        photographs(folder, small + int(more))
-    network = find_backbone(backbone)
-    model = build_classifier(network, 2, image_size=side)
-    dataset = decode_images(scan(folder), side, cache=Cache(20))
-    order = np.random.default_rng(0).permutation(len(dataset))
-    parts = np.split(order, [small])
-    with working_on("ray"):
-        if work == "features":
-            prefix, _ = cut(model, network, 0)
-            run = [functools.partial(extract_features, prefix, dataset.examples().take(p), batch_size=BATCH) for p in parts]
+        photographs(folder, few + given.more)
+    network = find_backbone(given.backbone)
+    model = build_classifier(network, 2, image_size=given.size)
+    dataset = decode_images(scan(folder), given.size, cache=Cache(20))
+    prefix, _ = cut(model, network, 0)
+    files = dataclasses.replace(dataset.pixels, store=None).of(dataset.images)
+
+    def work(rows: np.ndarray) -> None:
+        if given.work == "features":
+            extract_features(prefix, dataset.examples().take(rows), batch_size=BATCH)
         else:
-            files = dataclasses.replace(dataset.pixels, store=None).of(dataset.images)
-            run = [functools.partial(predict_probabilities, model, files.take(p), batch_size=BATCH) for p in parts]
-        times, used, driver = [], [], []
-        for one in (run[0], run[0] if work != "features" else run[0], run[1]):
-            before, cpu = time.monotonic(), {pid: of_process(pid) for pid in current().pids()}
-            own = time.process_time()
-            one()
-            times.append(time.monotonic() - before)
-            used.append(sum(of_process(pid) - cpu.get(pid, 0.0) for pid in current().pids()))
-            driver.append(time.process_time() - own)
-    print(json.dumps({
+            predict_probabilities(model, files.take(rows), batch_size=BATCH)
+
+    with pool("ray") as workers, working_on(workers):
+        seconds, theirs, own = [], [], []
+        # the first call starts the workers; then the network is set up at each call, and the difference is the images
+        for start, end in ((0, few // 2), (few // 2, few), (few, len(dataset))):
+            began, before, cpu = time.monotonic(), {pid: of_process(pid) for pid in workers.pids()}, time.process_time()
+            work(np.arange(start, end))
+            seconds.append(time.monotonic() - began)
+            theirs.append(sum(of_process(pid) - before.get(pid, 0.0) for pid in workers.pids()))
+            own.append(time.process_time() - cpu)
+    count = len(dataset) - few - few // 2
+    return {
         "date": date.today().isoformat(),
-        "work": work,
-        "backbone": backbone,
-        "size": side,
-        "workers": int(count),
-        "images": int(more),
-        "images_per_second": round(int(more) / times[2], 1),
-        "seconds": round(times[2], 2),
-        "worker_milliseconds_per_image": round(1000 * used[2] / int(more), 3),
-        "driver_milliseconds_per_image": round(1000 * driver[2] / int(more), 3),
+        "work": given.work,
+        "backbone": given.backbone,
+        "size": given.size,
+        "workers": given.workers,
+        "images": count,
+        "images_per_second": round(count / (seconds[2] - seconds[1]), 1),
+        "seconds": round(seconds[2] - seconds[1], 2),
+        "worker_milliseconds_per_image": round(1000 * (theirs[2] - theirs[1]) / count, 3),
+        "driver_milliseconds_per_image": round(1000 * (own[2] - own[1]) / count, 3),
         "load": round(os.getloadavg()[0], 1),
         "cores": os.cpu_count(),
         "ray": version("ray"),
         "tensorflow": version("tensorflow"),
-    }))
+    }
 
 
 def photographs(folder: Path, count: int) -> None:
