@@ -10,15 +10,17 @@ that process, less what it has when TensorFlow and the network are loaded and ha
 for each count, and prints each step's seconds and processor seconds per 1,000 more images, from each count to the next:
 if these agree, the step grows linearly.
 
-`workers`: images a second with one worker and with two, one thread each, alternating: the time for 1,500 more images,
-so that starting the workers does not count. Wall time means nothing on a machine that does other work, so the load
-average and the processor seconds of the workers for an image are stored too: if these do not rise with the second
-worker, it is the cores that are missing.
+`workers`: images a second with one worker and with two, one thread each, alternating, from the thirteenth batch on, so
+that starting the workers does not count. `features` sends decoded pixels to the workers; `prediction` sends paths of
+JPEG files of 400 x 300 pixels, which the workers decode. Wall time means nothing on a machine that does other work: so
+the load average, and the processor time of workers and driver for an image are stored too. From these follows what two
+idle cores would give: with one worker, the driver has a core of its own; two workers share both cores with it.
 """
 
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -38,8 +40,10 @@ from PIL import Image
 from rows import append_row, read_rows
 
 GROWTH, WORKERS = (Path(__file__).with_name(f"cluster_{name}.csv") for name in ("growth", "workers"))
+WORKER, DRIVER = "worker_milliseconds_per_image", "driver_milliseconds_per_image"
 STEPS = ("scan", "decode", "features", "head", "prediction")
 BATCH = 32
+FEW = 12  # batches, before which the workers still start
 
 
 def main() -> None:
@@ -87,7 +91,7 @@ def growth(counts: list[int], on: str | None) -> None:
             done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
             append_row(GROWTH, json.loads(done.stdout.splitlines()[-1]))
     found = sorted((row for row in read_rows(GROWTH) if row["on"] == (on or "")), key=lambda row: int(row["images"]))
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in itertools.pairwise(found):
         more = (int(after["images"]) - int(before["images"])) / 1000
         for kind in ("seconds", "processor"):
             slopes = [(float(after[f"{s}_{kind}"]) - float(before[f"{s}_{kind}"])) / max(more, 1e-9) for s in STEPS]
@@ -228,10 +232,17 @@ def two_workers(work: str, backbone: str, size: int, more: int, rounds: int) -> 
     rows = [
         row for row in read_rows(WORKERS) if (row["work"], row["backbone"], row["size"]) == (work, backbone, str(size))
     ]
-    one, two = ([float(r["images_per_second"]) for r in rows if r["workers"] == n] for n in ("1", "2"))
+    one, two = ([row for row in rows if row["workers"] == n] for n in ("1", "2"))
+
+    def median(some: list[dict[str, str]], column: str) -> float:
+        return float(np.median([float(row[column]) for row in some]))
+
+    speeds = [median(some, "images_per_second") for some in (one, two)]
+    w, v, d = (median(one, WORKER), median(two, WORKER), median(two, DRIVER))
     print(
-        f"{work}, {backbone} at {size}: medians {np.median(one):.0f} and {np.median(two):.0f} images a second, "
-        f"{np.median(two) / np.median(one):.2f} times, n = {len(one)} and {len(two)}"
+        f"{work}, {backbone} at {size}: medians {speeds[0]:.0f} and {speeds[1]:.0f} images a second, "
+        f"{speeds[1] / speeds[0]:.2f} times (n = {len(one)} and {len(two)}); by processor time, on two idle cores "
+        f"{2 * w / (v + d):.2f} times ({w:.2f} ms a worker, {v:.2f} with two, and {d:.2f} ms the driver)"
     )
 
 
@@ -246,7 +257,7 @@ def with_workers(given: argparse.Namespace) -> dict:
     from tlkit.features.extract import extract_features
     from tlkit.models.blocks import cut
 
-    few = 8 * BATCH
+    few = FEW * BATCH
     folder = given.folder / "data"
     if not folder.exists():
         photographs(folder, few + given.more)
@@ -262,16 +273,21 @@ def with_workers(given: argparse.Namespace) -> dict:
         else:
             predict_probabilities(model, files.take(rows), batch_size=BATCH)
 
-    with pool("ray") as workers, working_on(workers):
-        seconds, theirs, own = [], [], []
-        # the first call starts the workers; then the network is set up at each call, and the difference is the images
-        for start, end in ((0, few // 2), (few // 2, few), (few, len(dataset))):
-            began, before, cpu = time.monotonic(), {pid: of_process(pid) for pid in workers.pids()}, time.process_time()
-            work(np.arange(start, end))
-            seconds.append(time.monotonic() - began)
-            theirs.append(sum(of_process(pid) - before.get(pid, 0.0) for pid in workers.pids()))
-            own.append(time.process_time() - cpu)
-    count = len(dataset) - few - few // 2
+    with pool("ray") as workers:
+        marks: list[tuple[float, float, float]] = []  # when each batch was done: seconds, processor of workers and own
+
+        class Watched(type(workers)):  # type: ignore[misc]
+            def map_ordered(self, *given: object) -> Iterator[object]:
+                for found in super().map_ordered(*given):
+                    marks.append((time.monotonic(), sum(map(of_process, self.pids())), time.process_time()))
+                    yield found
+
+        workers.__class__ = Watched
+        with working_on(workers):
+            work(np.arange(len(dataset)))
+    begun, end = marks[few // BATCH], marks[-1]
+    count = (len(marks) - 1 - few // BATCH) * BATCH
+    seconds, theirs, own = (last - first for first, last in zip(begun, end, strict=True))
     return {
         "date": date.today().isoformat(),
         "work": given.work,
@@ -279,10 +295,10 @@ def with_workers(given: argparse.Namespace) -> dict:
         "size": given.size,
         "workers": given.workers,
         "images": count,
-        "images_per_second": round(count / (seconds[2] - seconds[1]), 1),
-        "seconds": round(seconds[2] - seconds[1], 2),
-        "worker_milliseconds_per_image": round(1000 * (theirs[2] - theirs[1]) / count, 3),
-        "driver_milliseconds_per_image": round(1000 * (own[2] - own[1]) / count, 3),
+        "images_per_second": round(count / seconds, 1),
+        "seconds": round(seconds, 2),
+        "worker_milliseconds_per_image": round(1000 * theirs / count, 3),
+        "driver_milliseconds_per_image": round(1000 * own / count, 3),
         "load": round(os.getloadavg()[0], 1),
         "cores": os.cpu_count(),
         "ray": version("ray"),

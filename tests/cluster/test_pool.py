@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from tlkit.cluster import check_on, current, pool, working_on
+from tlkit.cli.main import main
+from tlkit.cluster import Pool, check_on, current, pool, working_on
 from tlkit.errors import DataError, RunError, SpecError
 
 
@@ -64,6 +66,25 @@ def test_ray_is_imported_only_where_it_is_asked_for_and_named_if_it_is_missing(m
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SpecError, match=r"pip install 'tlkit\[ray\]'"), pool("ray"):
         pass
+
+
+def test_the_command_says_in_one_sentence_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    refused = CliRunner().invoke(main, ["finetune", str(folder), "--on", "ray"])
+    assert isinstance(refused.exception, SpecError | SystemExit) and refused.exit_code
+    assert "pip install 'tlkit[ray]'" in refused.output + str(refused.exception)
+    wrong = CliRunner().invoke(main, ["finetune", str(folder), "--on", "spark"])
+    assert wrong.exit_code and "Expected 'ray'" in wrong.output + str(wrong.exception)
+
+
+def test_a_pool_that_is_in_use_is_used_again() -> None:
+    here = Pool(on="ray")
+    with working_on(here):
+        assert current() is here
+        for again in (None, "ray", here):
+            with working_on(again):
+                assert current() is here
+    assert current() is None
 
 
 @pytest.mark.slow

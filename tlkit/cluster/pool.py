@@ -16,6 +16,7 @@ import os
 import re
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -246,11 +247,14 @@ def _connect(ray: Any, on: str) -> None:
                 logging_level="error",
             )
         else:
-            ray.init(address=on, log_to_driver=False, logging_level="error")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                ray.init(address=on, log_to_driver=False)
     except (ConnectionError, TimeoutError, RuntimeError, OSError) as error:
         raise RunError(
             f"The Ray cluster '{on}' does not answer ({str(error).splitlines()[0]}). Is it running, with the same "
-            "versions of Python and Ray, and is the port that of the Ray client (10001 by default)?"
+            "versions of Python and Ray, is the port that of the Ray client (10001 by default), and does it ask for a "
+            "token (then set RAY_AUTH_MODE=token here)?"
         ) from None
     finally:
         for one, handler in handlers.items():
