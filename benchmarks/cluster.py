@@ -11,10 +11,13 @@ for each count, and prints each step's seconds and processor seconds per 1,000 m
 if these agree, the step grows linearly.
 
 `workers`: images a second with one worker and with two, one thread each, alternating, from the thirteenth batch on, so
-that starting the workers does not count. `features` sends decoded pixels to the workers; `prediction` sends paths of
-JPEG files of 400 x 300 pixels, which the workers decode. Wall time means nothing on a machine that does other work: so
-the load average, and the processor time of workers and driver for an image are stored too. From these follows what two
-idle cores would give: with one worker, the driver has a core of its own; two workers share both cores with it.
+that starting the workers does not count, of JPEG files of 400 x 300 pixels. `scan` and `decode` read the files in the
+workers, `features` sends decoded pixels to them, and `prediction` sends paths of files, which the workers decode. Wall
+time means nothing on a machine that does other work: so the load average, and the processor time of workers and driver
+for an image are stored too. From these follows what two idle cores would give: with one worker, the driver has a core
+of its own; two workers share both cores with it.
+
+`foresee`: prints the slopes again, and what the line through the two counts before the largest says of the largest.
 """
 
 import argparse
@@ -56,6 +59,8 @@ def main() -> None:
     one.add_argument("folder", type=Path)
     one.add_argument("count", type=int)
     one.add_argument("--on")
+    lines = doors.add_parser("foresee")
+    lines.add_argument("--on")
     workers = doors.add_parser("workers")
     workers.add_argument("--work", default="features")
     workers.add_argument("--backbone", default="nano")
@@ -73,6 +78,8 @@ def main() -> None:
         growth(given.counts, given.on)
     elif given.door == "one":
         print(json.dumps(measure(given.folder, given.count, given.on)))
+    elif given.door == "foresee":
+        foresee(given.on)
     elif given.door == "pool":
         print(json.dumps(with_workers(given)))
     else:
@@ -90,13 +97,30 @@ def growth(counts: list[int], on: str | None) -> None:
             environment = {**os.environ, "TLKIT_CACHE": str(Path(scratch) / "cache")}
             done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
             append_row(GROWTH, json.loads(done.stdout.splitlines()[-1]))
+    foresee(on)
+
+
+def foresee(on: str | None) -> None:
+    """Print each step's slopes, and what the line through the two counts before the largest says of it."""
     found = sorted((row for row in read_rows(GROWTH) if row["on"] == (on or "")), key=lambda row: int(row["images"]))
     for before, after in itertools.pairwise(found):
         more = (int(after["images"]) - int(before["images"])) / 1000
         for kind in ("seconds", "processor"):
             slopes = [(float(after[f"{s}_{kind}"]) - float(before[f"{s}_{kind}"])) / max(more, 1e-9) for s in STEPS]
-            shown = ", ".join(f"{step} {slope:.2f}" for step, slope in zip(STEPS, slopes, strict=True))
+            shown = ", ".join(f"{step} {slope:.3f}" for step, slope in zip(STEPS, slopes, strict=True))
             print(f"{int(before['images']):,} to {int(after['images']):,}, {kind} per 1,000: {shown}")
+    if len(found) < 3:
+        return
+    first, second, last = found[-3:]
+    counts = [int(row["images"]) for row in (first, second, last)]
+    total = [0.0, 0.0]
+    for step in STEPS:
+        low, high, true = (float(row[f"{step}_processor"]) for row in (first, second, last))
+        said = high + (high - low) / (counts[1] - counts[0]) * (counts[2] - counts[1])
+        total = [total[0] + said, total[1] + true]
+        off = f"{said / true - 1:+.0%}"
+        print(f"{step}: {said:.0f} processor seconds foreseen for {counts[2]:,}, {true:.0f} measured ({off})")
+    print(f"together: {total[0]:.0f} foreseen, {total[1]:.0f} measured ({total[0] / total[1] - 1:+.0%})")
 
 
 def write(folder: Path, count: int) -> None:
@@ -257,7 +281,8 @@ def with_workers(given: argparse.Namespace) -> dict:
     from tlkit.features.extract import extract_features
     from tlkit.models.blocks import cut
 
-    few = FEW * BATCH
+    batch = {"scan": 64, "decode": 16}.get(given.work, BATCH)
+    few = FEW * batch
     folder = given.folder / "data"
     if not folder.exists():
         photographs(folder, few + given.more)
@@ -268,7 +293,11 @@ def with_workers(given: argparse.Namespace) -> dict:
     files = dataclasses.replace(dataset.pixels, store=None).of(dataset.images)
 
     def work(rows: np.ndarray) -> None:
-        if given.work == "features":
+        if given.work == "scan":
+            scan(folder)
+        elif given.work == "decode":
+            decode_images(dataset.images, given.size, cache=Cache(20, given.folder / "again"))
+        elif given.work == "features":
             extract_features(prefix, dataset.examples().take(rows), batch_size=BATCH)
         else:
             predict_probabilities(model, files.take(rows), batch_size=BATCH)
@@ -285,8 +314,8 @@ def with_workers(given: argparse.Namespace) -> dict:
         workers.__class__ = Watched
         with working_on(workers):
             work(np.arange(len(dataset)))
-    begun, end = marks[few // BATCH], marks[-1]
-    count = (len(marks) - 1 - few // BATCH) * BATCH
+    begun, end = marks[FEW], marks[-1]
+    count = (len(marks) - 1 - FEW) * batch
     seconds, theirs, own = (last - first for first, last in zip(begun, end, strict=True))
     return {
         "date": date.today().isoformat(),

@@ -64,7 +64,6 @@ class Pool:
         self.workers = 1 if ray is None else max(1, int(ray.cluster_resources().get("CPU", 1)))
         self._actors: list[Any] = []
         self._pids: dict[int, int] = {}
-        self._setups: list[tuple[Any, Any]] = []
 
     def map_ordered(
         self, function: Callable[[Any, Any], Any], items: Iterable[Any], setup: Callable[[], Any] | None = None
