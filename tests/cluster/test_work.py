@@ -53,6 +53,8 @@ def without_times(value: Any) -> Any:
 def test_a_run_has_the_same_plan_predictions_and_metrics(workers: Pool, tmp_path: Path, tiny: dict[str, Any]) -> None:
     data = write_folder(tmp_path / "data", per_class=24)
     (data / "red" / "cut.png").write_bytes((data / "red" / "000.png").read_bytes()[:60])
+    draw((9, 9, 9), 8).save(data / "stray.png")
+    (data / "green" / "notes.txt").write_text("not an image")
     draw((9, 9, 9), 7).convert("CMYK").save(data / "red" / "converted.tiff")
     runs = {}
     for on in (None, "ray"):
