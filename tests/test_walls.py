@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 ROOMS = (  # a module imports only from its own room and those before it; files directly in tlkit/ are the ground
     "ground",
+    "cluster",
     "plan",
     "recipes",
     "data",
@@ -50,6 +51,7 @@ FENCES = {  # package -> the only room or module that may import it
     "IPython": "notebook",
     "fsspec": "data.sources.remote",
     "datasets": "data.sources.arrow",
+    "ray": "cluster",
 }
 WITHOUT_KERAS = {  # rooms and modules that import neither Keras nor TensorFlow nor scikit-learn, nor a module that does
     "cache",
@@ -65,6 +67,7 @@ WITHOUT_KERAS = {  # rooms and modules that import neither Keras nor TensorFlow 
     "progress",
     "quiet",
     "drawing",
+    "cluster",
     "plan",
     "recipes",
     "data.limits",
