@@ -79,6 +79,8 @@ _HOME = {
     "inspect": "doctor.checkup",
     "load_model": "runs.reading",
     "predict": "runs.predict",
+    "predict_to": "runs.batch",
+    "embed": "runs.batch",
     "finetune": "finetuning.finetune",
     "Cache": "cache",
     "Dataset": "data.dataset",
@@ -143,6 +145,7 @@ if TYPE_CHECKING:
     from tlkit.reporting.card import model_card
     from tlkit.reporting.leaderboard import compare_runs
     from tlkit.reporting.report import report
+    from tlkit.runs.batch import embed, predict_to
     from tlkit.runs.ensemble import ensemble
     from tlkit.runs.evaluate import evaluate_run
     from tlkit.runs.export import export_run

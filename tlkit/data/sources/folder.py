@@ -39,7 +39,7 @@ def files_below(folder: Path) -> Iterator[tuple[Path, str]]:
 
     System files, and other files that lie beside images, are not named.
     """
-    for one in Tree().walk(folder):
+    for one in Tree(remember=False).walk(folder):
         if isinstance(one, Path):
             yield one, ""
         elif one[1] not in ("system-file", "beside-images", "repeated-link"):
