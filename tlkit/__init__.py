@@ -81,6 +81,7 @@ _HOME = {
     "predict": "runs.predict",
     "predict_to": "runs.batch",
     "embed": "runs.batch",
+    "similar": "runs.similar",
     "finetune": "finetuning.finetune",
     "Cache": "cache",
     "Dataset": "data.dataset",
@@ -152,6 +153,7 @@ if TYPE_CHECKING:
     from tlkit.runs.folder import Run, open_run
     from tlkit.runs.predict import predict
     from tlkit.runs.reading import load_model
+    from tlkit.runs.similar import similar
     from tlkit.runs.verify import verify
     from tlkit.safety.check import check_safety
     from tlkit.safety.explore import explore_augmentation
