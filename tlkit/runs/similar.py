@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,9 +57,9 @@ def learned(run: Run | str | Path) -> Learned:
     """
     run = run if isinstance(run, Run) else open_run(run)
     network = feature_extractor(load_model(run))
-    images = own_part(run, None)
-    rows = np.flatnonzero(images.table["split"].isin(run.learned_from))
-    dataset = decoded(run, images.take(rows.tolist()))
+    parts = [own_part(run, one) for one in run.learned_from]
+    table = pd.concat([one.table for one in parts], ignore_index=True)
+    dataset = decoded(run, dataclasses.replace(parts[0], table=table))
     return Learned(network, dataset, _features(network, dataset.examples(), fast=True))
 
 
