@@ -15,6 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.setdefault(library, "1")
 
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,18 @@ def _unreported(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(
             "tlkit.finetuning.deliver.write_report", lambda material, *looked, **settings: Path("report.html")
         )
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A Ray cluster of two workers on this machine, shared by all tests that need one."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray = pytest.importorskip("ray")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ray.init(address="local", include_dashboard=False, num_cpus=2, object_store_memory=200_000_000)
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture

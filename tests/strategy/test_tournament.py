@@ -56,7 +56,7 @@ def blind_heads(monkeypatch: pytest.MonkeyPatch) -> None:
         probabilities = np.eye(classes, dtype="float32")[np.zeros((folds >= 0).sum(), int)]
         return CrossValidation(0.1, probabilities, 9.0, {0.1: 9.0})
 
-    monkeypatch.setattr("tlkit.strategy.tournament.choose_strength", choose)
+    monkeypatch.setattr("tlkit.features.table.choose_strength", choose)
 
 
 # -- the axes ---------------------------------------------------------------------------------------------

@@ -78,6 +78,9 @@ def demo(out: str) -> None:
     "--cache-gb", type=float, hidden=True, help="limit of the cache, in gigabytes"
 )  # documented in docs/runs.md
 @click.option(
+    "--on", hidden=True, help="ray, or ray://HOST:PORT: compute on a Ray cluster"
+)  # documented in docs/scale.md
+@click.option(
     "--strict", is_flag=True, hidden=True, help="treat any problem in the data as an error"
 )  # documented in docs/runs.md
 @click.option(

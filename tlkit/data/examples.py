@@ -66,3 +66,13 @@ class Examples:
     def numbers(self) -> list[int]:
         """An integer per image, derived from its content. It seeds the augmentation."""
         return [int(key[:8], 16) for key in self.keys]
+
+
+def to_send(pixels: RowSource, indices: np.ndarray) -> Any:
+    """Some rows for a worker of a cluster, which calls `received`: decoded, or to be decoded there if they stream."""
+    return pixels.sendable(indices) if hasattr(pixels, "sendable") else pixels.gather(indices)
+
+
+def received(rows: Any) -> np.ndarray:
+    """The pixels that were sent: uint8, shape (n, size, size, 3)."""
+    return rows if isinstance(rows, np.ndarray) else rows.gather(slice(None))

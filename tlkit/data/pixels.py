@@ -12,7 +12,6 @@ import errno
 import functools
 import hashlib
 import itertools
-import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,12 +22,14 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.cache import Cache, MemoryWriter, Rows, Store, Wanted, Writer, open_writers
+from tlkit.cluster import Pool, current, threads
 from tlkit.data.convert import CONVERTER_VERSION, Unreadable, convert, convert_in_thread, without_warnings
 from tlkit.data.decode import decode_png_and_resize, square_decoder
 from tlkit.data.headers import Status, examine, why_not
 from tlkit.data.images import ImageSet, problem
 from tlkit.data.limits import FULL_DEPTH
 from tlkit.data.looks import Looks
+from tlkit.data.rows import not_shared
 from tlkit.errors import DataError
 from tlkit.plan.in_memory import InMemory
 from tlkit.words import counted
@@ -119,6 +120,10 @@ class StreamedRows:
             )
         return result
 
+    def sendable(self, indices: np.ndarray | Sequence[int]) -> StreamedRows:
+        """Some rows, for a worker that decodes them itself."""
+        return dataclasses.replace(self.take(indices), source=None)
+
     def take(self, indices: np.ndarray | Sequence[int]) -> StreamedRows:
         chosen = np.asarray(indices)
         keys = tuple(self.keys[i] for i in chosen) if self.keys else ()
@@ -181,9 +186,12 @@ def _decoded(files: Sequence[HashedFile], size: int, fit: str, depth: int):  # t
 
     Files that the graph refuses are converted, if they can be, and decoded then.
     """
-    left = np.ones(len(files), bool)
+    left, workers = np.ones(len(files), bool), current()
     with tf.device("cpu"):
-        for rows, pixels in _by_graph(files, size, fit, depth):
+        by_graph = _by_graph(files, size, fit, depth)
+        if workers is not None and len(files) > BATCH:
+            by_graph = _by_workers(workers, files, size, fit, depth)
+        for rows, pixels in by_graph:
             left[rows] = False
             yield rows, pixels
         if left.any():
@@ -210,16 +218,45 @@ def _by_graph(files: Sequence[HashedFile], size: int, fit: str, depth: int):  # 
                 found.append((row, square(tf.constant(_read(files[row]))).numpy()))
         return found
 
-    threads = os.cpu_count() or 1
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads()) as pool:
         starts = iter(range(0, len(files), BATCH))
         while True:
-            for start in itertools.islice(starts, 2 * threads - len(waiting)):
+            for start in itertools.islice(starts, 2 * threads() - len(waiting)):
                 waiting.append(pool.submit(decoded, range(start, min(start + BATCH, len(files)))))
             if not waiting:
                 return
             if found := waiting.popleft().result():
                 yield np.array([row for row, _ in found]), np.stack([pixels for _, pixels in found])
+
+
+def _by_workers(workers: Pool, files: Sequence[HashedFile], size: int, fit: str, depth: int):  # type: ignore[no-untyped-def]
+    """Decode files as `_by_graph` does, by the workers of a cluster."""
+    starts = range(0, len(files), BATCH)
+    chunks = (files[start : start + BATCH] for start in starts)
+    found = workers.map_ordered(_decode_some, chunks, functools.partial(square_decoder, size, fit, depth))
+    for start, (rows, pixels, absent) in zip(starts, found, strict=True):
+        if absent is not None and absent.is_file():
+            raise DataError(not_shared(absent))
+        if len(rows):
+            yield rows + start, pixels
+
+
+def _decode_some(
+    square: Callable[[tf.Tensor], tf.Tensor], files: Sequence[HashedFile]
+) -> tuple[np.ndarray, np.ndarray, Path | None]:
+    """What a worker decodes: the places of the files that decode, their pixels, and a file that it does not find."""
+    rows: list[int] = []
+    found: list[np.ndarray] = []
+    absent = None
+    for row, file in enumerate(files):
+        try:
+            found.append(square(tf.constant(_read(file))).numpy())
+            rows.append(row)
+        except FileNotFoundError:
+            absent = file[0]
+        except (OSError, tf.errors.OpError):
+            continue
+    return np.array(rows, "int64"), np.stack(found) if found else np.zeros((0, 1, 1, 3), "uint8"), absent
 
 
 def _by_conversion(files: Sequence[HashedFile], rows: np.ndarray, square: Callable[[tf.Tensor], tf.Tensor]):  # type: ignore[no-untyped-def]

@@ -1,15 +1,20 @@
-"""One row of an image set's table for one file, from its bytes, whether the graph decodes it or not."""
+"""The rows of an image set's table, one for each file, from its bytes, whether the graph decodes it or not."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tlkit.cluster import current
 from tlkit.data.convert import Unreadable, read_header
 from tlkit.data.headers import TINY, LeftOut, Notes, Status, bytes_of, examine
 from tlkit.data.images import problem
 from tlkit.data.sources.item import _Found
+from tlkit.errors import DataError
+
+AT_ONCE = 64  # files that a worker looks at before it hands on what it found
 
 
 def row_of(root: Path, found: _Found, findings: list[dict[str, str]]) -> dict[str, Any] | None:
@@ -48,3 +53,60 @@ def _header(data: bytes) -> tuple[str, int, int, Notes]:
     if min(header.width, header.height) < TINY:
         notes.append(("tiny", f"{header.width} x {header.height} pixels, too few to show much; enlarged"))
     return header.format, header.width, header.height, tuple(notes)
+
+
+def rows_of(root: Path, found: Iterable[_Found], findings: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """The table rows of many files, in order; on a cluster if one is in use. See `row_of`.
+
+    found: may append to `findings` while it is walked; what is found in a file then comes where it would come here.
+    """
+    workers = current()
+    if workers is None:
+        return [row for item in found if (row := row_of(root, item, findings)) is not None]
+    before: list[int] = []  # how many findings there were when each file was taken
+
+    def chunks() -> Iterator[tuple[Path, list[_Found]]]:
+        chunk: list[_Found] = []
+        for item in found:
+            before.append(len(findings))
+            chunk.append(item)
+            if len(chunk) == AT_ONCE:
+                yield root, chunk
+                chunk = []
+        if chunk:
+            yield root, chunk
+
+    looked = [one for chunk in workers.map_ordered(_looked, chunks()) for one in chunk]
+    _check_seen(root, looked)
+    merged: list[dict[str, str]] = []
+    at = 0
+    for position, (_, more) in zip(before, looked, strict=True):
+        merged += [*findings[at:position], *more]
+        at = position
+    findings[:] = [*merged, *findings[at:]]
+    return [row for row, _ in looked if row is not None]
+
+
+def _looked(state: None, chunk: tuple[Path, list[_Found]]) -> list[tuple[dict[str, Any] | None, list[dict[str, str]]]]:
+    """What a worker finds in some files: the row of each, and its problems."""
+    root, items = chunk
+    result = []
+    for item in items:
+        problems: list[dict[str, str]] = []
+        result.append((row_of(root, item, problems), problems))
+    return result
+
+
+def _check_seen(root: Path, looked: Sequence[tuple[dict[str, Any] | None, list[dict[str, str]]]]) -> None:
+    """Raise DataError if workers do not find files that are here."""
+    for row, problems in looked:
+        if row is None and problems[0]["problem"] == "missing-file" and (root / problems[0]["path"]).is_file():
+            raise DataError(not_shared(root / problems[0]["path"]))
+
+
+def not_shared(file: Path) -> str:
+    """The message for a file that is here and that a worker of a cluster does not find."""
+    return (
+        f"The workers of the cluster do not find '{file}', which is on this machine. Give data in a folder that all "
+        "machines share under the same path."
+    )

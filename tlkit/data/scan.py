@@ -13,7 +13,7 @@ from tlkit.data.depth import depth_of
 from tlkit.data.foreign import foreign_file
 from tlkit.data.images import LEFT_OUT, PROBLEM_COLUMNS, TABLE_COLUMNS, ImageSet, problem, raise_if_strict
 from tlkit.data.limits import FULL_DEPTH
-from tlkit.data.rows import row_of
+from tlkit.data.rows import rows_of
 from tlkit.data.sources.folder import _walk
 from tlkit.data.sources.item import _Found
 from tlkit.data.sources.memory import InMemoryImages
@@ -94,7 +94,7 @@ def scan(
     else:
         raise DataError(_not_a_table(data))
     composed = (one._replace(label=unicodedata.normalize("NFC", one.label)) for one in found)
-    rows = [row for item in composed if (row := row_of(root, item, findings)) is not None]
+    rows = rows_of(root, composed, findings)
     table = pd.DataFrame(rows, columns=list(TABLE_COLUMNS)).sort_values("path", ignore_index=True)
     table, more = _same_bytes(table)
     findings += more

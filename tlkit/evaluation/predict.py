@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
 from tlkit.backbones import Backbone
-from tlkit.data.examples import Examples, RowSource
+from tlkit.cluster import current
+from tlkit.data.examples import Examples, RowSource, received, to_send
 from tlkit.features.extract import extract_features
 from tlkit.models.blocks import cut
 from tlkit.models.inference import frozen_call
+from tlkit.models.sending import sent_call
 from tlkit.plan.recipe import Unfreeze
 from tlkit.progress import bar
 
@@ -20,13 +23,30 @@ def predict_probabilities(model: keras.Model, pixels: RowSource, *, batch_size: 
     """The classifier's probabilities for pixels in uint8 RGB: float32, shape (n, classes)."""
     count = len(pixels)
     result = np.zeros((count, model.output_shape[-1]), "float32")
-    call = frozen_call(model, batch_size)
+    chunks = [np.arange(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
     with bar(count, "image") as update:
-        for start in range(0, count, batch_size):
-            images = pixels.gather(np.arange(start, min(start + batch_size, count)))
-            result[start : start + len(images)] = call(images)[0]
-            update(start + len(images))
+        for chunk, found in zip(chunks, _predicted(model, pixels, chunks, batch_size), strict=True):
+            result[chunk] = found
+            update(int(chunk[-1]) + 1)
     return result
+
+
+def _predicted(
+    model: keras.Model, pixels: RowSource, chunks: Sequence[np.ndarray], batch_size: int
+) -> Iterator[np.ndarray]:
+    """Yield the probabilities of each batch; computed on a cluster, in the same batches, if one is used."""
+    workers = current()
+    if workers is not None and len(chunks) > 1:
+        items = (to_send(pixels, chunk) for chunk in chunks)
+        yield from workers.map_ordered(_in_worker, items, sent_call(model, batch_size))
+        return
+    call = frozen_call(model, batch_size)
+    for chunk in chunks:
+        yield call(pixels.gather(chunk))[0]
+
+
+def _in_worker(call: Callable[[np.ndarray], list[np.ndarray]], rows: Any) -> np.ndarray:
+    return call(received(rows))[0]
 
 
 def own_probabilities(

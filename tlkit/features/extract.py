@@ -7,10 +7,11 @@ reuse them.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,10 +22,12 @@ import numpy as np
 
 from tlkit.backbones.graph import graph_nodes
 from tlkit.cache import Cache, MemoryWriter, Store, Wanted, Writer, open_writers
+from tlkit.cluster import current
 from tlkit.data.augment import augment, augmentation_version
-from tlkit.data.examples import Examples, RowSource
+from tlkit.data.examples import Examples, RowSource, received, to_send
 from tlkit.errors import RunError, TrainingError
 from tlkit.models.inference import bfloat16_pays, frozen_call
+from tlkit.models.sending import sent_call
 from tlkit.plan.augmentation import Augmentation
 from tlkit.progress import NO_DEADLINE, Deadline, bar
 from tlkit.words import counted
@@ -252,29 +255,42 @@ def _compute(
     """Run the prefix on the missing pairs and cache its outputs. Returns the number of pairs done."""
     if len(missing.outputs) < len(prefix.outputs):
         prefix = keras.Model(prefix.input, [prefix.outputs[one.index] for one in missing.outputs])
-    call = frozen_call(prefix, batch_size, bfloat16=missing.bfloat16)
     pairs, done = missing.pairs, 0
-    prepare = functools.partial(_pixels, examples, missing, examples.numbers())
-    with ThreadPoolExecutor() as pool, bar(len(pairs), "image") as update:
-        chunks = [pairs[start : start + batch_size] for start in range(0, len(pairs), batch_size)]
-        try:
-            waiting = pool.submit(prepare, chunks[0])
-            for number, chunk in enumerate(chunks):
-                images = waiting.result()
-                if number + 1 < len(chunks):
-                    waiting = pool.submit(prepare, chunks[number + 1])
-                outputs = call(images)
-                for writer, values in zip(writers, outputs, strict=True):
-                    _check_finite(values, prefix, [missing.keys[view][i] for view, i in chunk])
-                    writer.add([missing.keys[view][i] for view, i in chunk], values)
-                done += len(chunk)
-                update(done)
-                if deadline.over:
-                    break
-        finally:
-            for writer in writers:
-                writer.__exit__(None, None, None)
+    chunks = [pairs[start : start + batch_size] for start in range(0, len(pairs), batch_size)]
+    with contextlib.ExitStack() as stack:
+        update = stack.enter_context(bar(len(pairs), "image"))
+        for writer in writers:
+            stack.push(writer.__exit__)
+        found = stack.enter_context(contextlib.closing(_outputs(prefix, examples, missing, chunks, batch_size)))
+        for chunk, outputs in zip(chunks, found, strict=False):
+            keys = [missing.keys[view][i] for view, i in chunk]
+            for writer, values in zip(writers, outputs, strict=True):
+                _check_finite(values, prefix, keys)
+                writer.add(keys, values)
+            done += len(chunk)
+            update(done)
+            if deadline.over:
+                break
     return done
+
+
+def _outputs(
+    prefix: keras.Model, examples: Examples, missing: _Missing, chunks: list[list[tuple[int, int]]], batch_size: int
+) -> Generator[list[np.ndarray]]:
+    """Yield the prefix's outputs for each batch of pairs; from a cluster, in the same batches, if one is used."""
+    numbers, workers = examples.numbers(), current()
+    if workers is not None and len(chunks) > 1:
+        items = (_to_send(examples, missing, numbers, chunk) for chunk in chunks)
+        yield from workers.map_ordered(_in_worker, items, sent_call(prefix, batch_size, bfloat16=missing.bfloat16))
+        return
+    call = frozen_call(prefix, batch_size, bfloat16=missing.bfloat16)
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(_pixels, examples, missing, numbers, chunks[0])
+        for number in range(len(chunks)):
+            images = waiting.result()
+            if number + 1 < len(chunks):
+                waiting = pool.submit(_pixels, examples, missing, numbers, chunks[number + 1])
+            yield call(images)
 
 
 def _check_finite(values: np.ndarray, prefix: keras.Model, keys: list[str]) -> None:
@@ -291,11 +307,38 @@ def _check_finite(values: np.ndarray, prefix: keras.Model, keys: list[str]) -> N
 def _pixels(examples: Examples, missing: _Missing, numbers: list[int], chunk: list[tuple[int, int]]) -> np.ndarray:
     """The pixels of pairs (view, index), augmented if asked. numbers: by which the augmentation is seeded."""
     images = examples.pixels.gather(np.array([i for _, i in chunk]))
-    if missing.augmentation is None:
+    return _augmented(images, missing.augmentation, _seeds(missing, numbers, chunk))
+
+
+def _seeds(missing: _Missing, numbers: list[int], chunk: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
+    return [(missing.seed, view, numbers[i]) for view, i in chunk]
+
+
+def _augmented(
+    images: np.ndarray, augmentation: Augmentation | None, seeds: Sequence[tuple[int, int, int]]
+) -> np.ndarray:
+    """The images, each augmented by its seed; unchanged without an augmentation."""
+    if augmentation is None:
         return images
-    seeds = [(missing.seed, view, numbers[i]) for view, i in chunk]
-    versions = zip(images, seeds, strict=True)
-    return np.stack([augment(image, missing.augmentation, one) for image, one in versions])
+    return np.stack([augment(image, augmentation, one) for image, one in zip(images, seeds, strict=True)])
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A batch for a worker of a cluster. rows: see `to_send`. augmentation, seeds: as in `_augmented`."""
+
+    rows: Any
+    augmentation: Augmentation | None
+    seeds: list[tuple[int, int, int]]
+
+
+def _to_send(examples: Examples, missing: _Missing, numbers: list[int], chunk: list[tuple[int, int]]) -> _Sent:
+    rows = to_send(examples.pixels, np.array([i for _, i in chunk]))
+    return _Sent(rows, missing.augmentation, _seeds(missing, numbers, chunk))
+
+
+def _in_worker(call: Callable[[np.ndarray], list[np.ndarray]], sent: _Sent) -> list[np.ndarray]:
+    return call(_augmented(received(sent.rows), sent.augmentation, sent.seeds))
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tlkit.backbones import Backbone
+from tlkit.cluster import current
 from tlkit.data.examples import Examples
+from tlkit.devices import available_memory, one_thread
 from tlkit.features.extract import extract_features, per_output
 from tlkit.features.folds import ALWAYS_TRAINING, solving_folds
 from tlkit.features.linear import CrossValidation, Solver, choose_strength
@@ -19,6 +24,8 @@ if TYPE_CHECKING:
     import keras
 
 
+SHARE_OF_MEMORY = 0.2  # of what is available, for the table; comparing heads takes about four times as much
+WORTH_SENDING = 5_000_000  # numbers in a table from which its heads are compared by the workers of a cluster
 PROBED = 4000  # maximum number of training images for the probe of a block: enough to rank blocks
 
 
@@ -77,7 +84,7 @@ def feature_table(
         batch_size: the training batch size; inference may use larger batches.
 
     Returns:
-        The table; None if the cache has no room.
+        The table; None if the cache has no room, or the memory.
     """
     prefix, _ = cut(tapped, backbone, 0)
     assert prefix is not None
@@ -89,7 +96,8 @@ def feature_table(
         if len(examples)
     ]
     whole = [one for one in found if one is not None]
-    if len(whole) < len(found):
+    needed = sum(4 * one.count * sum(rows.row_shape[-1] for rows in one.views[0]) for one in whole)
+    if len(whole) < len(found) or needed > SHARE_OF_MEMORY * available_memory():
         return None
     tensors = [np.concatenate(rows) for rows in zip(*[per_output(one) for one in whole], strict=True)]
     folds, how = solving_folds(*[(one.labels, one.groups) for one in splits], seed=seed)
@@ -129,9 +137,39 @@ class Probe:
 def probe_blocks(table: Table) -> list[Probe]:
     """Fit a linear probe (ridge) on each block alone, bottom first (Alain and Bengio 2016, arXiv:1610.01644)."""
     table = table.fewer(PROBED)
-    probes = []
-    for block, rows in enumerate(table.blocks, start=1):
-        validated = choose_strength(rows, table.labels, table.folds, table.classes, solver=Solver("ridge"))
-        correct = validated.probabilities.argmax(1) == table.labels[table.held_out]
-        probes.append(Probe(block, rows.shape[1], correct, validated))
-    return probes
+    found = cross_validated(table, [((block,), Solver("ridge")) for block in range(1, len(table.blocks) + 1)])
+    right = table.labels[table.held_out]
+    return [
+        Probe(block, rows.shape[1], one.probabilities.argmax(1) == right, one)
+        for block, (rows, (one, _)) in enumerate(zip(table.blocks, found, strict=True), start=1)
+    ]
+
+
+def cross_validated(
+    table: Table, heads: Sequence[tuple[tuple[int, ...], Solver]]
+) -> list[tuple[CrossValidation, float]]:
+    """Cross-validate heads on some blocks each: on a cluster at once, if one is used and the table is large.
+
+    Args:
+        heads: the numbers of the blocks, from 1, and how the head is solved.
+
+    Returns:
+        What `choose_strength` found for each head, and the seconds it took.
+    """
+    workers = current()
+    if workers is None or len(heads) < 2 or sum(rows.size for rows in table.blocks) < WORTH_SENDING:
+        return [_one_head(table, head) for head in heads]
+    return list(workers.map_ordered(_one_head, heads, functools.partial(_received, table)))
+
+
+def _received(table: Table) -> Table:
+    return table
+
+
+def _one_head(table: Table, head: tuple[tuple[int, ...], Solver]) -> tuple[CrossValidation, float]:
+    blocks, solver = head
+    started = time.monotonic()
+    rows = [table.blocks[block - 1] for block in blocks]
+    with one_thread():
+        found = choose_strength(np.concatenate(rows, axis=1), table.labels, table.folds, table.classes, solver=solver)
+    return found, time.monotonic() - started

@@ -7,13 +7,15 @@ from it, and the mean of all models' weights is delivered (a model soup, Wortsma
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import keras
 import numpy as np
 
 from tlkit.checkpoints import Checkpoints
+from tlkit.cluster import current
 from tlkit.data.examples import Examples
+from tlkit.errors import TrainingError
 from tlkit.evaluation.predict import predict_probabilities
 from tlkit.features.folds import stratified_folds
 from tlkit.finetuning.build import Trained, as_saved, build
@@ -22,8 +24,10 @@ from tlkit.finetuning.prepare import Prepared
 from tlkit.finetuning.refit import Refitted
 from tlkit.plan.plan import Plan
 from tlkit.progress import Clock, log
+from tlkit.training.history import History
 from tlkit.training.own_callbacks import report_rows
 from tlkit.training.resume import resumable
+from tlkit.training.several import Training, train_several
 from tlkit.training.train import train
 from tlkit.words import counted
 
@@ -55,20 +59,12 @@ def cross_validate(
     right = _right(model, prepared.dataset.part("validation"))
     total, computed = [one.astype("float64") for one in model.get_weights()], 0
     numbers = range(int(folds.max(initial=0)) + 1)
+    several = [np.flatnonzero(folds == number) for number in numbers]
     with clock.timed("folds"):
-        for number in numbers:
-            rows = np.flatnonzero(folds == number)
-            others = np.setdiff1d(np.arange(len(pool)), rows)
-            log.info(f"fold      {number + 2} of {len(numbers) + 1}: {counted(len(rows), 'image')} held out")
-            model = build(prepared, recipe.head, plan.precision, restart=history.restart)
-            deadline = training_deadline(clock.deadline, model, prepared.dataset, job.report)
-            place = resumable(checkpoints, f"fold {number + 2}")
-            settings: dict[str, Any] = {
-                "seed": job.seed + history.restart,
-                "deadline": deadline,
-                "callbacks": place,
-            }
-            found = train(model, prepared.backbone, recipe, pool.take(others), pool.take(rows), **settings)
+        trainings = (_training(plan, prepared, pool, rows, clock, history.restart) for rows in several)
+        for number, rows, (model, found) in zip(
+            numbers, several, _each_trained(trainings, len(several), checkpoints), strict=True
+        ):
             if found.cut_short or found.interrupted:
                 history.note(
                     f"the folds were given up after {number + 1}: the time was over, so the first is delivered"
@@ -91,6 +87,35 @@ def cross_validate(
     return Refitted(
         model=model, out_of_fold=out_of_fold, images_computed=computed, splits=SPLITS, folds=len(numbers) + 1
     )
+
+
+def _training(plan: Plan, prepared: Prepared, pool: Examples, rows: np.ndarray, clock: Clock, restart: int) -> Training:
+    """The training of a fold. rows: of the images that are held out."""
+    recipe, job = plan.recipe, plan.job
+    assert recipe is not None
+    model = build(prepared, recipe.head, plan.precision, restart=restart)
+    deadline = training_deadline(clock.deadline, model, prepared.dataset, job.report)
+    others = np.setdiff1d(np.arange(len(pool)), rows)
+    return Training(model, prepared.backbone, recipe, pool.take(others), pool.take(rows), job.seed + restart, deadline)
+
+
+def _each_trained(
+    trainings: Iterable[Training], count: int, checkpoints: Checkpoints | None
+) -> Iterator[tuple[keras.Model, History]]:
+    """Train the models of `count` folds, at once on a cluster if one is used, else one after another."""
+    workers = current()
+    if workers is not None:
+        together = list(trainings)
+        for one, found in zip(together, train_several(workers, together), strict=True):
+            if isinstance(found, TrainingError):
+                raise found
+            yield one.model, found
+        return
+    for number, one in enumerate(trainings, start=2):
+        log.info(f"fold      {number} of {count + 1}: {counted(len(one.validation), 'image')} held out")
+        place = resumable(checkpoints, f"fold {number}")
+        given = (one.model, one.backbone, one.recipe, one.training, one.validation)
+        yield one.model, train(*given, seed=one.seed, deadline=one.deadline, callbacks=place)
 
 
 def _right(model: keras.Model, examples: Examples) -> int:

@@ -9,6 +9,7 @@ from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import Any
 
+from tlkit.cluster import check_on
 from tlkit.errors import RunError, SpecError, TlkitError, unknown
 from tlkit.manifest import digest, known_manifest
 from tlkit.plan.augmentation import Augmentation, augmentation_from_dict, check_fields
@@ -91,6 +92,8 @@ class Job:
         max_minutes: Time limit of the whole run in minutes, above 0.
         cache_gb: Size limit of all caches on disk, in gigabytes. None: a fifth of the space that is free or that they
             use.
+        on: Where what falls into independent parts is computed, see docs/scale.md: "ray", the cores of this machine, or
+            "ray://HOST:PORT", a Ray cluster. It changes no result. None: this process.
         strict: Whether any problem in the data is an error.
         report: Whether to write `report.html`.
         checked: A recipe whose augmentation an earlier run has checked on these images; it is not checked again. It is
@@ -132,6 +135,7 @@ class Job:
     max_error: float | None = None
     max_minutes: float | None = None
     cache_gb: float | None = None
+    on: str | None = None
     strict: bool = False
     report: bool = True
     checked: Recipe | None = None
@@ -171,6 +175,7 @@ class Job:
             _between("`max_minutes`", self.max_minutes, 0, None, open_start=True)
         if self.cache_gb is not None:
             _between("`cache_gb`", self.cache_gb, 0, None)
+        check_on(self.on)
 
     def _check_folds(self) -> None:
         if self.folds is None:

@@ -7,7 +7,6 @@ the model fails, gets a problem and ends nothing.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from tlkit.cache import Store
+from tlkit.cluster import threads
 from tlkit.data.convert import without_warnings
 from tlkit.data.decode import square_decoder
 from tlkit.data.headers import why_not
@@ -190,7 +190,7 @@ class Network:
 
 
 def answered(engine: Engine, items: Sequence[Item]) -> Answers:
-    """Answer some images, in their order. Raises what the engine raises if it answers not one image of a batch."""
+    """Answer some images, in their order. Raises what the engine raises if it answers no image of a batch."""
     with without_warnings():
         return joined([_isolated(engine, batch) for batch in _batches(_prepared(engine, items))])
 
@@ -199,7 +199,7 @@ def _prepared(engine: Engine, items: Sequence[Item]) -> Iterator[tuple[Any, int]
     """What the engine prepared of each image, and the size of its file, as bounded a way ahead as AHEAD says."""
     waiting: deque[tuple[Future[Any], int]] = deque()
     ahead = 0
-    with ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(threads()) as pool:
         try:
             for item in items:
                 size = item.size or 0

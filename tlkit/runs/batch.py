@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import keras
 
 from tlkit.backbones import find_backbone
 from tlkit.cache import Cache
+from tlkit.cluster import check_on, pool
 from tlkit.data.limits import FULL_DEPTH
 from tlkit.data.pixels import Pixels
 from tlkit.disk import check_writable
@@ -32,15 +34,16 @@ from tlkit.folders import BESIDE, DESCRIPTION, PLAN, read_description
 from tlkit.manifest import digest
 from tlkit.models.blocks import feature_extractor
 from tlkit.progress import log
-from tlkit.runs.answering import Answers, Engine, Looks, Network, ServedModel, answered
+from tlkit.runs.answering import Answers, Engine, Looks, Network, ServedModel, answered, joined
 from tlkit.runs.folder import Run, open_run
 from tlkit.runs.items import Item, Source, items_of, source_words
 from tlkit.runs.parts import PART_ROWS, Part, Parts, parts_of
 from tlkit.runs.predict import opened
-from tlkit.runs.reading import is_target, load_model, served_folder, unsure_below
+from tlkit.runs.reading import BATCH, is_target, load_model, served_folder, unsure_below
 from tlkit.words import counted, shown
 
 OTHERS = (*BESIDE, DESCRIPTION)  # files of an export on which no answer depends, or not as a whole
+SENT = 8 * BATCH  # images that a worker of a cluster is sent at once
 SAID_EVERY = 30.0  # seconds between two lines in the log
 
 
@@ -91,7 +94,8 @@ def predict_to(
             below which it is unsure), ok, and problem, which says why an image has no answer.
         embeddings: Also write the column embedding, a list of float32: see `embed`. The model must then be a run; the
             probabilities are those of its Keras model, which differ from the SavedModel's by rounding.
-        on: "ray" for a cluster on this machine, or "ray://HOST:PORT". None: this process.
+        on: "ray" for the cores of this machine, or "ray://HOST:PORT" for a Ray cluster whose machines see the images
+            and the model under the same paths. None: this process.
         force: Remove answers at `out` that are of another model or of other images.
         rows: Images of a part. Smaller parts lose less when a computer fails; a batch goes on with the number that it
             began with.
@@ -141,7 +145,7 @@ def embed(
 
 
 class Task(Protocol):
-    """What is asked of each image. It is small, and another process makes the engine from it."""
+    """What is asked of each image. It is small, and each worker of a cluster makes the engine from it."""
 
     @property
     def embeddings(self) -> bool: ...
@@ -248,6 +252,7 @@ def _hash(values: Any) -> str:
 
 def write_answers(task: Task, source: Source, out: str | Path, *, on: str | None, force: bool, rows: int) -> Written:
     """Answer what of a source is not answered yet, and write it. Arguments as of `predict_to`."""
+    check_on(on)
     if rows < 1:
         raise SpecError(f"`rows` is {rows}. Expected 1 or more.")
     out = Path(out)
@@ -324,19 +329,33 @@ class _Batch:
 
 
 def _answered(task: Task, model: str, parts: Iterable[Part], on: str | None) -> Iterator[tuple[Part, Answers]]:
-    """Each part with its answers, in any order. Memory is bounded: parts are taken as they are needed."""
-    if on is not None:
-        raise SpecError(f"`on` is '{on}', and this version of tlkit answers in this process alone. Leave it out.")
-    for part in parts:
-        yield answer_part(task, model, part)
+    """Yield each part with its answers, in order. Memory is bounded: parts are taken as they are needed.
 
+    On a cluster a part is sent in pieces, so that a few hundred images keep several workers busy.
+    """
+    parts = iter(parts)
+    first = next(parts, None)
+    if first is None:
+        return  # no engine, and no cluster, is needed
+    waiting: deque[tuple[Part, int]] = deque()
 
-def answer_part(task: Task, model: str, part: Part) -> tuple[Part, Answers]:
-    """Answer one part, in any process: the engine is made once in each. model: a hash of the model."""
-    return part, answered(_engine(task, model), part.items)
+    def pieces() -> Iterator[tuple[Item, ...]]:
+        for part in chain([first], parts):
+            size = len(part.items) if on is None else SENT
+            starts = range(0, len(part.items), size)
+            waiting.append((part, len(starts)))
+            yield from (part.items[start : start + size] for start in starts)
+
+    with pool(on) as workers:
+        done: list[Answers] = []
+        for answers in workers.map_ordered(answered, pieces(), functools.partial(_engine, task, model)):
+            done.append(answers)
+            if len(done) == waiting[0][1]:
+                yield waiting.popleft()[0], joined(done)
+                done = []
 
 
 @functools.lru_cache(maxsize=1)
 def _engine(task: Task, model: str) -> Engine:
-    """The engine of a task, which is kept for the parts that follow. model: a hash, since a folder may be replaced."""
+    """The engine of a task, made once in each process. model: a hash of it, since a folder may be replaced."""
     return task.engine()

@@ -100,7 +100,8 @@ def decide_by_tournament(
     table = feature_table(tapped, backbone, pool, training, seed=job.seed, batch_size=job.batch_size or 32)
     if table is None:
         recipe, decision = choose_recipe(training, job.similar)
-        why = f"no tournament was held, because the cache has no room for features (`cache_gb`); {decision.why}"
+        why = "no tournament was held, because the cache (`cache_gb`) or the memory has no room for features"
+        why = f"{why}; {decision.why}"
         return Outcome(recipe, why, []), [replace(decision, why=why)]
     axes = profile(tapped, backbone, table, pool, seed=job.seed)
     similar = axes["similar"]

@@ -20,7 +20,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,14 +28,15 @@ import numpy as np
 
 from tlkit.backbones import Backbone
 from tlkit.checkpoints import Checkpoints
+from tlkit.cluster import Pool, current
 from tlkit.data.examples import Examples
 from tlkit.errors import TrainingError
 from tlkit.evaluation.calibration import without_prior
 from tlkit.evaluation.criterion import Criterion, is_imbalanced
 from tlkit.evaluation.estimate import CROSS_FITTED_SPREAD, Estimate, estimate_from, selection_optimism
 from tlkit.evaluation.predict import predict_probabilities
-from tlkit.features.linear import Solver, choose_strength
-from tlkit.features.table import Table, probe_blocks
+from tlkit.features.linear import CrossValidation, Solver
+from tlkit.features.table import Table, cross_validated, probe_blocks
 from tlkit.models.inference import inference_batch, seconds_per_image
 from tlkit.plan.augmentation import Augmentation
 from tlkit.plan.job import Job
@@ -62,6 +63,7 @@ from tlkit.strategy.tuning import (
 )
 from tlkit.training.history import History
 from tlkit.training.resume import resumable
+from tlkit.training.several import Training, train_several
 from tlkit.training.train import train
 from tlkit.words import counted, roughly
 
@@ -270,34 +272,36 @@ class Tournament:
         If the images are different from the backbone's own, all blocks come first: the last block is specific to the
         backbone's classes.
         """
-        table, blocks = self.table, self.table.blocks
-        probes = probe_blocks(table)
-        found = [self._fit_linear((), [blocks[-1]], "linear, last block")]
-        if len(blocks) > 1:
-            found.append(self._fit_linear("all", blocks, "linear, all blocks"))
+        table, last = self.table, len(self.table.blocks)
+        entries: list[tuple[tuple[int, ...] | str, tuple[int, ...], str]] = [((), (last,), "linear, last block")]
+        if last > 1:
+            entries.append(("all", tuple(range(1, last + 1)), "linear, all blocks"))
             if self.similar is False:
-                found.reverse()
-            other = max(probes[:-1], key=lambda probe: probe.accuracy)
-            found.append(self._fit_linear((other.block,), [blocks[other.block - 1]], f"linear, block {other.block}"))
-        return found
+                entries.reverse()
+            other = max(probe_blocks(table)[:-1], key=lambda probe: probe.accuracy)
+            entries.append(((other.block,), (other.block,), f"linear, block {other.block}"))
+        found = cross_validated(table, [(blocks, self._solver(blocks)) for _, blocks, _ in entries])
+        return [self._linear_contender(taps, name, *one) for (taps, _, name), one in zip(entries, found, strict=True)]
 
-    def _fit_linear(self, taps: tuple[int, ...] | str, rows: list[np.ndarray], name: str) -> Contender:
-        started = time.monotonic()
+    def _solver(self, blocks: tuple[int, ...]) -> Solver:
+        sizes = tuple(self.table.blocks[block - 1].shape[1] for block in blocks)
+        return Solver(balanced=self.job.balance == "weights", sizes=sizes)
+
+    def _linear_contender(
+        self, taps: tuple[int, ...] | str, name: str, found: CrossValidation, seconds: float
+    ) -> Contender:
+        """A head whose C was chosen. seconds: that this took."""
         table = self.table
-        weights = self.job.balance == "weights"
-        solver = Solver(balanced=weights, sizes=tuple(one.shape[1] for one in rows))
-        found = choose_strength(np.concatenate(rows, axis=1), table.labels, table.folds, table.classes, solver=solver)
         recipe = Recipe(
             name,
             # epochs, rate and patience count only where the cache has no room for the features that it is solved on
             stages=(Stage(20, 1e-3, patience=4, solver="logistic", strength=found.strength),),
             head=Head(taps=taps),
             batch_size=self.job.batch_size or 32,
-            class_weights=weights,
+            class_weights=self.job.balance == "weights",
         )
-        one = Contender(name, recipe, self._no_answers(), tried=found.tried)
+        one = Contender(name, recipe, self._no_answers(), tried=found.tried, seconds=seconds)
         self._judged(one, found.probabilities, np.ones(len(table.held_out), bool))
-        one.seconds = time.monotonic() - started
         self._log(one)
         return one
 
@@ -337,14 +341,17 @@ class Tournament:
                 why = ": the tournament was interrupted" if self.interrupted else ""
             self._log(one)
         further = self._further(trained, leader) if trained is not None else []
+        workers = current()
         while further and not self.interrupted:
-            recipe = further.pop(0)
-            one = Contender(recipe.name, recipe, self._no_answers())
-            self._tune_one(one)
-            self._log(one)
-            tuning.append(one)
-            if one.diverged and len(tuning) < MOST_TRIED:
-                further.append(with_lower_rate(recipe))
+            at_once = 1 if workers is None else len(further)
+            recipes, further = further[:at_once], further[at_once:]
+            some = [Contender(recipe.name, recipe, self._no_answers()) for recipe in recipes]
+            self._tune_these(some, workers)
+            for one, recipe in zip(some, recipes, strict=True):
+                self._log(one)
+                tuning.append(one)
+                if one.diverged and len(tuning) < MOST_TRIED:
+                    further.append(with_lower_rate(recipe))
         return tuning
 
     def _shorter(self, one: Contender) -> list[Contender]:
@@ -380,20 +387,48 @@ class Tournament:
         """Which of the held-out images are of the validation split: bool, shape (held out,)."""
         return self.table.held_out >= self.table.training
 
+    def _tune_these(self, some: list[Contender], workers: Pool | None) -> None:
+        """Train contenders that do not depend on each other: on a cluster at once, if one is used."""
+        if workers is None or len(some) == 1:
+            for one in some:
+                self._tune_one(one)
+            return
+        started = time.monotonic()
+        models = [(one, model) for one in some if (model := self._ready(one)) is not None]
+        (training, validation), seed, deadline = self._split, self.job.seed, self.deadline.or_not_at_all()
+        trainings = [
+            Training(model, self.backbone, one.recipe, training, validation, seed, deadline) for one, model in models
+        ]
+        try:
+            for (one, model), found in zip(models, train_several(workers, trainings), strict=True):
+                self._trained(one, model, found)
+                one.seconds = time.monotonic() - started
+        except KeyboardInterrupt:
+            self._drop(one for one in some if one.history is None and one.state == "standing")
+
     def _tune_one(self, one: Contender) -> None:
         """Train one contender. Ctrl-C drops it, or ends its training after an epoch, and the tournament is decided."""
         try:
-            self._tune_within_time(one)
+            started = time.monotonic()
+            model = self._ready(one)
+            if model is not None:
+                self._train(one, model)
+            one.seconds = time.monotonic() - started
         except KeyboardInterrupt:
-            self.interrupted = True
-            log.info("interrupted: the best model so far is delivered; interrupt again to give it up")
+            self._drop([one])
+
+    def _drop(self, some: Iterable[Contender]) -> None:
+        """Leave out the contenders that were interrupted."""
+        self.interrupted = True
+        log.info("interrupted: the best model so far is delivered; interrupt again to give it up")
+        for one in some:
             one.ends("dropped", ": it was interrupted before its first epoch")
 
-    def _tune_within_time(self, one: Contender) -> None:
+    def _ready(self, one: Contender) -> keras.Model | None:
+        """Build the model of a contender, and complete its recipe; None if the time does not suffice for it."""
         if self.deadline.over:
             one.ends("dropped", ": the time limit was reached")
-            return
-        started = time.monotonic()
+            return None
         model = self.build(one.recipe.head)
         forward = seconds_per_image(model) * self.table.training
         # A lower bound: a training step of all blocks takes more than two forward passes, and frozen blocks one.
@@ -401,24 +436,31 @@ class Tournament:
         least = 2 * forward * stage.epochs if stage.unfreeze == "all" else forward
         if least > self.deadline.left:
             one.ends("dropped", f": it would take {least / 60:.1f} minutes or more, past the time limit")
-            one.seconds = time.monotonic() - started
-            return
+            return None
         log.info(f"{one.name}: {counted(stage.epochs, 'epoch')}, {roughly(expected_seconds(one.recipe, forward))}")
         one.recipe = self._augmented(one.recipe, forward)
-        self._train(one, model)
-        one.seconds = time.monotonic() - started
+        return model
+
+    @functools.cached_property
+    def _split(self) -> list[Examples]:
+        """The training images, and the validation images."""
+        return [self.pool.take(rows) for rows in np.split(np.arange(len(self.pool)), [self.table.training])]
 
     def _train(self, one: Contender, model: keras.Model) -> None:
-        training, validation = (
-            self.pool.take(rows) for rows in np.split(np.arange(len(self.pool)), [self.table.training])
-        )
         settings: dict[str, Any] = {"seed": self.job.seed, "deadline": self.deadline.or_not_at_all()}
         place = resumable(self.checkpoints, training_name(one.recipe))
         try:
-            history = train(model, self.backbone, one.recipe, training, validation, callbacks=place, **settings)
+            history = train(model, self.backbone, one.recipe, *self._split, callbacks=place, **settings)
         except TrainingError as error:
+            self._trained(one, model, error)
+            return
+        self._trained(one, model, history)
+
+    def _trained(self, one: Contender, model: keras.Model, history: History | TrainingError) -> None:
+        """Judge a contender that was trained, or drop it."""
+        if isinstance(history, TrainingError):
             one.diverged = True
-            one.ends("dropped", f": {error}")
+            one.ends("dropped", f": {history}")
             return
         self.images_computed += history.images_computed
         self.interrupted |= history.interrupted
@@ -428,7 +470,8 @@ class Tournament:
             one.too_long = history.expected_seconds
             one.ends("dropped", f": it would take {history.expected_seconds / 60:.1f} minutes, past the time limit")
             return
-        found = predict_probabilities(model, validation.pixels, batch_size=inference_batch(one.recipe.batch_size))
+        pixels = self._split[1].pixels
+        found = predict_probabilities(model, pixels, batch_size=inference_batch(one.recipe.batch_size))
         self._judged(one, found, self._validation_rows)
         one.model, one.history = model, history
 

@@ -5,18 +5,22 @@ Imports Keras and NumPy only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 
-from tlkit.backbones import Backbone
+from tlkit.backbones import Backbone, find_backbone
+from tlkit.cluster import current
 from tlkit.data.examples import Examples
 from tlkit.errors import TrainingError
 from tlkit.plan.recipe import Recipe
 from tlkit.progress import NO_DEADLINE, Deadline, log
 from tlkit.training.history import History
 from tlkit.training.monitor import improves
-from tlkit.training.resume import of_restart
+from tlkit.training.own_callbacks import checked_callbacks
+from tlkit.training.resume import of_restart, without_resumable
+from tlkit.training.several import Training, train_several
 from tlkit.training.train import train
 
 
@@ -53,27 +57,22 @@ def train_best(
     failed: TrainingError | None = None
     outcomes: list[History] = []
     notes: list[str] = []
+    network = find_backbone(backbone) if isinstance(backbone, str) else backbone
+    trainings = (
+        Training(build(seed + number), network, recipe, training, validation, seed + number, deadline)
+        for number in range(recipe.restarts + 1)
+    )
+    attempts = _attempts(trainings, callbacks)
     for number in range(recipe.restarts + 1):
         if best is not None and (deadline.over or best[1].interrupted or outcomes[-1].interrupted):
             notes.append(f"restart {number} of {recipe.restarts} was left out, and any after it: the time was over")
             break
         if number:
             log.info(f"restart {number} of {recipe.restarts}, with seed {seed + number}")
-        model = build(seed + number)
-        try:
-            history = train(
-                model,
-                backbone,
-                recipe,
-                training,
-                validation,
-                seed=seed + number,
-                deadline=deadline,
-                callbacks=callbacks if not number else of_restart(callbacks, number),
-            )
-        except TrainingError as error:
-            failed = error
-            notes.append(f"the training with seed {seed + number} was given up: {error}")
+        model, history = next(attempts)
+        if isinstance(history, TrainingError):
+            failed = history
+            notes.append(f"the training with seed {seed + number} was given up: {history}")
             continue
         history.restart = number
         outcomes.append(history)
@@ -84,6 +83,24 @@ def train_best(
         raise failed
     _join(best[1], outcomes, notes)
     return best
+
+
+def _attempts(
+    trainings: Iterator[Training], callbacks: Sequence[keras.callbacks.Callback]
+) -> Iterator[tuple[keras.Model, History | TrainingError]]:
+    """Train one after another; on a cluster, where one is used and no callback is to be told, at once."""
+    first, workers = next(trainings), current()
+    if first.recipe.restarts and workers is not None and not without_resumable(checked_callbacks(callbacks))[0]:
+        together = [first, *trainings]
+        yield from zip([one.model for one in together], train_several(workers, together), strict=True)
+        return
+    for number, one in enumerate(itertools.chain([first], trainings)):
+        place = callbacks if not number else of_restart(callbacks, number)
+        given = (one.model, one.backbone, one.recipe, one.training, one.validation)
+        try:
+            yield one.model, train(*given, seed=one.seed, deadline=one.deadline, callbacks=place)
+        except TrainingError as error:
+            yield one.model, error
 
 
 def _monitor(recipe: Recipe) -> str:

@@ -11,8 +11,15 @@ import numpy as np
 
 from tlkit.data.examples import Examples
 from tlkit.features.extract import all_rows
-from tlkit.features.folds import ALWAYS_TRAINING, solving_folds
+from tlkit.features.folds import ALWAYS_TRAINING, ENOUGH_VALIDATION, solving_folds
 from tlkit.features.linear import LinearHead, Solver, choose_strength, solve
+from tlkit.features.shards import (
+    Part,
+    bytes_in_memory,
+    choose_strength_on_shards,
+    scores_on_shards,
+    solve_on_shards,
+)
 from tlkit.plan.recipe import Stage
 from tlkit.progress import Deadline, log
 from tlkit.stats import log_loss
@@ -28,6 +35,7 @@ if TYPE_CHECKING:
 
 FEWEST_STEPS = 1000  # of gradient descent, for a head that cannot be solved
 FALLBACK_PATIENCE = 10  # epochs
+MOST_IN_MEMORY = 2**29  # bytes of features that are solved in memory, which takes about four times as many
 Rows = tuple[np.ndarray, np.ndarray]  # features and labels
 
 
@@ -57,17 +65,10 @@ def solve_stage(
         return fit_stage(model, longer, inputs, history, deadline)
     source, held_out = found
     started, recipe, views = time.monotonic(), plan.recipe, len(source.views)
-    classes, training, validation = model.output_shape[-1], _rows(source), _rows(held_out)
-    sizes = tuple(rows.row_shape[-1] for rows in source.views[0])
-    solver = Solver(plan.stage.solver, balanced=recipe.class_weights, sizes=sizes)
-    strength, how = (plan.stage.strength or 0.0) / views, "given"  # C is the weight of an image, not of a view
-    if plan.stage.strength is None:
-        folds, how = _folds(source, held_out, plan.seed)
-        rows, labels = (np.concatenate(both) for both in zip(training, validation, strict=True))
-        chosen = choose_strength(rows, labels, folds, classes, solver=solver)
-        strength, how = chosen.strength, f"{how}, the {chosen.edge} that was tried" if chosen.edge else how
-    head = solve(*training, classes, strength=strength, solver=solver, validation=validation)
-    scores = {**_scores(head, training), **{f"val_{name}": one for name, one in _scores(head, validation).items()}}
+    solved = _solve_on_shards if _on_shards(source, held_out, plan) else _solve_in_memory
+    head, how = solved(plan, source, held_out, model.output_shape[-1])
+    strength = head.strength
+    scores = {**_scores(head, source), **{f"val_{name}": one for name, one in _scores(head, held_out).items()}}
     best, seconds = improves(scores, history.best, recipe.monitor), time.monotonic() - started
     c, at = strength * views, plan.clock.seconds
     row = history.add(plan.number, scores, best=best, seconds=seconds, at_seconds=at, strength=c)
@@ -77,6 +78,48 @@ def solve_stage(
     log.info(line + (epoch_line(row) if best else "no improvement, so the earlier weights are kept"))
     report_rows(plan.callbacks, model, [row])
     return history
+
+
+def _solve_in_memory(plan: StagePlan, source: Source, held_out: Source, classes: int) -> tuple[LinearHead, str]:
+    """Return the head, and how its C was found."""
+    views, solver = len(source.views), _solver(plan, source)
+    training, validation = _rows(source), _rows(held_out)
+    strength, how = (plan.stage.strength or 0.0) / views, "given"  # C is the weight of an image, not of a view
+    if plan.stage.strength is None:
+        folds, how = _folds(source, held_out, plan.seed)
+        rows, labels = (np.concatenate(both) for both in zip(training, validation, strict=True))
+        chosen = choose_strength(rows, labels, folds, classes, solver=solver)
+        strength, how = chosen.strength, f"{how}, the {chosen.edge} that was tried" if chosen.edge else how
+    return solve(*training, classes, strength=strength, solver=solver, validation=validation), how
+
+
+def _solve_on_shards(plan: StagePlan, source: Source, held_out: Source, classes: int) -> tuple[LinearHead, str]:
+    """As `_solve_in_memory`, for features that memory does not hold."""
+    views, solver = len(source.views), _solver(plan, source)
+    training, validation = _parts(source), _parts(held_out)
+    strength, how = (plan.stage.strength or 0.0) / views, "given"
+    if plan.stage.strength is None:
+        chosen = choose_strength_on_shards(training, validation, classes, solver=solver)
+        strength, how = chosen.strength, f"chosen on {held_out.count:,} validation images"
+        how = f"{how}, the {chosen.edge} that was tried" if chosen.edge else how
+    head = solve_on_shards(training, classes, strength=strength, solver=solver, validation=validation)
+    return head, f"{how}; solved shard by shard"
+
+
+def _solver(plan: StagePlan, source: Source) -> Solver:
+    sizes = tuple(rows.row_shape[-1] for rows in source.views[0])
+    return Solver(plan.stage.solver, balanced=plan.recipe.class_weights, sizes=sizes)
+
+
+def _parts(source: Source) -> list[Part]:
+    """The cached rows as parts, one for each view."""
+    return [Part(view, source.labels) for view in source.views]
+
+
+def _on_shards(source: Source, held_out: Source, plan: StagePlan) -> bool:
+    """Whether the features are too many to be solved in memory, and C is given or chosen on the validation images."""
+    large = bytes_in_memory([*_parts(source), *_parts(held_out)]) > MOST_IN_MEMORY
+    return large and plan.stage.solver == "logistic" and held_out.count >= ENOUGH_VALIDATION
 
 
 @dataclass(frozen=True)
@@ -115,9 +158,9 @@ def refit_stage(
         others.append(validation_source(plan, replace(inputs, validation=more), History(), deadline))
         if others[-1].features is None:
             return None
-    views, classes = len(source.views), inputs.suffix.output_shape[-1]
-    sizes = tuple(rows.row_shape[-1] for rows in source.views[0])
-    solver = Solver(plan.stage.solver, balanced=plan.recipe.class_weights, sizes=sizes)
+    views, classes, solver = len(source.views), inputs.suffix.output_shape[-1], _solver(plan, source)
+    if _on_shards(source, held_out, plan):
+        return _refit_on_shards(plan, source, others, classes, strength)
     training, validation, folds = _rows(source), _rows(held_out), _folds(source, held_out, plan.seed)[0]
     crossed, plain = None, views == 1 and plan.augmentation.is_identity()
     out_of_fold = plain and folds[0] != ALWAYS_TRAINING
@@ -129,6 +172,17 @@ def refit_stage(
     factor = crossed.factor if crossed is not None and solver.scales(classes) else None
     head = solve(rows, labels, classes, strength=strength / views, solver=solver, factor=factor)
     return Refit(head, crossed.probabilities[: source.count] if crossed is not None and out_of_fold else None)
+
+
+def _refit_on_shards(plan: StagePlan, source: Source, others: list[Source], classes: int, strength: float) -> Refit:
+    """As `refit_stage`. others: the validation images, and any more."""
+    views, solver, training = len(source.views), _solver(plan, source), _parts(source)
+    held_out, factor = _parts(others[0]), None
+    if solver.scales(classes):
+        strengths = (strength / views,)
+        factor = choose_strength_on_shards(training, held_out, classes, solver=solver, strengths=strengths).factor
+    parts = [*training, *(part for one in others for part in _parts(one) * views)]
+    return Refit(solve_on_shards(parts, classes, strength=strength / views, solver=solver, factor=factor), None)
 
 
 def _sources(
@@ -182,7 +236,10 @@ def _folds(training: Source, validation: Source, seed: int) -> tuple[np.ndarray,
     return np.concatenate([np.tile(of_training, len(training.views)), of_validation]), how
 
 
-def _scores(head: LinearHead, rows: Rows) -> dict[str, float]:
-    features, labels = rows
+def _scores(head: LinearHead, source: Source) -> dict[str, float]:
+    parts = _parts(source)
+    if bytes_in_memory(parts) > MOST_IN_MEMORY:
+        return scores_on_shards(head, parts)
+    features, labels = _rows(source)
     probabilities = head.probabilities(features)
     return {"loss": log_loss(probabilities, labels), "accuracy": float((probabilities.argmax(1) == labels).mean())}
