@@ -199,7 +199,7 @@ def _prepared(engine: Engine, items: Sequence[Item]) -> Iterator[tuple[Any, int]
     """What the engine prepared of each image, and the size of its file, as bounded a way ahead as AHEAD says."""
     waiting: deque[tuple[Future[Any], int]] = deque()
     ahead = 0
-    with ThreadPoolExecutor(threads()) as pool:
+    with ThreadPoolExecutor(threads() + 2) as pool:  # reading waits for disks
         try:
             for item in items:
                 size = item.size or 0
