@@ -79,6 +79,9 @@ _HOME = {
     "inspect": "doctor.checkup",
     "load_model": "runs.reading",
     "predict": "runs.predict",
+    "predict_to": "runs.batch",
+    "embed": "runs.batch",
+    "similar": "runs.similar",
     "finetune": "finetuning.finetune",
     "Cache": "cache",
     "Dataset": "data.dataset",
@@ -143,12 +146,14 @@ if TYPE_CHECKING:
     from tlkit.reporting.card import model_card
     from tlkit.reporting.leaderboard import compare_runs
     from tlkit.reporting.report import report
+    from tlkit.runs.batch import embed, predict_to
     from tlkit.runs.ensemble import ensemble
     from tlkit.runs.evaluate import evaluate_run
     from tlkit.runs.export import export_run
     from tlkit.runs.folder import Run, open_run
     from tlkit.runs.predict import predict
     from tlkit.runs.reading import load_model
+    from tlkit.runs.similar import similar
     from tlkit.runs.verify import verify
     from tlkit.safety.check import check_safety
     from tlkit.safety.explore import explore_augmentation

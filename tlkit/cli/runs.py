@@ -93,10 +93,32 @@ def _show_seen(scores: dict[str, Any], given: bool) -> None:
 @click.argument("files", nargs=-1, required=True)
 @click.option("--csv", "csv_file", metavar="FILE", help="write the answers to a CSV")
 @click.option("--top", type=click.IntRange(1), default=3, metavar="N", help="classes per image; default 3")
-def predict(model: str, files: Sequence[str], csv_file: str | None, top: int) -> None:
+@click.option("--out", metavar="NAME", help="stream any number of images to NAME.parquet or NAME.csv")
+@click.option("--embeddings", is_flag=True, help="of --out: also write the pooled features")
+@click.option("--on", metavar="WHERE", help="of --out: ray, or ray://HOST:PORT")
+@click.option("--force", is_flag=True, help="of --out: remove answers of another model or other images")
+def predict(
+    model: str,
+    files: Sequence[str],
+    csv_file: str | None,
+    top: int,
+    out: str | None,
+    embeddings: bool,
+    on: str | None,
+    force: bool,
+) -> None:
     """Classify FILES with MODEL, a run or an exported folder.
 
-    FILES are image files or folders of them."""
+    FILES are image files or folders of them. With --out also tables of paths; the same command goes on with what was
+    stopped."""
+    if out:
+        with _tensorflow_quietly():
+            from tlkit.runs.batch import predict_to
+        with log_shown():
+            click.echo(predict_to(model, files, out, embeddings=embeddings, on=on, force=force))
+        return
+    if embeddings or on or force:
+        raise click.UsageError("--embeddings, --on and --force are of --out.")
     if csv_file:
         check_writable(csv_file)
     with _tensorflow_quietly():

@@ -21,7 +21,7 @@ import keras
 import numpy as np
 
 from tlkit.backbones.graph import graph_nodes
-from tlkit.cache import MemoryWriter, Store, Wanted, Writer, open_writers
+from tlkit.cache import Cache, MemoryWriter, Store, Wanted, Writer, open_writers
 from tlkit.cluster import current
 from tlkit.data.augment import augment, augmentation_version
 from tlkit.data.examples import Examples, RowSource, received, to_send
@@ -99,6 +99,18 @@ def all_cached(prefix: keras.Model, examples: Examples, *, fast: bool = False) -
     return all(bool(examples.cache.store(folder).known(list(examples.keys)).all()) for folder in folders)
 
 
+def feature_stores(prefix: keras.Model, made_by: str, cache: Cache) -> list[Store]:
+    """Return the caches of a prefix's float32 outputs of unchanged images, one for each output tensor.
+
+    made_by: how the pixels were made, as in `tlkit.Examples`.
+    """
+    return [cache.store(cache.at("features", f"{prefix_key(one)}-{made_by}")) for one in _single_outputs(prefix)]
+
+
+def _single_outputs(prefix: keras.Model) -> list[keras.Model]:
+    return [prefix] if len(prefix.outputs) == 1 else [keras.Model(prefix.input, one) for one in prefix.outputs]
+
+
 def extract_features(
     prefix: keras.Model,
     examples: Examples,
@@ -158,7 +170,7 @@ def _outputs_and_folders(
 ) -> tuple[list[keras.Model], list[Path]]:
     """Return a model for each of the prefix's outputs, and the cache folder of each."""
     made_by = f"{examples.made_by}-bfloat16" if bfloat16 else examples.made_by
-    outputs = [prefix] if len(prefix.outputs) == 1 else [keras.Model(prefix.input, one) for one in prefix.outputs]
+    outputs = _single_outputs(prefix)
     return outputs, [examples.cache.at("features", f"{prefix_key(one)}-{made_by}") for one in outputs]
 
 

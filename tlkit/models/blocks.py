@@ -130,6 +130,17 @@ def _pooled(model: keras.Model) -> Sequence[Any]:
     return inputs if tapped else [features.output]
 
 
+def feature_extractor(model: keras.Model) -> keras.Model:
+    """Return a classifier up to its pooled features: the prefix of `cut` with unfreeze 0, which shares its weights.
+
+    It has one output, or one for each tapped block. Raises SpecError for a model without a head from tlkit, such as an
+    ensemble.
+    """
+    if not any(layer.name == FEATURES for layer in model.layers):
+        raise SpecError("The model has no pooled features: it is an ensemble, or its head is not tlkit's.")
+    return keras.Model(model.input, list(_pooled(model)), name="prefix")
+
+
 def tap_numbers(model: keras.Model) -> list[int]:
     """Return the block number of each output of `cut`'s prefix with unfreeze 0; [0] for a head without taps."""
     names = [tensor._keras_history.operation.name for tensor in _pooled(model)]

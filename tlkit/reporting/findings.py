@@ -31,9 +31,10 @@ from tlkit.plan.address import Address
 from tlkit.plan.decision import Decision
 from tlkit.plan.in_memory import InMemory
 from tlkit.plan.plan import Plan
-from tlkit.reporting.thumbnails import Thumbnails
+from tlkit.reporting.thumbnails import SHOWN, Thumbnails
 from tlkit.runs.folder import Run
 from tlkit.runs.reading import groups_of
+from tlkit.runs.similar import Nearest, nearest_of_own
 from tlkit.stats import FEWEST_TO_TELL, reliability_bins
 from tlkit.strategy.axes import still_climbing
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from tlkit.evaluation.reliance import Reliance
 
 
+ALIKE = 3  # training images that are shown for each mistake
 EXPLAINED = 200  # images at most for masking salient pixels
 SECONDS = 1.0  # about how long that may take in `finetune`
 CHECKED = 10_000  # images at most for the data doctor; `tlkit inspect` looks at all
@@ -413,12 +415,13 @@ class Analysis:
     """The slow measurements of a report; each is None if it cannot be made.
 
     checkup: of the data. cam: class activation maps of the model. reliance: how much predictions depend on the most
-    salient pixels.
+    salient pixels. nearest: the training images that are most like the most confident mistakes.
     """
 
     checkup: Checkup | None = None
     cam: ClassActivationMaps | None = None
     reliance: Reliance | None = None
+    nearest: Nearest | None = None
 
 
 @dataclass(frozen=True)
@@ -461,7 +464,7 @@ class Findings:
     @property
     def mistakes(self) -> pd.DataFrame:
         """The wrong predictions, the most confident first."""
-        return self.predictions[~self.correct].sort_values("probability", ascending=False)
+        return mistakes_among(self.predictions)
 
     @property
     def duplicates(self) -> list[Duplicate]:
@@ -492,20 +495,28 @@ class Findings:
         return found | {"reliability": {"ece": calibration.error, "ece_95": list(calibration.interval), "bins": bins}}
 
 
+def mistakes_among(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The wrong predictions, the most confident first."""
+    wrong = predictions[predictions["prediction"] != predictions["label"]]
+    return wrong.sort_values("probability", ascending=False)
+
+
 def analyse(inputs: ReportInputs, *, seconds: float = SECONDS) -> Analysis:
-    """Check the data, and measure how much predictions depend on the most salient pixels.
+    """Check the data, measure how much predictions depend on the most salient pixels, and look up the mistakes.
 
     Needs the run's plan and predictions. seconds: about how long the measurement of predictions may take.
     """
-    checkup, cam, found = None, None, None
+    checkup, cam, found, nearest = None, None, None, None
     record = Record(inputs.run)
     if inputs.dataset is not None:
         checkup = _checkup(inputs.model, inputs.dataset, record)
+        shown = mistakes_among(record.predictions()).head(SHOWN)
+        nearest = nearest_of_own(inputs.model, inputs.dataset, list(shown["path"]), ALIKE)
     with contextlib.suppress(SpecError):  # an ensemble has no feature maps
         cam = ClassActivationMaps(inputs.model)
     if cam is not None and inputs.dataset is not None:
         found = _reliance(inputs, record, cam, seconds)
-    return Analysis(checkup, cam, found)
+    return Analysis(checkup, cam, found, nearest)
 
 
 def collect(inputs: ReportInputs, analysis: Analysis, *, robust: bool = False) -> Findings:

@@ -45,8 +45,8 @@ class Thumbnails:
     def _at(self, index: int | None) -> np.ndarray | None:
         return None if self._pixels is None or index is None else self._pixels.gather(np.array([index]))[0]
 
-    def image(self, path: str, alt: str) -> dict[str, Any]:
-        return as_data(self.pixels(path), alt)
+    def image(self, path: str, alt: str, side: int = SIDE) -> dict[str, Any]:
+        return as_data(self.pixels(path), alt, side)
 
     def figure(self, path: str, alt: str, caption: str) -> dict[str, Any]:
         """An image with its caption and its path, as a gallery shows it."""
@@ -73,12 +73,15 @@ class Thumbnails:
         ]
 
 
-def as_data(pixels: np.ndarray | None, alt: str) -> dict[str, Any]:
-    """An image as the page embeds it: a data URI and its alternative text. For None, only the text."""
+def as_data(pixels: np.ndarray | None, alt: str, side: int = SIDE) -> dict[str, Any]:
+    """An image as the page embeds it: a data URI and its alternative text. For None, only the text.
+
+    side: pixels of the longer side.
+    """
     if pixels is None:
         return {"data": "", "alt": f"{alt} (image no longer there)", "width": SIDE, "height": SIDE}
     image = Image.fromarray(pixels)
-    image.thumbnail((SIDE, SIDE))
+    image.thumbnail((side, side))
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=82)
     data = "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

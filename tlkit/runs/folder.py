@@ -207,6 +207,15 @@ class Run:
         """Classify image files or arrays with the exported model: see `tlkit.predict`."""
         return _here("predict").predict(self._opened, images, top=top)
 
+    def similar(self, images: Any, *, count: int = 5, out: str | Path | None = None) -> pd.DataFrame:
+        """Find the training images that are most like image files or arrays: see `tlkit.similar`."""
+        return _here("similar").similar(self, images, count=count, out=out)
+
+    @functools.cached_property
+    def _learned(self) -> Any:
+        """The images that the run learned from, and their features, computed or read once."""
+        return _here("similar").learned(self)
+
     @functools.cached_property
     def _opened(self) -> Any:
         """The exported model, loaded once."""

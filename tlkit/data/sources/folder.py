@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tlkit.data.images import problem
 from tlkit.data.sources.item import _Found, _relative
@@ -39,12 +39,10 @@ def files_below(folder: Root) -> Iterator[tuple[Root, str]]:
 
     System files, and other files that lie beside images, are not named.
     """
-    records = folder.members.records() if isinstance(folder, Member) and not folder.inside else None
-    if records is not None and isinstance(folder, Member):
-        found: list[Root | Odd] = [folder / row.cells[0] for row in records.rows if not row.fault]
-    else:
-        found = list(Tree().walk(folder))
+    found: Iterable[Root | Odd] = Tree(remember=False).walk(folder)
     if isinstance(folder, Member):
+        records = None if folder.inside else folder.members.records()
+        found = list(found) if records is None else [folder / row.cells[0] for row in records.rows if not row.fault]
         folder.members.prepare([one.as_posix() for one in found if isinstance(one, Root)])
     for one in found:
         if isinstance(one, Root):

@@ -39,13 +39,19 @@ MOST_DEEP = 100  # folders in each other, below a class folder
 
 @dataclass
 class Tree:
-    """Folders that are read once each, however often they are asked for."""
+    """Folders that are read once each, however often they are asked for.
 
+    remember: whether listings are kept. `walk` alone asks for each folder once, so that it can do without.
+    """
+
+    remember: bool = True
     _listed: dict[Root, Listing] = field(default_factory=dict)
     _bearing: dict[str, bool] = field(default_factory=dict)
 
     def listing(self, folder: Root) -> Listing:
         """The entries of a folder. A folder that cannot be read has none, and is odd itself."""
+        if not self.remember:
+            return _list(folder)
         if folder not in self._listed:
             self._listed[folder] = _list(folder)
         return self._listed[folder]
