@@ -7,11 +7,13 @@ reuse them.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +26,12 @@ from tlkit.cache import MemoryWriter, Store, Wanted, Writer, open_writers
 from tlkit.data.augment import augment, augmentation_version
 from tlkit.data.examples import Examples, RowSource
 from tlkit.errors import RunError, TrainingError
-from tlkit.models.inference import bfloat16_pays, frozen_call
+from tlkit.models.inference import FrozenCall, bfloat16_pays, frozen_call, frozen_calls
 from tlkit.plan.augmentation import Augmentation
 from tlkit.progress import NO_DEADLINE, Deadline, bar
 from tlkit.words import counted
+
+Chunk = list[tuple[int, int]]  # (view, index of the example) of each image of a batch
 
 
 @dataclass(frozen=True)
@@ -240,18 +244,14 @@ def _compute(
     """Run the prefix on the missing pairs and cache its outputs. Returns the number of pairs done."""
     if len(missing.outputs) < len(prefix.outputs):
         prefix = keras.Model(prefix.input, [prefix.outputs[one.index] for one in missing.outputs])
-    call = frozen_call(prefix, batch_size, bfloat16=missing.bfloat16)
+    calls = frozen_calls(prefix, batch_size, bfloat16=missing.bfloat16)
     pairs, done = missing.pairs, 0
     prepare = functools.partial(_pixels, examples, missing, examples.numbers())
     with ThreadPoolExecutor() as pool, bar(len(pairs), "image") as update:
         chunks = [pairs[start : start + batch_size] for start in range(0, len(pairs), batch_size)]
         try:
-            waiting = pool.submit(prepare, chunks[0])
-            for number, chunk in enumerate(chunks):
-                images = waiting.result()
-                if number + 1 < len(chunks):
-                    waiting = pool.submit(prepare, chunks[number + 1])
-                outputs = call(images)
+            found = _one_by_one(calls[0], prepare, chunks, pool) if len(calls) == 1 else _on_all(calls, prepare, chunks)
+            for chunk, outputs in zip(chunks, found, strict=False):
                 for writer, values in zip(writers, outputs, strict=True):
                     _check_finite(values, prefix, [missing.keys[view][i] for view, i in chunk])
                     writer.add([missing.keys[view][i] for view, i in chunk], values)
@@ -263,6 +263,41 @@ def _compute(
             for writer in writers:
                 writer.__exit__(None, None, None)
     return done
+
+
+def _one_by_one(
+    call: FrozenCall, prepare: Callable[[Chunk], np.ndarray], chunks: Sequence[Chunk], pool: ThreadPoolExecutor
+) -> Iterator[list[np.ndarray]]:
+    """Yield the outputs of each chunk. The next one's pixels are prepared meanwhile."""
+    waiting = pool.submit(prepare, chunks[0])
+    for number in range(len(chunks)):
+        images = waiting.result()
+        if number + 1 < len(chunks):
+            waiting = pool.submit(prepare, chunks[number + 1])
+        yield call(images)
+
+
+def _on_all(
+    calls: Sequence[FrozenCall], prepare: Callable[[Chunk], np.ndarray], chunks: Sequence[Chunk]
+) -> Iterator[list[np.ndarray]]:
+    """Yield the outputs of each chunk, in order. The chunks go to the devices in turn, whole, so nothing else changes.
+
+    calls: one for each device. Each has two chunks at most under way.
+    """
+    with contextlib.ExitStack() as stack:
+        threads = [stack.enter_context(ThreadPoolExecutor(1)) for _ in calls]
+        waiting: deque[Future[list[np.ndarray]]] = deque()
+        for number, chunk in enumerate(chunks):
+            if len(waiting) == 2 * len(calls):
+                yield waiting.popleft().result()
+            call, thread = calls[number % len(calls)], threads[number % len(calls)]
+            waiting.append(thread.submit(_prepared, call, prepare, chunk))
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _prepared(call: FrozenCall, prepare: Callable[[Chunk], np.ndarray], chunk: Chunk) -> list[np.ndarray]:
+    return call(prepare(chunk))
 
 
 def _check_finite(values: np.ndarray, prefix: keras.Model, keys: list[str]) -> None:
