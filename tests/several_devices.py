@@ -1,12 +1,14 @@
 """A program that trains and computes features on one device and on several, and prints how much they differ.
 
-    python -m tests.several_devices FOLDER
+    python -m tests.several_devices FOLDER PART...
 
-Run with KERAS_BACKEND=jax XLA_FLAGS=--xla_force_host_platform_device_count=2 for JAX. FOLDER: of the caches.
+Run with KERAS_BACKEND=jax XLA_FLAGS=--xla_force_host_platform_device_count=2 for JAX. FOLDER: of the caches. PART: of
+features, held, moving and resumed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -71,10 +73,8 @@ def stopped_and_resumed(plan: Recipe, folder: Path) -> tuple[Any, Any, Any]:
             raise SystemExit
 
     Checkpoint.save = saving  # type: ignore[method-assign]
-    try:
+    with contextlib.suppress(SystemExit):
         trained(plan, DEVICES, Resumable(place.of("one")))
-    except SystemExit:
-        pass
     return trained(plan, DEVICES, Resumable(place.of("one")))
 
 
@@ -99,20 +99,19 @@ def difference(one: Any, other: Any) -> float:
     return max(float(np.nanmax(np.abs(a - b))) for a, b in zip(one, other, strict=True))
 
 
-def main(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "features": difference(features(None), features(DEVICES)),
-        "streamed": difference(streamed(None), streamed(DEVICES)),
-    }
-    for name, plan in RECIPES.items():
-        scores, weights, seen = trained(plan, None)
-        scores2, weights2, seen2 = trained(plan, DEVICES)
-        found[name] = [difference(scores, scores2), difference(weights, weights2), difference(seen, seen2)]
-        if name == "held":
-            resumed = stopped_and_resumed(plan, folder / "checkpoints")
-            found["resumed"] = [difference(scores2, resumed[0]), difference(weights2, resumed[1])]
+def main(folder: Path, parts: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if "features" in parts:
+        found["features"] = difference(features(None), features(DEVICES))
+        found["streamed"] = difference(streamed(None), streamed(DEVICES))
+    for name in [one for one in RECIPES if one in parts]:
+        one, several = trained(RECIPES[name], None), trained(RECIPES[name], DEVICES)
+        found[name] = [difference(*pair) for pair in zip(one, several, strict=True)]
+    if "resumed" in parts:
+        whole, resumed = trained(RECIPES["held"], DEVICES), stopped_and_resumed(RECIPES["held"], folder / "checkpoints")
+        found["resumed"] = [difference(whole[0], resumed[0]), difference(whole[1], resumed[1])]
     return found
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(Path(sys.argv[1]))))
+    print(json.dumps(main(Path(sys.argv[1]), sys.argv[2:])))
