@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 ROOMS = (  # a module imports only from its own room and those before it; files directly in tlkit/ are the ground
     "ground",
+    "cluster",
     "plan",
     "recipes",
     "data",
@@ -48,6 +49,7 @@ FENCES = {  # package -> the only room or module that may import it
     "waitress": "deployment.server",
     "mlflow": "runs.trackers",
     "IPython": "notebook",
+    "ray": "cluster",
 }
 WITHOUT_KERAS = {  # rooms and modules that import neither Keras nor TensorFlow nor scikit-learn, nor a module that does
     "cache",
@@ -63,6 +65,7 @@ WITHOUT_KERAS = {  # rooms and modules that import neither Keras nor TensorFlow 
     "progress",
     "quiet",
     "drawing",
+    "cluster",
     "plan",
     "recipes",
     "data.limits",

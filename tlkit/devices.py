@@ -108,19 +108,38 @@ def use_devices(asked: str | int | None = None) -> Iterator[tuple[str, ...]]:
         SpecError: `asked` is none of these, or there are fewer devices; or more than one, and Keras runs on another
             backend than TensorFlow or JAX.
     """
+    names = _chosen(asked)
+    with _one_device(names) if asked is not None else contextlib.nullcontext(), using(names) as several:
+        yield several
+
+
+@contextlib.contextmanager
+def using(names: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Compute on the devices with these names, as `use_devices` does. They may be of several connected processes."""
     global _several
-    before, names = _several, _chosen(asked)
-    with _one_device(names) if asked is not None else contextlib.nullcontext():
-        _several = names if len(names) > 1 else ()
-        try:
-            yield _several
-        finally:
-            _several = before
+    before, _several = _several, names if len(names) > 1 else ()
+    try:
+        yield _several
+    finally:
+        _several = before
 
 
 def several_devices() -> tuple[str, ...]:
     """Return the devices of the `use_devices` in effect if they are two or more, else ()."""
     return _several
+
+
+def several_of_this_process() -> tuple[str, ...]:
+    """Return those of `several_devices` that are of this process if they are two or more, else ()."""
+    import keras
+
+    if not _several or keras.backend.backend() != "jax":
+        return _several
+    import jax
+
+    here = {f"{one.platform}:{one.id}" for one in jax.local_devices()}
+    found = tuple(one for one in _several if one in here)
+    return found if len(found) > 1 else ()
 
 
 def _chosen(asked: str | int | None) -> tuple[str, ...]:

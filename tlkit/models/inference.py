@@ -19,7 +19,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tlkit.devices import several_devices
+from tlkit.devices import several_of_this_process
 
 GPU_FACTOR = 8
 # Multiplications an image from which bfloat16 is used. Measured on two cores with AMX, batches of 16 at 224 pixels:
@@ -64,7 +64,7 @@ def frozen_calls(model: keras.Model, batch_size: int, *, bfloat16: bool = False)
 
     bfloat16: whether it is allowed; then there is one call, as that is for a processor.
     """
-    devices = several_devices()
+    devices = several_of_this_process()
     if bfloat16 or not devices:
         return [frozen_call(model, batch_size, bfloat16=bfloat16)]
     return [frozen_call(model, batch_size, device=one) for one in devices]

@@ -231,7 +231,9 @@ class _Placed(keras.utils.PyDataset):
         if len(array) % mesh.devices.size == 0:
             axes[0] = self._distribution.batch_dim_name
         layout = keras.distribution.TensorLayout(axes, mesh).backend_layout
-        return jax.device_put(array, layout)
+        if self._distribution.num_processes == 1:
+            return jax.device_put(array, layout)
+        return jax.make_array_from_callback(array.shape, layout, lambda index: array[index])  # of the whole batch
 
 
 # Keras' backend -> from the devices: the scope in which variables are made, the class of a copy, and what feeds it

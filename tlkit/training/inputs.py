@@ -16,7 +16,7 @@ import numpy as np
 
 from tlkit.backbones import Backbone
 from tlkit.data.examples import Examples, RowSource
-from tlkit.devices import several_devices
+from tlkit.devices import several_of_this_process
 from tlkit.features.extract import Features, extract_features
 from tlkit.models.inference import frozen_calls
 from tlkit.plan.augmentation import Augmentation
@@ -169,7 +169,7 @@ def _source(
 
 
 def _run_prefix(prefix: keras.Model, augment: Transform | None, batch_size: int) -> Transform:
-    devices = max(len(several_devices()), 1)
+    devices = max(len(several_of_this_process()), 1)
     part = math.ceil(batch_size / devices)
     calls = frozen_calls(prefix, part)
     pool = ThreadPoolExecutor(devices) if devices > 1 else None
