@@ -59,6 +59,8 @@ _HOME = {
     "set_trainable": "models.blocks",
     "extract_features": "features.extract",
     "train": "training.train",
+    "train_on_machines": "training.machines",
+    "use_devices": "devices",
     "Checkpoints": "checkpoints",
     "Resumable": "training.resume",
     "evaluate": "evaluation.scores",
@@ -116,6 +118,7 @@ if TYPE_CHECKING:
     from tlkit.deployment.formats import open_target, write_target
     from tlkit.deployment.parity import prove_parity
     from tlkit.deployment.saved_model import export
+    from tlkit.devices import use_devices
     from tlkit.doctor.checkup import check_data, check_up, inspect
     from tlkit.errors import (
         DataError,
@@ -161,6 +164,7 @@ if TYPE_CHECKING:
     from tlkit.strategy.backbones import compare_backbones
     from tlkit.strategy.recipes import choose_recipe
     from tlkit.training.learning_rate import lr_find
+    from tlkit.training.machines import train_on_machines
     from tlkit.training.train import train
 
 

@@ -1,4 +1,4 @@
-"""Devices and their memory: detect GPUs, choose a precision, halve batches when memory runs out, limit threads."""
+"""Devices and their memory: choose GPUs and a precision, halve batches when memory runs out, limit threads."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import contextlib
 import functools
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tlkit.errors import SpecError
 from tlkit.progress import log
+from tlkit.words import counted
 
 T = TypeVar("T")
 
@@ -61,6 +63,161 @@ def available_memory(proc: Path = Path("/proc/meminfo"), cgroup: Path = Path("/s
             taken = int((cgroup / used).read_text()) - (int(dropped[1]) if dropped else 0)
             found = min(found, max(0, int((cgroup / limit).read_text()) - taken))
     return found
+
+
+FORMS = "a number, 'cpu', 'gpu' for all GPUs, or 'gpu:0,1' for these"
+FRAMEWORKS = {"tensorflow": "TensorFlow", "jax": "JAX"}  # Keras' backends that compute on several devices here
+_several: tuple[str, ...] = ()  # the devices of `use_devices`, if they are two or more
+
+
+def parse_devices(asked: str | int | None) -> tuple[str | None, int | tuple[int, ...] | None]:
+    """Return the kind of device that is asked for, and how many or which. None: any kind, and all.
+
+    Raises SpecError for anything but a number, "cpu", "gpu" and "gpu:0,1".
+
+    >>> parse_devices(2), parse_devices("cpu"), parse_devices("gpu:0,1"), parse_devices(None)
+    ((None, 2), ('cpu', 1), ('gpu', (0, 1)), (None, None))
+    """
+    if asked is None:
+        return None, None
+    name = "" if isinstance(asked, bool) else str(asked).strip().lower()
+    if name == "cpu":
+        return "cpu", 1
+    found = re.fullmatch(r"(?:([1-9]\d*)|gpu(?::(\d+(?:,\d+)*))?)", name)
+    numbers = tuple(map(int, found[2].split(","))) if found and found[2] else ()
+    if found is None or len(set(numbers)) < len(numbers):
+        raise SpecError(f"`devices` is {asked!r}. Expected {FORMS}.")
+    return (None, int(found[1])) if found[1] else ("gpu", numbers or None)
+
+
+@contextlib.contextmanager
+def use_devices(asked: str | int | None = None) -> Iterator[tuple[str, ...]]:
+    """Train and compute features on these devices, in a `with` statement.
+
+    With two or more, each batch of a training is split over them, and batches of images for frozen layers go to them in
+    turn; see `tlkit.models.parallel`. With one, nothing is split.
+
+    Args:
+        asked: How many, of the GPUs if there are any, else of the processors that Keras' backend lists; "cpu" for the
+            processor although there are GPUs; "gpu" for all GPUs; "gpu:0,1" for these. None: all GPUs, or the processor
+            if there are none.
+
+    Yields: The names of the devices if they are two or more, such as ("gpu:0", "gpu:1"); else ().
+
+    Raises:
+        SpecError: `asked` is none of these, or there are fewer devices; or more than one, and Keras runs on another
+            backend than TensorFlow or JAX.
+    """
+    names = _chosen(asked)
+    with _one_device(names) if asked is not None else contextlib.nullcontext(), using(names) as several:
+        yield several
+
+
+@contextlib.contextmanager
+def using(names: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Compute on the devices with these names, as `use_devices` does. They may be of several connected processes."""
+    global _several
+    before, _several = _several, names if len(names) > 1 else ()
+    try:
+        yield _several
+    finally:
+        _several = before
+
+
+def several_devices() -> tuple[str, ...]:
+    """Return the devices of the `use_devices` in effect if they are two or more, else ()."""
+    return _several
+
+
+def several_of_this_process() -> tuple[str, ...]:
+    """Return those of `several_devices` that are of this process if they are two or more, else ()."""
+    import keras
+
+    if not _several or keras.backend.backend() != "jax":
+        return _several
+    import jax
+
+    here = {f"{one.platform}:{one.id}" for one in jax.local_devices()}
+    found = tuple(one for one in _several if one in here)
+    return found if len(found) > 1 else ()
+
+
+def _chosen(asked: str | int | None) -> tuple[str, ...]:
+    """Return the names of the devices that are asked for, as Keras lists them."""
+    import keras
+
+    kind, wanted = parse_devices(asked)
+    backend = keras.backend.backend()
+    if backend not in FRAMEWORKS:
+        if kind == "gpu" or wanted not in (None, 1):
+            raise SpecError(
+                f"`devices` is {asked}, which needs Keras on {' or '.join(FRAMEWORKS.values())}, but it runs on "
+                f"{backend}. Leave `devices` out, or set KERAS_BACKEND."
+            )
+        return ()
+    if backend == "tensorflow":
+        if wanted is None and kind is None and _gpus() < 2:
+            return ()
+        _show_gpus(kind, wanted)
+    gpus = _listed("gpu")
+    if kind == "cpu":
+        return _listed("cpu")[:1]
+    found = gpus if gpus or kind == "gpu" or wanted is None else _listed("cpu")
+    if isinstance(wanted, tuple) and backend == "tensorflow" and len(found) == len(wanted):
+        return found  # the others are hidden, and these are numbered anew
+    needed = max(wanted) + 1 if isinstance(wanted, tuple) else wanted or (1 if kind else 0)
+    if len(found) < needed:
+        seen = counted(len(found), "GPU" if gpus or kind else "device") + (f" ({', '.join(found)})" if found else "")
+        raise SpecError(
+            f"`devices` is {asked}, but {FRAMEWORKS[backend]} sees {seen}. Ask for no more, or leave `devices` out."
+        )
+    return tuple(found[one] for one in wanted) if isinstance(wanted, tuple) else found[:wanted]
+
+
+def _listed(kind: str) -> tuple[str, ...]:
+    import keras
+
+    try:
+        return tuple(keras.distribution.list_devices(kind))
+    except RuntimeError:  # JAX has no such backend
+        return ()
+
+
+def _gpus() -> int:
+    import tensorflow as tf
+
+    return len(tf.config.list_physical_devices("GPU"))
+
+
+def _show_gpus(kind: str | None, wanted: int | tuple[int, ...] | None) -> None:
+    """Let TensorFlow use no other GPUs, so that it takes no memory of these. Does nothing once it has started."""
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    numbers = range(0) if kind == "cpu" else wanted if isinstance(wanted, tuple) else range(wanted or len(gpus))
+    if gpus and all(one < len(gpus) for one in numbers):
+        with contextlib.suppress(RuntimeError):
+            tf.config.set_visible_devices([gpus[one] for one in numbers], "GPU")
+    _use_devices()
+
+
+@contextlib.contextmanager
+def _one_device(names: Sequence[str]) -> Iterator[None]:
+    """Compute on the first of these devices what is not split. TensorFlow's are chosen by `_show_gpus`."""
+    import keras
+
+    if keras.backend.backend() != "jax" or not names:
+        yield
+        return
+    import jax
+
+    kind, number = names[0].split(":")
+    before = jax.config.jax_default_device
+    jax.config.update("jax_default_device", next(one for one in jax.devices(kind) if one.id == int(number)))
+    try:
+        yield
+    finally:
+        jax.config.update("jax_default_device", before)
 
 
 def _use_devices() -> None:

@@ -81,6 +81,10 @@ def demo(out: str) -> None:
     "--on", hidden=True, help="ray, or ray://HOST:PORT: compute on a Ray cluster"
 )  # documented in docs/scale.md
 @click.option(
+    "--devices", metavar="N|cpu|gpu:0,1", hidden=True, help="what is computed on; default all GPUs"
+)  # documented in docs/explanation/devices.md, as the next one
+@click.option("--scale-batch", is_flag=True, hidden=True, help="a batch as large as one device's for each")
+@click.option(
     "--strict", is_flag=True, hidden=True, help="treat any problem in the data as an error"
 )  # documented in docs/runs.md
 @click.option(

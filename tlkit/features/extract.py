@@ -11,8 +11,9 @@ import contextlib
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,13 @@ from tlkit.cluster import current
 from tlkit.data.augment import augment, augmentation_version
 from tlkit.data.examples import Examples, RowSource, received, to_send
 from tlkit.errors import RunError, TrainingError
-from tlkit.models.inference import bfloat16_pays, frozen_call
+from tlkit.models.inference import FrozenCall, bfloat16_pays, frozen_call, frozen_calls
 from tlkit.models.sending import sent_call
 from tlkit.plan.augmentation import Augmentation
 from tlkit.progress import NO_DEADLINE, Deadline, bar
 from tlkit.words import counted
+
+Chunk = list[tuple[int, int]]  # (view, index of the example) of each image of a batch
 
 
 @dataclass(frozen=True)
@@ -275,22 +278,53 @@ def _compute(
 
 
 def _outputs(
-    prefix: keras.Model, examples: Examples, missing: _Missing, chunks: list[list[tuple[int, int]]], batch_size: int
+    prefix: keras.Model, examples: Examples, missing: _Missing, chunks: list[Chunk], batch_size: int
 ) -> Generator[list[np.ndarray]]:
-    """Yield the prefix's outputs for each batch of pairs; from a cluster, in the same batches, if one is used."""
+    """Yield the prefix's outputs for each batch of pairs, in the same batches whatever computes them."""
     numbers, workers = examples.numbers(), current()
     if workers is not None and len(chunks) > 1:
         items = (_to_send(examples, missing, numbers, chunk) for chunk in chunks)
         yield from workers.map_ordered(_in_worker, items, sent_call(prefix, batch_size, bfloat16=missing.bfloat16))
         return
-    call = frozen_call(prefix, batch_size, bfloat16=missing.bfloat16)
+    calls = frozen_calls(prefix, batch_size, bfloat16=missing.bfloat16)
+    prepare = functools.partial(_pixels, examples, missing, numbers)
+    yield from _one_by_one(calls[0], prepare, chunks) if len(calls) == 1 else _on_all(calls, prepare, chunks)
+
+
+def _one_by_one(
+    call: FrozenCall, prepare: Callable[[Chunk], np.ndarray], chunks: Sequence[Chunk]
+) -> Iterator[list[np.ndarray]]:
+    """Yield the outputs of each chunk. The next one's pixels are prepared meanwhile."""
     with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(_pixels, examples, missing, numbers, chunks[0])
+        waiting = pool.submit(prepare, chunks[0])
         for number in range(len(chunks)):
             images = waiting.result()
             if number + 1 < len(chunks):
-                waiting = pool.submit(_pixels, examples, missing, numbers, chunks[number + 1])
+                waiting = pool.submit(prepare, chunks[number + 1])
             yield call(images)
+
+
+def _on_all(
+    calls: Sequence[FrozenCall], prepare: Callable[[Chunk], np.ndarray], chunks: Sequence[Chunk]
+) -> Iterator[list[np.ndarray]]:
+    """Yield the outputs of each chunk, in order. The chunks go to the devices in turn, whole, so nothing else changes.
+
+    calls: one for each device. Each has two chunks at most under way.
+    """
+    with contextlib.ExitStack() as stack:
+        threads = [stack.enter_context(ThreadPoolExecutor(1)) for _ in calls]
+        waiting: deque[Future[list[np.ndarray]]] = deque()
+        for number, chunk in enumerate(chunks):
+            if len(waiting) == 2 * len(calls):
+                yield waiting.popleft().result()
+            call, thread = calls[number % len(calls)], threads[number % len(calls)]
+            waiting.append(thread.submit(_prepared, call, prepare, chunk))
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _prepared(call: FrozenCall, prepare: Callable[[Chunk], np.ndarray], chunk: Chunk) -> list[np.ndarray]:
+    return call(prepare(chunk))
 
 
 def _check_finite(values: np.ndarray, prefix: keras.Model, keys: list[str]) -> None:

@@ -18,7 +18,7 @@ from tlkit.backbones import Backbone
 from tlkit.backbones.weights import sha256_of, weights_sha256
 from tlkit.checkpoints import Checkpoints
 from tlkit.data.images import summary
-from tlkit.devices import _device, _precision
+from tlkit.devices import _device, _precision, several_devices
 from tlkit.finetuning.build import Decided, Trained, build
 from tlkit.finetuning.prepare import Prepared
 from tlkit.folders import PLAN
@@ -28,6 +28,7 @@ from tlkit.plan.decision import Decision
 from tlkit.plan.job import Job
 from tlkit.plan.plan import Plan, PlannedBackbone
 from tlkit.plan.recipe import Head, Recipe, Unfreeze, with_epochs, with_learning_rate
+from tlkit.plan.scaling import RULE, scaled
 from tlkit.progress import NO_DEADLINE, Clock, Deadline, log
 from tlkit.runs.folder import Run, open_run
 from tlkit.safety.check import check_safety
@@ -122,6 +123,8 @@ def draw_up(prepared: Prepared, recipe: Recipe | None, decisions: Sequence[Decis
     if asked_precision == "auto":
         why = f"the recipe says auto, and the device is {device}"
         follows.append(Decision("precision", precision, why, {"device": device}))
+    if job.devices is not None or several_devices():
+        follows.append(_devices(job, recipe))
     if dataset.pixels.streamed:
         why = "the decoded images exceed the caches' limit (`cache_gb`)"
         follows.append(Decision("pixels", "decoded in every epoch", why))
@@ -153,6 +156,20 @@ def draw_up(prepared: Prepared, recipe: Recipe | None, decisions: Sequence[Decis
     )
 
 
+def _devices(job: Job, recipe: Recipe | None) -> Decision:
+    """What is computed on several devices, and what it changes."""
+    devices = several_devices()
+    found = "it was asked for" if job.devices is not None else "they are all GPUs of this machine"
+    if not devices:
+        return Decision("devices", str(job.devices), found)
+    evidence = {"devices": list(devices), "batch_size": recipe and recipe.batch_size, "scaled": job.scale_batch}
+    if job.scale_batch:
+        what = f"the batch is {len(devices)} times as large, and {RULE}"
+    else:
+        what = "batch size, learning rate and losses stay those of one device"
+    return Decision("devices", f"{len(devices)} ({', '.join(devices)})", f"{found}; {what}", evidence)
+
+
 def _asked_or_by_size(prepared: Prepared) -> tuple[Recipe, list[Decision]]:
     """The recipe that was asked for, else one by the number of images, with what the job says of its training."""
     job = prepared.job
@@ -170,6 +187,8 @@ def _asked_or_by_size(prepared: Prepared) -> tuple[Recipe, list[Decision]]:
     if job.balance is not None:
         weights, prior = job.balance == "weights", job.balance == "prior"
         recipe = dataclasses.replace(recipe, class_weights=weights, prior_shift=prior)
+    if job.scale_batch:
+        recipe = scaled(recipe, len(several_devices()))
     own_head = prepared.backbone.own_head
     if own_head is not None and _takes_own_head(job, recipe):
         why = f"{prepared.backbone.name} starts from random weights, and the recipe gives no other head"

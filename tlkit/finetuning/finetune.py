@@ -12,6 +12,7 @@ from tlkit.backbones import Backbone
 from tlkit.checkpoints import Checkpoints
 from tlkit.cluster import working_on
 from tlkit.deployment.parity import FreshProcess
+from tlkit.devices import use_devices
 from tlkit.disk import check_room
 from tlkit.errors import SpecError
 from tlkit.finetuning.decide import decide, foresee
@@ -82,6 +83,8 @@ def finetune(
     max_minutes: float | None = None,
     cache_gb: float | None = None,
     on: str | None = None,
+    devices: str | int | None = None,
+    scale_batch: bool = False,
     strict: bool = False,
     report: bool = True,
     out: str | Path | None = None,
@@ -181,7 +184,7 @@ def carry_out(
     out, force, dry_run, callbacks: as in `finetune`.
     """
     clock, followed = Clock(_deadline(job, 0.0)), checked_callbacks(callbacks)
-    with STOPPING.on_signals(), working_on(job.on):
+    with STOPPING.on_signals(), use_devices(job.devices), working_on(job.on):
         resolved = resolve(job)
         folder = Path(out) if out is not None else next_free(Path("runs"), resolved.name)
         check_out(folder, force, resolved.job.data)
@@ -220,7 +223,13 @@ def go_on(
     clock = Clock(_deadline(job, spent.get("total", 0.0)), spent)
     checkpoints.seconds = clock.seconds
     log.info(f"resuming  {unfinished.into}, on which {spent.get('total', 0.0):.0f} s were spent")
-    with STOPPING.on_signals(), working_on(job.on), checkpoints.locked(), _how_to_go_on(unfinished):
+    with (
+        STOPPING.on_signals(),
+        use_devices(job.devices),
+        working_on(job.on),
+        checkpoints.locked(),
+        _how_to_go_on(unfinished),
+    ):
         if is_delivered(unfinished, checkpoints):
             return _with_report(unfinished)
         prepared = dataclasses.replace(prepare(resolve(job), clock), callbacks=followed)

@@ -19,24 +19,32 @@ from typing import Any
 import keras
 import numpy as np
 
+from tlkit.devices import several_of_this_process
+
 GPU_FACTOR = 8
 # Multiplications an image from which bfloat16 is used. Measured on two cores with AMX, batches of 16 at 224 pixels:
 # VGG16 (15 billion) 26.8 images/s instead of 4.9, ResNet50 (4 billion) 70.9 instead of 19.9, MobileNetV2 (0.3 billion)
 # 83.5 instead of 84.0. Its features differ from those of float32 by up to 0.4 % of the largest.
 HEAVY = 1e9
 BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}  # in /proc/cpuinfo
+FrozenCall = Callable[[np.ndarray | list[np.ndarray]], list[np.ndarray]]
 MOST_BYTES = 300 * 2**20  # limit for weights as constants: they are copied, and a graph holds 2 GiB at most
 
 
 def frozen_call(
-    model: keras.Model, batch_size: int, *, bfloat16: bool = False
-) -> Callable[[np.ndarray | list[np.ndarray]], list[np.ndarray]]:
+    model: keras.Model, batch_size: int, *, bfloat16: bool = False, device: str | None = None
+) -> FrozenCall:
     """Return the model as a function from one batch (an array for each input) to a list of arrays, one for each output.
 
     The weights are copied now: later changes have no effect. A batch smaller than batch_size is padded, so that the
     graph is traced only once. Larger batches are not expected.
+
+    device: where it is computed, as `keras.distribution.list_devices` names it; None: where the backend computes.
     """
-    run = _with_weights_as_constants(model) if _fits_as_constants(model) else model.predict_on_batch
+    if device is not None:
+        run = ON_DEVICE[keras.backend.backend()](model, device)
+    else:
+        run = _with_weights_as_constants(model) if _fits_as_constants(model) else model.predict_on_batch
 
     def call(inputs: np.ndarray | list[np.ndarray]) -> list[np.ndarray]:
         arrays = inputs if isinstance(inputs, list) else [inputs]
@@ -49,6 +57,17 @@ def frozen_call(
         return [np.asarray(values)[:count] for values in outputs]
 
     return call
+
+
+def frozen_calls(model: keras.Model, batch_size: int, *, bfloat16: bool = False) -> list[FrozenCall]:
+    """Return `frozen_call` of each device of `tlkit.devices.use_devices`, to be called from a thread of its own each.
+
+    bfloat16: whether it is allowed; then there is one call, as that is for a processor.
+    """
+    devices = several_of_this_process()
+    if bfloat16 or not devices:
+        return [frozen_call(model, batch_size, bfloat16=bfloat16)]
+    return [frozen_call(model, batch_size, device=one) for one in devices]
 
 
 def bfloat16_pays(model: keras.Model) -> bool:
@@ -114,7 +133,7 @@ def _fits_as_constants(model: keras.Model) -> bool:
     return keras.backend.backend() == "tensorflow" and size <= MOST_BYTES
 
 
-def _with_weights_as_constants(model: keras.Model) -> Callable[[Any], Any]:
+def _with_weights_as_constants(model: keras.Model, device: str | None = None) -> Callable[[Any], Any]:
     import tensorflow as tf
 
     trainable = [np.asarray(v) for v in model.trainable_variables]
@@ -123,9 +142,10 @@ def _with_weights_as_constants(model: keras.Model) -> Callable[[Any], Any]:
 
     @tf.function(autograph=False)
     def call(arrays: list[Any]) -> Any:
-        inputs = [tf.cast(array, kind) for array, kind in zip(arrays, kinds, strict=True)]
-        constants = [[tf.constant(value) for value in values] for values in (trainable, others)]
-        return model.stateless_call(*constants, inputs if len(inputs) > 1 else inputs[0], training=False)[0]
+        with contextlib.nullcontext() if device is None else tf.device(device):
+            inputs = [tf.cast(array, kind) for array, kind in zip(arrays, kinds, strict=True)]
+            constants = [[tf.constant(value) for value in values] for values in (trainable, others)]
+            return model.stateless_call(*constants, inputs if len(inputs) > 1 else inputs[0], training=False)[0]
 
     traced: dict[Any, Any] = {}
     # A SavedModel's function reads its own variables, so they are replaced in the traced graph.
@@ -148,3 +168,44 @@ def _with_variables_as_constants(concrete: Any) -> Any:
 
     flat = convert_variables_to_constants_v2(concrete)
     return lambda tensors: flat(*tensors)
+
+
+def _by_tensorflow(model: keras.Model, device: str) -> Callable[[Any], Any]:
+    """A model on one of TensorFlow's devices. Too large for constants, its weights are copied there and handed over."""
+    import tensorflow as tf
+
+    if _fits_as_constants(model):
+        return _with_weights_as_constants(model, device)
+    with tf.device(device):
+        weights = [
+            [tf.constant(np.asarray(one)) for one in variables]
+            for variables in (model.trainable_variables, model.non_trainable_variables)
+        ]
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def call(weights: Any, inputs: Any) -> Any:
+        with tf.device(device):
+            return model.stateless_call(*weights, inputs, training=False)[0]
+
+    return lambda arrays: call(weights, keras.tree.map_structure(tf.convert_to_tensor, arrays))
+
+
+def _by_jax(model: keras.Model, device: str) -> Callable[[Any], Any]:
+    """A model on one of JAX's devices."""
+    import jax
+
+    kind, number = device.split(":")
+    place = next(one for one in jax.local_devices(backend=kind) if one.id == int(number))
+    weights = [
+        jax.device_put([np.asarray(one) for one in variables], place)
+        for variables in (model.trainable_variables, model.non_trainable_variables)
+    ]
+    call = jax.jit(lambda weights, inputs: model.stateless_call(*weights, inputs, training=False)[0])
+    return lambda arrays: call(weights, jax.device_put(arrays, place))
+
+
+# Keras' backend -> a model, as a function of its inputs that is computed on a device
+ON_DEVICE: dict[str, Callable[[keras.Model, str], Callable[[Any], Any]]] = {
+    "tensorflow": _by_tensorflow,
+    "jax": _by_jax,
+}

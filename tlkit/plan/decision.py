@@ -12,7 +12,7 @@ class Decision:
     """What was decided, and why.
 
     about: "classes", "backbone", "weights", "labels", "split", "measured", "recipe", "head", "augmentation",
-        "precision" or "pixels".
+        "precision", "devices" or "pixels".
     chosen: the choice, in a few words. why: one sentence for the user.
     evidence: the JSON values that it is based on. If it has the key "sentences", these are shown instead of it.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tlkit.cluster import check_on
+from tlkit.devices import parse_devices
 from tlkit.errors import RunError, SpecError, TlkitError, unknown
 from tlkit.manifest import digest, known_manifest
 from tlkit.plan.address import Address
@@ -95,13 +96,17 @@ class Job:
             use.
         on: Where what falls into independent parts is computed, see docs/scale.md: "ray", the cores of this machine, or
             "ray://HOST:PORT", a Ray cluster. It changes no result. None: this process.
+        devices: What frozen layers and gradient steps are computed on: how many devices, "cpu", "gpu" for all GPUs, or
+            "gpu:0,1" for these. None: all GPUs, or the processor if there are none. A batch is split over several.
+        scale_batch: Whether the batch is as many times as large as there are devices, and the learning rate higher, as
+            `tlkit.plan.scaling` says. Else both are those of one device, and so are the losses. It needs a recipe.
         strict: Whether any problem in the data is an error.
         report: Whether to write `report.html`.
         checked: A recipe whose augmentation an earlier run has checked on these images; it is not checked again. It is
             set by `Job.read`, and is not an option of the command.
 
     Raises:
-        SpecError: A number is out of its range.
+        SpecError: A number is out of its range, or `devices` is none of these.
         NameUnknown: `fit`, `effort`, `metric` or `balance` is unknown, or a field in `allow` is.
 
     >>> Job("birds", seed=3).fit
@@ -137,6 +142,8 @@ class Job:
     max_minutes: float | None = None
     cache_gb: float | None = None
     on: str | None = None
+    devices: str | int | None = None
+    scale_batch: bool = False
     strict: bool = False
     report: bool = True
     checked: Recipe | None = None
@@ -177,6 +184,12 @@ class Job:
         if self.cache_gb is not None:
             _between("`cache_gb`", self.cache_gb, 0, None)
         check_on(self.on)
+        parse_devices(self.devices)
+        if self.scale_batch and self.by_tournament:
+            raise SpecError(
+                "`scale_batch` changes the batch size of a recipe, and a tournament compares recipes as they are. "
+                "Name a `recipe`, or say by `similar` whether the images are like ImageNet's."
+            )
 
     def _check_folds(self) -> None:
         if self.folds is None:
@@ -246,7 +259,8 @@ class Job:
             raise RunError(f"'{path}' is not the plan.json of a run.") from error
         job = dataclasses.replace(job, backbone=backbone, recipe=recipe, checked=recipe, test=drawn)
         job = dataclasses.replace(job, augment=None, allow=())  # the recipe has these and the numbers
-        return dataclasses.replace(job, epochs=None, learning_rate=None, batch_size=None, balance=None)
+        job = dataclasses.replace(job, epochs=None, learning_rate=None, batch_size=None, scale_batch=False)
+        return dataclasses.replace(job, balance=None)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Job:

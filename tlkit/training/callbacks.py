@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -75,10 +76,11 @@ class StopOnNaN(keras.callbacks.Callback):
             )
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        scale = getattr(self.model.optimizer, "dynamic_scale", None)
-        if scale is not None and float(scale) < LEAST_SCALE:
+        found = getattr(self.model.optimizer, "dynamic_scale", None)
+        scale = math.inf if found is None else float(keras.ops.convert_to_numpy(found))
+        if scale < LEAST_SCALE:
             raise TrainingError(
-                f"The gradients are NaN or infinite in stage {self._stage}, even at a loss scale of {float(scale):g}: "
+                f"The gradients are NaN or infinite in stage {self._stage}, even at a loss scale of {scale:g}: "
                 "the weights no longer change. Use precision 'float32'."
             )
 
@@ -150,7 +152,7 @@ class RecordEpochs(keras.callbacks.Callback):
             best=self._keeper.improved,
             seconds=time.monotonic() - self._started,
             at_seconds=self._clock.seconds,
-            learning_rate=float(self.model.optimizer.learning_rate),
+            learning_rate=float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
         )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from tlkit.errors import TrainingError
 from tlkit.models.batch_norm import batch_norms, fit_momentum, recalibrate
+from tlkit.models.parallel import Spread, several_for, spread
 from tlkit.progress import Deadline, bars_shown, log
 from tlkit.stats import chance_log_loss
 from tlkit.stopping import STOPPING
@@ -88,14 +89,31 @@ def fit_stage(
             _recalibrate(model, plan, suffix, batches)
         if stage.batch_norm == "moving":
             fit_momentum(batch_norms(model, plan.backbone, stage.unfreeze), stage.epochs * len(batches))
-        _compile(model, plan, suffix, batches, cached=source.features is not None)
-        keeper, initial = KeepBest(plan.recipe.monitor, history.best), suffix.get_weights()
-        own = own_callbacks(plan.callbacks, model, history, plan.number)
-        chance = chance_log_loss(source.labels)
-        _fit(suffix, plan, (batches, validation), keeper, history, deadline, chance, own)
-        if stage.interpolate != 1 and not history.interrupted:
-            _interpolate(suffix, plan, initial, validation, keeper, history)
+        with spread(suffix, _devices(plan, suffix, source.count, history)) as copy:
+            short = stage.unfreeze == 0 and source.features is not None and not copy.several
+            at_once = min(STEPS_AT_ONCE, len(batches)) if short else 1
+            with copy.scope():
+                _compile(model, plan, (suffix, copy.model), len(batches), at_once=at_once)
+            find_loss_scale(copy.model, batches[0])
+            keeper, initial = KeepBest(plan.recipe.monitor, history.best), copy.model.get_weights()
+            own = own_callbacks(plan.callbacks, model, history, plan.number)
+            own = [*copy.callbacks, *own] if own else []
+            chance = chance_log_loss(source.labels)
+            _fit(copy, plan, (batches, validation), keeper, history, deadline, chance, own)
+            if stage.interpolate != 1 and not history.interrupted:
+                _interpolate(copy, plan, initial, validation, keeper, history)
     return history
+
+
+def _devices(plan: StagePlan, suffix: keras.Model, count: int, history: History) -> tuple[str, ...]:
+    """The devices that a stage of so many images is trained on, (): one.
+
+    The history notes why it is one, if several were asked for.
+    """
+    devices, why = several_for(suffix, min(plan.recipe.batch_size, count))
+    if why:
+        history.note(f"stage {plan.number} was trained on one device: {why}")
+    return devices
 
 
 def _training_batches(plan: StagePlan, source: Source, classes: int, size: int, pool: ThreadPoolExecutor) -> Batches:
@@ -137,9 +155,18 @@ def _recalibrate(model: keras.Model, plan: StagePlan, suffix: keras.Model, batch
     log.info(f"  {names} recalibrated on {counted(count, 'batch', 'batches')}")
 
 
-def _compile(model: keras.Model, plan: StagePlan, suffix: keras.Model, batches: Batches, *, cached: bool) -> None:
-    """Compile the suffix, and find the loss scale if it computes in float16. cached: whether its inputs are."""
-    factors, steps, classes = rate_factors(model, plan.backbone, plan.stage), len(batches), model.output_shape[-1]
+def _compile(
+    model: keras.Model, plan: StagePlan, cut: tuple[keras.Model, keras.Model], steps: int, *, at_once: int
+) -> None:
+    """Compile what is fitted.
+
+    cut: the suffix, and what is fitted: itself or its copy on several devices. steps: batches of an epoch.
+    at_once: steps in a call.
+    """
+    original, suffix = cut
+    factors, classes = rate_factors(model, plan.backbone, plan.stage), model.output_shape[-1]
+    paths = {one.path: other.path for one, other in zip(original.weights, suffix.weights, strict=True)}
+    factors = {paths[path]: factor for path, factor in factors.items() if path in paths}
     suffix.compile(
         optimizer=with_loss_scale(make_optimizer(plan.stage, steps, factors), suffix),
         loss=loss_of(plan.recipe, classes),
@@ -148,14 +175,13 @@ def _compile(model: keras.Model, plan: StagePlan, suffix: keras.Model, batches: 
             keras.metrics.CategoricalCrossentropy(LOG_LOSS),
             *metrics_of(plan.recipe, classes),
         ],
-        steps_per_execution=min(STEPS_AT_ONCE, steps) if plan.stage.unfreeze == 0 and cached else 1,
+        steps_per_execution=at_once,
     )
     suffix.optimizer.build(suffix.trainable_variables)
-    find_loss_scale(suffix, batches[0])
 
 
 def _fit(
-    suffix: keras.Model,
+    copy: Spread,
     plan: StagePlan,
     batches: tuple[Batches, Batches],
     keeper: KeepBest,
@@ -166,6 +192,7 @@ def _fit(
 ) -> None:
     """Fit, then restore the best weights.
 
+    copy: of the suffix, on the devices that are used, or itself.
     batches: of the training and of the validation images. chance: the log loss of a classifier that learned nothing.
     own: see `tlkit.training.own_callbacks`.
     """
@@ -179,9 +206,9 @@ def _fit(
     checkpointing = Checkpointing(place, training, callbacks)
 
     def fit(first: int, last: int) -> None:
-        suffix.fit(
-            training,
-            validation_data=validation,
+        copy.model.fit(
+            copy.feed(training),
+            validation_data=copy.feed(validation),
             initial_epoch=first,
             epochs=last,
             callbacks=[*callbacks, checkpointing],
@@ -249,7 +276,7 @@ def _callbacks(
 
 
 def _interpolate(
-    suffix: keras.Model,
+    copy: Spread,
     plan: StagePlan,
     initial: list[np.ndarray],
     validation: Batches,
@@ -260,11 +287,12 @@ def _interpolate(
 
     If the position is to be chosen, the result is the position with the lowest validation log loss.
     """
+    suffix = copy.model
     started, final = time.monotonic(), suffix.get_weights()
 
     def scores_at(share: float) -> dict[str, float]:
         suffix.set_weights([start + share * (end - start) for start, end in zip(initial, final, strict=True)])
-        found = suffix.evaluate(validation, return_dict=True, verbose=0)
+        found = suffix.evaluate(copy.feed(validation), return_dict=True, verbose=0)
         return {"loss": math.nan, "accuracy": math.nan, "val_loss": found[LOG_LOSS], "val_accuracy": found["accuracy"]}
 
     chosen = plan.stage.interpolate == "chosen"

@@ -5,8 +5,10 @@ Imports Keras and NumPy only.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,8 +16,9 @@ import numpy as np
 
 from tlkit.backbones import Backbone
 from tlkit.data.examples import Examples, RowSource
+from tlkit.devices import several_of_this_process
 from tlkit.features.extract import Features, extract_features
-from tlkit.models.inference import frozen_call
+from tlkit.models.inference import frozen_calls
 from tlkit.plan.augmentation import Augmentation
 from tlkit.plan.recipe import Recipe, Stage
 from tlkit.progress import Deadline, log
@@ -166,10 +169,17 @@ def _source(
 
 
 def _run_prefix(prefix: keras.Model, augment: Transform | None, batch_size: int) -> Transform:
-    call = frozen_call(prefix, batch_size)
+    devices = max(len(several_of_this_process()), 1)
+    part = math.ceil(batch_size / devices)
+    calls = frozen_calls(prefix, part)
+    pool = ThreadPoolExecutor(devices) if devices > 1 else None
 
     def transform(inputs: list[np.ndarray], indices: np.ndarray, epoch: int) -> list[np.ndarray]:
         (images,) = augment(inputs, indices, epoch) if augment else inputs
-        return call(images)
+        if pool is None:
+            return calls[0](images)
+        parts = [images[start : start + part] for start in range(0, len(images), part)]
+        outputs = pool.map(lambda call, some: call(some), calls, parts)
+        return [np.concatenate(rows) for rows in zip(*outputs, strict=True)]
 
     return transform

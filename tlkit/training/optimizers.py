@@ -120,7 +120,7 @@ def find_loss_scale(model: keras.Model, batch: tuple[Any, ...]) -> None:
         return
     weights, variables = model.get_weights(), [keras.ops.convert_to_numpy(one) for one in optimizer.variables]
     model.fit(_OneBatch(batch), epochs=SCALE_TRIALS, callbacks=[_StopWhenFinite()], shuffle=False, verbose=0)
-    scale = float(optimizer.dynamic_scale)
+    scale = float(keras.ops.convert_to_numpy(optimizer.dynamic_scale))
     model.set_weights(weights)
     for variable, value in zip(optimizer.variables, variables, strict=True):
         variable.assign(value)
@@ -145,4 +145,4 @@ class _StopWhenFinite(keras.callbacks.Callback):
     """Ends `fit` after the first epoch whose step was not skipped by the loss scale."""
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.model.stop_training = int(self.model.optimizer.iterations) > 0
+        self.model.stop_training = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations)) > 0
