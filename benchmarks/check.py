@@ -2,11 +2,11 @@
 
     TLKIT_SHARED=folder python benchmarks/check.py [--data NAME ...] [--backbone NAME] [--severity N ...]
 
-One run with a solved head for each of five data sets. Its test images, at most 400, are corrupted by each of the ten
+One run with a solved head for each of five data sets. Its test images, at most 300, are corrupted by each of the ten
 kinds of `tlkit.data.corruptions`, and the accuracy is estimated from them without their labels: as shipped, where the
-run's held-out images have taught every kind; and without the whole family of the kind (noise, blur, light, ...), for
-shifts of a kind that nobody foresaw. The drift tests see 200 of the test images, or all if there are fewer, five times.
-False alarms: the unshifted validation and test images are pooled, and parts drawn at random are compared with each other.
+run's held-out images have taught every kind; and without the whole family of the kind (noise, blur, light, ...),
+for shifts of a kind that nobody foresaw. The drift tests see 200 of the test images, or all if there are fewer, five times.
+False alarms: the unshifted validation and test images are pooled, and parts drawn at random are compared.
 
 Appends a row per cell to benchmarks/check.csv and per set to benchmarks/check_alarms.csv; skips those that are there.
 """
@@ -37,7 +37,7 @@ FAMILIES = (
     {"elastic_transform"},
     {"jpeg_compression"},
 )
-MOST = 400  # test images of a cell
+MOST = 300  # test images of a cell
 NEW = 200  # images of a drift test
 DRAWS = 5  # drift tests of a cell
 ALARM_TESTS = 200

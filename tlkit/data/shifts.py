@@ -11,8 +11,8 @@ from tlkit.data.corruptions import CORRUPTIONS, corrupt
 
 # Strength of one corruption: a severity, or below 1 the share of severity 1 that is mixed into the image. In the order
 # in which they are used where a network is too slow for all.
-STRENGTHS = (1.0, 3.0, 2.0, 5.0, 0.66, 0.33)
-PAIRS = 20  # of two kinds, one after the other, at severity 1
+STRENGTHS = (1.0, 3.0, 0.5, 2.0, 5.0)
+PAIRS = 12  # of two kinds, one after the other, at severity 1
 
 
 @dataclass(frozen=True)

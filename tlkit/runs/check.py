@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from tlkit.cache import Cache, in_memory
 from tlkit.data.appearance import MEASURES, measure_appearance
-from tlkit.data.dataset import Dataset
+from tlkit.data.dataset import Dataset, decode_images
 from tlkit.data.images import LEFT_OUT, ImageSet
 from tlkit.data.near import LIMIT, near_duplicates
 from tlkit.data.rows import row_of
@@ -120,8 +121,9 @@ class Checked:
         """What was found, for a person to read."""
         found = self.accuracy
         told = [
-            f"an estimated {found.value:.1%} of these {counted(self.n, 'image')} are predicted correctly (95 % interval "
-            f"{found.low:.1%} to {found.high:.1%}; {found.held_out:.1%} of {counted(found.n, 'held-out image')})"
+            f"an estimated {found.value:.1%} of these {counted(self.n, 'image')} are predicted correctly (95 % "
+            f"interval {found.low:.1%} to {found.high:.1%}); of {counted(found.n, 'held-out image')}, "
+            f"{found.held_out:.1%} are"
         ]
         if found.high - found.value > UNSURE_WITHIN or found.value - found.low > UNSURE_WITHIN:
             told.append("this estimate is rough: label some of these images to know more")
@@ -227,16 +229,7 @@ def check(
 def decoded_as(basis: Basis, found: UnlabelledImages, cache: Cache | None = None) -> Dataset:
     """Decode unlabelled images as the run sees them. Raises DataError if none can be decoded."""
     plan = basis.run.plan
-    from tlkit.data.dataset import decode_images
-
-    images = ImageSet(
-        found.images.root,
-        found.images.table,
-        found.images.class_names,
-        found.images.problems,
-        plan.depth,
-        found.images.source,
-    )
+    images = dataclasses.replace(found.images, depth=plan.depth)
     dataset = decode_images(images, plan.image_size, plan.job.fit, cache)
     if not len(dataset):
         raise DataError(f"None of {counted(len(images), 'image')} in '{images.root}' can be decoded.")

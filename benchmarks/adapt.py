@@ -1,0 +1,114 @@
+"""How much of what corruptions cost does `tlkit adapt` win back with 64 images, and what does it lose without a shift?
+
+    TLKIT_SHARED=folder python benchmarks/adapt.py [--data NAME ...] [--backbone NAME] [--severity N ...]
+
+The runs of benchmarks/check.py. Test images are corrupted by each kind of `tlkit.data.corruptions`; 64 of them, drawn at
+random, adapt the run without labels, and all others, at most 200, judge it: as it was, as `adapt` delivers it (its
+gate may hold the adaptation back), with the adaptation forced, and with the statistics mixed as in Schneider et al. 2020,
+which takes the network's stored statistics for those of the source. Unshifted images are drawn five times.
+
+Appends a row per cell to benchmarks/adapt.csv, and skips those that are there.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import check
+import numpy as np
+from rows import append_row, read_rows
+
+FILE = Path(__file__).with_suffix(".csv")
+GIVEN = 64
+JUDGES = 200
+DRAWS = 5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", nargs="+", default=list(check.RECIPES))
+    parser.add_argument("--backbone", default="mobilenetv2_0.35")
+    parser.add_argument("--image-size", type=int, default=128)
+    parser.add_argument("--severity", nargs="+", type=int, default=[1, 3])
+    parser.add_argument("--runs", help="folder in which the runs are kept; default a temporary one")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        for data in arguments.data:
+            folder = Path(arguments.runs or scratch) / f"{data}-{arguments.backbone}"
+            measure(check.run_of(data, folder, arguments), data, arguments)
+
+
+def measure(run, data: str, arguments: argparse.Namespace) -> None:
+    from tlkit.data.corruptions import CORRUPTIONS
+    from tlkit.runs.adapt import moments_of
+    from tlkit.runs.basis import basis_of
+    from tlkit.runs.reading import decoded, load_model, own_part
+
+    cells = [("unchanged", 0, draw) for draw in range(DRAWS)]
+    cells += [(kind, severity, 0) for severity in arguments.severity for kind in CORRUPTIONS]
+    names = ("data", "backbone", "corruption", "severity", "draw")
+    there = {tuple(row[name] for name in names) for row in read_rows(FILE)}
+    missing = [one for one in cells if (data, arguments.backbone, *map(str, one)) not in there]
+    if not missing:
+        return
+    basis = basis_of(run)
+    test = decoded(run, own_part(run, "test")).examples()
+    moments = moments_of(basis, load_model(run))
+    for kind, severity, draw in missing:
+        append_row(FILE, {**check.about(data, arguments), **cell(basis, moments, test, (kind, severity, draw))})
+
+
+def cell(basis, moments, test, what: tuple[str, int, int]) -> dict[str, object]:
+    from tlkit.cache import in_memory
+    from tlkit.data.corruptions import corrupt
+    from tlkit.data.examples import Examples
+    from tlkit.models.adapt import adapt_statistics
+    from tlkit.runs.adapt import adapted
+    from tlkit.runs.reading import load_model
+
+    kind, severity, draw = what
+    rows = np.random.default_rng(draw).permutation(len(test))[: GIVEN + JUDGES]
+    images, labels = test.pixels.gather(rows), test.labels[rows]
+    if severity:
+        images = corrupt(images, kind, severity, seed=1)
+    keys = [f"{test.keys[row]}-{kind}-{severity}" for row in rows[:GIVEN]]
+    given = Examples(in_memory(images[:GIVEN]), labels[:GIVEN], keys, made_by=f"{test.made_by}-corrupted-1")
+    judges, truth = images[GIVEN:], labels[GIVEN:]
+    model, found = adapted(basis, given, moments=moments)
+    forced, mixed = load_model(basis.run), load_model(basis.run)
+    adapt_statistics(forced, moments, images[:GIVEN])
+    adapt_statistics(mixed, stored(mixed), images[:GIVEN])
+    plain = basis.network.see_pixels(judges).predicted == truth
+    return {
+        "corruption": kind,
+        "severity": severity,
+        "draw": draw,
+        "n_given": GIVEN,
+        "n": len(truth),
+        "accuracy": round(float(plain.mean()), 4),
+        "adapted": round(accuracy(model, judges, truth), 4),
+        "forced": round(accuracy(forced, judges, truth), 4),
+        "mixed": round(accuracy(mixed, judges, truth), 4),
+        "layers": found.statistics,
+        "priors": int(found.priors is not None),
+        "estimate_before": round(found.before.value, 4),
+        "estimate_after": "" if found.after is None else round(found.after.value, 4),
+        "drift_found": int(any(one.found for one in found.drift)),
+    }
+
+
+def stored(model):
+    """The statistics that the network holds, as if they were those of the run's own images."""
+    from tlkit.models.adapt import Moments, statistics_of
+
+    return {name: Moments(mean.astype(float), variance.astype(float)) for name, mean, variance in statistics_of(model)}
+
+
+def accuracy(model, images: np.ndarray, labels: np.ndarray) -> float:
+    from tlkit.runs.basis import Network
+
+    return float((Network(model).see_pixels(images).predicted == labels).mean())
+
+
+if __name__ == "__main__":
+    main()
