@@ -2,7 +2,7 @@
 
     TLKIT_SHARED=folder python benchmarks/check.py [--data NAME ...] [--backbone NAME] [--severity N ...]
 
-One run with a solved head for each of five data sets. Its test images, at most 300, are corrupted by each of the ten
+One run with a solved head for each of five data sets. Its test images, at most 250, are corrupted by each of the ten
 kinds of `tlkit.data.corruptions`, and the accuracy is estimated from them without their labels: as shipped, where the
 run's held-out images have taught every kind; and without the whole family of the kind (noise, blur, light, ...),
 for shifts of a kind that nobody foresaw. The drift tests see 200 of the test images, or all if there are fewer, five times.
@@ -37,7 +37,7 @@ FAMILIES = (
     {"elastic_transform"},
     {"jpeg_compression"},
 )
-MOST = 300  # test images of a cell
+MOST = 250  # test images of a cell
 NEW = 200  # images of a drift test
 DRAWS = 5  # drift tests of a cell
 ALARM_TESTS = 200

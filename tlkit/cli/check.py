@@ -32,8 +32,10 @@ def check_(run: str, images: str, out: str | None, columns: str | None, moved_to
         check_writable(page, makes_folders=True)
     opened = open_run(run, moved_to)
     with _tensorflow_quietly():
-        from tlkit.reporting.checked import write_page
+        from tlkit.reporting.checked import check_page_name, write_page
         from tlkit.runs.check import check
+    if page:
+        check_page_name(page)
     with log_shown():
         found = check(opened, images, columns=columns)
     if page:

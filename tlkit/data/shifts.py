@@ -11,7 +11,7 @@ from tlkit.data.corruptions import CORRUPTIONS, corrupt
 
 # Strength of one corruption: a severity, or below 1 the share of severity 1 that is mixed into the image. In the order
 # in which they are used where a network is too slow for all.
-STRENGTHS = (1.0, 3.0, 0.5, 2.0, 5.0)
+STRENGTHS = (1.0, 3.0, 2.0, 5.0, 0.66)
 PAIRS = 12  # of two kinds, one after the other, at severity 1
 
 

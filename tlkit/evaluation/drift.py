@@ -58,8 +58,8 @@ class Sample:
 def drift_tests(reference: Sample, new: Sample, *, seed: int = 0, permutations: int = PERMUTATIONS) -> list[DriftTest]:
     """Compare new images with held-out ones by three permutation tests.
 
-    - features: the energy distance (Székely and Rizzo 2013) of features, standardised by the reference's mean and
-      standard deviation.
+    - features: the energy distance (Székely and Rizzo 2013) of features, standardised over both sets together. (By the
+      reference alone, equal sets of 100 images and 1,500 features were called different in 65 % of the cases.)
     - classes: the chi-square distance of the shares of the predicted classes (black box shift detection, Lipton, Wang
       and Smola 2018, arXiv:1802.03916).
     - appearance: the largest Kolmogorov-Smirnov distance over all measures.
@@ -80,7 +80,7 @@ def drift_tests(reference: Sample, new: Sample, *, seed: int = 0, permutations: 
     for row in is_new[1:]:
         row[random.permutation(total)[:count]] = 1
     statistics: dict[str, Callable[[], np.ndarray]] = {
-        "features": lambda: _energy(_standardised(reference.features, new.features), is_new),
+        "features": lambda: _energy(_standardised(np.concatenate([reference.features, new.features])), is_new),
         "classes": lambda: _chi_square(np.concatenate([reference.predicted, new.predicted]), is_new),
         "appearance": lambda: _largest_step(np.concatenate([reference.measures, new.measures]), is_new),
     }
@@ -92,9 +92,8 @@ def drift_tests(reference: Sample, new: Sample, *, seed: int = 0, permutations: 
     return found
 
 
-def _standardised(reference: np.ndarray, new: np.ndarray) -> np.ndarray:
-    mean, spread = reference.mean(0), np.maximum(reference.std(0), 1e-6)
-    return ((np.concatenate([reference, new]) - mean) / spread).clip(-20, 20).astype("float32")
+def _standardised(rows: np.ndarray) -> np.ndarray:
+    return ((rows - rows.mean(0)) / np.maximum(rows.std(0), 1e-6)).astype("float32")
 
 
 def _energy(rows: np.ndarray, is_new: np.ndarray) -> np.ndarray:

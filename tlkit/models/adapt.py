@@ -51,7 +51,7 @@ def reference_moments(model: keras.Model, images: np.ndarray) -> dict[str, Momen
 
 def adapt_statistics(
     model: keras.Model, reference: Mapping[str, Moments], images: np.ndarray, *, source: float = SOURCE
-) -> int:
+) -> list[np.ndarray]:
     """Set the statistics of every BatchNormalization layer so that new images leave it as the model's own images do.
 
     With frozen layers, the stored statistics are those of the images on which the network was pretrained, and the head
@@ -68,7 +68,7 @@ def adapt_statistics(
         source: How many images the model's own statistics count for.
 
     Returns:
-        The number of layers that were changed.
+        The outputs of the adapted model for the images that were used, an array for each output.
 
     Raises:
         SpecError: The model has no BatchNormalization layer.
@@ -79,17 +79,14 @@ def adapt_statistics(
             "Expected a network such as MobileNetV2, ResNet or EfficientNet."
         )
     share = min(len(images), MOST) / (min(len(images), MOST) + source)
-    changed = 0
 
     def apply(operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        nonlocal changed
         if isinstance(operation, keras.layers.BatchNormalization):
             _move(operation, reference[operation.name], _moments(operation, args[0]), share)
-            changed += 1
         return _called(operation, args, kwargs)
 
-    walk(model, _as_input(model, images), apply)
-    return changed
+    outputs = walk(model, _as_input(model, images), apply)
+    return [keras.ops.convert_to_numpy(one) for one in (outputs if isinstance(outputs, list) else [outputs])]
 
 
 def _move(layer: keras.layers.BatchNormalization, before: Moments, now: Moments, share: float) -> None:

@@ -71,11 +71,17 @@ IMAGES = """
 
 def write_page(checked: Checked, out: str | Path) -> Path:
     """Write the page of a check. Returns its path. Raises SpecError if `out` does not end in .html."""
+    check_page_name(out)
     out = Path(out)
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise SpecError(f"The page would be written to '{out}'. Expected a name that ends in .html.")
+    out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, page_of(checked))
     return out
+
+
+def check_page_name(out: str | Path) -> None:
+    """Raise SpecError if `out` does not end in .html."""
+    if Path(out).suffix.lower() not in (".html", ".htm"):
+        raise SpecError(f"The page would be written to '{out}'. Expected a name that ends in .html.")
 
 
 def page_of(checked: Checked) -> str:

@@ -128,11 +128,19 @@ def adapt(
 
 
 def adapted(
-    basis: Basis, examples: Examples, *, moments: Mapping[str, Moments] | None = None, seed: int = 0
+    basis: Basis,
+    examples: Examples,
+    *,
+    model: keras.Model | None = None,
+    moments: Mapping[str, Moments] | None = None,
+    seed: int = 0,
 ) -> tuple[keras.Model, Adaptation]:
     """Adapt a run's classifier to decoded images, in memory.
 
-    examples: Their labels are not used. moments: Of `moments_of`, if they were measured already.
+    Args:
+        examples: Their labels are not used.
+        model: The classifier, which is changed in place; by default it is loaded.
+        moments: Of `moments_of`, if they were measured already.
 
     Returns:
         The classifier, which is the run's own if nothing was adapted, and what was adapted.
@@ -149,7 +157,7 @@ def adapted(
     measures = measure_appearance(examples.pixels)
     drift = tuple(drift_tests(basis.sample, sample_of(seen, measures), seed=seed))
     before = estimated(basis, seen)
-    model = load_model(basis.run) if basis.network is not basis.judge else load_judged(basis.run)
+    model = model or (load_model(basis.run) if basis.network is not basis.judge else load_judged(basis.run))
     if not any_found(drift):
         why = "the images do not differ from the held-out ones as far as the tests can tell, so nothing is adapted"
         return model, Adaptation(0, None, before, None, drift, len(seen), (why,))
@@ -172,9 +180,13 @@ def _statistics(
     model, moments = model_and_moments
     if not batch_norms_of(model):
         return 0, None, "the network has no BatchNormalization layer, so there are no statistics to adapt", seen
-    weights = model.get_weights()
-    layers = adapt_statistics(model, moments or moments_of(basis, model), _drawn(pixels))
-    now = Network(model).see_pixels(pixels.gather(slice(None)))
+    weights, network = model.get_weights(), Network(model)
+    drawn = np.sort(np.random.default_rng(0).permutation(len(pixels))[:MOST])
+    whole = keras.Model(model.input, network.outputs)
+    outputs = adapt_statistics(whole, moments or moments_of(basis, model), pixels.gather(drawn))
+    layers = len(batch_norms_of(model))
+    # the others, if there are more than the statistics are taken from, run through the adapted network now
+    now = network.seen_from(outputs) if len(drawn) == len(pixels) else network.see_pixels(pixels.gather(slice(None)))
     after = estimated(basis, now)
     change = f"the estimated accuracy goes from {before.value:.1%} to {after.value:.1%}"
     if after.value < before.value + LEAST_GAIN:

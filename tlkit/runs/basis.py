@@ -32,7 +32,7 @@ from tlkit.words import counted
 if TYPE_CHECKING:
     from tlkit.data.dataset import Dataset
 
-VERSION = 1  # increase it when what is kept of a shift changes
+VERSION = 2  # increase it when what is kept of a shift changes
 TRAINING = 600  # training images at most to which the committee is fitted
 SHIFTED = 150  # held-out images at most that are shifted
 PASSES = (800, 10_000)  # images through the network for all shifts, of slow and of fast networks
@@ -47,10 +47,12 @@ class Network:
 
     def __init__(self, model: keras.Model) -> None:
         self.model = model
+        self.outputs = [model.output]  # the features, and then the probabilities
         self.prefix: keras.Model | None = None
         self._head: Any = None
         if any(layer.name == FEATURES for layer in model.layers):
             end = list(_pooled(model))
+            self.outputs = [*end, model.output]
             self.prefix = keras.Model(model.input, end, name="prefix")
             self._head = frozen_call(keras.Model(end, model.output, name="suffix"), BATCH)
         self._whole: Any = None
@@ -74,15 +76,19 @@ class Network:
             self._whole = frozen_call(self.prefix or self.model, BATCH)
         chunks = [self._whole(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
         outputs = [np.concatenate(one).astype("float32") for one in zip(*chunks, strict=True)]
-        if self.prefix is None:  # of several networks there are no common features
-            return Seen(np.log(np.maximum(outputs[0], 1e-7)), outputs[0])
-        return self._seen(outputs)
+        return self.seen_from(outputs) if self.prefix is None else self._seen(outputs)
+
+    def seen_from(self, outputs: Sequence[np.ndarray]) -> Seen:
+        """The same from arrays for `outputs`. Of several networks in one there are no common features."""
+        *features, probabilities = outputs
+        if not features:
+            return Seen(np.log(np.maximum(probabilities, 1e-7)), probabilities)
+        return Seen(np.concatenate([one.reshape(len(one), -1) for one in features], axis=1), probabilities)
 
     def _seen(self, outputs: list[np.ndarray]) -> Seen:
         starts = range(0, len(outputs[0]), BATCH)
         rows = [self._head([one[start : start + BATCH] for one in outputs])[0] for start in starts]
-        flat = [one.reshape(len(one), -1) for one in outputs]
-        return Seen(np.concatenate(flat, axis=1), np.concatenate(rows))
+        return self.seen_from([*outputs, np.concatenate(rows)])
 
 
 @dataclass(frozen=True)
