@@ -2,10 +2,10 @@
 
     TLKIT_SHARED=folder python benchmarks/adapt.py [--data NAME ...] [--backbone NAME] [--severity N ...]
 
-The runs of benchmarks/check.py. Test images are corrupted by each kind of `tlkit.data.corruptions`; 64 of them, drawn at
-random, adapt the run without labels, and all others, at most 128, judge it: as it was, as `adapt` delivers it (its
-gate may hold the adaptation back), with the adaptation forced, and with the statistics mixed as in Schneider et al. 2020,
-which takes the network's stored statistics for those of the source. Unshifted images are drawn five times.
+The runs of benchmarks/check.py. Test images are corrupted by each kind of `tlkit.data.corruptions`; 64 of them, drawn
+at random, adapt the run without labels, and all others, at most 128, judge it: as it was, as `adapt` delivers it (its
+gate may hold the adaptation back), with the adaptation forced, and with the statistics mixed as in Schneider et al.
+2020, which takes the network's stored statistics for those of the source. Unshifted images are drawn five times.
 
 Appends a row per cell to benchmarks/adapt.csv, and skips those that are there.
 """

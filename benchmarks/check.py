@@ -5,8 +5,8 @@
 One run with a solved head for each of five data sets. Its test images, at most 250, are corrupted by each of the ten
 kinds of `tlkit.data.corruptions`, and the accuracy is estimated from them without their labels: as shipped, where the
 run's held-out images have taught every kind; and without the whole family of the kind (noise, blur, light, ...),
-for shifts of a kind that nobody foresaw. The drift tests see 200 of the test images, or all if there are fewer, five times.
-False alarms: the unshifted validation and test images are pooled, and parts drawn at random are compared.
+for shifts of a kind that nobody foresaw. The drift tests see 200 of the test images, or all if there are fewer, five
+times. False alarms: the unshifted validation and test images are pooled, and parts drawn at random are compared.
 
 Appends a row per cell to benchmarks/check.csv and per set to benchmarks/check_alarms.csv; skips those that are there.
 """

@@ -50,7 +50,8 @@ def test_few_images_count_for_less_and_only_the_statistics_change() -> None:
         other.set_weights(model.get_weights())
         adapt_statistics(other, reference, 0.5 * x[:n])
         assert all((np.array(a) == b).all() for a, b in zip(other.trainable_variables, kernels, strict=True))
-        return float(np.abs(dict((name, mean) for name, mean, _ in statistics_of(other))["bn_0"] - before["bn_0"]).mean())
+        after = {name: mean for name, mean, _ in statistics_of(other)}
+        return float(np.abs(after["bn_0"] - before["bn_0"]).mean())
 
     assert 0 < moved(4) < moved(32)
 

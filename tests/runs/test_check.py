@@ -67,7 +67,7 @@ def test_darker_images_are_found_and_what_changed_is_named(dark: Checked) -> Non
 def test_images_like_the_held_out_ones_are_not_called_shifted(basis: Basis, tmp_path: Path) -> None:
     found = checked(basis, write_folder(tmp_path / "new", per_class=12, start=7000))
     assert not found.drifted
-    value, low, high, n = found.truth or (0, 0, 0, 0)
+    value, _, _, n = found.truth or (0, 0, 0, 0)
     assert n == 36 and abs(found.accuracy.value - value) < 0.15
     assert found.accuracy.low <= value <= found.accuracy.high
 
@@ -158,7 +158,8 @@ def test_an_adapted_run_is_exported_proved_and_right_about_the_new_site(
     decision = run.plan.decision("adapt")
     assert decision is not None and decision.evidence["adapted_from"] == str(basis.run.folder.absolute())
     answers = run.predict(folder)
-    right = [path.rpartition("/")[2].startswith(name) for path, name in zip(answers["path"], answers["prediction"])]
+    names = answers["path"], answers["prediction"]
+    right = [path.rpartition("/")[2].startswith(name) for path, name in zip(*names, strict=True)]
     assert np.mean(right) > 0.8
     verified = CliRunner().invoke(main, ["verify", str(run.folder)])
     assert not verified.exit_code, verified.output
