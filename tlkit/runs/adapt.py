@@ -186,7 +186,7 @@ def _statistics(
     outputs = adapt_statistics(whole, moments or moments_of(basis, model), pixels.gather(drawn))
     layers = len(batch_norms_of(model))
     # the others, if there are more than the statistics are taken from, run through the adapted network now
-    now = network.seen_from(outputs) if len(drawn) == len(pixels) else network.see_pixels(pixels.gather(slice(None)))
+    now = network.seen_from(outputs) if len(drawn) == len(pixels) else network.see_pixels(pixels)
     after = estimated(basis, now)
     change = f"the estimated accuracy goes from {before.value:.1%} to {after.value:.1%}"
     if after.value < before.value + LEAST_GAIN:

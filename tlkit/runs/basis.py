@@ -15,7 +15,7 @@ import numpy as np
 
 from tlkit.cache import Cache, Wanted, in_memory, open_writers
 from tlkit.data.appearance import measure_appearance
-from tlkit.data.examples import Examples
+from tlkit.data.examples import Examples, RowSource
 from tlkit.data.shifts import Shift, all_shifts
 from tlkit.errors import SpecError
 from tlkit.evaluation.drift import Sample, drift_tests
@@ -67,14 +67,16 @@ class Network:
         if self.prefix is not None:
             features = extract_features(self.prefix, examples, batch_size=batch, fast=fast)
         if features is None:
-            return self.see_pixels(examples.pixels.gather(slice(None)))
+            return self.see_pixels(examples.pixels)
         return self._seen(per_output(features))
 
-    def see_pixels(self, images: np.ndarray) -> Seen:
+    def see_pixels(self, images: RowSource | np.ndarray) -> Seen:
         """The same for uint8 images, without a cache."""
+        pixels = in_memory(images) if isinstance(images, np.ndarray) else images
         if self._whole is None:
             self._whole = frozen_call(self.prefix or self.model, BATCH)
-        chunks = [self._whole(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
+        starts = range(0, len(pixels), BATCH)
+        chunks = [self._whole(pixels.gather(np.arange(at, min(at + BATCH, len(pixels))))) for at in starts]
         outputs = [np.concatenate(one).astype("float32") for one in zip(*chunks, strict=True)]
         return self.seen_from(outputs) if self.prefix is None else self._seen(outputs)
 
@@ -181,7 +183,9 @@ def _training(run: Run, judge: Network, cache: Cache | None) -> tuple[np.ndarray
 
 def _taught(judge: Network, examples: Examples, statistician: Statistician, seed: int) -> tuple[Taught, np.ndarray]:
     """What each shift does to the held-out images, and the p-value by which the drift tests find it."""
-    passes = int(np.clip(WORK / max(multiplications(judge.model), 1.0), *PASSES))
+    # the layers of an ensemble's members are not counted, so it is taken to be slow
+    work = multiplications(judge.model) if judge.prefix is not None else WORK
+    passes = int(np.clip(WORK / max(work, 1.0), *PASSES))
     count = min(len(examples), SHIFTED, max(1, passes // FEWEST_SHIFTS))
     shifts = all_shifts()[: max(FEWEST_SHIFTS, passes // count)]
     drawn = np.sort(np.random.default_rng(seed).permutation(len(examples))[:count])

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from tlkit.cache import Cache, in_memory
+from tlkit.cache import Cache
 from tlkit.data.appearance import MEASURES, measure_appearance
 from tlkit.data.dataset import Dataset, decode_images
+from tlkit.data.examples import RowSource
 from tlkit.data.images import LEFT_OUT, ImageSet
 from tlkit.data.near import LIMIT, near_duplicates
 from tlkit.data.rows import row_of
@@ -273,6 +274,17 @@ def estimated(basis: Basis, seen: Seen) -> Accuracy:
     return Accuracy(value, low, high, simple, held_out, n, basis.model.mean_error)
 
 
+def share_of_strangers(p_values: np.ndarray, level: float = 0.05) -> float:
+    """Estimate the share of images that show none of the classes, 0 to 1.
+
+    p_values: of each image, for being like the known ones, shape (n,). Of known images a share of `level` is below it.
+
+    >>> round(share_of_strangers(np.array([0.01, 0.02, 0.5, 0.9])), 3)
+    0.474
+    """
+    return float(np.clip(((p_values < level).mean() - level) / (1 - level), 0, 1))
+
+
 def _truth(seen: Seen, labels: np.ndarray) -> tuple[float, float, float, int] | None:
     """The accuracy of the images whose class is known, its interval and their number. None if there are none."""
     there = labels >= 0
@@ -337,8 +349,34 @@ def _duplicates(run: Run, dataset: Dataset) -> tuple[tuple[str, ...], tuple[tupl
     new = dataset.take(np.flatnonzero(~same).tolist())
     if len(new) + len(training) > LIMIT or new.pixels.streamed or training.pixels.streamed:
         return known, None
-    pixels = [one.examples().pixels.gather(slice(None)) for one in (new, training)]
-    pairs = near_duplicates(in_memory(np.concatenate(pixels))) if len(new) else np.zeros((0, 2), "int64")
-    across = [(i, j - len(new)) for i, j in pairs.tolist() if i < len(new) <= j]
+    pairs = (
+        near_duplicates(_Joined(new.examples().pixels, training.examples().pixels)) if len(new) else np.zeros((0, 2))
+    )
+    across = [(i, j - len(new)) for i, j in pairs.astype("int64").tolist() if i < len(new) <= j]
     names = [list(one.images.table["path"]) for one in (new, training)]
     return known, tuple((names[0][i], names[1][j]) for i, j in across)
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """The rows of two sources, one after the other."""
+
+    first: RowSource
+    second: RowSource
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        return self.first.row_shape
+
+    def gather(self, indices: Any) -> np.ndarray:
+        rows, n = np.arange(len(self))[indices], len(self.first)
+        found = np.zeros((len(rows), *self.row_shape), "uint8")
+        found[rows < n] = self.first.gather(rows[rows < n])
+        found[rows >= n] = self.second.gather(rows[rows >= n] - n)
+        return found
+
+    def take(self, indices: Any) -> Any:
+        raise NotImplementedError
