@@ -146,6 +146,12 @@ def test_the_commands_refuse_what_they_cannot_do_before_they_compute(trained: Pa
         adapt(trained, tmp_path, trained, force=True)
 
 
+def test_a_run_with_too_few_held_out_images_is_refused(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(basis_module, "FEWEST", 1000)
+    with pytest.raises(SpecError, match="Expected a run with 1000 or more"):
+        basis_of(open_run(trained))
+
+
 @pytest.mark.slow
 def test_an_adapted_run_is_exported_proved_and_right_about_the_new_site(
     basis: Basis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

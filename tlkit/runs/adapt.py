@@ -110,7 +110,7 @@ def adapt(
 
     Raises:
         DataError: There are fewer than 16 images.
-        SpecError: The run is an ensemble, or has no held-out images.
+        SpecError: The run is an ensemble, or has fewer than 8 held-out images.
     """
     run, out = run if isinstance(run, Run) else open_run(run), Path(out)
     if run.plan.ensemble_of:
@@ -261,6 +261,9 @@ def _written(
             files = chosen.images.files()
             parity = prove_parity(run.saved_model, files, answers, plan.classes, fresh, own)
     scores = evaluate(probabilities, examples.labels, plan.classes, examples.groups)
+    notes = [f"adapted to {counted(found.n, 'image')} of '{name}' without labels; {one}" for one in found.why]
+    if parent.metrics["refusal"]:
+        notes.append("the threshold below which the run was unsure is not kept: it was found on the old site's images")
     metrics: dict[str, Any] = {
         basis.split: scores,
         "parity": parity,
@@ -268,7 +271,7 @@ def _written(
         "seconds": {"total": round(time.monotonic() - started, 2)},
         "images_decoded": dataset.pixels.decoded,
         "images_computed": len(dataset),
-        "notes": [f"adapted to {counted(found.n, 'image')} of '{name}' without labels; {one}" for one in found.why],
+        "notes": notes,
     }
     run.write_metrics(metrics)
     return finish_run(run, out)

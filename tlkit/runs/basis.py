@@ -37,6 +37,7 @@ TRAINING = 600  # training images at most to which the committee is fitted
 SHIFTED = 150  # held-out images at most that are shifted
 PASSES = (800, 10_000)  # images through the network for all shifts, of slow and of fast networks
 WORK = 1e12  # multiplications for all shifts, between these
+FEWEST = 8  # held-out images
 FEWEST_SHIFTS = 21  # unchanged images, and each corruption at two strengths
 PERMUTATIONS = 199  # of the drift tests that measure their power
 HARM = 0.05  # fall of accuracy from which a shift should be found
@@ -140,7 +141,7 @@ def basis_of(run: Run, cache: Cache | None = None, seed: int = 0) -> Basis:
     """Read a run's held-out images, and learn from shifts of them; what was learned before is in the cache.
 
     Raises:
-        SpecError: The run has no held-out images.
+        SpecError: The run has fewer than 8 held-out images.
         DataError: Its images are gone or have changed.
     """
     split, held_out = _held_out(run, cache)
@@ -161,15 +162,17 @@ def basis_of(run: Run, cache: Cache | None = None, seed: int = 0) -> Basis:
 
 
 def _held_out(run: Run, cache: Cache | None) -> tuple[str, Dataset]:
+    most = 0
     for split in ("validation", "test"):
         if split in run.learned_from and split != "validation":
             continue
         images = own_part(run, split)
-        if len(images):
+        if len(images) >= FEWEST:
             return split, decoded(run, images, cache)
+        most = max(most, len(images))
     raise SpecError(
-        f"The run '{run.folder}' has no held-out images: all were trained on. Expected a run with a validation split, "
-        "against which new images can be judged."
+        f"The run '{run.folder}' has {counted(most, 'held-out image')}. Expected a run with {FEWEST} or more in its "
+        "validation split, against which new images can be judged."
     )
 
 
