@@ -110,7 +110,8 @@ def cell(basis, images: np.ndarray, labels: np.ndarray, kind: str, severity: int
     seen = basis.network.see_pixels(images)
     shipped = estimated(basis, seen)
     family = next((one for one in FAMILIES if kind in one), set())
-    other = AccuracyModel(basis.taught.without(frozenset(family)), len(basis.run.plan.classes)).calibrated()
+    taught, classes = basis.taught.without(frozenset(family)), len(basis.run.plan.classes)
+    other = AccuracyModel(taught, classes, unchanged=basis.unchanged).calibrated()
     blind = other.interval(basis.statistician.statistics(seen), len(seen))
     sample, found = sample_of(seen, measure_appearance(in_memory(images))), 0
     for draw in range(DRAWS):

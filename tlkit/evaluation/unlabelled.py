@@ -176,7 +176,14 @@ class AccuracyModel:
     that it has not seen.
     """
 
-    def __init__(self, taught: Taught, classes: int) -> None:
+    def __init__(self, taught: Taught, classes: int, *, unchanged: tuple[float, float] | None = None) -> None:
+        """Fit the process.
+
+        classes: their number. unchanged: the accuracy on unchanged images, as the shifted ones were drawn from, and as
+        measured on more images that were held out in turn. Answers are moved by the difference, in proportion to how
+        far they are above chance. None: they are not.
+        """
+        self._unchanged = unchanged
         self._classes, self._lowest = (
             classes,
             0.7 / classes,
@@ -200,6 +207,9 @@ class AccuracyModel:
         across = self._kernel(row, self._rows)[0]
         value = float(self._taught.accuracy.mean() + across @ self._weights)
         variance = float(self._kernel(row, row)[0, 0] - across @ cho_solve(self._factor, across))
+        if self._unchanged is not None and self._unchanged[0] > self._lowest:
+            few, many = self._unchanged
+            value += (many - few) * max(0.0, value - self._lowest) / (few - self._lowest)
         return float(np.clip(value, self._lowest, 1)), float(np.sqrt(max(variance, 1e-6)))
 
     def calibrated(self) -> AccuracyModel:

@@ -99,8 +99,9 @@ class Basis:
     """What new images are compared with.
 
     run: the run. network: the classifier that is asked. judge: the one that the held-out images may judge; the same,
-    unless the run was trained on them at the end. held_out: these images, decoded. split: their split.
-    reference: as the judge sees them. sample: for the drift tests. accuracy: of the judge on them.
+    unless the run was trained on them at the end. held_out: these images, decoded. split: their split. reference: as
+    the judge sees them. sample: for the drift tests. taught: what shifts do to the judge. unchanged: as in
+    `AccuracyModel`. power: of the drift tests.
     """
 
     run: Run
@@ -112,6 +113,7 @@ class Basis:
     sample: Sample
     statistician: Statistician
     taught: Taught
+    unchanged: tuple[float, float]
     model: AccuracyModel
     power: Power
 
@@ -154,11 +156,20 @@ def basis_of(run: Run, cache: Cache | None = None, seed: int = 0) -> Basis:
     committee = Committee(*_training(run, judge, cache), len(run.plan.classes), seed)
     statistician = Statistician(reference, examples.labels, committee)
     taught, p_values = _taught(judge, examples, statistician, seed)
-    model = AccuracyModel(taught, len(run.plan.classes)).calibrated()
+    unchanged = _unchanged(run, split, statistician.accuracy)
+    model = AccuracyModel(taught, len(run.plan.classes), unchanged=unchanged).calibrated()
     harmful = taught.accuracy <= taught.accuracy[0] - HARM
     power = Power(int((p_values[harmful] <= 1 / 20).sum()), int(harmful.sum()), taught.n // 2)
     sample = sample_of(reference, measure_appearance(examples.pixels))
-    return Basis(run, network, judge, held_out, split, reference, sample, statistician, taught, model, power)
+    about = (run, network, judge, held_out, split, reference, sample, statistician)
+    return Basis(*about, taught, unchanged, model, power)
+
+
+def _unchanged(run: Run, split: str, accuracy: float) -> tuple[float, float]:
+    """The accuracy on the held-out images, and on these and the training images that were predicted out of fold."""
+    table = run.read_table("predictions.csv")
+    table = table[table["split"].isin(("train", split))]
+    return accuracy, float((table["label"] == table["prediction"]).mean()) if len(table) else accuracy
 
 
 def _held_out(run: Run, cache: Cache | None) -> tuple[str, Dataset]:
