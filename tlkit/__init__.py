@@ -73,6 +73,8 @@ _HOME = {
     "compare_backbones": "strategy.backbones",
     "compare_runs": "reporting.leaderboard",
     "ensemble": "runs.ensemble",
+    "adapt": "runs.adapt",
+    "check": "runs.check",
     "lr_find": "training.learning_rate",
     "measure_axes": "strategy.axes",
     "evaluate_run": "runs.evaluate",
@@ -149,7 +151,9 @@ if TYPE_CHECKING:
     from tlkit.reporting.card import model_card
     from tlkit.reporting.leaderboard import compare_runs
     from tlkit.reporting.report import report
+    from tlkit.runs.adapt import adapt
     from tlkit.runs.batch import embed, predict_to
+    from tlkit.runs.check import check
     from tlkit.runs.ensemble import ensemble
     from tlkit.runs.evaluate import evaluate_run
     from tlkit.runs.export import export_run

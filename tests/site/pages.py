@@ -17,6 +17,7 @@ NOT_RUN = {  # what a command or a block holds -> why it is not run here. Each m
     r"--resume runs/": "needs a run that was stopped; tests/finetuning/test_resume.py stops some",
     r"^docker |^RUN=": "needs Docker; tests/test_docker.py checks the files",
     r"^curl |serving_client|localhost:8501": "needs a server; tests/runs/test_serve.py asks one",
+    r"^tlkit adapt ": "needs 16 images of a new site or more; tests/runs/test_check.py adapts a run",
     r"^tlkit serve ": "does not end; tests/runs/test_serve.py starts it",
     r"^pip install|^python3 -m venv": "changes the environment; .ci/run runs the commands of README",
     r"hub:https:|kerashub:resnet|timm:|hf://|torchvision:": "needs the network; tests/backbones use the loopback",

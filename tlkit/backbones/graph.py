@@ -6,7 +6,7 @@ in this module only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -58,3 +58,34 @@ def _boundary_tensors(model: keras.Model, nodes: dict[Any, Any], boundary: str) 
     side, name = boundary.split(" ", 1)
     node = nodes[model.get_layer(name)]
     return node.output_tensors if side == "after" else node.input_tensors
+
+
+def walk(model: Any, inputs: Any, apply: Callable[[Any, Sequence[Any], Mapping[str, Any]], Any]) -> Any:
+    """Evaluate a functional model with one input, operation by operation. Returns its output; a list if it has several.
+
+    Outputs are forgotten as soon as no further operation reads them, to save memory.
+
+    apply: called with an operation and its arguments, and returns its outputs.
+    """
+    nodes = graph_nodes(model)
+    left: dict[int, int] = {}  # how many operations still read a tensor
+    for node in nodes.values():
+        for tensor in node.input_tensors:
+            left[id(tensor)] = left.get(id(tensor), 0) + 1
+    for tensor in model.outputs:
+        left[id(tensor)] = left.get(id(tensor), 0) + 1
+    values = {id(model.inputs[0]): inputs}
+    for operation, node in nodes.items():
+        if not node.input_tensors:
+            continue
+        args, kwargs = node.arguments.fill_in(values)
+        made = apply(operation, args, kwargs)
+        for tensor in node.input_tensors:
+            left[id(tensor)] -= 1
+            if not left[id(tensor)]:
+                values.pop(id(tensor), None)
+        for tensor, value in zip(node.output_tensors, made if isinstance(made, list | tuple) else [made], strict=True):
+            if left.get(id(tensor)):
+                values[id(tensor)] = value
+    found = [values[id(tensor)] for tensor in model.outputs]
+    return found if len(found) > 1 else found[0]
