@@ -22,6 +22,7 @@ from tlkit.data.dataset import decode_images
 from tlkit.data.images import PROBLEM_COLUMNS, TABLE_COLUMNS, ImageSet
 from tlkit.deployment.exported import Opened, _opened_target
 from tlkit.errors import DataError, RunError, TlkitError, WeightsError
+from tlkit.evaluation.known import Known
 from tlkit.folders import DESCRIPTION, check_export, own_manifest, read_description
 from tlkit.manifest import check_file, known_manifest
 from tlkit.models.blocks import set_trainable
@@ -123,6 +124,11 @@ def load_judged(run: Run | str | Path) -> keras.Model:
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise RunError(f"'{run.judged_head}' is damaged ({error}). Repeat the run.") from error
     return model
+
+
+def load_known(run: Run) -> Known | None:
+    """What tells images of a run's classes from others; None if it has not got it. Raises RunError if it is damaged."""
+    return Known.from_bytes(run.read(run.known_file.name)) if run.known_file.is_file() else None
 
 
 def own_part(run: Run, part: str | None) -> ImageSet:
