@@ -120,6 +120,10 @@ def predict(model: str, files: Sequence[str], csv_file: str | None, top: int) ->
             if name in row
         ]
         unsure = row["sure"] is not None and not row["sure"]
+        if row.get("prediction_set") is not None:
+            answers.append(f"{{{', '.join(map(shown, row['prediction_set']))}}}")
+        if row.get("known") is not None:
+            answers.append(f"known {row['known']:.3f}")
         click.echo(f"{shown(row['path'])}  {'unsure: ' if unsure else ''}{'  '.join(answers)}")
 
 

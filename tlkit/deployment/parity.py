@@ -131,8 +131,8 @@ def prove_parity(
 
     Raises:
         ParityError: One class differs, one file is refused, or a probability differs by more than 1e-3 (the target is
-            below 1e-5), or a p-value by more than 1e-3. Also if `probabilities` differ from the model's own by `EVALUATED_LIMIT` or more, which
-            rounding cannot explain: the reported numbers are then not this model's.
+            below 1e-5), or a p-value by more than 1e-3. Also if `probabilities` differ from the model's own by
+            `EVALUATED_LIMIT` or more, which rounding cannot explain: the reported numbers are then not this model's.
     """
     served = fresh.ask(saved_model, files) if fresh else serve_files(saved_model, files)
     if not served["ok"].all():

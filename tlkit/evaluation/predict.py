@@ -85,8 +85,8 @@ def predict_from_cache(
     fast: as for `extract_features`.
 
     Returns:
-        Probabilities, or whatever the model's one output is, float32, shape (n, classes), and how many images ran through the frozen blocks: all n if nothing
-        is frozen or the cache has no room.
+        Probabilities, or whatever the model's one output is, float32, shape (n, classes), and how many images ran
+        through the frozen blocks: all n if nothing is frozen or the cache has no room.
     """
     prefix, suffix = cut(model, backbone, unfreeze)
     features = None

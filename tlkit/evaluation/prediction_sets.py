@@ -1,7 +1,8 @@
 """Prediction sets: all classes that an image may show, so that the true one is among them at a stated rate.
 
-Conformal prediction with class-conditional thresholds (Sadinle, Lei and Wasserman 2019, arXiv:1609.00451): a class is in
-the set if its probability is at or above the class's threshold, which held-out images of that class give. Imports NumPy.
+Conformal prediction with class-conditional thresholds (Sadinle, Lei and Wasserman 2019, arXiv:1609.00451): a class is
+in the set if its probability is at or above the class's threshold, which held-out images of that class give. Imports
+NumPy and SciPy.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlkit.deployment.parity import FreshProcess, prove_parity
-from tlkit.deployment.saved_model import Serving, export_served
+from tlkit.deployment.saved_model import export_served
 from tlkit.errors import DiskError
 from tlkit.evaluation.predict import own_probabilities
 from tlkit.finetuning.words import late, result_lines
@@ -17,8 +17,8 @@ from tlkit.folders import removed_unless_proved
 from tlkit.progress import Clock, log
 from tlkit.reporting.findings import ReportInputs, analyse
 from tlkit.reporting.report import write_report
-from tlkit.runs.folder import Run, finish_run
 from tlkit.runs.export import serving_of
+from tlkit.runs.folder import Run, finish_run
 from tlkit.runs.reading import parity_sample
 
 if TYPE_CHECKING:

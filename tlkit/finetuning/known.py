@@ -75,7 +75,6 @@ def find_known(
         served: The delivered model's probabilities of the validation images.
         same_features: Whether the two models differ in the last layer alone.
     """
-    judged, delivered = models
     (reader, reader_delivered), dataset = (features_model(one) for one in models), prepared.dataset
     below = round(1 - (plan.job.known or KEPT), 9)
     about = {"none_below": below if plan.job.known else 0.0, "measured_below": below, "held_out": 0, "pooled": []}
@@ -92,7 +91,7 @@ def find_known(
     probabilities = np.zeros((len(training), len(dataset.class_names)), "float32")
     if "train" in held_out and same_features:
         folds, probabilities = _folds(training, validation, plan.job.seed), held_out["train"][chosen]
-    room, labels = room_beside(delivered), np.r_[training.labels, validation.labels]
+    room, labels = room_beside(models[1]), np.r_[training.labels, validation.labels]
     features, probabilities = np.r_[of_training, of_validation], np.r_[probabilities, held_out["validation"]]
     settings = {"room": room, "seed": plan.job.seed}
     known = fit_known(features, labels, probabilities, folds, **settings)
