@@ -101,6 +101,7 @@ def find_known(
             "features that fit a tenth of the model's size"
         )
         return FoundKnown(None, {**about, "why_not": why}, images_computed=computed + more)
+    of_judged = known
     if not same_features:
         of_training, again = read(reader_delivered, training, fast=True)
         of_validation, others = read(reader_delivered, validation)
@@ -112,9 +113,7 @@ def find_known(
     about["test"] = None
     if "test" in held_out:
         of_test, ran = read(reader, dataset.part("test"))
-        own = known if same_features else fit_known(features, labels, probabilities, folds, **settings)
-        assert own is not None
-        of_test_images = keras.ops.convert_to_numpy(own.p_values(of_test, held_out["test"]))
+        of_test_images = keras.ops.convert_to_numpy(of_judged.p_values(of_test, held_out["test"]))
         about["test"], computed = refused(of_test_images, below), computed + ran
     return FoundKnown(known, about, p_values, computed + more)
 

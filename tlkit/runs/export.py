@@ -151,6 +151,7 @@ def _recorded(run: Run, target: str, folder: Path, proof: dict[str, Any] | None)
 def serving_of(run: Run, metrics: Mapping[str, Any], for_tensorflow: str | None = None) -> Serving:
     """How a run's SavedModel decodes and answers. metrics: as in metrics.json."""
     plan, refusal, measured = run.plan, metrics.get("refusal"), metrics.get("known") or {}
+    known = load_known(run)
     return Serving(
         tuple(plan.classes),
         plan.job.fit,
@@ -158,8 +159,8 @@ def serving_of(run: Run, metrics: Mapping[str, Any], for_tensorflow: str | None 
         refusal,
         plan.depth,
         for_tensorflow,
-        load_known(run),
-        measured.get("none_below", 0.0),
+        known,
+        measured.get("none_below", 0.0) if known is not None else 0.0,
         measured or None,
         metrics.get("prediction_sets"),
     )
