@@ -141,8 +141,9 @@ def leave_out_export(monkeypatch: pytest.MonkeyPatch) -> None:
 
     proof = {"n": 0, "top1_agreement": 1.0, "max_difference": 0.0, "limit": 1e-5}
     proof |= {"asked_again": 0, "evaluated_difference": 0.0, "within_limit": True}
+    monkeypatch.setattr("tlkit.finetuning.deliver.export_served", lambda model, to, serving: export(model, (), to))
+    monkeypatch.setattr("tlkit.runs.ensemble.export", export)
     for module in ("tlkit.finetuning.deliver", "tlkit.runs.ensemble"):
-        monkeypatch.setattr(f"{module}.export", export)
         monkeypatch.setattr(f"{module}.prove_parity", lambda *a: proof)
     for module in ("tlkit.finetuning.finetune", "tlkit.runs.ensemble"):
         monkeypatch.setattr(f"{module}.FreshProcess", contextlib.nullcontext)

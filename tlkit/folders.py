@@ -35,6 +35,7 @@ EXPORTED = "exports.csv"
 # that only some runs have: folders that `tlkit export` added and their table, the module of a SavedModel backbone, and
 # what was trained without the validation images if the model was trained on them too
 JUDGED = ("judged_head.npz", "judged.keras")
+KNOWN = "known.npz"  # see `tlkit.evaluation.known.Known`
 CARD = "README.md"  # see `tlkit.reporting.card`
 CHECKPOINTS = "checkpoints"  # of a run that is not finished, see `tlkit.checkpoints`
 OPTIONAL_FILES = (
@@ -42,6 +43,7 @@ OPTIONAL_FILES = (
     EXPORTED,
     "modules",
     *JUDGED,
+    KNOWN,
     CARD,
     CHECKPOINTS,
 )
@@ -241,7 +243,7 @@ def _is_of_run(name: str, foreign_inside: set[str]) -> bool:
     first = name.partition("/")[0]
     if first in _EXPORTS:
         return name != first and name not in foreign_inside
-    known = name in (*FILES, *JUDGED, EXPORTED, CARD) or _is_left(name)
+    known = name in (*FILES, *JUDGED, KNOWN, EXPORTED, CARD) or _is_left(name)
     return known or bool(_MODULE.fullmatch(name) or _CHECKPOINT.fullmatch(name))
 
 

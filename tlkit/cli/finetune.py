@@ -61,6 +61,10 @@ def demo(out: str) -> None:
 @click.option("--augment", metavar="NAME|FILE", help="a preset or a file; checked on DATA first")
 @click.option("--allow", multiple=True, metavar="FIELD", help="augment by FIELD although unsafe; repeatable")
 @click.option("--max-error", type=float, metavar="SHARE", help='answer "unsure" to keep errors below SHARE')
+@click.option("--known", type=float, hidden=True, help='answer "none of these" beyond this share of known images')
+@click.option(
+    "--coverage", type=float, hidden=True, help="answer with sets of classes that hold the true one this often"
+)  # both documented in docs/explanation/known.md
 @click.option(
     "--refit/--no-refit", default=None, hidden=True, help="train the delivered model on validation images too"
 )  # documented in docs/runs.md

@@ -142,6 +142,10 @@ def predict(
             if name in row
         ]
         unsure = row["sure"] is not None and not row["sure"]
+        if row.get("prediction_set") is not None:
+            answers.append(f"{{{', '.join(map(shown, row['prediction_set']))}}}")
+        if row.get("known") is not None:
+            answers.append(f"known {row['known']:.3f}")
         click.echo(f"{shown(row['path'])}  {'unsure: ' if unsure else ''}{'  '.join(answers)}")
 
 

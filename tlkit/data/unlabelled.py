@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import unicodedata
 from collections.abc import Collection, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
@@ -15,11 +15,14 @@ from tlkit.data.rows import row_of
 from tlkit.data.scan import check_exists, scan
 from tlkit.data.sources.folder import NOT_UTF_8, files_below
 from tlkit.data.sources.item import _Found
+from tlkit.data.sources.kinds import root_of_data
+from tlkit.data.sources.member import Root
 from tlkit.data.sources.names import is_utf8
 from tlkit.data.sources.places import Places, Wanted
 from tlkit.data.sources.records import kind_of_table, read_records
 from tlkit.data.sources.table import _layout, files_of_rows, root_of_table
 from tlkit.errors import DataError
+from tlkit.plan.address import Address
 from tlkit.plan.columns import named_columns
 from tlkit.plan.in_memory import InMemory, as_data
 
@@ -44,13 +47,13 @@ class UnlabelledImages:
 
 
 def scan_unlabelled(
-    data: str | Path | InMemory, classes: Collection[str], *, columns: Mapping[str, str] | str | None = None
+    data: str | Path | Address | InMemory, classes: Collection[str], *, columns: Mapping[str, str] | str | None = None
 ) -> UnlabelledImages:
     """Find the images of a folder or table without needing labels. Files that cannot be used are named as problems.
 
     Args:
-        data: A folder, which is searched with all its sub-folders; a table with a column of paths; or data in memory,
-            of `tlkit.from_arrays` and the like.
+        data: A folder or an archive, which is searched with all its sub-folders; a table with a column of paths; or
+            data in memory, of `tlkit.from_arrays` and the like.
         classes: A sub-folder, or a table's label, that has the name of one of these is kept as the image's label.
         columns: As for `tlkit.scan`.
 
@@ -59,17 +62,18 @@ def scan_unlabelled(
     """
     data = as_data(data)
     check_exists(data)
+    root: Root
     names = {unicodedata.normalize("NFC", name): name for name in classes}
     findings: list[dict[str, str]] = []
     source = data if isinstance(data, InMemory) else None
     if isinstance(data, InMemory):
         known = scan(data)
         root, table, findings = known.root, known.table, known.problems.to_dict("records")
-    elif data.is_dir():
-        root, table = data, _rows(data, _of_folder(data, names, findings), findings)
-    elif kind_of_table(data):
-        root = root_of_table(data)
-        table = _rows(root, _of_table(data, columns, findings), findings)
+    elif (root := root_of_data(data)).is_dir():
+        table = _rows(root, _of_folder(root, names, findings), findings)
+    elif isinstance(root, Path) and kind_of_table(root):
+        file, root = root, root_of_table(root)
+        table = _rows(root, _of_table(file, columns, findings), findings)
     else:
         raise DataError(f"'{data}' is neither a folder nor a table. Expected a folder of images, or a CSV of paths.")
     if not len(table):
@@ -81,16 +85,16 @@ def scan_unlabelled(
     return UnlabelledImages(images, found)
 
 
-def _rows(root: Path, found: list[_Found], findings: list[dict[str, str]]) -> pd.DataFrame:
+def _rows(root: Root, found: list[_Found], findings: list[dict[str, str]]) -> pd.DataFrame:
     rows = [row for one in found if (row := row_of(root, one, findings)) is not None]
     return pd.DataFrame(rows, columns=list(TABLE_COLUMNS)).sort_values("path", ignore_index=True)
 
 
-def _of_folder(folder: Path, names: Collection[str], findings: list[dict[str, str]]) -> list[_Found]:
+def _of_folder(folder: Root, names: Collection[str], findings: list[dict[str, str]]) -> list[_Found]:
     """The files below a folder. The label is the outermost sub-folder that has a class's name, or UNKNOWN."""
     found = []
     for file, aside in files_below(folder):
-        path = file.relative_to(folder)
+        path = PurePosixPath(file.relative_to(folder).as_posix())  # type: ignore[arg-type]  # both are of one kind
         if aside or not is_utf8(path.as_posix()):
             findings.append(problem(path.as_posix(), UNKNOWN, "unreadable", aside or NOT_UTF_8))
             continue

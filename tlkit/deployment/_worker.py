@@ -41,8 +41,9 @@ def main() -> None:
     question = json.loads(given[0])
     files, batch_size = question["files"], question["batch_size"]
     serve = tf.saved_model.load(question["saved_model"]).signatures["serving_default"]
+    first = serve(image_bytes=tf.constant([b""]))  # the first call is slower; it is not timed
     found: dict[str, list[np.ndarray]] = {"probabilities": [], "class": [], "sure": [], "ok": []}
-    serve(image_bytes=tf.constant([b""]))  # the first call is slower; it is not timed
+    found |= {name: [] for name in ("known", "prediction_set") if name in first}
     began = time.perf_counter()
     for start in range(0, len(files), batch_size):
         data = []

@@ -18,10 +18,13 @@ from tlkit.data.sources.member import Item
 from tlkit.deployment.formats import FORMATS, open_target
 from tlkit.deployment.saved_model import UNSURE
 from tlkit.errors import ParityError
+from tlkit.evaluation.known import NONE_OF_THESE
+from tlkit.folders import read_description
 from tlkit.stats import wilson_interval
 from tlkit.words import counted
 
 PARITY_LIMIT = 1e-5
+KNOWN_LIMIT = 1e-3  # of p-values, which are piecewise linear in the features
 EVALUATED_LIMIT = 1e-2  # rounding in `models.inference`, amplified by large head weights, was 9e-5 at most
 _WORKER = Path(__file__).with_name("_worker.py")
 
@@ -54,7 +57,8 @@ class FreshProcess:
         """Run a SavedModel on files.
 
         Returns:
-            probabilities, shape (n, classes), class, sure and ok, each shape (n,), and seconds, which it took.
+            probabilities, shape (n, classes), class, sure and ok, each shape (n,), and seconds, which it took. Also
+            known, shape (n,), and prediction_set, shape (n, classes), if the SavedModel has them.
 
         Raises:
             ParityError: The process failed.
@@ -102,6 +106,7 @@ def prove_parity(
     class_names: Sequence[str],
     fresh: FreshProcess | None = None,
     ask_again: Callable[[Sequence[int]], np.ndarray] | None = None,
+    p_values: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Compare a SavedModel on files with the Keras model's probabilities for their cached pixels.
 
@@ -117,16 +122,18 @@ def prove_parity(
         fresh: A process that is already started. Default: one is started now.
         ask_again: Gives the Keras model's own probabilities for some indices of `files`. Default: nothing is predicted
             again.
+        p_values: The Keras model's own, of `tlkit.evaluation.known.p_values_of`, float32, shape (n,), if the SavedModel
+            has the output `known`.
 
     Returns:
         JSON values: n, top1_agreement (share), max_difference (largest of any probability), asked_again (number of
         files), evaluated_difference (largest before these were predicted again), bytes, milliseconds_an_image (with
-        reading and decoding), limit and within_limit.
+        reading and decoding), limit and within_limit. With `p_values` also known_difference, the largest.
 
     Raises:
         ParityError: One class differs, one file is refused, or a probability differs by more than 1e-3 (the target is
-            below 1e-5). Also if `probabilities` differ from the model's own by `EVALUATED_LIMIT` or more, which
-            rounding cannot explain: the reported numbers are then not this model's.
+            below 1e-5), or a p-value by more than 1e-3. Also if `probabilities` differ from the model's own by
+            `EVALUATED_LIMIT` or more, which rounding cannot explain: the reported numbers are then not this model's.
     """
     served = fresh.ask(saved_model, files) if fresh else serve_files(saved_model, files)
     if not served["ok"].all():
@@ -146,6 +153,11 @@ def prove_parity(
     names = np.array(class_names)
     sure = served.get("sure", served["ok"])  # an older export has no `sure`
     expected = np.where(sure, names[probabilities.argmax(axis=1)], UNSURE)
+    known_difference = None
+    if p_values is not None:
+        known_difference = _check_known(served["known"], p_values, files)
+        none_below = read_description(Path(saved_model)).get("none_below", 0.0)
+        expected = np.where(served["known"] < none_below, NONE_OF_THESE, expected)
     agreement = float((served["class"] == expected).mean())
     difference = float(np.abs(served["probabilities"] - probabilities).max())
     proof = {
@@ -159,6 +171,8 @@ def prove_parity(
         "limit": PARITY_LIMIT,
         "within_limit": difference < PARITY_LIMIT,
     }
+    if known_difference is not None:
+        proof["known_difference"] = known_difference
     if agreement < 1.0 or difference > 1e-3:
         raise ParityError(
             f"The exported model predicts the same class as the trained one on {agreement:.2%} of "
@@ -166,6 +180,22 @@ def prove_parity(
             f"(expected below {PARITY_LIMIT:g}). Do not deploy it."
         )
     return proof
+
+
+def _check_known(served: np.ndarray, own: np.ndarray, files: Sequence[Item]) -> float:
+    """The largest difference of a p-value from the model's own. Raises ParityError if it is above the limit.
+
+    served, own: float32, shape (n,).
+    """
+    differences = np.abs(served - own)
+    worst = int(differences.argmax())
+    if differences[worst] > KNOWN_LIMIT:
+        raise ParityError(
+            f"The exported model's p-value of '{files[worst]}', for being like the known images, is "
+            f"{served[worst]:.4f}, and the trained model's {own[worst]:.4f} (expected within {KNOWN_LIMIT:g}). Do not "
+            "deploy it."
+        )
+    return float(differences[worst])
 
 
 def _check_evaluated(evaluated: np.ndarray, own: np.ndarray, files: Sequence[Item]) -> None:

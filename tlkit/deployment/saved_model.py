@@ -7,6 +7,7 @@ variable once. A bad image does not fail its batch: it is returned with `ok` fal
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ from tlkit.data.limits import FULL_DEPTH
 from tlkit.data.preprocessing import preprocessing
 from tlkit.deployment.client import write_client
 from tlkit.errors import ExportError, SpecError
+from tlkit.evaluation.known import NONE_OF_THESE, Known, check_no_class_is_none, with_features
+from tlkit.evaluation.prediction_sets import thresholds_of
 from tlkit.files import temporary_beside
 from tlkit.folders import DESCRIPTION, check_replaceable, write_description
 from tlkit.models.files import size_of
@@ -88,13 +91,49 @@ def export(
         SpecError: A class is named "unsure", and `unsure_below` is not 0, or `for_tensorflow` is no version.
         ExportError: The model needs a later TensorFlow than `for_tensorflow`.
     """
-    folder, webp = Path(folder), _knows_webp(for_tensorflow)
+    serving = Serving(tuple(class_names), fit, unsure_below, refusal, depth, for_tensorflow)
+    return export_served(model, folder, serving)
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How a SavedModel decodes and answers.
+
+    Attributes:
+        class_names, fit, unsure_below, refusal, depth, for_tensorflow: As in `export`.
+        known: What tells images of the classes from others. Then there is also an output known, float32 (n,), a p-value
+            (see `tlkit.evaluation.known.Known.p_values`). It is 0 where `ok` is false.
+        none_below: Where that p-value is lower, the class is "none of these", whether `sure` or not. 0 = never.
+        known_measured: What is known of it, as in metrics.json of a run, for the export's description.
+        prediction_sets: As in metrics.json of a run. Then there is also an output prediction_set, bool (n, classes).
+    """
+
+    class_names: tuple[str, ...]
+    fit: str = "squash"
+    unsure_below: float = 0.0
+    refusal: dict[str, Any] | None = None
+    depth: int = FULL_DEPTH
+    for_tensorflow: str | None = None
+    known: Known | None = None
+    none_below: float = 0.0
+    known_measured: dict[str, Any] | None = None
+    prediction_sets: dict[str, Any] | None = None
+
+
+def export_served(model: keras.Model, folder: str | Path, serving: Serving) -> Path:
+    """Write a classifier as `export` does, with all that it may answer. Raises as `export` does.
+
+    Raises SpecError also if a class is named "none of these", and `none_below` is not 0.
+    """
+    folder, webp = Path(folder), _knows_webp(serving.for_tensorflow)
     check_replaceable(folder, DESCRIPTION)
-    if unsure_below:
-        check_no_class_is_unsure(class_names)
-    size = int(model.input_shape[1])
+    if serving.unsure_below:
+        check_no_class_is_unsure(serving.class_names)
+    if serving.none_below:
+        check_no_class_is_none(serving.class_names)
+    size, fit, depth = int(model.input_shape[1]), serving.fit, serving.depth
     square = lambda data: decode_and_resize(data, size, fit, depth, webp=webp)  # noqa: E731
-    module = _Served(model, list(class_names), fit, square, unsure_below, webp=webp)
+    module = _Served(model, serving, square, webp=webp)
     signatures = {
         # not traced here: `save` traces a function that has an input signature itself, again if need be
         "serving_default": module.serve_bytes,
@@ -108,18 +147,21 @@ def export(
     with temporary_beside(folder, needed=size_of(model) + GRAPH_BYTES) as temporary:
         tf.saved_model.save(module, str(temporary), signatures=signatures)
         description = {
-            "classes": list(class_names),
+            "classes": list(serving.class_names),
             "image_size": size,
             "fit": fit,
             "depth": depth,
             "preprocessing": preprocessing(size, fit, depth),
-            "unsure_below": unsure_below,
-            "refusal": refusal,
+            "unsure_below": serving.unsure_below,
+            "refusal": serving.refusal,
+            "none_below": serving.none_below,
+            "known": serving.known_measured if serving.known is not None else None,
+            "prediction_sets": serving.prediction_sets,
             "format": "savedmodel",
             "batch": "any",
             "input": f"image_bytes: encoded {_formats(webp)} files, string (n,); others: see `convert`",
             "convert": list(CONVERT),
-            "tensorflow": {"least": _least_tensorflow(temporary, for_tensorflow), "written_by": tf.__version__},
+            "tensorflow": {"least": _least_tensorflow(temporary, serving.for_tensorflow), "written_by": tf.__version__},
         }
         write_client(temporary, description, lambda images: np.asarray(model(images.astype("float32"), training=False)))
         write_description(temporary, description)
@@ -177,14 +219,7 @@ class _Served(tf.Module):
     """The module that is saved. Holds the classifier's variables themselves, so each is stored once."""
 
     def __init__(
-        self,
-        model: keras.Model,
-        class_names: list[str],
-        fit: str,
-        square: Callable[[tf.Tensor], tf.Tensor],
-        unsure_below: float = 0.0,
-        *,
-        webp: bool = True,
+        self, model: keras.Model, serving: Serving, square: Callable[[tf.Tensor], tf.Tensor], *, webp: bool = True
     ) -> None:
         super().__init__()
         size = int(model.input_shape[1])
@@ -192,9 +227,11 @@ class _Served(tf.Module):
         shape = tf.TensorSpec((None, size, size, 3), tf.float32)
         # traced once: all signatures call it, and `save` would trace anything but a concrete function again
         self._call = tf.function(
-            lambda images: model(images, training=False), input_signature=[shape], autograph=False
+            _forward(model, serving.known), input_signature=[shape], autograph=False
         ).get_concrete_function()
-        self._names, self._size, self._fit, self._unsure_below = class_names, size, fit, unsure_below
+        self._names, self._size, self._fit = list(serving.class_names), size, serving.fit
+        self._unsure_below, self._none_below = serving.unsure_below, serving.none_below
+        self._thresholds = thresholds_of(serving.prediction_sets, serving.class_names)
         self._webp = webp
         self._square = square
 
@@ -206,6 +243,10 @@ class _Served(tf.Module):
         answers["probability"] *= tf.cast(ok, tf.float32)
         answers["class"] = tf.where(ok, answers["class"], "")
         answers["sure"] &= ok
+        if "known" in answers:
+            answers["known"] *= tf.cast(ok, tf.float32)
+        if "prediction_set" in answers:
+            answers["prediction_set"] &= ok[:, None]
         return {**answers, "ok": ok, "problem": problem}
 
     @tf.function(autograph=False)  # there is nothing to convert, and AutoGraph takes seconds
@@ -220,14 +261,20 @@ class _Served(tf.Module):
     def _answers(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         count = tf.shape(images)[0]
         blank = tf.zeros((tf.cast(count == 0, tf.int32), self._size, self._size, 3))  # layers refuse an empty batch
-        probabilities = self._call(tf.concat([images, blank], 0))[:count]
+        outputs = {name: values[:count] for name, values in self._call(tf.concat([images, blank], 0)).items()}
+        probabilities = outputs["probabilities"]
         names, highest = tf.constant(self._names), tf.reduce_max(probabilities, axis=1)
         sure, best = highest >= self._unsure_below, tf.gather(names, tf.argmax(probabilities, axis=1))
+        answer = tf.where(sure, best, UNSURE) if self._unsure_below else best
+        if self._none_below and "known" in outputs:
+            answer = tf.where(outputs["known"] < self._none_below, NONE_OF_THESE, answer)
+        if self._thresholds is not None:
+            outputs["prediction_set"] = probabilities >= self._thresholds
         return {
-            "class": tf.where(sure, best, UNSURE) if self._unsure_below else best,
+            **outputs,
+            "class": answer,
             "sure": sure,
             "probability": highest,
-            "probabilities": probabilities,
             "classes": tf.repeat(names[None], count, axis=0),
         }
 
@@ -283,6 +330,19 @@ class _Served(tf.Module):
             fn_output_signature=tf.TensorSpec(shape, tf.uint8),
             parallel_iterations=parallel,
         )
+
+
+def _forward(model: keras.Model, known: Known | None) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    """The classifier as a function from images to probabilities, and to p-values if it is known how."""
+    if known is None:
+        return lambda images: {"probabilities": model(images, training=False)}
+    both = with_features(model)
+
+    def call(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        features, probabilities = both(images, training=False)
+        return {"probabilities": probabilities, "known": known.p_values(features, probabilities)}
+
+    return call
 
 
 @tf.autograph.experimental.do_not_convert

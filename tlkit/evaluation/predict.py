@@ -96,19 +96,22 @@ def predict_from_cache(
     unfreeze: Unfreeze,
     examples: Examples,
     batch_size: int = 32,
+    *,
+    fast: bool = False,
 ) -> tuple[np.ndarray, int]:
     """Predict with the outputs of the frozen blocks taken from the cache, or computed and kept there.
 
     unfreeze: as in the last stage. The blocks below it are frozen, so earlier stages and runs may have computed them.
+    fast: as for `extract_features`.
 
     Returns:
-        Probabilities, float32, shape (n, classes), and how many images ran through the frozen blocks: all n if nothing
-        is frozen or the cache has no room.
+        Probabilities, or whatever the model's one output is, float32, shape (n, classes), and how many images ran
+        through the frozen blocks: all n if nothing is frozen or the cache has no room.
     """
     prefix, suffix = cut(model, backbone, unfreeze)
     features = None
     if prefix is not None:
-        features = extract_features(prefix, examples, batch_size=batch_size)
+        features = extract_features(prefix, examples, batch_size=batch_size, fast=fast)
     if features is None:
         return predict_probabilities(model, examples.pixels, batch_size=batch_size), len(examples)
     (sources,) = features.views

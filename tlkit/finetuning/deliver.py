@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlkit.deployment.parity import FreshProcess, prove_parity
-from tlkit.deployment.saved_model import export
+from tlkit.deployment.saved_model import export_served
 from tlkit.errors import DiskError
 from tlkit.evaluation.predict import own_probabilities
 from tlkit.finetuning.words import late, result_lines
@@ -17,6 +17,7 @@ from tlkit.folders import removed_unless_proved
 from tlkit.progress import Clock, log
 from tlkit.reporting.findings import ReportInputs, analyse
 from tlkit.reporting.report import write_report
+from tlkit.runs.export import serving_of
 from tlkit.runs.folder import Run, finish_run
 from tlkit.runs.reading import parity_sample
 
@@ -52,13 +53,9 @@ def deliver(
         DiskError: The disk is full. If only the report is missing, the run is finished.
     """
     clock, dataset = clock or Clock(), prepared.dataset
-    refusal = judged.scores["refusal"]
     log.info("exporting the SavedModel")
     with clock.timed("export"):
-        unsure_below = refusal["threshold"] if refusal else 0.0
-        settings: dict[str, Any] = {"fit": plan.job.fit, "unsure_below": unsure_below, "refusal": refusal}
-        settings["depth"] = plan.depth
-        export(judged.model, plan.classes, run.saved_model, **settings)
+        export_served(judged.model, run.saved_model, serving_of(run, judged.scores))
     inputs = ReportInputs(run, judged.reported, dataset) if plan.job.report else None
     with ThreadPoolExecutor(1) as beside:  # the slow part of the report runs while another process proves
         analysing = beside.submit(analyse, inputs) if inputs else None
@@ -101,4 +98,5 @@ def _prove(run: Run, judged: Judged, dataset: Dataset, fresh: FreshProcess | Non
         dataset.class_names,
         fresh,
         functools.partial(own_probabilities, judged.model, dataset.pixels.of(sample)),
+        None if judged.p_values is None else judged.p_values[chosen],
     )

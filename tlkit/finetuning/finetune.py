@@ -80,6 +80,8 @@ def finetune(
     refit: bool | None = None,
     folds: int | None = None,
     max_error: float | None = None,
+    known: float | None = None,
+    coverage: float | None = None,
     max_minutes: float | None = None,
     cache_gb: float | None = None,
     on: str | None = None,

@@ -24,6 +24,7 @@ from tlkit.evaluation.scores import evaluate, prediction_table
 from tlkit.files import temporary_beside
 from tlkit.finetuning.build import Trained, as_saved
 from tlkit.finetuning.folds import cross_validate
+from tlkit.finetuning.known import FoundKnown, find_known, find_sets
 from tlkit.finetuning.prepare import Prepared
 from tlkit.finetuning.refit import Refitted, refit
 from tlkit.models.files import save_model
@@ -47,8 +48,10 @@ class Judged:
 
     Attributes:
         model: As saved, with its temperature baked in.
-        scores: "estimate", "folds", "validation", "test", "calibration", "refusal" and "refit" of metrics.json.
+        scores: "estimate", "folds", "validation", "test", "calibration", "refusal", "known", "prediction_sets" and
+            "refit" of metrics.json.
         served: Its probabilities of the validation images, shape (n, classes), for the proof.
+        p_values: Its p-values of them, shape (n,), for being like the known images; None if it gives none.
         reported: The classifier that the report is on. It was not trained on the images that the report measures it on.
         images_computed: How many images ran through frozen layers, including those of training.
         notes: What did not go as planned, in words.
@@ -62,6 +65,7 @@ class Judged:
     images_computed: int
     notes: tuple[str, ...] = ()
     interrupted: bool = False
+    p_values: np.ndarray | None = None
 
 
 def judge(
@@ -97,6 +101,12 @@ def judge(
         for model in {id(one): one for one in (judged, delivered)}.values():
             bake(model, temperature)
         save_model(delivered, run.model_file)
+        found = _beyond(plan, prepared, (judged, delivered), answers, temperature)
+        scores |= {"known": found.metrics, "prediction_sets": _sets(plan, prepared, answers, temperature)}
+        if found.known is not None:
+            with temporary_beside(run.known_file) as temporary:
+                temporary.write_bytes(found.known.to_bytes())
+        computed += found.images_computed
         if refitted is not None:
             _keep_judged(run, judged, whole=refitted.model is not None)
             learned = refitted.splits
@@ -112,6 +122,7 @@ def judge(
         trained.images_computed + computed,
         tuple(trained.history.notes),
         trained.history.interrupted,
+        found.p_values,
     )
 
 
@@ -156,6 +167,29 @@ def _answers(
     if training is not None and prior:
         training = without_prior(training, shares("train"))
     return Answers({**of_delivered, **reported}, of_delivered, training), computed + more
+
+
+def _held_out(answers: Answers, temperature: float) -> dict[str, np.ndarray]:
+    """Calibrated probabilities by split, each of a model that was not trained on the images."""
+    found = {**answers.reported, **({} if answers.training is None else {"train": answers.training})}
+    return {split: temper(raw, temperature) for split, raw in found.items()}
+
+
+def _beyond(
+    plan: Plan, prepared: Prepared, models: tuple[keras.Model, keras.Model], answers: Answers, temperature: float
+) -> FoundKnown:
+    """Find what tells known images from others. models: the judged and the delivered one."""
+    judged, delivered = models
+    same = judged is delivered or judged.layers[-2] is delivered.layers[-2]
+    served = temper(answers.served["validation"], temperature)
+    return find_known(plan, prepared, models, _held_out(answers, temperature), served, same_features=same)
+
+
+def _sets(plan: Plan, prepared: Prepared, answers: Answers, temperature: float) -> dict[str, Any] | None:
+    """The prediction sets of the job's coverage; None if it asks for none."""
+    if plan.job.coverage is None:
+        return None
+    return find_sets(plan.job.coverage, _held_out(answers, temperature), prepared)
 
 
 def _keep_judged(run: Run, judged: keras.Model, *, whole: bool) -> None:

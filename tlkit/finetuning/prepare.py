@@ -12,6 +12,7 @@ from tlkit.data.dataset import Dataset, decode_images
 from tlkit.data.scan import at_depth, scan
 from tlkit.deployment.saved_model import check_no_class_is_unsure
 from tlkit.devices import _use_devices
+from tlkit.evaluation.known import check_no_class_is_none
 from tlkit.finetuning.held_out import hold_out
 from tlkit.finetuning.parts import class_decisions, label_decisions, split_decisions
 from tlkit.finetuning.resolve import Resolved
@@ -64,6 +65,8 @@ def prepare(resolved: Resolved, clock: Clock | None = None) -> Prepared:
             images = at_depth(images, depth)
     if job.max_error is not None:  # before training, not after it
         check_no_class_is_unsure(images.class_names)
+    if job.known is not None:
+        check_no_class_is_none(images.class_names)
     _use_devices()
     cache = Cache(job.cache_gb)
     (backbone, *others), decisions = resolved.backbones, resolved.decisions

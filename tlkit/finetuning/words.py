@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tlkit.backbones import Backbone
+from tlkit.evaluation.answers import known_sentence, sets_sentence
 from tlkit.evaluation.refusal import class_sentence
 from tlkit.plan.decision import Decision
 from tlkit.plan.plan import Plan
@@ -75,6 +76,10 @@ def result_lines(run: Run) -> list[str]:
         lines.append(f"{'refitted':<11} {refit_sentence(metrics['refit'])}")
     if metrics["refusal"]:
         lines.append(f"{'unsure':<11} {refusal_sentence(metrics['refusal'])}")
+    if metrics["known"] and (metrics["known"]["none_below"] or "why_not" not in metrics["known"]):
+        lines.append(f"{'known':<11} {known_sentence(metrics['known'])}")
+    if metrics["prediction_sets"]:
+        lines.append(f"{'sets':<11} {sets_sentence(metrics['prediction_sets'])}")
     parity = metrics["parity"]
     lines.append(
         f"{'exported':<11} predicts the trained model's class on {parity['top1_agreement']:.0%} of "

@@ -91,6 +91,11 @@ class Job:
             from random ones. Replaces `validation` by 1 / folds and takes about folds times as long. None: no folds.
         max_error: Error rate allowed among accepted predictions, above 0 and below 1. Predictions that are not
             confident enough are served as "unsure".
+        known: Share of known images that still get a class, above 0 and below 1, such as 0.95. Those less like the
+            training images than all but this share of held-out images are served as "none of these". None: none is; the
+            SavedModel gives the p-value all the same.
+        coverage: Share of new images whose prediction set has the true class, above 0 and below 1, such as 0.9. The
+            SavedModel then also answers with the set of classes that an image may show. None: no sets.
         max_minutes: Time limit of the whole run in minutes, above 0.
         cache_gb: Size limit of all caches on disk, in gigabytes. None: a fifth of the space that is free or that they
             use.
@@ -139,6 +144,8 @@ class Job:
     refit: bool | None = None
     folds: int | None = None
     max_error: float | None = None
+    known: float | None = None
+    coverage: float | None = None
     max_minutes: float | None = None
     cache_gb: float | None = None
     on: str | None = None
@@ -179,6 +186,8 @@ class Job:
         if self.test is not None:
             _between("`test`", self.test, 0, 1, open_end=True)
         check_max_error(self.max_error)
+        for name in ("known", "coverage"):
+            check_share(name, getattr(self, name))
         if self.max_minutes is not None:
             _between("`max_minutes`", self.max_minutes, 0, None, open_start=True)
         if self.cache_gb is not None:
@@ -301,6 +310,12 @@ def check_max_error(max_error: float | None) -> None:
     """Raise SpecError unless 0 < max_error < 1, or it is None."""
     if max_error is not None:
         _between("`max_error`", max_error, 0, 1, open_start=True, open_end=True)
+
+
+def check_share(name: str, share: float | None) -> None:
+    """Raise SpecError unless 0 < share < 1, or it is None. name: of the option."""
+    if share is not None:
+        _between(f"`{name}`", share, 0, 1, open_start=True, open_end=True)
 
 
 def drawn_share(decisions: Iterable[Mapping[str, Any]]) -> float:

@@ -302,6 +302,16 @@ class Record:
         return Temperature(found["temperature"], found["fitted_on"], before["ece"], before["log_loss"])
 
     @property
+    def known(self) -> dict[str, Any] | None:
+        """What is known of images of none of the classes, as in metrics.json; None in an earlier version's run."""
+        return self._metrics.get("known")
+
+    @property
+    def prediction_sets(self) -> dict[str, Any] | None:
+        """As in metrics.json; None if the run has none."""
+        return self._metrics.get("prediction_sets")
+
+    @property
     def refusal(self) -> Refusal | None:
         """None where the model always answers."""
         found = self._metrics.get("refusal")

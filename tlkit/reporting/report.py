@@ -20,6 +20,7 @@ from tlkit.reporting.findings import SECONDS, Analysis, Findings, ReportInputs, 
 from tlkit.reporting.leaderboard import leaderboard
 from tlkit.reporting.page import Section, report_page
 from tlkit.reporting.sections import (
+    beyond,
     confusion,
     curves,
     data,
@@ -44,6 +45,7 @@ SECTIONS: tuple[Callable[[Findings], Section | None], ...] = (
     data.render,
     explain.render,
     reliability.render,
+    beyond.render,
     safety.render,
     robustness.render,
     decisions.render,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,10 @@ import pandas as pd
 from tlkit.data.preprocessing import preprocessing
 from tlkit.deployment.formats import FORMATS, TARGETS, check_layout, check_target, known_target, write_target
 from tlkit.deployment.parity import prove_parity, prove_target
-from tlkit.deployment.saved_model import GRAPH_BYTES, export
+from tlkit.deployment.saved_model import GRAPH_BYTES, Serving, export_served
 from tlkit.disk import check_room, check_writable
 from tlkit.errors import DataError, DiskError, SpecError
+from tlkit.evaluation.known import NONE_OF_THESE, p_values_of
 from tlkit.evaluation.predict import own_probabilities, predict_probabilities
 from tlkit.evaluation.refusal import refusal_threshold
 from tlkit.folders import DESCRIPTION, EXPORTED, add_to_description, own_manifest, until_proved
@@ -31,6 +32,7 @@ from tlkit.runs.reading import (
     _some_pixels,
     decoded,
     groups_of,
+    load_known,
     load_model,
     own_part,
     parity_sample,
@@ -95,16 +97,19 @@ def export_run(
     plan, model, fit = run.plan, load_model(run), run.plan.job.fit
     check_room(folder, size_of(model) + GRAPH_BYTES, "the export")
     refusal = run.metrics.get("refusal") if max_error is None else _refusal(run, max_error)
-    settings: dict[str, Any] = {"unsure_below": refusal["threshold"] if refusal else 0.0, "refusal": refusal}
+    serving = serving_of(run, {**run.metrics, "refusal": refusal}, for_tensorflow)
     with until_proved(folder) as unproved:
         if target == "savedmodel":
-            settings |= {"fit": fit, "depth": plan.depth, "for_tensorflow": for_tensorflow}
-            export(model, plan.classes, unproved, **settings)
+            export_served(model, unproved, serving)
             proof = _prove_served(run, model, unproved)
         else:
             ranges = _representative_pixels(run) if FORMATS[target].by_images else None
             rule = preprocessing(plan.image_size, fit, plan.depth, layout.upper())
-            write_target(model, plan.classes, unproved, target, fit=rule, **settings, representative=ranges)
+            settings: dict[str, Any] = {"unsure_below": serving.unsure_below, "refusal": refusal, "fit": rule}
+            write_target(model, plan.classes, unproved, target, **settings, representative=ranges)
+            add_to_description(unproved, {"prediction_sets": serving.prediction_sets})
+            if serving.none_below:
+                log.info(f"the format {target} has no p-values: it never answers '{NONE_OF_THESE}'")
             proof = _prove_pixels(run, model, unproved, force)
         add_to_description(unproved, {"proof": proof})
     if folder == default:
@@ -141,6 +146,24 @@ def _recorded(run: Run, target: str, folder: Path, proof: dict[str, Any] | None)
         except DiskError as error:  # the export itself is written, maybe elsewhere
             log.warning(f"the proof is not recorded in the run: {error}")
     return proof
+
+
+def serving_of(run: Run, metrics: Mapping[str, Any], for_tensorflow: str | None = None) -> Serving:
+    """How a run's SavedModel decodes and answers. metrics: as in metrics.json."""
+    plan, refusal, measured = run.plan, metrics.get("refusal"), metrics.get("known") or {}
+    known = load_known(run)
+    return Serving(
+        tuple(plan.classes),
+        plan.job.fit,
+        refusal["threshold"] if refusal else 0.0,
+        refusal,
+        plan.depth,
+        for_tensorflow,
+        known,
+        measured.get("none_below", 0.0) if known is not None else 0.0,
+        measured or None,
+        metrics.get("prediction_sets"),
+    )
 
 
 def exports_of(run: Run | str | Path) -> pd.DataFrame:
@@ -229,8 +252,10 @@ def _prove_served(run: Run, model: keras.Model, folder: Path) -> dict[str, Any] 
     dataset = decoded(run, images)
     rows = dataset.examples().pixels
     probabilities = predict_probabilities(model, rows, batch_size=BATCH)
-    own = functools.partial(own_probabilities, model, rows)
-    return prove_parity(folder, dataset.images.files(), probabilities, plan.classes, ask_again=own)
+    own, known = functools.partial(own_probabilities, model, rows), load_known(run)
+    p_values = None if known is None else p_values_of(known, model, rows.gather(np.arange(len(images))))
+    files = dataset.images.files()
+    return prove_parity(folder, files, probabilities, plan.classes, ask_again=own, p_values=p_values)
 
 
 def _prove_pixels(run: Run, model: keras.Model, folder: Path, force: bool) -> dict[str, Any] | None:

@@ -36,6 +36,7 @@ from tlkit.disk import check_writable
 from tlkit.errors import RunError, SpecError, TlkitError
 from tlkit.files import contents, csv_text, name_beside, remove, replace_folder, write_atomically
 from tlkit.folders import (
+    KNOWN,
     PLAN,
     _check_movable,
     _foreign,
@@ -65,6 +66,8 @@ METRICS: dict[str, Any] = {
     "test": None,
     "calibration": None,  # the temperature, how many images it was fitted on, and the scores before it
     "refusal": None,  # the threshold of `max_error`
+    "known": None,  # how many known images the SavedModel takes for others, see `tlkit.finetuning.known`
+    "prediction_sets": None,  # the thresholds of `coverage`, and how often the true class was in the set
     "transfer": None,  # what transfer would have gained over random weights, see `tlkit.finetuning.transfer`
     "folds": None,  # the accuracy out of fold, as "estimate", of a run with `folds`
     "refit": None,  # on how many images and which splits the delivered model was trained, if not on train alone
@@ -159,6 +162,11 @@ class Run:
     def judged_file(self) -> Path:
         """The whole model that was trained without the validation images, if model.keras differs in more."""
         return self.folder / "judged.keras"
+
+    @property
+    def known_file(self) -> Path:
+        """What tells images of the classes from others, if enough images were held out for it."""
+        return self.folder / KNOWN
 
     @property
     def refitted(self) -> bool:

@@ -20,6 +20,7 @@ from tlkit.data.sources.member import Item, Root
 from tlkit.data.sources.memory import InMemoryImages
 from tlkit.deployment.exported import Opened
 from tlkit.errors import DataError, nearest
+from tlkit.evaluation.known import NONE_OF_THESE
 from tlkit.plan.in_memory import InMemory, as_data
 from tlkit.runs.reading import BATCH, open_exported, unsure_below
 from tlkit.words import shown, text_of
@@ -45,7 +46,10 @@ def predict(model: str | Path | Served, files: Images, *, top: int = 3) -> pd.Da
     Returns:
         One row per image: path (bytes that are not UTF-8 are escaped; of arrays "000000.png", "000001.png", ...),
         prediction, probability, top2, top2_probability, ..., sure, problem. `sure` is None where the model has no
-        threshold below which it is unsure. A file that cannot be read has its reason under problem and no prediction.
+        threshold below which it is unsure. Before it, where the model gives them: known, the p-value for being like the
+        images that it knows, and prediction_set, a list of classes. The prediction is "none of these" if the run was
+        made with `known` and the p-value is too low; the probabilities remain those of the classes. A file that cannot
+        be read has its reason under problem and no prediction.
 
     Raises:
         DataError: There are no such files, an array is no image, or `top` is below 1.
@@ -73,13 +77,17 @@ def answered(found: Sequence[Named], model: Served, top: int) -> pd.DataFrame:
     for start in range(0, len(found), BATCH):
         chunk = found[start : start + BATCH]
         data = [one if isinstance(one, bytes | str) else _read(one) for _, one in chunk]
-        oks, sures, all_values = answer([one if isinstance(one, bytes) else b"" for one in data])
-        for (name, _), one, ok, sure, values in zip(chunk, data, oks, sures, all_values, strict=True):
+        reply = answer([one if isinstance(one, bytes) else b"" for one in data])
+        for index, ((name, _), one, ok, sure, values) in enumerate(zip(chunk, data, *reply, strict=True)):
             row: dict[str, Any] = {"path": name}
             for rank, best in enumerate(np.argsort(-values, kind="stable")[:top], start=1):
                 column = "prediction" if rank == 1 else f"top{rank}"
                 row[column] = names[best] if ok else None
                 row["probability" if rank == 1 else f"{column}_probability"] = float(values[best]) if ok else None
+            if ok and reply.none is not None and reply.none[index]:
+                row["prediction"] = NONE_OF_THESE
+            more = reply.of_image(index, names)
+            row |= more if ok else dict.fromkeys(more)
             row["sure"] = bool(sure) if ok and has_threshold else None
             row["problem"] = "" if ok else one if isinstance(one, str) else ": ".join(why_not(one))
             rows.append(row)

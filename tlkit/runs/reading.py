@@ -21,8 +21,9 @@ from tlkit.backbones.operations import check_operations
 from tlkit.data.dataset import decode_images
 from tlkit.data.images import PROBLEM_COLUMNS, TABLE_COLUMNS, ImageSet
 from tlkit.data.sources.member import Root
-from tlkit.deployment.exported import Opened, _opened_target
+from tlkit.deployment.exported import Opened, Reply, _opened_target
 from tlkit.errors import DataError, RunError, TlkitError, WeightsError
+from tlkit.evaluation.known import NONE_OF_THESE, Known
 from tlkit.folders import DESCRIPTION, check_export, own_manifest, read_description
 from tlkit.manifest import check_file, known_manifest
 from tlkit.models.blocks import set_trainable
@@ -124,6 +125,11 @@ def load_judged(run: Run | str | Path) -> keras.Model:
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise RunError(f"'{run.judged_head}' is damaged ({error}). Repeat the run.") from error
     return model
+
+
+def load_known(run: Run) -> Known | None:
+    """What tells images of a run's classes from others; None if it has not got it. Raises RunError if it is damaged."""
+    return Known.from_bytes(run.read(run.known_file.name)) if run.known_file.is_file() else None
 
 
 def own_part(run: Run, part: str | None) -> ImageSet:
@@ -240,9 +246,17 @@ def opened_default(signatures: dict[str, Any]) -> tuple[list[str], Opened]:
     serve = signatures["serving_default"]
     names = [name.decode("utf-8") for name in serve(image_bytes=tf.constant([b""]))["classes"].numpy().ravel()]
 
-    def answer(data: list[bytes]) -> tuple[Any, Any, Any]:
-        reply = serve(image_bytes=tf.constant(data))
-        return tuple(reply[name].numpy() for name in ("ok", "sure" if "sure" in reply else "ok", "probabilities"))
+    def answer(data: list[bytes]) -> Reply:
+        outputs = serve(image_bytes=tf.constant(data))
+        main = ("ok", "sure" if "sure" in outputs else "ok", "probabilities")
+        reply = Reply(outputs[name].numpy() for name in main)
+        if "known" in outputs:
+            reply.known = outputs["known"].numpy()
+            if NONE_OF_THESE not in names:
+                reply.none = outputs["class"].numpy() == NONE_OF_THESE.encode()
+        if "prediction_set" in outputs:
+            reply.prediction_set = outputs["prediction_set"].numpy()
+        return reply
 
     return names, answer
 

@@ -25,11 +25,10 @@ from werkzeug.exceptions import HTTPException
 
 from tlkit.data.headers import why_not
 from tlkit.deployment import rest
-from tlkit.deployment.exported import decoded_pixels
+from tlkit.deployment.exported import Reply, decoded_pixels
 from tlkit.deployment.guard import LOOPBACK, Access, guard
 from tlkit.deployment.metrics import CONTENT_TYPE, Metrics
 from tlkit.deployment.requests import MAX_IMAGES, MAX_REQUEST_BYTES, _images
-from tlkit.deployment.saved_model import UNSURE
 from tlkit.deployment.server import Server, stopped_by_signals
 from tlkit.deployment.work import Allowance, Converter, Refused, Turns
 from tlkit.errors import RunError, SpecError, TlkitError
@@ -374,9 +373,9 @@ class _Served:
     def _outputs(self, tensors: rest.Tensors) -> rest.Tensors:
         """What a SavedModel's `serving_default` would give, of a format that takes pixels."""
         data = list(tensors["image_bytes"])
-        oks, sures, values = self._ask(data) if data else (np.zeros(0, bool),) * 2 + (np.zeros((0, len(self.names))),)
-        best = [self.names[one] for one in values.argmax(1)]
-        named = [(name if sure else UNSURE) if ok else "" for name, ok, sure in zip(best, oks, sures, strict=True)]
+        reply = self._ask(data) if data else Reply((np.zeros(0, bool),) * 2 + (np.zeros((0, len(self.names))),))
+        oks, sures, values = reply
+        named = [reply.class_of(index, self.names) if ok else "" for index, ok in enumerate(oks)]
         return {
             "class": _strings(named),
             "sure": np.asarray(sures, bool),
@@ -412,7 +411,8 @@ class _Served:
     def _answered(self, data: list[bytes]) -> Answers:
         """The answers for files that the model decodes. "best" in them is the index of the class."""
         found = []
-        for one, ok, sure, values in zip(data, *self._ask(data), strict=True):
+        reply = self._ask(data)
+        for index, (one, ok, sure, values) in enumerate(zip(data, *reply, strict=True)):
             if not ok:
                 found.append(_unanswered(": ".join(why_not(one))))
                 continue
@@ -420,11 +420,12 @@ class _Served:
             answer = {
                 "ok": True,
                 "problem": "",
-                "class": self.names[best] if sure else UNSURE,
+                "class": reply.class_of(index, self.names),
                 "probability": float(values[best]),
                 "sure": bool(sure) if self._has_threshold else None,
                 "probabilities": {name: float(value) for name, value in zip(self.names, values, strict=True)},
                 "best": best,
+                **reply.of_image(index, self.names),
             }
             found.append(answer)
         return found
