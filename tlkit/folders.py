@@ -44,6 +44,8 @@ OPTIONAL_FILES = (
     *JUDGED,
     CARD,
     CHECKPOINTS,
+    "fair.csv",  # of a run with `fair_to`
+    "slices.csv",  # of a report, see `tlkit.slices`
 )
 FILES = (
     PLAN,

@@ -33,6 +33,7 @@ def row_of(root: Path, found: _Found, findings: list[dict[str, str]]) -> dict[st
         "format": kind,
         "width": width,
         "height": height,
+        "more": found.more,
     }
 
 

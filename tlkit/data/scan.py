@@ -103,6 +103,7 @@ def scan(
     problems = pd.DataFrame(findings, columns=list(PROBLEM_COLUMNS))
     names = order or tuple(sorted(set(table["label"])))
     images = _with_depth(ImageSet(root, table, names, problems, source=data if isinstance(data, InMemory) else None))
+    images = dataclasses.replace(images, further={row["path"]: dict(row["more"]) for row in rows if row["more"]})
     if not len(table):
         raise DataError(_nothing_found(data, root, problems) if root == data else _nothing_in_table(data, problems))
     if strict:

@@ -76,6 +76,7 @@ def finetune(
     allow: Sequence[str] = (),
     refit: bool | None = None,
     folds: int | None = None,
+    fair_to: str | None = None,
     max_error: float | None = None,
     max_minutes: float | None = None,
     cache_gb: float | None = None,

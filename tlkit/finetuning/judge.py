@@ -23,6 +23,7 @@ from tlkit.evaluation.refusal import refusal_threshold
 from tlkit.evaluation.scores import evaluate, prediction_table
 from tlkit.files import temporary_beside
 from tlkit.finetuning.build import Trained, as_saved
+from tlkit.finetuning.fair import balance
 from tlkit.finetuning.folds import cross_validate
 from tlkit.finetuning.prepare import Prepared
 from tlkit.finetuning.refit import Refitted, refit
@@ -84,7 +85,11 @@ def judge(
     """
     clock, dataset = clock or Clock(), prepared.dataset
     again = refit if plan.job.folds is None else cross_validate
-    refitted = again(plan, trained, prepared, clock, checkpoints)
+    if plan.job.fair_to is None:
+        refitted: Refitted | None = again(plan, trained, prepared, clock, checkpoints)
+    else:
+        refitted, balanced = balance(plan, trained, prepared, clock)
+        run.write_table("fair.csv", balanced.table)
     run.write_table("history.csv", pd.DataFrame(trained.history.table()))
     judged = as_saved(trained.model, prepared.backbone, plan)
     delivered = judged if refitted is None else refitted.delivered(judged)

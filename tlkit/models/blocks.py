@@ -117,6 +117,16 @@ def cut(model: keras.Model, backbone: Backbone, unfreeze: Unfreeze) -> tuple[ker
     return prefix, keras.Model(list(end), model.output, name="suffix")
 
 
+def feature_extractor(model: keras.Model) -> keras.Model:
+    """Return the part of a classifier up to its pooled features: the prefix that `cut` with unfreeze 0 gives.
+
+    Raises SpecError for a model without a head of tlkit's, such as an ensemble.
+    """
+    if not any(layer.name == FEATURES for layer in model.layers):
+        raise SpecError("The model has no pooled features of its own. Expected a classifier of one backbone.")
+    return keras.Model(model.input, list(_pooled(model)), name="prefix")
+
+
 def _inner_layers(layer: keras.layers.Layer) -> Sequence[keras.layers.Layer]:
     """Return a layer and all layers inside it, as in ConvNeXt's down-sampling."""
     return [layer, *[inner for child in getattr(layer, "layers", ()) for inner in _inner_layers(child)]]
