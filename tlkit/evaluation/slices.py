@@ -17,7 +17,7 @@ from tlkit.devices import one_thread
 from tlkit.features.principal import principal_components
 from tlkit.stats import effective_images, holm, proportion_interval
 
-FEWEST = 20  # images of a value; smaller ones are pooled. With 20, half of an interval is about 20 points
+FEWEST = 10  # images of a value; smaller ones are pooled. With 10, half of an interval is about 25 points
 ALPHA = 0.05  # a slice is worse if its corrected p-value is below this
 
 SMALLEST = 8  # images of a hidden slice

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from tlkit.finetuning.refit import Refitted
 from tlkit.models.blocks import feature_extractor
 from tlkit.progress import Clock, log
 from tlkit.runs.features import pooled_features
-from tlkit.stats import wilson_interval
+from tlkit.stats import log_loss, wilson_interval
 from tlkit.words import counted
 
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from tlkit.finetuning.prepare import Prepared
     from tlkit.plan.plan import Plan
 
+MOST_COST = 0.02  # of the accuracy of all images
+POWERS = (0.5, 0.75, 1.0)  # of the weights with which groups count alike
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)  # values of C
 JUDGED = 10  # images of a group whose accuracy is compared
 
 
@@ -61,8 +64,8 @@ class Balanced:
 def balance(plan: Plan, trained: Trained, prepared: Prepared, clock: Clock) -> tuple[Refitted, Balanced]:
     """Solve the head of a trained classifier on balanced groups, in place, and once more with the validation images.
 
-    Both learn from weighted images. C is chosen by cross-validation, by the weighted log loss. The same is done without
-    weights, on the same folds, to say what balancing costs and gains.
+    Both learn from weighted images, see `balanced_heads`. The same is done without weights, on the same folds, to say
+    what balancing costs and gains.
 
     Returns the head that is delivered, and the comparison.
     """
@@ -76,23 +79,66 @@ def balance(plan: Plan, trained: Trained, prepared: Prepared, clock: Clock) -> t
         features = pooled_features(trained.model, both)
         assert features is not None
         labels, values = images.labels(), np.array(values_of(images, column), str)
-        weights, classes = balancing(values, labels), len(dataset.class_names)
+        classes = len(dataset.class_names)
         cells = pd.factorize(pd.Series(values) + "\0" + pd.Series(labels).astype(str))[0]
         groups = images.groups()
         folds = stratified_folds(cells, groups if len(np.unique(groups)) < len(groups) else None, seed=plan.job.seed)
         sizes = tuple(int(one.shape[-1]) for one in feature_extractor(trained.model).outputs)
         solver = Solver(recipe.stages[0].solver, balanced=recipe.class_weights, sizes=sizes)
-        before = choose_strength(features, labels, folds, classes, solver=solver)
-        after = choose_strength(features, labels, folds, classes, solver=solver, weights=weights)
-        settings = {"strength": after.strength, "solver": solver, "factor": after.factor}
-        judged = solve(features[:count], labels[:count], classes, **settings, weights=weights[:count])  # type: ignore[arg-type]
-        whole = solve(features, labels, classes, **settings, weights=weights)  # type: ignore[arg-type]
+        before, found = balanced_heads(features, labels, values, folds, classes, solver)
+        some: dict[str, Any] = {"strength": found.strength, "solver": solver, "factor": found.factor}
+        judged = solve(features[:count], labels[:count], classes, **some, weights=found.weights[:count])
+        whole = solve(features, labels, classes, **some, weights=found.weights)
         trained.model.get_layer("predictions").set_weights([judged.kernel, judged.bias])
-    right = [one.probabilities.argmax(1) == labels for one in (before, after)]
+    right = [one.argmax(1) == labels for one in (before, found.probabilities)]
     compared = compare(values, np.array(dataset.class_names)[labels], right[0], right[1], column)
     log.info(f"{'balanced':<11} {compared.sentence()}")
     trained.history.note(compared.sentence())
-    return Refitted((whole.kernel, whole.bias), out_of_fold=after.probabilities[:count]), compared
+    return Refitted((whole.kernel, whole.bias), out_of_fold=found.probabilities[:count]), compared
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """How a head is balanced: the weights of the images, shape (n,), its C, and what its outputs are multiplied by.
+
+    probabilities: Out of fold, shape (n, classes).
+    """
+
+    weights: np.ndarray
+    strength: float
+    factor: float | None
+    probabilities: np.ndarray
+
+
+def balanced_heads(
+    features: np.ndarray, labels: np.ndarray, values: np.ndarray, folds: np.ndarray, classes: int, solver: Solver
+) -> tuple[np.ndarray, Chosen]:
+    """Choose by cross-validation how far, and with which C, a head is balanced.
+
+    The weights of full balance, and powers of them, are tried with several values of C. Of those that cost at most
+    MOST_COST of the accuracy of all images, the one with the lowest log loss on balanced groups is taken. C matters:
+    where a head can tell the images apart without error, weights change little unless the penalty is strong.
+
+    values: of the column, shape (n,). The rest as in `choose_strength`. Returns the probabilities out of fold without
+    balance, and how to balance.
+    """
+    weights = balancing(values, labels)
+    plain = choose_strength(features, labels, folds, classes, solver=solver)
+    least = float((plain.probabilities.argmax(1) == labels).mean()) - MOST_COST
+    best = Chosen(np.ones(len(labels)), plain.strength, plain.factor, plain.probabilities)
+    lowest = log_loss(plain.probabilities, labels, weights)
+    for power in POWERS:
+        some = weights**power
+        some = some / some.mean()
+        tried = choose_strength(features, labels, folds, classes, solver=solver, strengths=STRENGTHS, weights=some)
+        for strength, found in tried.tried.items():
+            loss, right = log_loss(found, labels, weights), found.argmax(1) == labels
+            if right.mean() >= least and loss < lowest:
+                lowest, best = loss, Chosen(some, strength, None, found)
+    if best.factor is None:
+        settings: dict[str, Any] = {"solver": solver, "strengths": (best.strength,), "weights": best.weights}
+        best = dataclasses.replace(best, factor=choose_strength(features, labels, folds, classes, **settings).factor)
+    return plain.probabilities, best
 
 
 def compare(values: np.ndarray, labels: np.ndarray, before: np.ndarray, after: np.ndarray, column: str) -> Balanced:
