@@ -8,8 +8,8 @@ features is solved after each. The accuracy is that of the test split. `share` i
 the accuracy that a random choice has at the end, as a share of that one's labels, from the mean curves of all seeds
 (inf: it never has it); its interval is that of 1,000 bootstrap samples of seeds. `gain` is the mean difference of
 accuracy over the batches with its 95 % interval over seeds (t). `said` is what `tlkit label-next` says after such a
-run with 20 labels a class, drawn at random (seed 0): its own simulation on these labels. A row per data set and strategy
-in label_next.csv; those that are there are skipped.
+run with 20 labels a class, drawn at random (seed 0): its own simulation on these labels. A row per data set and
+strategy in label_next.csv; those that are there are skipped.
 """
 
 import argparse

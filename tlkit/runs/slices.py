@@ -119,7 +119,8 @@ class Slices:
             )
         if self.columns and not worse:
             listed = ", ".join(f"'{one}'" for one in self.columns)
-            told.append(f"no value of {listed} is worse than the others beyond chance ({self.comparisons} comparisons)")
+            compared = counted(self.comparisons, "comparison")
+            told.append(f"no value of {listed} is worse than the others beyond chance ({compared})")
         clear = [one for one in self.hidden if one.beyond_chance]
         told += [f"hidden slice {number}: {one.sentence()}" for number, one in enumerate(clear, start=1)]
         if self.hidden and not clear:
@@ -202,11 +203,11 @@ def measure_slices(
         notes: What is said beside what is found.
     """
     predictions = run.read_table("predictions.csv")
-    split = run.read_table("split.csv").set_index("path").reindex(predictions["path"])
+    split = run.read_table("split.csv").set_index("path")
     correct = (predictions["prediction"] == predictions["label"]).to_numpy()
     labels, groups = predictions["label"].to_numpy(str), groups_of(run, predictions["path"])
     grouped = groups if len(np.unique(groups)) < len(groups) else None
-    chosen = _columns(split, columns)
+    chosen = {name: values.loc[predictions["path"]].tolist() for name, values in _columns(split, columns).items()}
     table, comparisons = slice_rows(chosen, correct, labels, grouped)
     found: tuple[Hidden, ...] = ()
     said = list(notes)
@@ -219,12 +220,12 @@ def measure_slices(
     return Slices(*settings, len(correct), float(correct.mean()), tuple(said))
 
 
-def _columns(split: pd.DataFrame, asked: Sequence[str] | str | None) -> dict[str, list[str]]:
-    """The columns that are looked at, with the value of each image as text."""
+def _columns(split: pd.DataFrame, asked: Sequence[str] | str | None) -> dict[str, pd.Series]:
+    """The columns that are looked at, with the value of each image as text, by its path."""
     further = [name for name in split.columns if name not in OWN]
     if asked is None:
         few = [name for name in further if 2 <= split[name].nunique() <= MOST_VALUES]
-        return {name: [one or NO_VALUE for one in split[name]] for name in few}
+        return {name: split[name].where(split[name] != "", NO_VALUE) for name in few}
     names = [one.strip() for one in asked.split(",")] if isinstance(asked, str) else list(asked)
     for name in names:
         if name not in further:
@@ -234,7 +235,7 @@ def _columns(split: pd.DataFrame, asked: Sequence[str] | str | None) -> dict[str
                 f"There is no column '{name}': the run's data had no further columns. Expected a table with such a "
                 "column."
             )
-    return {name: _binned([str(one) for one in split[name]]) for name in names}
+    return {name: pd.Series(_binned([str(one) for one in split[name]]), index=split.index) for name in names}
 
 
 def _binned(values: list[str]) -> list[str]:

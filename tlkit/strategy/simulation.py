@@ -101,7 +101,8 @@ def simulate(
     differences = np.array(
         [(a.accuracy[1:] - b.accuracy[1:]).mean() for a, b in zip(mine, baseline, strict=True)], "float64"
     )
-    half = float(t.ppf(0.975, MEASURING - 1)) * float(differences.std(ddof=1)) / MEASURING**0.5
+    spread = (1 / MEASURING + HELD_OUT / (1 - HELD_OUT)) ** 0.5  # repetitions share images (Nadeau and Bengio 2003)
+    half = float(t.ppf(0.975, MEASURING - 1)) * float(differences.std(ddof=1)) * spread
     gain, steps = float(differences.mean()), mine[0].steps
     share = needed_share(steps, np.mean([one.accuracy for one in mine], 0), np.mean([b.accuracy for b in baseline], 0))
     counts = int(steps[0]), int(steps[-1]), len(labels), MEASURING
