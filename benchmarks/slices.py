@@ -57,13 +57,8 @@ def main() -> None:
                 append_row(FILE, about | {"size": arguments.size, "data": data, "kind": kind} | EMPTY | row)
 
 
-EMPTY = dict.fromkeys(
-    (
-        *("seed", "n", "planted", "error_planted", "error_others", "found", "precision", "recall", "p", "first"),
-        *("worst_before", "worst_after", "mean_before", "mean_after"),
-    ),
-    "",
-)
+NAMES = "seed n planted error_planted error_others found precision recall p first"
+EMPTY = dict.fromkeys([*NAMES.split(), "worst_before", "worst_after", "mean_before", "mean_after"], "")
 
 
 def is_there(there: set[tuple[str, ...]], about: tuple[str, ...], kind: str) -> bool:
