@@ -86,6 +86,8 @@ _HOME = {
     "predict_to": "runs.batch",
     "embed": "runs.batch",
     "similar": "runs.similar",
+    "slices": "runs.slices",
+    "label_next": "runs.label_next",
     "finetune": "finetuning.finetune",
     "Cache": "cache",
     "Dataset": "data.dataset",
@@ -158,9 +160,11 @@ if TYPE_CHECKING:
     from tlkit.runs.evaluate import evaluate_run
     from tlkit.runs.export import export_run
     from tlkit.runs.folder import Run, open_run
+    from tlkit.runs.label_next import label_next
     from tlkit.runs.predict import predict
     from tlkit.runs.reading import load_model
     from tlkit.runs.similar import similar
+    from tlkit.runs.slices import slices
     from tlkit.runs.verify import verify
     from tlkit.safety.check import check_safety
     from tlkit.safety.explore import explore_augmentation

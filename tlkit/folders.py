@@ -46,6 +46,8 @@ OPTIONAL_FILES = (
     KNOWN,
     CARD,
     CHECKPOINTS,
+    "fair.csv",  # of a run with `fair_to`
+    "slices.csv",  # of a report, see `tlkit.slices`
 )
 FILES = (
     PLAN,

@@ -72,6 +72,9 @@ def demo(out: str) -> None:
     "--folds", type=click.IntRange(2), hidden=True, help="judge by cross-validation with this many folds"
 )  # documented in docs/lectures.md
 @click.option(
+    "--fair-to", metavar="COLUMN", hidden=True, help="column whose values count alike in each class"
+)  # documented in docs/explanation/slices.md
+@click.option(
     "--balance", metavar="HOW", hidden=True, help="of classes of unequal size: prior, weights or none"
 )  # documented in docs/recipes.md
 @click.option(

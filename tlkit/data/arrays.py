@@ -27,7 +27,7 @@ from tlkit.data.sources.item import _Found
 from tlkit.data.sources.memory import InMemoryImages
 from tlkit.data.sources.names import alike_labels, label_of_name
 from tlkit.data.sources.order import ordered_classes
-from tlkit.data.sources.places import Places
+from tlkit.data.sources.places import Places, Wanted
 from tlkit.data.sources.records import Record, Records, as_text
 from tlkit.data.sources.table import _column, files_of_rows, labelled_rows
 from tlkit.data.sources.table_columns import COLUMNS
@@ -167,7 +167,7 @@ def from_dataframe(
     if pixels:
         with _Writer(name) as writer:
             for one in rows:
-                writer.add(frame.iloc[one.number, place], one.label, one.split, one.group, number=one.number)
+                writer.add(frame.iloc[one.number, place], one.label, one.split, one.group, one)
             return writer.finished(class_names, findings)
     folder = Path(root).absolute()
     found = files_of_rows(_SOURCE, rows, Places(folder).find(rows), findings)
@@ -337,8 +337,9 @@ class _Writer:
         if error is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def add(self, image: Any, label: int | str, split: str = "", group: str = "", number: int | None = None) -> None:
-        """Write one image. number: in its name; None for its place among those of its split."""
+    def add(self, image: Any, label: int | str, split: str = "", group: str = "", row: Wanted | None = None) -> None:
+        """Write one image. row: of a table, which gives its number and its further columns; None if there is none."""
+        number, more = (None, ()) if row is None else (row.number, row.more)
         place = self._count[split] if number is None else number
         self._count[split] += 1
         inside = split if split in ("validation", "test") and number is None else ""
@@ -353,7 +354,7 @@ class _Writer:
             (self._folder / path).write_bytes(data)
         except OSError as error:
             raise DataError(f"'{self._folder / path}' cannot be written: {error.strerror}. Set TMPDIR.") from error
-        self._found.append(_Found(path, "", split, group))
+        self._found.append(_Found(path, "", split, group, more))
         self._labels.append(label)
         self._keys.append(hashlib.sha256(data).hexdigest())
 

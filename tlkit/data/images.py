@@ -102,6 +102,7 @@ class ImageSet:
     problems: one row per finding: path, label, problem, severity, action, detail.
     depth: the bits that the images of 16 bits use, 8 to 16: one factor scales them all to 8.
     source: the data in memory that the files were written from; they are removed when nothing holds it any more.
+    further: by path, the values of a table's columns that are not used otherwise, such as the camera.
     """
 
     root: Root
@@ -110,6 +111,7 @@ class ImageSet:
     problems: pd.DataFrame
     depth: int = FULL_DEPTH
     source: InMemory | None = field(default=None, repr=False, compare=False)
+    further: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -166,6 +168,14 @@ class ImageSet:
 
         names = self.table["group"].where(self.table["group"] != "", self.table["sha256"])
         return pd.factorize(names)[0].astype("int64")
+
+    def further_columns(self) -> pd.DataFrame:
+        """The table's further columns for these images, in their order, as text; "" where an image has no value."""
+        import pandas as pd
+
+        names = list(dict.fromkeys(name for values in self.further.values() for name in values))
+        rows = [[self.further.get(path, {}).get(name, "") for name in names] for path in self.table["path"]]
+        return pd.DataFrame(rows, columns=names, index=self.table.index, dtype=object)
 
     def files(self) -> list[Root]:
         """The images, ready to be read: `read_bytes()` gives a file, `str()` its name. Paths, if they are on disk."""

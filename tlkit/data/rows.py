@@ -38,6 +38,7 @@ def row_of(root: Root, found: _Found, findings: list[dict[str, str]]) -> dict[st
         "format": kind,
         "width": width,
         "height": height,
+        "more": found.more,
     }
 
 

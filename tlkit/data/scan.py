@@ -93,6 +93,7 @@ def scan(
     problems = pd.DataFrame(findings, columns=list(PROBLEM_COLUMNS))
     names = order or tuple(sorted(set(table["label"])))
     images = _with_depth(ImageSet(root, table, names, problems, source=data if isinstance(data, InMemory) else None))
+    images = dataclasses.replace(images, further={row["path"]: dict(row["more"]) for row in rows if row["more"]})
     if not len(table):
         of_table = isinstance(data, InMemory) or _is_table(root_of_data(data))
         raise DataError(_nothing_in_table(data, problems) if of_table else _nothing_found(data, root, problems))

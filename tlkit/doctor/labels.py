@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import log_softmax, logsumexp
 
-from tlkit.devices import one_thread
 from tlkit.features.folds import stratified_folds
 from tlkit.features.linear import UNSCALED, solve
+from tlkit.features.principal import principal_components
 
 COMPONENTS = 256  # principal components that the probe is fitted on
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)  # candidates for C of the probe
@@ -108,7 +108,7 @@ def label_errors(
     if len(present) < 2:
         nothing = np.zeros(0)
         return _table(nothing.astype(int), nothing.astype(str), nothing, nothing, nothing), LabelNoise()
-    rows = _principal(features[judged])
+    rows = principal_components(features[judged], COMPONENTS)
     folds = stratified_folds(given, None if groups is None else groups[judged], seed=seed)
     found, accuracy = _judge(rows, given, folds, len(present))
     n = np.arange(len(given))
@@ -235,12 +235,3 @@ def _table(
             "surprising": ~probable & (others >= SURPRISING * own),
         }
     )
-
-
-def _principal(features: np.ndarray) -> np.ndarray:
-    """The first principal components of standardised features: fewer features, with less noise."""
-    rows = (features - features.mean(0)) / np.maximum(features.std(0), 1e-6)
-    # scikit-learn's PCA uses an SVD, eleven times as slow; its covariance_eigh (1.5) agrees only to 2e-5
-    with one_thread():
-        _, vectors = np.linalg.eigh(rows.T @ rows)
-    return (rows @ vectors[:, ::-1][:, :COMPONENTS]).astype("float32")

@@ -126,6 +126,7 @@ def solve(
     solver: Solver = LOGISTIC,
     validation: tuple[np.ndarray, np.ndarray] | None = None,
     factor: float | None = None,
+    weights: np.ndarray | None = None,
 ) -> LinearHead:
     """Solve a head at one value of C.
 
@@ -138,9 +139,10 @@ def solve(
         validation: (features, labels) on which outputs are scaled to probabilities, if the solver scales them; default
             the training rows. A logistic head is scaled on given rows only: it fits the training rows too well.
         factor: what the outputs are multiplied by, if it is known already, as from `choose_strength`.
+        weights: of the rows, shape (n,), mean 1. None: all rows count alike.
     """
     space = _Space(features, solver.sizes, solver.standardise)
-    head = _fit(_estimator(solver), space.rows, labels, classes, strength)
+    head = _fit(_estimator(solver), space.rows, labels, classes, strength, weights)
     kernel = space.basis @ head.kernel if space.basis is not None else head.kernel
     kernel = kernel / space.deviation[:, None]
     bias = head.bias - space.mean @ kernel
@@ -160,6 +162,7 @@ def choose_strength(
     *,
     solver: Solver = LOGISTIC,
     strengths: Sequence[float] = STRENGTHS,
+    weights: np.ndarray | None = None,
 ) -> CrossValidation:
     """Cross-validate values of C, smallest (strongest penalty) first, until larger ones no longer help.
 
@@ -168,6 +171,7 @@ def choose_strength(
         folds: int, shape (n,): the fold in which a row is held out; -1 = always training. With one fold this is plain
             validation.
         strengths: the values of C to try.
+        weights: of the rows, in training and in the log loss, shape (n,), mean 1. None: all rows count alike.
     """
     space = _Space(features, solver.sizes, solver.standardise)
     held_out = folds != ALWAYS_TRAINING
@@ -181,13 +185,15 @@ def choose_strength(
         logits = np.zeros((len(labels), classes), "float32")
         for number in numbers:
             in_fold = folds == number
-            head = _fit(estimators[number], space.rows[~in_fold], labels[~in_fold], classes, strength)
+            some = None if weights is None else weights[~in_fold]
+            head = _fit(estimators[number], space.rows[~in_fold], labels[~in_fold], classes, strength, some)
             logits[in_fold] = space.rows[in_fold] @ head.kernel + head.bias
         margins, true, factor = logits[held_out], labels[held_out], 1.0
         if solver.scales(classes):
             factor = _best_factor(margins, true)
         probabilities = softmax(margins * factor, axis=-1)
-        losses[strength], tried[strength] = log_loss(probabilities, true), probabilities
+        loss = log_loss(probabilities, true, None if weights is None else weights[held_out])
+        losses[strength], tried[strength] = loss, probabilities
         if best is None or losses[strength] < best.loss:
             best = CrossValidation(strength, probabilities, losses[strength], losses, tried, factor)
         elif list(losses).index(strength) - list(losses).index(best.strength) >= PATIENCE:
@@ -246,7 +252,14 @@ def _estimator(solver: Solver) -> Any:
     return LogisticRegression(class_weight=weights, max_iter=1000, warm_start=True)
 
 
-def _fit(estimator: Any, rows: np.ndarray, labels: np.ndarray, classes: int, strength: float) -> LinearHead:
+def _fit(
+    estimator: Any,
+    rows: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    strength: float,
+    weights: np.ndarray | None = None,
+) -> LinearHead:
     kernel = np.zeros((rows.shape[1], classes), "float32")
     bias = np.full(classes, -30.0, "float32")  # a class without images gets a probability near 0
     present = np.unique(labels)
@@ -259,7 +272,7 @@ def _fit(estimator: Any, rows: np.ndarray, labels: np.ndarray, classes: int, str
         warnings.filterwarnings("ignore", "(?s).*failed to converge.*")
         if hasattr(estimator, "l1_ratio"):  # logistic regression
             settings["tol"] = tolerance_for(len(present))
-        estimator.set_params(**settings).fit(rows, labels)
+        estimator.set_params(**settings).fit(rows, labels, sample_weight=weights)
     if len(present) == 2:  # a binary problem has one boundary: each class gets half of it
         normal, offset = np.ravel(estimator.coef_), np.ravel(estimator.intercept_)[0]
         kernel[:, present] = np.stack([-normal, normal], axis=1) / 2

@@ -79,6 +79,7 @@ def finetune(
     allow: Sequence[str] = (),
     refit: bool | None = None,
     folds: int | None = None,
+    fair_to: str | None = None,
     max_error: float | None = None,
     known: float | None = None,
     coverage: float | None = None,

@@ -23,6 +23,7 @@ from tlkit.evaluation.refusal import refusal_threshold
 from tlkit.evaluation.scores import evaluate, prediction_table
 from tlkit.files import temporary_beside
 from tlkit.finetuning.build import Trained, as_saved
+from tlkit.finetuning.fair import balance
 from tlkit.finetuning.folds import cross_validate
 from tlkit.finetuning.known import FoundKnown, find_known, find_sets
 from tlkit.finetuning.prepare import Prepared
@@ -88,7 +89,11 @@ def judge(
     """
     clock, dataset = clock or Clock(), prepared.dataset
     again = refit if plan.job.folds is None else cross_validate
-    refitted = again(plan, trained, prepared, clock, checkpoints)
+    if plan.job.fair_to is None:
+        refitted: Refitted | None = again(plan, trained, prepared, clock, checkpoints)
+    else:
+        refitted, balanced = balance(plan, trained, prepared, clock)
+        run.write_table("fair.csv", balanced.table)
     run.write_table("history.csv", pd.DataFrame(trained.history.table()))
     judged = as_saved(trained.model, prepared.backbone, plan)
     delivered = judged if refitted is None else refitted.delivered(judged)
@@ -303,13 +308,18 @@ def _predictions(images: ImageSet, answers: Answers, temperature: float) -> pd.D
 
 
 def _folds(plan: Plan, images: ImageSet, answers: Answers) -> dict[str, Any] | None:
-    """The accuracy over all training and validation images, each predicted out of fold; None without folds."""
-    if plan.job.folds is None or answers.training is None:
+    """The accuracy over all training and validation images, each predicted out of fold.
+
+    None without folds, unless the head was balanced.
+    """
+    if (plan.job.folds is None and plan.job.fair_to is None) or answers.training is None:
         return None
     part = images.part("train", "validation")
     labels = part.labels()
     found = np.concatenate([answers.training, answers.reported["validation"]]).argmax(1)
     how = f"each predicted by one of {plan.job.folds} models, which had not learned from it"
+    if plan.job.folds is None:
+        how = "each predicted by a balanced head that had not learned from it"
     return estimate_from(found == labels, labels, how, groups=part.groups(), also_chose=_also_chose(plan)).to_dict(
         images.class_names
     )
@@ -318,7 +328,7 @@ def _folds(plan: Plan, images: ImageSet, answers: Answers) -> dict[str, Any] | N
 def _estimate(plan: Plan, images: ImageSet, probabilities: dict[str, np.ndarray]) -> dict[str, Any]:
     """The accuracy on new images: of test images, else cross-fitted by the tournament, else of validation images."""
     decision = plan.decision("recipe")
-    cross_fitted = decision.evidence.get("cross_fitted") if decision else None
+    cross_fitted = decision.evidence.get("cross_fitted") if decision and plan.job.fair_to is None else None
     if cross_fitted and "test" not in probabilities:
         compared = [name for name in _also_chose(plan) if name == BACKBONE]
         return Estimate(**{**cross_fitted, "also_chose": compared}).to_dict(images.class_names)

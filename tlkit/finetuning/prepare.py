@@ -13,6 +13,7 @@ from tlkit.data.scan import at_depth, scan
 from tlkit.deployment.saved_model import check_no_class_is_unsure
 from tlkit.devices import _use_devices
 from tlkit.evaluation.known import check_no_class_is_none
+from tlkit.finetuning.groups import check_column
 from tlkit.finetuning.held_out import hold_out
 from tlkit.finetuning.parts import class_decisions, label_decisions, split_decisions
 from tlkit.finetuning.resolve import Resolved
@@ -45,9 +46,10 @@ class Prepared:
     callbacks: Callbacks = ()
 
     def write(self, run: Run) -> None:
-        """Write the split of each image, and every problem of the data, into the run's folder."""
+        """Write the split of each image, with the further columns of its table, and every problem of the data."""
         images = self.dataset.images
-        run.write_table("split.csv", images.table[["path", "label", "split", "group", "sha256"]])
+        split = images.table[["path", "label", "split", "group", "sha256"]]
+        run.write_table("split.csv", split.join(images.further_columns()))
         run.write_table("problems.csv", images.problems)
 
 
@@ -63,6 +65,7 @@ def prepare(resolved: Resolved, clock: Clock | None = None) -> Prepared:
         )
         if job.from_run is not None and (depth := depth_of_run(job.from_run)) is not None:
             images = at_depth(images, depth)
+    check_column(images, job.fair_to)
     if job.max_error is not None:  # before training, not after it
         check_no_class_is_unsure(images.class_names)
     if job.known is not None:

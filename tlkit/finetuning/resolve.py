@@ -13,6 +13,7 @@ from tlkit.data.scan import check_exists
 from tlkit.data.sources.names import is_utf8
 from tlkit.data.sources.records import kind_of_table
 from tlkit.errors import SpecError
+from tlkit.finetuning.groups import heads_only
 from tlkit.plan.address import Address
 from tlkit.plan.augmentation import Augmentation, find_augmentation
 from tlkit.plan.decision import Decision
@@ -99,6 +100,7 @@ def resolve(job: Job) -> Resolved:
         backbones = (backbones[0].with_pixels(open_run(start).plan.backbone.pixels),)
     recipe = find_recipe(job.recipe) if isinstance(job.recipe, str) and job.recipe != AUTO else job.recipe
     recipe = None if isinstance(recipe, str) else recipe
+    job = heads_only(job, recipe)
     augmentation = None if job.augment is None else find_augmentation(job.augment)
     for one in backbones:
         _check_backbone(job, one, size or one.size, recipe)

@@ -89,6 +89,8 @@ class Job:
             that over all training and validation images, each predicted by the model that had not learned from it. The
             mean of the models' weights is delivered, so they must begin from pretrained weights or an earlier run, not
             from random ones. Replaces `validation` by 1 / folds and takes about folds times as long. None: no folds.
+        fair_to: CSV column, such as the site. The head is solved so that its values count alike in each class, and the
+            run says what that costs and gains. No network is trained then. None: all images count alike.
         max_error: Error rate allowed among accepted predictions, above 0 and below 1. Predictions that are not
             confident enough are served as "unsure".
         known: Share of known images that still get a class, above 0 and below 1, such as 0.95. Those less like the
@@ -143,6 +145,7 @@ class Job:
     allow: tuple[str, ...] = ()
     refit: bool | None = None
     folds: int | None = None
+    fair_to: str | None = None
     max_error: float | None = None
     known: float | None = None
     coverage: float | None = None
@@ -204,6 +207,8 @@ class Job:
         if self.folds is None:
             return
         _whole("`folds`", self.folds, 2)
+        if self.fair_to is not None:
+            raise SpecError("`fair_to` solves one head, and `folds` averages several networks. Give one of the two.")
         if self.refit is not None:
             raise SpecError(
                 "`refit` trains one model on all images, and `folds` averages several. Give one of the two."

@@ -35,6 +35,7 @@ from tlkit.reporting.thumbnails import SHOWN, Thumbnails
 from tlkit.runs.folder import Run
 from tlkit.runs.reading import groups_of
 from tlkit.runs.similar import Nearest, nearest_of_own
+from tlkit.runs.slices import measure_slices
 from tlkit.stats import FEWEST_TO_TELL, reliability_bins
 from tlkit.strategy.axes import still_climbing
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from tlkit.data.dataset import Dataset
     from tlkit.doctor.checkup import Checkup
     from tlkit.evaluation.reliance import Reliance
+    from tlkit.runs.slices import Slices
 
 
 ALIKE = 3  # training images that are shown for each mistake
@@ -348,6 +350,10 @@ class Record:
             split = "test" if (table["split"] == "test").any() else "validation"
         return table[table["split"] == split].drop(columns="split").reset_index(drop=True)
 
+    def all_predictions(self) -> pd.DataFrame:
+        """Those of all splits: every image that was predicted by a model which had not learned from it."""
+        return self.run.read_table("predictions.csv")
+
     def history(self) -> pd.DataFrame:
         """stage, accuracy, loss, validation_accuracy, validation_loss, c, seconds of each epoch; empty for an ensemble.
 
@@ -425,13 +431,15 @@ class Analysis:
     """The slow measurements of a report; each is None if it cannot be made.
 
     checkup: of the data. cam: class activation maps of the model. reliance: how much predictions depend on the most
-    salient pixels. nearest: the training images that are most like the most confident mistakes.
+    salient pixels. nearest: the training images that are most like the most confident mistakes. slices: on which images
+    the run is worse.
     """
 
     checkup: Checkup | None = None
     cam: ClassActivationMaps | None = None
     reliance: Reliance | None = None
     nearest: Nearest | None = None
+    slices: Slices | None = None
 
 
 @dataclass(frozen=True)
@@ -498,6 +506,8 @@ class Findings:
             found["data"] = self.analysis.checkup.to_dict()
         if self.analysis.reliance is not None:
             found["explain"] = self.analysis.reliance.to_dict()
+        if self.analysis.slices is not None:
+            found["slices"] = self.analysis.slices.to_dict()
         if self.robustness is not None:
             found["robustness"] = self.robustness
         calibration = self.calibration
@@ -526,7 +536,8 @@ def analyse(inputs: ReportInputs, *, seconds: float = SECONDS) -> Analysis:
         cam = ClassActivationMaps(inputs.model)
     if cam is not None and inputs.dataset is not None:
         found = _reliance(inputs, record, cam, seconds)
-    return Analysis(checkup, cam, found, nearest)
+    by_slice = measure_slices(inputs.run, None, inputs.model, inputs.dataset, compute=seconds > SECONDS)
+    return Analysis(checkup, cam, found, nearest, by_slice)
 
 
 def collect(inputs: ReportInputs, analysis: Analysis, *, robust: bool = False) -> Findings:

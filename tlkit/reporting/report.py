@@ -30,6 +30,7 @@ from tlkit.reporting.sections import (
     reliability,
     robustness,
     safety,
+    slices,
     summary,
 )
 from tlkit.runs.folder import Run, open_run
@@ -42,6 +43,7 @@ SECTIONS: tuple[Callable[[Findings], Section | None], ...] = (
     curves.render,
     confusion.render,
     mistakes.render,
+    slices.render,
     data.render,
     explain.render,
     reliability.render,
@@ -141,6 +143,8 @@ def _page(findings: Findings) -> str:
 def _write_tables(findings: Findings) -> None:
     run, checkup = findings.record.run, findings.analysis.checkup
     run.write_table("mistakes.csv", findings.mistakes)
+    if findings.analysis.slices is not None and findings.analysis.slices.by_column:
+        run.write_table("slices.csv", findings.analysis.slices.table)
     if checkup is not None:
         for name in ("label_errors", "duplicates", "outliers"):
             run.write_table(f"{name}.csv", getattr(checkup, name))

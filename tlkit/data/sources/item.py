@@ -25,6 +25,7 @@ class _Found(NamedTuple):
     label: str
     split: str = ""
     group: str = ""
+    more: tuple[tuple[str, str], ...] = ()  # the table's further columns, each with this image's value
 
 
 def _relative(path: Root, root: Root) -> str:

@@ -44,7 +44,7 @@ _DRIVE = re.compile(r"^[A-Za-z]:(?=/)")
 class Wanted(NamedTuple):
     """A row that names one file: its path; its label and split ("" if none), which decide between files of one name.
 
-    number, group: its place in the table and its group, which say nothing of where the file is.
+    number, group, more: its place in the table, its group and its further columns, which say nothing of where it is.
     """
 
     path: str
@@ -52,6 +52,7 @@ class Wanted(NamedTuple):
     split: str = ""
     number: int = 0
     group: str = ""
+    more: tuple[tuple[str, str], ...] = ()
 
 
 class Place(NamedTuple):

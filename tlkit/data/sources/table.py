@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tlkit.data.images import problem
+from tlkit.data.images import TABLE_COLUMNS, problem
 from tlkit.data.sources.item import _Found
 from tlkit.data.sources.kinds import root_of_data
 from tlkit.data.sources.member import Members, Root
@@ -26,6 +26,7 @@ from tlkit.words import counted
 ONE, ZERO = ("1", "1.0", "true"), ("0", "0.0", "false", "")  # values of a column that stands for a class
 _INDEX = re.compile(r"|index|level\d+|unnamed:?\d+")  # names that pandas gives to an index
 MOST_SHOWN = 20  # columns in a message
+LONGEST = 100  # characters of a value of a further column
 
 
 class _Layout(NamedTuple):
@@ -192,6 +193,7 @@ def _labelled(file: Root, records: Records, layout: _Layout, findings: list[dict
         rows = iter(kept)
     found: list[Wanted] = []
     several: list[dict[str, str]] = []
+    further = _further(names, layout, classes, records.inside)
     for number, given, fault in rows:
         cells = given if len(given) >= len(names) else [*given, *[""] * (len(names) - len(given))]
         path = cells[layout.path]
@@ -213,10 +215,33 @@ def _labelled(file: Root, records: Records, layout: _Layout, findings: list[dict
             several.append(problem(path, "", "two-labels", _several(f"row {number}", labels)))
         else:
             label = labels[0] if labels[0].isprintable() else label_of_name(labels[0])
-            found.append(Wanted(path, label, split, number, group))
+            more = tuple((name, _value(cells[i])) for i, name in further.items())
+            found.append(Wanted(path, label, split, number, group, more))
     _check_single(file, several, len(found))
     findings += several
     return _in_parts(names, layout, found, findings)
+
+
+def _further(names: Sequence[str], layout: _Layout, classes: Sequence[int], inside: Collection[str]) -> dict[int, str]:
+    """The columns that the image set does not use, by number: they are kept for `tlkit.slices`.
+
+    One whose name is that of a column of the image set is left out, and so is an index.
+    """
+    used = {layout.path, layout.label, layout.split, *classes}
+    return {
+        i: name
+        for i, name in enumerate(names)
+        if i not in used
+        and name not in (*TABLE_COLUMNS, *inside)
+        and not _INDEX.fullmatch(plain(name))
+        and name.isprintable()
+        and is_utf8(name)
+    }
+
+
+def _value(cell: str) -> str:
+    """The value of a further column: its first LONGEST characters, and nothing of what no text holds."""
+    return cell.replace(SEVERAL, ", ")[:LONGEST] if _is_text(cell) else ""
 
 
 def _is_text(*cells: str) -> bool:
@@ -290,7 +315,7 @@ def _one_each(
     several, found = [], []
     for path, first in by_file.items():
         if path not in again:
-            found.append(_Found(path, first.label, first.split, first.group))
+            found.append(_Found(path, first.label, first.split, first.group, first.more))
             continue
         others = again[path]
         labels = {first.label, *(row.label for row in others)}
@@ -300,7 +325,7 @@ def _one_each(
             continue
         for row in others:
             findings.append(problem(path, row.label, "repeated-row", f"row {row.number} repeats row {first.number}"))
-        found.append(_Found(path, first.label, first.split, first.group))
+        found.append(_Found(path, first.label, first.split, first.group, first.more))
     _check_single(file, several, len(found))
     findings += several
     return found
