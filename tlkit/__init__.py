@@ -84,6 +84,7 @@ _HOME = {
     "Dataset": "data.dataset",
     "report": "reporting.report",
     "model_card": "reporting.card",
+    "push": "reporting.push",
     "check_data": "doctor.checkup",
     "check_up": "doctor.checkup",
     "ClassActivationMaps": "evaluation.saliency",
@@ -142,6 +143,7 @@ if TYPE_CHECKING:
     from tlkit.progress import Deadline
     from tlkit.reporting.card import model_card
     from tlkit.reporting.leaderboard import compare_runs
+    from tlkit.reporting.push import push
     from tlkit.reporting.report import report
     from tlkit.runs.ensemble import ensemble
     from tlkit.runs.evaluate import evaluate_run

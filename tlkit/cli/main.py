@@ -5,7 +5,7 @@ This is the only room that imports click. Importing this module registers every 
 
 from __future__ import annotations
 
-from tlkit.cli import data, env, finetune, lists, runs
+from tlkit.cli import data, env, finetune, lists, push, runs
 from tlkit.cli.group import main
 
-__all__ = ["data", "env", "finetune", "lists", "main", "runs"]
+__all__ = ["data", "env", "finetune", "lists", "main", "push", "runs"]

@@ -23,13 +23,23 @@ from tlkit.words import counted, shown
 @click.option("--columns", metavar="PATH=NAME,...", help="a table's columns, such as path=photo,label=kind")
 @click.option("--views", metavar="HOW", help="also average over views of each image: flip or ten-crop")
 @click.option("--data", "moved_to", metavar="DATA", help="where RUN's own data is now, if it was moved")
+@click.option("--revision", metavar="NAME", help="of RUN as hf://USER/NAME: a branch, tag or commit")
 @click.option("--json", "as_json", is_flag=True, help="print all numbers as JSON")
 def evaluate(
-    run: str, data: str | None, columns: str | None, views: str | None, moved_to: str | None, as_json: bool
+    run: str,
+    data: str | None,
+    columns: str | None,
+    views: str | None,
+    moved_to: str | None,
+    revision: str | None,
+    as_json: bool,
 ) -> None:
     """Evaluate RUN on DATA, or on its own validation images."""
     import json
 
+    from tlkit.runs.hub import at_revision
+
+    run = at_revision(run, revision)
     with _tensorflow_quietly():
         from tlkit.runs.evaluate import evaluate_run
         from tlkit.runs.folder import open_run
@@ -93,10 +103,14 @@ def _show_seen(scores: dict[str, Any], given: bool) -> None:
 @click.argument("files", nargs=-1, required=True)
 @click.option("--csv", "csv_file", metavar="FILE", help="write the answers to a CSV")
 @click.option("--top", type=click.IntRange(1), default=3, metavar="N", help="classes per image; default 3")
-def predict(model: str, files: Sequence[str], csv_file: str | None, top: int) -> None:
-    """Classify FILES with MODEL, a run or an exported folder.
+@click.option("--revision", metavar="NAME", help="of hf://USER/NAME: a branch, tag or commit")
+def predict(model: str, files: Sequence[str], csv_file: str | None, top: int, revision: str | None) -> None:
+    """Classify FILES with MODEL: a run, an exported folder, or hf://USER/NAME.
 
     FILES are image files or folders of them."""
+    from tlkit.runs.hub import at_revision
+
+    model = at_revision(model, revision)
     if csv_file:
         check_writable(csv_file)
     with _tensorflow_quietly():
@@ -227,6 +241,7 @@ def _show_exports(table: Any) -> None:
     help='what requests must send; default: beyond this machine, one is made and shown; "" for none [TLKIT_TOKEN]',
 )
 @click.option("--token-file", metavar="FILE", help="the token from a file, which lists of processes do not show")
+@click.option("--revision", metavar="NAME", help="of hf://USER/NAME: a branch, tag or commit")
 def serve_(
     run: str,
     host: str,
@@ -236,11 +251,15 @@ def serve_(
     allow_host: Sequence[str],
     token: str | None,
     token_file: str | None,
+    revision: str | None,
 ) -> None:
     """Serve RUN: a local page, /predict, and TensorFlow Serving's REST interface.
 
-    RUN is a run or an exported folder. The endpoints are /predict, /v1/models/NAME:predict, /v1/models/NAME,
-    /v1/models/NAME/metadata, /health and /metrics."""
+    RUN is a run, an exported folder or hf://USER/NAME. The endpoints are /predict, /v1/models/NAME:predict,
+    /v1/models/NAME, /v1/models/NAME/metadata, /health and /metrics."""
+    from tlkit.runs.hub import at_revision
+
+    run = at_revision(run, revision)
     if token_file is not None:
         token = _token_of(token_file)
     with _tensorflow_quietly():

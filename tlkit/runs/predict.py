@@ -18,6 +18,7 @@ from tlkit.data.sources.folder import files_below
 from tlkit.data.sources.memory import InMemoryImages
 from tlkit.deployment.exported import Opened
 from tlkit.errors import DataError, nearest
+from tlkit.runs.hub import local_folder
 from tlkit.runs.reading import BATCH, open_exported, unsure_below
 from tlkit.words import shown, text_of
 
@@ -30,8 +31,8 @@ def predict(model: str | Path | Served, files: Images, *, top: int = 3) -> pd.Da
     """Predict classes and probabilities for image files or arrays, with a run's SavedModel or any export.
 
     Args:
-        model: A run's folder, or a folder that export wrote; or what `tlkit.runs.predict.opened` makes of it, to load
-            it once for several calls.
+        model: A run's folder, a folder that export wrote, or "hf://USER/NAME" (see `tlkit.push`); or what
+            `tlkit.runs.predict.opened` makes of it, to load it once for several calls.
         files: Files, and folders, which are searched as `tlkit.scan` does: links are followed, system files and files
             that lie beside images, such as annotations, are passed over. What the model itself does not decode, such
             as TIFF and HEIC, is converted first: see `tlkit.convert`. Or images in memory, raw RGB 0-255: an array of
@@ -60,7 +61,8 @@ def predict(model: str | Path | Served, files: Images, *, top: int = 3) -> pd.Da
 
 def opened(model: str | Path) -> Served:
     """A run or an export, loaded: its class names, the function of `open_exported`, and whether it has a threshold."""
-    return *open_exported(model), unsure_below(model) != 0
+    folder = local_folder(model, whole=False)
+    return *open_exported(folder), unsure_below(folder) != 0
 
 
 def answered(found: Sequence[Item], model: Served, top: int) -> pd.DataFrame:
