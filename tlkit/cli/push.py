@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from tlkit.cli.group import log_shown, main
+from tlkit.cli.output import json_option, show_json, wants_json
 from tlkit.words import shown
 
 
@@ -14,6 +15,7 @@ from tlkit.words import shown
 @click.option("--public", is_flag=True, help="for everyone to read; default: a private repository")
 @click.option("--revision", metavar="BRANCH", default="", help="default the main branch")
 @click.option("--with-data", is_flag=True, help="also what shows and names your images: report.html and tables")
+@json_option
 def push_(run: str, to: str, public: bool, revision: str, with_data: bool) -> None:
     """Upload RUN to Hugging Face's hub.
 
@@ -23,4 +25,7 @@ def push_(run: str, to: str, public: bool, revision: str, with_data: bool) -> No
 
     with log_shown():
         commit = push(run, to, public=public, revision=revision, with_data=with_data)
+    if wants_json():
+        show_json({"repository": to, "commit": commit})
+        return
     click.echo(f"uploaded to {shown(to)} as {commit[:12]}; fill in the lines in italics of its README.md")

@@ -23,6 +23,7 @@ from tlkit.data.sources.table import _read_table, root_of_table
 from tlkit.errors import DataError, nearest
 from tlkit.plan.columns import named_columns
 from tlkit.plan.in_memory import InMemory, as_data, needs_again
+from tlkit.progress import bar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,7 +95,12 @@ def scan(
     else:
         raise DataError(_not_a_table(data))
     composed = (one._replace(label=unicodedata.normalize("NFC", one.label)) for one in found)
-    rows = [row for item in composed if (row := row_of(root, item, findings)) is not None]
+    with bar(None, "file") as update:  # the files are found while they are read
+        rows = []
+        for number, item in enumerate(composed, start=1):
+            row = row_of(root, item, findings)
+            rows += [row] if row is not None else []
+            update(number)
     table = pd.DataFrame(rows, columns=list(TABLE_COLUMNS)).sort_values("path", ignore_index=True)
     table, more = _same_bytes(table)
     findings += more

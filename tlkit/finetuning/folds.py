@@ -21,7 +21,7 @@ from tlkit.finetuning.fit import training_deadline, training_examples
 from tlkit.finetuning.prepare import Prepared
 from tlkit.finetuning.refit import Refitted
 from tlkit.plan.plan import Plan
-from tlkit.progress import Clock, log
+from tlkit.progress import Clock, counted_off, log
 from tlkit.training.own_callbacks import report_rows
 from tlkit.training.resume import resumable
 from tlkit.training.train import train
@@ -56,7 +56,7 @@ def cross_validate(
     total, computed = [one.astype("float64") for one in model.get_weights()], 0
     numbers = range(int(folds.max(initial=0)) + 1)
     with clock.timed("folds"):
-        for number in numbers:
+        for number in counted_off(numbers, len(numbers), "fold"):
             rows = np.flatnonzero(folds == number)
             others = np.setdiff1d(np.arange(len(pool)), rows)
             log.info(f"fold      {number + 2} of {len(numbers) + 1}: {counted(len(rows), 'image')} held out")

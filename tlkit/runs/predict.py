@@ -18,6 +18,7 @@ from tlkit.data.sources.folder import files_below
 from tlkit.data.sources.memory import InMemoryImages
 from tlkit.deployment.exported import Opened
 from tlkit.errors import DataError, nearest
+from tlkit.progress import counted_off
 from tlkit.runs.hub import local_folder
 from tlkit.runs.reading import BATCH, open_exported, unsure_below
 from tlkit.words import shown, text_of
@@ -69,7 +70,8 @@ def answered(found: Sequence[Item], model: Served, top: int) -> pd.DataFrame:
     """The table of `predict` for images by a model that is loaded."""
     names, answer, has_threshold = model
     rows: list[dict[str, Any]] = []
-    for start in range(0, len(found), BATCH):
+    starts = range(0, len(found), BATCH)
+    for start in counted_off(starts, len(starts), f"batch of {BATCH} image"):
         chunk = found[start : start + BATCH]
         data = [one if isinstance(one, bytes | str) else _read(one) for _, one in chunk]
         oks, sures, all_values = answer([one if isinstance(one, bytes) else b"" for one in data])

@@ -27,6 +27,7 @@ from tlkit.manifest import check_file, known_manifest
 from tlkit.models.blocks import set_trainable
 from tlkit.models.files import open_model
 from tlkit.plan.in_memory import InMemory
+from tlkit.progress import counted_off
 from tlkit.runs.folder import Run, open_run
 from tlkit.runs.hub import local_folder
 from tlkit.training.own_objects import loss_of, made
@@ -143,7 +144,7 @@ def own_part(run: Run, part: str | None) -> ImageSet:
     gone = [file for file in files if not file.is_file()]
     if gone:
         raise DataError(_gone(run, root, gone, len(files)))
-    for file, sha256 in zip(files, table["sha256"], strict=True):
+    for file, sha256 in counted_off(zip(files, table["sha256"], strict=True), len(files), "file"):
         with file.open("rb") as stream:
             if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:
                 if isinstance(run.moved_to, InMemory):
