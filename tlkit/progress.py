@@ -64,6 +64,7 @@ def bar(total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
         finally:
             update(total)
         return
+    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     with contextlib.ExitStack() as stack:
@@ -71,7 +72,7 @@ def bar(total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
             inside = bool(_SHOWN)
             if not inside:  # a loop inside another one, or beside it, adds a bar to its display
                 columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-                _SHOWN.append(stack.enter_context(Progress(*columns, transient=True)))
+                _SHOWN.append(stack.enter_context(Progress(*columns, console=Console(), transient=True)))
                 stack.callback(_SHOWN.clear)
             (display,) = _SHOWN
         task = display.add_task(_how_far(0, total, unit), total=total)
