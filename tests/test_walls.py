@@ -44,7 +44,7 @@ FENCES = {  # package -> the only room or module that may import it
     "jinja2": "reporting.page",
     "tensorflow_hub": "backbones.hub",
     "keras_hub": "backbones.kerashub",
-    "huggingface_hub": "backbones.huggingface",
+    "huggingface_hub": "backbones.huggingface runs.hub",
     "flask": "runs.serve deployment.requests deployment.guard",
     "waitress": "deployment.server",
     "mlflow": "runs.trackers",

@@ -93,6 +93,7 @@ _HOME = {
     "Dataset": "data.dataset",
     "report": "reporting.report",
     "model_card": "reporting.card",
+    "push": "reporting.push",
     "check_data": "doctor.checkup",
     "check_up": "doctor.checkup",
     "ClassActivationMaps": "evaluation.saliency",
@@ -152,6 +153,7 @@ if TYPE_CHECKING:
     from tlkit.progress import Deadline
     from tlkit.reporting.card import model_card
     from tlkit.reporting.leaderboard import compare_runs
+    from tlkit.reporting.push import push
     from tlkit.reporting.report import report
     from tlkit.runs.adapt import adapt
     from tlkit.runs.batch import embed, predict_to

@@ -68,12 +68,15 @@ NEW_SECONDS = 10  # a partial shard younger than this may not be locked by its w
 TRIES = 20  # of publishing a shard while others clear its entry
 UNSEEN, SOUND, DAMAGED = np.arange(3, dtype="uint8")
 VERIFIED_AT_ONCE = 2**20  # bytes that are copied and then verified, so that they are still in the processor's cache
-KINDS = ("pixels", "looks", "features", "safety", "weights", "sources")
+KINDS = ("pixels", "looks", "features", "safety", "weights", "models", "sources")
 ABOUT = "about.txt"
 CLEARED = ".cleared-"
 _OWN = re.compile(
     r"(\.tmp-[0-9a-f]{8}-)?(about\.txt|safety\.json|weights\.(npz|json)|index\.json|[0-9a-f]{32}\.(npy|json)|[0-9a-f]{64}\.bytes)"
     r"|\.[0-9a-f]{32}\.partial|\.DS_Store"
+)
+_OF_MODEL = re.compile(  # a run of a model hub, in the folder NAME: see `tlkit.runs.hub`
+    r"about\.txt|\.DS_Store|[^/]+/((\.tmp-[0-9a-f]{8}-)?[\w.]+\.(json|keras|npz|csv|html)|(saved_model|modules)/.*)?"
 )
 _SHARD = re.compile(r"[0-9a-f]{32}\.(npy|json)")
 _UNPUBLISHED = re.compile(r"\.tmp-[0-9a-f]{8}-.+")  # see `tlkit.files`
@@ -99,7 +102,8 @@ class CacheEntry:
 
     Args:
         folder: where it is.
-        kind: "pixels", "looks" (digests of pixels), "features", "safety", "weights" or "sources" (bytes of data).
+        kind: "pixels", "looks" (digests of pixels), "features", "safety", "weights", "models" or "sources" (bytes of
+            data).
         about: a description of its contents.
         bytes: its size on disk.
         used: when it was last opened, in Unix seconds.
@@ -130,11 +134,14 @@ class CacheEntry:
         except FileNotFoundError:
             return  # another run has cleared it
         with contextlib.suppress(OSError):
-            remove(doomed, [name for name in contents(doomed) if _OWN.fullmatch(name)])
+            remove(doomed, [name for name in contents(doomed) if self._is_own(name)])
 
     def foreign(self) -> list[str]:
         """List the files in it that tlkit did not write."""
-        return [name for name in contents(self.folder) if not _OWN.fullmatch(name)]
+        return [name for name in contents(self.folder) if not self._is_own(name)]
+
+    def _is_own(self, name: str) -> bool:
+        return bool((_OF_MODEL if self.kind == "models" else _OWN).fullmatch(name))
 
     def check_clearable(self) -> None:
         """Raise RunError if it contains a file that tlkit did not write."""

@@ -7,46 +7,102 @@ The library logs at INFO and prints nothing. A script shows the log with
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
 import math
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from tlkit.notebook import in_notebook, notebook_bar
 
+Item = TypeVar("Item")
 log = logging.getLogger("tlkit")
 log.addHandler(logging.NullHandler())
 
 
 def bars_shown() -> bool:
     """Whether loops draw progress bars: the log is at INFO, and standard output is a terminal or a notebook."""
-    return log.isEnabledFor(logging.INFO) and (sys.stdout.isatty() or in_notebook())
+    return log.isEnabledFor(logging.INFO) and not _WITHOUT_BARS.get() and (sys.stdout.isatty() or in_notebook())
+
+
+_WITHOUT_BARS = contextvars.ContextVar("without bars", default=False)
 
 
 @contextlib.contextmanager
-def bar(total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar for a loop of `total` steps while the block runs.
+def without_bars() -> Iterator[None]:
+    """Draw no progress bars while the block runs, on a terminal either."""
+    token = _WITHOUT_BARS.set(True)
+    try:
+        yield
+    finally:
+        _WITHOUT_BARS.reset(token)
+
+
+_SHOWN: list[Any] = []  # the display that is on the terminal now; only one can be
+_ONE_DISPLAY = threading.Lock()
+
+
+@contextlib.contextmanager
+def bar(total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar for a loop of `total` steps while the block runs, with the time that remains.
+
+    total: None if it is not known: the bar then only shows that something is done, and how much.
 
     Yields a function to call with the number of steps that are done.
     """
-    if not total or not bars_shown():
+    if total == 0 or not bars_shown() or (total is None and in_notebook()):
         yield lambda done: None
         return
-    if in_notebook():
+    if in_notebook() and total is not None:
         update = notebook_bar(total, unit)
         try:
             yield update
         finally:
             update(total)
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(f"{unit}s"), TimeRemainingColumn())
-    with Progress(*columns, transient=True) as shown:
-        task = shown.add_task("", total=total)
-        yield lambda done: shown.update(task, completed=done)
+    with contextlib.ExitStack() as stack:
+        with _ONE_DISPLAY:
+            inside = bool(_SHOWN)
+            if not inside:  # a loop inside another one, or beside it, adds a bar to its display
+                columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+                _SHOWN.append(stack.enter_context(Progress(*columns, console=Console(), transient=True)))
+                stack.callback(_SHOWN.clear)
+            (display,) = _SHOWN
+        task = display.add_task(_how_far(0, total, unit), total=total)
+        if inside:
+            stack.callback(display.remove_task, task)
+        yield lambda done: display.update(task, completed=done, description=_how_far(done, total, unit))
+
+
+def _how_far(done: int, total: int | None, unit: str) -> str:
+    """How far a loop is, in words; of work of which nothing is counted, what it is.
+
+    >>> _how_far(3, 4, "image"), _how_far(3, None, "file"), _how_far(0, None, "proving the export")
+    ('3/4 images', '3 files', 'proving the export')
+    """
+    if total is not None:
+        return f"{done:,}/{total:,} {unit}s"
+    return f"{done:,} {unit}s" if done else unit
+
+
+def counted_off(items: Iterable[Item], total: int, unit: str) -> Iterator[Item]:
+    """Yield the items of a loop, and show a progress bar of how many are done.
+
+    >>> list(counted_off("abc", 3, "letter"))
+    ['a', 'b', 'c']
+    """
+    with bar(total, unit) as update:
+        for done, item in enumerate(items):
+            update(done)
+            yield item
+        update(total)
 
 
 @dataclass(frozen=True)

@@ -159,20 +159,28 @@ def test_each_epoch_is_a_row_with_its_rate_and_whether_it_is_the_best(model: ker
     assert 0 <= last["seconds"] <= last["at_seconds"] + 1e-3
 
 
-@pytest.mark.parametrize("lines", [True, False])
-def test_epochs_are_logged_where_no_bar_shows_them_and_the_best_at_the_end(
-    lines: bool, said: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_epochs_are_logged_and_the_best_at_the_end(said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callbacks, "SECONDS_BETWEEN_LINES", -1.0)
     history = History()
-    log = LogEpochs(history, lines=lines)
+    log = LogEpochs(history)
     log.on_train_begin()
     for epoch, best in enumerate((True, False)):
         add(history, best)
         log.on_epoch_end(epoch)
     log.on_train_end()
-    assert len(said) == (3 if lines else 1)
+    assert len(said) == 3
     assert said[-1].startswith("  2 epochs in 2.0 s; best: epoch 1, loss 2.0000")
+
+
+def test_a_bar_counts_the_steps_of_a_stage_from_its_first_epoch() -> None:
+    told: list[int] = []
+    steps = callbacks.CountSteps(told.append, earlier=3)
+    steps.set_params({"steps": 4})
+    for epoch in (3, 4):
+        steps.on_epoch_begin(epoch)
+        for batch in (1, 3):
+            steps.on_train_batch_end(batch)
+    assert told == [2, 4, 6, 8]
 
 
 def test_between_the_lines_of_epochs_lie_seconds(said: list[str]) -> None:

@@ -1,7 +1,7 @@
-"""Files of Hugging Face's hub, by huggingface_hub (the extra `tlkit[hf]`): the only file that imports it.
+"""Files of Hugging Face's hub, by huggingface_hub (the extra `tlkit[hf]`).
 
-It keeps them in its own cache ($HF_HOME), where other programs find them too. It reads $HF_TOKEN and $HF_ENDPOINT by
-itself; neither is stored or shown by tlkit.
+Only this file and `tlkit.runs.hub`, which uploads runs, import it. It keeps files in its own cache ($HF_HOME), where
+other programs find them too. It reads $HF_TOKEN and $HF_ENDPOINT by itself; neither is stored or shown by tlkit.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,32 +26,44 @@ def check_installed() -> None:
     _package()
 
 
-def hub_file(repo: str, file: str, revision: str) -> Path | None:
+WITHOUT_NETWORK = (
+    "Download it and config.json from {page} elsewhere, put both into one folder, and give that as `weights=FOLDER`."
+)
+
+
+def hub_file(
+    repo: str, file: str, revision: str, *, otherwise: str = WITHOUT_NETWORK, again: bool = False
+) -> Path | None:
     """Return a file of a repository, downloaded unless it is in the cache; None if the repository has no such file.
 
-    repo: "USER/REPO". revision: a branch, a tag or a commit; "" for the main branch. A commit's file that is in the
-    cache takes no network. Without a network, the branch is taken as it was when it was last asked for.
+    Args:
+        repo: "USER/REPO".
+        file: its path in the repository.
+        revision: a branch, a tag or a commit; "" for the main branch. A commit's file that is in the cache takes no
+            network. Without a network, the branch is taken as it was when it was last asked for.
+        otherwise: what to do where there is no network, of which "{page}" is the address of the repository.
+        again: download it although it is in the cache, where it is damaged.
 
     Raises WeightsError if the repository cannot be reached, does not exist, or is closed.
     """
     hub = _package()
     errors = hub.errors
-    if _is_commit(revision):  # what an earlier call found out of it stays true
+    if _is_commit(revision) and not again:  # what an earlier call found out of it stays true
         known = hub.try_to_load_from_cache(repo, file, revision=revision)
         if known is not None:
             return Path(known) if isinstance(known, str) else None
     place = {"revision": revision or None, "endpoint": os.environ.get("HF_ENDPOINT") or None}
+    forced = {"force_download": True} if again else {}
     unreachable = _unreachable(hub, hub.hf_hub_url(repo, file, **place))
     if not unreachable and file.endswith(SUFFIXES):
         log.info(f"download  {file} of {repo} from Hugging Face")
     try:
-        with _bars_as_ours(hub):
-            return Path(hub.hf_hub_download(repo, file, **place, local_files_only=bool(unreachable)))
+        with bars_as_ours(hub):
+            return Path(hub.hf_hub_download(repo, file, **place, local_files_only=bool(unreachable), **forced))
     except errors.LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError
         raise WeightsError(
-            f"'{file}' of '{repo}' is not on this machine and cannot be downloaded ({unreachable or _reason(error)}). "
-            f"Download it and config.json from {HUB}/{repo} elsewhere, put both into one folder, and give that as "
-            "`weights=FOLDER`."
+            f"'{file}' of '{repo}' is not on this machine and cannot be downloaded "
+            f"({unreachable or reason_of(error)}). " + otherwise.format(page=f"{HUB}/{repo}")
         ) from None
     except errors.EntryNotFoundError:
         return None
@@ -67,7 +80,9 @@ def hub_file(repo: str, file: str, revision: str) -> Path | None:
             "timm/resnext50_32x4d.tv_in1k. For a private one, set the environment variable HF_TOKEN."
         ) from None
     except Exception as error:  # httpx, requests and the file system raise many kinds
-        raise WeightsError(f"'{file}' of '{repo}' cannot be downloaded ({_reason(error)}). Try again later.") from None
+        raise WeightsError(
+            f"'{file}' of '{repo}' cannot be downloaded ({reason_of(error)}). Try again later."
+        ) from None
 
 
 def commit_of(file: Path) -> str:
@@ -90,7 +105,9 @@ def without_token(text: str) -> str:
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         token = os.environ.get(name, "").strip()
         text = text.replace(token, "...") if token else text
-    return text
+    module = sys.modules.get("huggingface_hub")
+    stored = module.get_token() if module is not None else None  # of `hf auth login`
+    return text.replace(stored, "...") if stored else text
 
 
 def _is_commit(revision: str) -> bool:
@@ -104,7 +121,7 @@ def _unreachable(hub: Any, url: str) -> str:
     except (hub.errors.HfHubHTTPError, hub.errors.FileMetadataError):  # it answers
         return ""
     except Exception as error:  # httpx and requests raise many kinds
-        return _reason(error)
+        return reason_of(error)
     return ""
 
 
@@ -115,14 +132,14 @@ def _package() -> Any:
         import huggingface_hub.utils
     except ImportError as error:
         raise WeightsError(
-            f"Weights of Hugging Face need 'huggingface-hub', which is not installed ({error}). "
+            f"Hugging Face's hub needs 'huggingface-hub', which is not installed ({error}). "
             "Install it with: pip install 'tlkit[hf]'."
         ) from None
     return huggingface_hub
 
 
 @contextlib.contextmanager
-def _bars_as_ours(hub: Any) -> Iterator[None]:
+def bars_as_ours(hub: Any) -> Iterator[None]:
     """Let huggingface_hub draw its progress bars only where tlkit draws its own."""
     tools = hub.utils
     if bars_shown() or tools.are_progress_bars_disabled():
@@ -135,7 +152,8 @@ def _bars_as_ours(hub: Any) -> Iterator[None]:
         tools.enable_progress_bars()
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """What failed, in a line without the token."""
     while error.__cause__ is not None:  # the first one says what failed
         error = error.__cause__
     text = str(error).strip() or type(error).__name__

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from typing import Any
 
@@ -10,19 +9,20 @@ import click
 
 from tlkit import __version__
 from tlkit.cli.group import main
+from tlkit.cli.output import json_option, show_json, wants_json
 from tlkit.quiet import _tensorflow_quietly
 from tlkit.words import counted, shown
 
 
 @main.command()
-@click.option("--json", "as_json", is_flag=True, help="print all of it as JSON")
-def env(as_json: bool) -> None:
+@json_option
+def env() -> None:
     """Show what is installed, and what clashes.
 
     Packages, devices, precision, the cache and the weights on this machine. Uses no network and changes nothing."""
     found = _found()
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
+    if wants_json():
+        show_json(found)
         return
     system, devices, cache = found["system"], found["devices"], found["cache"]
     click.echo(f"tlkit      {found['tlkit']}, Python {system['python']}, {system['system']}")

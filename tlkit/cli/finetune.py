@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tlkit.cli.group import log_shown, main
+from tlkit.cli.output import json_option, show_json, wants_json, wants_quiet
 from tlkit.quiet import _tensorflow_quietly
+from tlkit.words import shown
+
+if TYPE_CHECKING:
+    from tlkit.runs.folder import Run
 
 
 @main.command()
 @click.option("--out", metavar="FOLDER", default="tlkit-demo", help="default tlkit-demo")
+@json_option
 def demo(out: str) -> None:
     """Fine-tune `nano` on scikit-learn's digits. Needs no download."""
     with _tensorflow_quietly():
         from tlkit.finetuning.demo import demo as run_demo
     with log_shown():
-        run_demo(out)
+        run = run_demo(out)
+    _show_run(run)
 
 
 # The options that are hidden are so that the help fits one screen.
@@ -106,6 +114,7 @@ def demo(out: str) -> None:
 @click.option("--dry-run", is_flag=True, help="print the plan and stop")
 @click.option("--resume", metavar="RUN|auto", help="go on with a run that was stopped")
 @click.option("--force", is_flag=True, help="replace an earlier run in RUN")
+@functools.partial(json_option, hidden=True)
 @click.pass_context
 def finetune(
     context: click.Context,
@@ -141,9 +150,21 @@ def finetune(
     with log_shown():
         trackers = make_trackers(log_to)
         if resume is not None:
-            resumed(resume, job or data or moved_to, out, force=force, given=sorted(given), callbacks=trackers)
+            run = resumed(resume, job or data or moved_to, out, force=force, given=sorted(given), callbacks=trackers)
         elif job is not None:
-            carry_out(job, out, force=force, dry_run=dry_run, callbacks=trackers)
+            run = carry_out(job, out, force=force, dry_run=dry_run, callbacks=trackers)
+    _show_run(run)
+
+
+def _show_run(run: Run) -> None:
+    """Print what a run came to, for programs, and for people who were shown no log."""
+    done = run.finished
+    if wants_json():
+        facts = {"run": run.folder, "finished": done}
+        show_json(facts | ({"plan": run.plan.to_dict(), "metrics": run.metrics} if done else {}))
+    elif wants_quiet() and done:
+        sentence = (run.metrics["estimate"] or {}).get("sentence")
+        click.echo(shown(f"{run.folder}: {sentence}" if sentence else run.folder))
 
 
 def _is_given(context: click.Context, name: str) -> bool:

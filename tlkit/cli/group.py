@@ -17,10 +17,12 @@ from typing import Any
 import click
 
 from tlkit import __version__
+from tlkit.cli.completion import completed
+from tlkit.cli.output import quiet_option, wants_json, wants_quiet
 from tlkit.disk import disk_error, errno_of, is_of_tensorflow
 from tlkit.errors import TlkitError, nearest
 from tlkit.plan.address import redacted
-from tlkit.progress import log
+from tlkit.progress import log, without_bars
 from tlkit.stopping import INTERRUPTED
 from tlkit.words import shown
 
@@ -57,7 +59,9 @@ class _Echo(logging.Handler):
     """Print each line of the log."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(shown(in_options(self.format(record)), keep=NEWLINES))
+        attention = record.levelno >= logging.WARNING and wants_quiet()
+        said = shown(in_options(self.format(record)), keep=NEWLINES)
+        click.echo(f"attention: {said}" if attention else said, err=attention or wants_json())
 
 
 class _Attention(logging.Handler):
@@ -69,14 +73,21 @@ class _Attention(logging.Handler):
 
 
 @contextlib.contextmanager
-def log_shown() -> Iterator[None]:
-    """Print what the library logs while the block runs, and let its loops draw progress bars."""
-    handler, level = _Echo(), log.level
+def log_shown(*, lines: bool = True, is_result: bool = False) -> Iterator[None]:
+    """Print what the library logs while the block runs, and let its loops draw progress bars.
+
+    With --json it is printed to standard error; with --quiet only its warnings are, and no bar is drawn.
+
+    lines: whether the log is printed; its warnings are in any case.
+    is_result: the log is what the command is for, and is printed with --quiet too.
+    """
+    handler, level = _Echo() if lines else logging.NullHandler(), log.level
     log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.WARNING if wants_quiet() and not is_result else logging.INFO)
     log.propagate = False  # Keras or TensorFlow may add a handler to the root logger, which would print each line again
     try:
-        yield
+        with without_bars() if wants_quiet() or wants_json() else contextlib.nullcontext():
+            yield
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
@@ -84,7 +95,16 @@ def log_shown() -> Iterator[None]:
 
 
 class _Compact(click.Command):
-    """A command that hides --help from its own help text, and writes its options without a headline."""
+    """A command that hides --help from its own help text, and writes its options without a headline.
+
+    It takes --quiet, and shells complete its names of backbones, recipes and runs.
+    """
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.params.append(quiet_option())
+        for one in self.params:
+            completed(one)
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
         option = super().get_help_option(ctx)
@@ -125,6 +145,8 @@ class _Group(_Compact, click.Group):
         rest = [name for name in sorted(self.commands) if name not in shown]
         with formatter.section("More, each with --help of its own"):
             formatter.write_text(", ".join(rest))
+        formatter.write_paragraph()
+        formatter.write_text("-q, --quiet, of every command: print results and errors only")
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         name = args[0]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import TYPE_CHECKING
 
 import click
 
 from tlkit.cli.group import main
+from tlkit.cli.output import json_option, show_json, wants_json
 from tlkit.words import counted
 
 if TYPE_CHECKING:
@@ -17,11 +19,15 @@ _PUBLISHERS = {"storage.googleapis.com": "Keras", "download.pytorch.org": "torch
 
 
 @main.command()
+@json_option
 def backbones() -> None:
     """List the backbones by year, and where their weights come from."""
     from tlkit.backbones import BACKBONES, cached_file
     from tlkit.tables import Column, shown_table
 
+    if wants_json():
+        show_json([_backbone_facts(name, one) for name, one in BACKBONES.items()])
+        return
     columns = [
         Column("name"),
         Column("year", right=True),
@@ -63,6 +69,22 @@ def backbones() -> None:
     )
 
 
+def _backbone_facts(name: str, one: Backbone) -> dict[str, object]:
+    from tlkit.backbones import cached_file
+
+    return {
+        "name": name,
+        "year": one.year or None,
+        "parameters": one.parameters,
+        "image_size": one.size,
+        "blocks": one.blocks,
+        "weights": _source(one),
+        "here": cached_file(one) is not None,
+        "licence": one.licence,
+        "own_layers": bool(one.own_layers),
+    }
+
+
 def _source(backbone: Backbone) -> str:
     """Say who publishes a row's ImageNet weights, and their size; or how it is trained if nobody does."""
     if backbone.learn is not None:
@@ -79,11 +101,16 @@ def _source(backbone: Backbone) -> str:
 
 
 @main.command()
+@json_option
 def recipes() -> None:
     """List the recipes."""
     from tlkit.recipes import RECIPES
     from tlkit.tables import Column, shown_table
 
+    if wants_json():
+        tournament = {"name": "auto", "why": "the default: strategies compete, judged on held-out images"}
+        show_json([tournament, *(dataclasses.asdict(one) for one in RECIPES.values())])
+        return
     rows = [("auto", "a tournament", "the default: strategies compete, judged on your own held-out images")]
     for name, recipe in RECIPES.items():
         stages = " -> ".join(
@@ -98,10 +125,11 @@ def recipes() -> None:
 
 
 @main.command()
-@click.option("--clear", metavar="WHICH", help="clear these caches: pixels, features, safety, weights, or all")
+@click.option("--clear", metavar="WHICH", help="clear these: pixels, features, safety, weights, models, or all")
 @click.option(
     "--unused-days", type=float, default=0.0, metavar="D", help="only what was not opened for D days; default 0"
 )
+@json_option
 def cache(clear: str | None, unused_days: float) -> None:
     """Show or clear the cache of decoded images and features.
 
@@ -111,9 +139,16 @@ def cache(clear: str | None, unused_days: float) -> None:
 
     if clear is not None:
         cleared = Cache().clear(clear, unused_days)
+        if wants_json():
+            show_json({"cleared": [dataclasses.asdict(one) for one in cleared]})
+            return
         click.echo(f"cleared {counted(len(cleared), 'cache')}, {sum(one.bytes for one in cleared) / 1e9:.2f} GB")
         return
     there, now = Cache().entries(), time.time()
+    if wants_json():
+        total = sum(one.bytes for one in there)
+        show_json({"folder": Cache().folder, "bytes": total, "entries": [dataclasses.asdict(one) for one in there]})
+        return
     if there:
         columns = [
             Column("kind"),

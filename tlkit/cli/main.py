@@ -5,7 +5,7 @@ This is the only room that imports click. Importing this module registers every 
 
 from __future__ import annotations
 
-from tlkit.cli import batch, check, data, env, finetune, labelling, lists, runs, slices
+from tlkit.cli import batch, check, data, env, finetune, labelling, lists, push, runs, slices
 from tlkit.cli.group import main
 
-__all__ = ["batch", "check", "data", "env", "finetune", "labelling", "lists", "main", "runs", "slices"]
+__all__ = ["batch", "check", "data", "env", "finetune", "labelling", "lists", "main", "push", "runs", "slices"]

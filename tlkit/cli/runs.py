@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from tlkit.cli.group import log_shown, main
+from tlkit.cli.output import json_option, show_json, wants_json
 from tlkit.disk import check_writable
 from tlkit.errors import SpecError
 from tlkit.quiet import _tensorflow_quietly
@@ -23,20 +24,28 @@ from tlkit.words import counted, shown
 @click.option("--columns", metavar="PATH=NAME,...", help="a table's columns, such as path=photo,label=kind")
 @click.option("--views", metavar="HOW", help="also average over views of each image: flip or ten-crop")
 @click.option("--data", "moved_to", metavar="DATA", help="where RUN's own data is now, if it was moved")
-@click.option("--json", "as_json", is_flag=True, help="print all numbers as JSON")
+@click.option("--revision", metavar="NAME", help="of RUN as hf://USER/NAME: a branch, tag or commit")
+@json_option
 def evaluate(
-    run: str, data: str | None, columns: str | None, views: str | None, moved_to: str | None, as_json: bool
+    run: str,
+    data: str | None,
+    columns: str | None,
+    views: str | None,
+    moved_to: str | None,
+    revision: str | None,
 ) -> None:
     """Evaluate RUN on DATA, or on its own validation images."""
-    import json
+    from tlkit.runs.hub import at_revision
 
+    run = at_revision(run, revision)
     with _tensorflow_quietly():
         from tlkit.runs.evaluate import evaluate_run
         from tlkit.runs.folder import open_run
         from tlkit.tables import Column, shown_table
-    scores = evaluate_run(open_run(run, moved_to), data, views=views, columns=columns)
-    if as_json:
-        click.echo(json.dumps(scores, indent=2))
+    with log_shown(lines=False):
+        scores = evaluate_run(open_run(run, moved_to), data, views=views, columns=columns)
+    if wants_json():
+        show_json(scores)
         return
     for line in scores["lost"]:
         click.echo(f"attention: {shown(line)}")
@@ -97,6 +106,8 @@ def _show_seen(scores: dict[str, Any], given: bool) -> None:
 @click.option("--embeddings", is_flag=True, help="of --out: also write the pooled features")
 @click.option("--on", metavar="WHERE", help="of --out: ray, or ray://HOST:PORT")
 @click.option("--force", is_flag=True, help="of --out: remove answers of another model or other images")
+@click.option("--revision", metavar="NAME", help="of hf://USER/NAME: a branch, tag or commit")
+@json_option
 def predict(
     model: str,
     files: Sequence[str],
@@ -106,16 +117,17 @@ def predict(
     embeddings: bool,
     on: str | None,
     force: bool,
+    revision: str | None,
 ) -> None:
-    """Classify FILES with MODEL, a run or an exported folder.
+    """Classify FILES with MODEL: a run, an exported folder, or hf://USER/NAME.
 
     FILES are image files or folders of them. With --out also tables of paths; the same command goes on with what was
     stopped."""
+    from tlkit.runs.hub import at_revision
+
+    model = at_revision(model, revision)
     if out:
-        with _tensorflow_quietly():
-            from tlkit.runs.batch import predict_to
-        with log_shown():
-            click.echo(predict_to(model, files, out, embeddings=embeddings, on=on, force=force))
+        _predict_to(model, files, out, embeddings=embeddings, on=on, force=force)
         return
     if embeddings or on or force:
         raise click.UsageError("--embeddings, --on and --force are of --out.")
@@ -123,14 +135,38 @@ def predict(
         check_writable(csv_file)
     with _tensorflow_quietly():
         from tlkit.runs.predict import predict as answer
-    table = answer(model, files, top=top)
+    with log_shown(lines=False):
+        table = answer(model, files, top=top)
     if csv_file:
         from tlkit.files import csv_text, write_atomically
 
         write_atomically(Path(csv_file), csv_text(table))
         bad = int((table["problem"] != "").sum())
+        if wants_json():
+            show_json({"written": csv_file, "files": len(table), "problems": bad})
+            return
         click.echo(f"{counted(len(table), 'file')}, {bad:,} with a problem: {csv_file}")
         return
+    if wants_json():
+        show_json(table)
+        return
+    _print_answers(table, top)
+
+
+def _predict_to(model: str, files: Sequence[str], out: str, *, embeddings: bool, on: str | None, force: bool) -> None:
+    """Write the answers for any number of images, and say how many there were."""
+    with _tensorflow_quietly():
+        from tlkit.runs.batch import predict_to
+    with log_shown(lines=not wants_json()):
+        written = predict_to(model, files, out, embeddings=embeddings, on=on, force=force)
+    if wants_json():
+        show_json({"written": str(written.out), "files": written.rows, "problems": written.problems})
+        return
+    click.echo(written)
+
+
+def _print_answers(table: Any, top: int) -> None:
+    """Print the table of `tlkit.predict`, a line for each file."""
     for row in table.to_dict("records"):
         if row["problem"]:
             click.echo(f"{shown(row['path'])}  ({shown(row['problem'])})")
@@ -168,6 +204,7 @@ def predict(
 @click.option(
     "--for-tensorflow", metavar="VERSION", help="leave out of savedmodel what TensorFlow VERSION does not know"
 )
+@json_option
 def export(
     run: str,
     to: str | None,
@@ -196,8 +233,14 @@ def export(
             layout=layout,
             for_tensorflow=for_tensorflow,
         )
-    click.echo(f"written to {shown(folder)}")
     refusal = open_run(run).metrics["refusal"]
+    if wants_json():
+        show_json(
+            {"written": folder, "refusal": refusal, "proof": proof, "exports": exports_of(run)}
+            | {"other_thresholds": other_thresholds(run)}
+        )
+        return
+    click.echo(f"written to {shown(folder)}")
     if refusal:
         click.echo(f"unsure {refusal_sentence(refusal)}")
     for name, threshold in other_thresholds(run).items():
@@ -253,6 +296,7 @@ def _show_exports(table: Any) -> None:
     help='what requests must send; default: beyond this machine, one is made and shown; "" for none [TLKIT_TOKEN]',
 )
 @click.option("--token-file", metavar="FILE", help="the token from a file, which lists of processes do not show")
+@click.option("--revision", metavar="NAME", help="of hf://USER/NAME: a branch, tag or commit")
 def serve_(
     run: str,
     host: str,
@@ -262,16 +306,20 @@ def serve_(
     allow_host: Sequence[str],
     token: str | None,
     token_file: str | None,
+    revision: str | None,
 ) -> None:
     """Serve RUN: a local page, /predict, and TensorFlow Serving's REST interface.
 
-    RUN is a run or an exported folder. The endpoints are /predict, /v1/models/NAME:predict, /v1/models/NAME,
-    /v1/models/NAME/metadata, /health and /metrics."""
+    RUN is a run, an exported folder or hf://USER/NAME. The endpoints are /predict, /v1/models/NAME:predict,
+    /v1/models/NAME, /v1/models/NAME/metadata, /health and /metrics."""
+    from tlkit.runs.hub import at_revision
+
+    run = at_revision(run, revision)
     if token_file is not None:
         token = _token_of(token_file)
     with _tensorflow_quietly():
         from tlkit.runs.serve import StillAnswering, serve
-    with log_shown():
+    with log_shown(is_result=True):
         try:
             serve(run, host=host, port=port, name=name, allow_origin=allow_origin, allow_host=allow_host, token=token)
         except StillAnswering as error:
@@ -296,6 +344,7 @@ def _token_of(file: str) -> str:
 @click.option("--robustness", is_flag=True, help="also measure accuracy on corrupted images (minutes)")
 @click.option("--out", metavar="FILE", help="page that ranks RUNS; default leaderboard.html")
 @click.option("--data", "moved_to", metavar="DATA", help="where the data of RUN is now, if it was moved")
+@json_option
 def report_(runs: Sequence[str], robustness: bool, out: str | None, moved_to: str | None) -> None:
     """Write the report of a run again, or rank several RUNS.
 
@@ -305,19 +354,31 @@ def report_(runs: Sequence[str], robustness: bool, out: str | None, moved_to: st
     opened = [open_run(one, moved_to) for one in runs]
     with _tensorflow_quietly():
         from tlkit.reporting.report import report
-    with log_shown():
+    with log_shown(is_result=len(opened) > 1):
         page = report(opened, robustness=robustness, out=out)
+    if wants_json():
+        from tlkit.reporting.leaderboard import compare_runs
+
+        several = compare_runs(opened) if len(opened) > 1 else None
+        ranking = {"images": several.images, "rows": several.rows} if several else {}
+        show_json({"written": page, **ranking})
+        return
     click.echo(f"written to {shown(page)}")
 
 
 @main.command("card")
 @click.argument("run")
 @click.option("--out", metavar="FILE", help="default README.md in RUN")
+@json_option
 def card_(run: str, out: str | None) -> None:
     """Write RUN's model card, for a model hub."""
     from tlkit.reporting.card import model_card
 
-    click.echo(f"written to {shown(model_card(run, out))}; fill in the lines in italics")
+    page = model_card(run, out)
+    if wants_json():
+        show_json({"written": page})
+        return
+    click.echo(f"written to {shown(page)}; fill in the lines in italics")
 
 
 @main.command("explain")
@@ -334,6 +395,7 @@ def card_(run: str, out: str | None) -> None:
 @click.option("--fooling", is_flag=True, help="draw noise it is sure of, and FILES changed to another class")
 @click.option("--seed", type=int, default=0, metavar="N", help="of --typical and --fooling; default 0")
 @click.option("--data", "moved_to", metavar="DATA", help="of --units: where RUN's data is now, if it was moved")
+@json_option
 def explain_(run: str, files: Sequence[str], moved_to: str | None, **settings: Any) -> None:
     """Draw saliency maps: what RUN's answers on FILES rest on.
 
@@ -362,6 +424,9 @@ def explain_(run: str, files: Sequence[str], moved_to: str | None, **settings: A
     }
     with log_shown():
         lines = draw[kind]()
+    if wants_json():
+        show_json({"written": out, "sentences": lines})
+        return
     for line in lines:
         click.echo(shown(line))
 
@@ -371,6 +436,7 @@ def explain_(run: str, files: Sequence[str], moved_to: str | None, **settings: A
 @click.option("--out", metavar="RUN", required=True, help="folder of the new run")
 @click.option("--data", "moved_to", metavar="DATA", help="where the data of RUNS is now, if it was moved")
 @click.option("--force", is_flag=True, help="replace an earlier run in RUN")
+@json_option
 def ensemble(runs: Sequence[str], out: str, moved_to: str | None, force: bool) -> None:
     """Average RUNS in one exportable model, and measure the gain."""
     from tlkit.runs.folder import check_members, open_run
@@ -380,6 +446,9 @@ def ensemble(runs: Sequence[str], out: str, moved_to: str | None, force: bool) -
         from tlkit.runs.ensemble import ensemble as average
     with log_shown():
         run = average(members, out, force=force)
+    if wants_json():
+        show_json({"run": run.folder, "metrics": run.metrics})
+        return
     for split in ("validation", "test"):
         score = run.metrics[split]
         if score:
@@ -393,20 +462,19 @@ def ensemble(runs: Sequence[str], out: str, moved_to: str | None, force: bool) -
 
 @main.command("verify")
 @click.argument("path")
-@click.option("--json", "as_json", is_flag=True, help="print what was found as JSON")
+@json_option
 @click.pass_context
-def verify_(ctx: click.Context, path: str, as_json: bool) -> None:
+def verify_(ctx: click.Context, path: str) -> None:
     """Compare all files of PATH with their checksums: a run, an export, or cache.
 
     "cache" stands for the caches of decoded images and features; what is damaged there is removed, and computed again
     when it is needed. The exit code is 1 if anything is damaged, missing, or not tlkit's."""
-    import json
-
     from tlkit.runs.verify import verify
 
-    found = verify(path)
-    if as_json:
-        click.echo(json.dumps(found.to_dict(), indent=2))
+    with log_shown(lines=False):
+        found = verify(path)
+    if wants_json():
+        show_json(found.to_dict())
     else:
         for what in ("damaged", "missing", "foreign"):
             for name in getattr(found, what):

@@ -21,6 +21,7 @@ from tlkit.errors import DataError
 from tlkit.files import temporary_beside
 from tlkit.plan.address import Address
 from tlkit.plan.in_memory import InMemory
+from tlkit.progress import counted_off
 
 SUFFIXES = {"jpeg": ".jpg", "png": ".png", "gif": ".gif", "bmp": ".bmp", "webp": ".webp"}
 AS_IT_IS = ("duplicate", "grey", "tiny")  # notes and problems of images whose file is copied unchanged
@@ -70,7 +71,8 @@ def left_out(folder: str | Path) -> int:
 
 def _write(images: ImageSet, changed: set[str], folder: Path) -> pd.DataFrame:
     rows, taken = [], set[str]()
-    for file, row in zip(images.files(), images.table.itertuples(), strict=True):
+    pairs = zip(images.files(), images.table.itertuples(), strict=True)
+    for file, row in counted_off(pairs, len(images), "image"):
         copied = row.path not in changed and row.format in SUFFIXES
         name = _free_name(row.split, row.label, Path(row.path).stem, SUFFIXES[row.format] if copied else ".png", taken)
         target = folder / name

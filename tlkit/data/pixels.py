@@ -32,6 +32,7 @@ from tlkit.data.rows import not_shared
 from tlkit.data.sources.member import Item
 from tlkit.errors import DataError
 from tlkit.plan.in_memory import InMemory
+from tlkit.progress import bar
 from tlkit.words import counted
 
 # Increase it when `decode` changes a pixel, so that old caches are not found. TensorFlow, which decodes and resizes, is
@@ -148,8 +149,11 @@ def decode(images: ImageSet, size: int, fit: str, cache: Cache) -> tuple[Pixels,
     stored: set[str] = set(np.array(keys, dtype=object)[known])
     good = set(stored)
     looks = Looks(cache.at("looks", key))
-    with writer or contextlib.nullcontext():
+    with writer or contextlib.nullcontext(), bar(len(todo), "image") as update:
+        done = 0
         for rows, pixels in _decoded([(files[i], keys[i]) for i in todo], size, fit, images.depth) if todo else ():
+            done += len(rows)
+            update(done)
             decoded = [keys[todo[row]] for row in rows]
             looks.add(decoded, pixels)
             good.update(decoded)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ from tlkit.errors import DataError, nearest
 from tlkit.plan.address import Address
 from tlkit.plan.columns import named_columns
 from tlkit.plan.in_memory import InMemory, as_data, needs_again
+from tlkit.progress import bar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +85,8 @@ def scan(
             found = list(found)
             root.members.prepare([one.path for one in found])
     composed = (one._replace(label=unicodedata.normalize("NFC", one.label)) for one in found)
-    rows = rows_of(root, composed, findings)
+    with bar(None, "file") as update:  # the files are found while they are read
+        rows = rows_of(root, _counted(composed, update), findings)
     table = pd.DataFrame(rows, columns=list(TABLE_COLUMNS)).sort_values("path", ignore_index=True)
     table, more = _same_bytes(table)
     findings += more
@@ -100,6 +102,12 @@ def scan(
     if strict:
         raise_if_strict(images)
     return images
+
+
+def _counted(items: Iterable[_Found], update: Callable[[int], None]) -> Iterator[_Found]:
+    for number, item in enumerate(items, start=1):
+        yield item
+        update(number)
 
 
 WORKBOOKS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")

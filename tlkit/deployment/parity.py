@@ -20,6 +20,7 @@ from tlkit.deployment.saved_model import UNSURE
 from tlkit.errors import ParityError
 from tlkit.evaluation.known import NONE_OF_THESE
 from tlkit.folders import read_description
+from tlkit.progress import bar, counted_off
 from tlkit.stats import wilson_interval
 from tlkit.words import counted
 
@@ -71,7 +72,8 @@ class FreshProcess:
                 "answers": str(answers),
                 "batch_size": batch_size,
             }
-            self._process.communicate(json.dumps(question).encode())
+            with bar(None, "proving the export"):
+                self._process.communicate(json.dumps(question).encode())
             if self._process.returncode != 0:
                 self._errors.seek(0)
                 output = self._errors.read().decode("utf-8", "replace")[-1500:]
@@ -256,7 +258,8 @@ def prove_target(
     description, answer = open_target(folder)
     answer(pixels[:1])
     started = time.perf_counter()
-    found = np.concatenate([answer(pixels[at : at + 16]) for at in range(0, len(pixels), 16)])
+    starts = range(0, len(pixels), 16)
+    found = np.concatenate([answer(pixels[at : at + 16]) for at in counted_off(starts, len(starts), "batch of image")])
     seconds = time.perf_counter() - started
     agrees = found.argmax(1) == probabilities.argmax(1)
     agreement = float(agrees.mean())

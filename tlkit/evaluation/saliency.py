@@ -16,6 +16,7 @@ import numpy as np
 from tlkit.errors import SpecError
 from tlkit.models.blocks import feature_maps
 from tlkit.models.inference import frozen_call
+from tlkit.progress import counted_off
 
 COLOURS = ((0.0, (0, 0, 4)), (0.35, (120, 28, 109)), (0.65, (237, 105, 37)), (1.0, (252, 255, 164)))
 
@@ -152,7 +153,8 @@ def occlusion_maps(
         patch lowers the probability, see `has_map`.
     """
     call = frozen_call(model, batch_size)
-    return np.stack([_occluded(call, *one, patches, batch_size) for one in zip(images, classes, strict=True)])
+    pairs = counted_off(zip(images, classes, strict=True), len(images), "map")
+    return np.stack([_occluded(call, *one, patches, batch_size) for one in pairs])
 
 
 def _occluded(

@@ -23,7 +23,7 @@ from tlkit.finetuning.fit import training_deadline, training_examples
 from tlkit.finetuning.prepare import Prepared
 from tlkit.finetuning.refit import Refitted
 from tlkit.plan.plan import Plan
-from tlkit.progress import Clock, log
+from tlkit.progress import Clock, counted_off, log
 from tlkit.training.history import History
 from tlkit.training.own_callbacks import report_rows
 from tlkit.training.resume import resumable
@@ -62,9 +62,8 @@ def cross_validate(
     several = [np.flatnonzero(folds == number) for number in numbers]
     with clock.timed("folds"):
         trainings = (_training(plan, prepared, pool, rows, clock, history.restart) for rows in several)
-        for number, rows, (model, found) in zip(
-            numbers, several, _each_trained(trainings, len(several), checkpoints), strict=True
-        ):
+        each = zip(numbers, several, _each_trained(trainings, len(several), checkpoints), strict=True)
+        for number, rows, (model, found) in counted_off(each, len(several), "fold"):
             if found.cut_short or found.interrupted:
                 history.note(
                     f"the folds were given up after {number + 1}: the time was over, so the first is delivered"

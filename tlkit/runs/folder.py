@@ -53,6 +53,7 @@ from tlkit.plan.in_memory import InMemory, as_data
 from tlkit.plan.old import renewed_table
 from tlkit.plan.plan import Plan
 from tlkit.progress import log
+from tlkit.runs.hub import local_folder
 from tlkit.words import counted, text_of
 
 if TYPE_CHECKING:
@@ -373,14 +374,14 @@ def open_run(folder: str | Path, moved_to: str | Path | Address | InMemory | Non
     """Open a finished run.
 
     Args:
-        folder: The run's folder.
+        folder: The run's folder, or "hf://USER/NAME" (see `tlkit.push`), which is downloaded and verified.
         moved_to: Where the run's data is now, if it was moved: the folder or CSV that the run was made from. Data that
             lay in memory is given again: `tlkit.from_arrays(...)` of the same images in the same order.
 
     Raises:
         RunError: The folder is not a run, or a run that did not finish, or its plan does not go with its model.
     """
-    folder = Path(folder)
+    folder = local_folder(folder)
     if not folder.is_dir():
         raise RunError(f"No such run: '{folder}'. Expected the folder that `tlkit finetune` wrote.")
     run = Run(folder, None if moved_to is None else as_data(moved_to))

@@ -22,6 +22,8 @@ from tlkit.deployment.exported import Opened
 from tlkit.errors import DataError, nearest
 from tlkit.evaluation.known import NONE_OF_THESE
 from tlkit.plan.in_memory import InMemory, as_data
+from tlkit.progress import counted_off
+from tlkit.runs.hub import local_folder
 from tlkit.runs.reading import BATCH, open_exported, unsure_below
 from tlkit.words import shown, text_of
 
@@ -34,8 +36,8 @@ def predict(model: str | Path | Served, files: Images, *, top: int = 3) -> pd.Da
     """Predict classes and probabilities for image files or arrays, with a run's SavedModel or any export.
 
     Args:
-        model: A run's folder, or a folder that export wrote; or what `tlkit.runs.predict.opened` makes of it, to load
-            it once for several calls.
+        model: A run's folder, a folder that export wrote, or "hf://USER/NAME" (see `tlkit.push`); or what
+            `tlkit.runs.predict.opened` makes of it, to load it once for several calls.
         files: Files, and folders and archives, which are searched as `tlkit.scan` does: links are followed, system
             files and files that lie beside images, such as annotations, are passed over. What the model itself does
             not decode, such as TIFF and HEIC, is converted first: see `tlkit.convert`. Or images in memory, raw RGB
@@ -67,14 +69,16 @@ def predict(model: str | Path | Served, files: Images, *, top: int = 3) -> pd.Da
 
 def opened(model: str | Path) -> Served:
     """A run or an export, loaded: its class names, the function of `open_exported`, and whether it has a threshold."""
-    return *open_exported(model), unsure_below(model) != 0
+    folder = local_folder(model, whole=False)
+    return *open_exported(folder), unsure_below(folder) != 0
 
 
 def answered(found: Sequence[Named], model: Served, top: int) -> pd.DataFrame:
     """The table of `predict` for images by a model that is loaded."""
     names, answer, has_threshold = model
     rows: list[dict[str, Any]] = []
-    for start in range(0, len(found), BATCH):
+    starts = range(0, len(found), BATCH)
+    for start in counted_off(starts, len(starts), f"batch of {BATCH} image"):
         chunk = found[start : start + BATCH]
         data = [one if isinstance(one, bytes | str) else _read(one) for _, one in chunk]
         reply = answer([one if isinstance(one, bytes) else b"" for one in data])

@@ -29,7 +29,9 @@ from tlkit.manifest import check_file, known_manifest
 from tlkit.models.blocks import set_trainable
 from tlkit.models.files import open_model
 from tlkit.plan.in_memory import InMemory
+from tlkit.progress import counted_off
 from tlkit.runs.folder import Run, open_run
+from tlkit.runs.hub import local_folder
 from tlkit.training.own_objects import loss_of, made
 from tlkit.words import counted
 
@@ -137,6 +139,11 @@ def own_part(run: Run, part: str | None) -> ImageSet:
 
     Raises DataError for files that are gone or have changed, with the place where they were looked for.
     """
+    if not (run.folder / "split.csv").is_file() and known_manifest(run.folder) is not None:
+        raise DataError(
+            f"The run '{run.folder}' has no split.csv, as one that was downloaded has none: which images it was made "
+            "from is not known. Give images as `data`."
+        )
     table = run.read_table("split.csv")
     table = table if part is None else table[table["split"] == part].reset_index(drop=True)
     root = run.data_root
@@ -144,7 +151,7 @@ def own_part(run: Run, part: str | None) -> ImageSet:
     gone = [file for file in files if not file.is_file()]
     if gone:
         raise DataError(_gone(run, root, gone, len(files)))
-    for file, sha256 in zip(files, table["sha256"], strict=True):
+    for file, sha256 in counted_off(zip(files, table["sha256"], strict=True), len(files), "file"):
         with file.open("rb") as stream:
             if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:
                 if isinstance(run.moved_to, InMemory):
@@ -213,7 +220,7 @@ def open_exported(model: str | Path) -> tuple[list[str], Opened]:
     Returns its class names, and a function from files' bytes to (ok, sure, probabilities). Raises RunError if the
     folder is neither, or cannot be loaded.
     """
-    folder = Path(model)
+    folder = local_folder(model, whole=False)
     if is_target(folder):
         return _opened_target(folder)
     return opened_default(load_signatures(folder))
@@ -266,7 +273,7 @@ def unsure_below(model: str | Path) -> float | None:
 
     None if that is not known: an export without a description, which tlkit did not write.
     """
-    folder = Path(model)
+    folder = local_folder(model, whole=False)
     if not (folder / DESCRIPTION).is_file():
         folder = served_folder(model)
     if own_manifest(folder, DESCRIPTION) is None:
@@ -276,7 +283,7 @@ def unsure_below(model: str | Path) -> float | None:
 
 def served_folder(model: str | Path) -> Path:
     """The SavedModel folder of a run, or the folder itself if it is a SavedModel. Raises RunError otherwise."""
-    folder = Path(model)
+    folder = local_folder(model, whole=False)
     if (folder / "saved_model.pb").is_file():
         return folder
     run = open_run(folder)

@@ -35,6 +35,7 @@ from tlkit.errors import RunError, SpecError, TlkitError
 from tlkit.evaluation.saliency import ClassActivationMaps, has_map, occlusion_maps, overlay
 from tlkit.progress import log
 from tlkit.runs.folder import open_run
+from tlkit.runs.hub import local_folder
 from tlkit.runs.reading import (
     is_target,
     load_model,
@@ -93,7 +94,7 @@ def serve(
     in 20 seconds at most; a second one ends it at once.
 
     Args:
-        model: A run's folder, which also gives saliency maps, or a folder that `tlkit export` wrote.
+        model: A run's folder, which also gives saliency maps, a folder that `tlkit export` wrote, or "hf://USER/NAME".
         host: The address to listen at. The default answers only this machine.
         port: 0 takes any free port.
         name: NAME above. The default takes the folder's name, "model" and "classifier".
@@ -114,7 +115,7 @@ def serve(
     made = token is None and host not in LOOPBACK
     access = Access(host, origins, secrets.token_urlsafe(16) if made else _checked_token(token or ""), names)
     metrics = Metrics()
-    app = make_app(model, access=access, name=name, metrics=metrics)
+    app = make_app(local_folder(model), access=access, name=name, metrics=metrics)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family)

@@ -14,7 +14,7 @@ from tlkit.data.augment import augment_all
 from tlkit.data.examples import Examples
 from tlkit.features.folds import stratified_folds
 from tlkit.plan.augmentation import FACTORS, FLIPS, Augmentation, scaled
-from tlkit.progress import Deadline
+from tlkit.progress import Deadline, counted_off
 from tlkit.safety.evidence import GRID, FeatureExtractor, Features, ProbeSet
 from tlkit.safety.hints import exchanged
 from tlkit.safety.rules import Interval, Ruling, rule, skill_with_interval, survives, trusted
@@ -157,7 +157,8 @@ class Finding:
 def measure_fields(sample: Sample, asked: Augmentation, names: Iterable[str], deadline: Deadline) -> dict[str, Finding]:
     """Measure each field at its full range, in the order of `names`, until the deadline."""
     first: dict[str, Finding] = {}
-    for name in names if sample.able else ():
+    fields = list(names) if sample.able else []
+    for name in counted_off(fields, len(fields), "field"):
         for share in (1.0, *WIDTHS) if name == "rotate" else (1.0,):
             if deadline.over:
                 return first

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -161,23 +161,22 @@ class LogEpochs(keras.callbacks.Callback):
 
     Args:
         history: the history of this stage. `RecordEpochs` must come before this callback in the list.
-        lines: whether epochs are logged; False if a progress bar shows them.
     """
 
-    def __init__(self, history: History, *, lines: bool = True) -> None:
+    def __init__(self, history: History) -> None:
         super().__init__()
-        self._history, self._lines = history, lines
+        self._history = history
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._logged = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if self._lines and time.monotonic() - self._logged >= SECONDS_WITHIN_EPOCH:
+        if time.monotonic() - self._logged >= SECONDS_WITHIN_EPOCH:
             self._logged = time.monotonic()
             log.info(f"  epoch {self._history.epochs + 1}, step {batch + 1:,} of {self.params['steps']:,}")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if self._lines and time.monotonic() - self._logged >= SECONDS_BETWEEN_LINES:
+        if time.monotonic() - self._logged >= SECONDS_BETWEEN_LINES:
             self._logged = time.monotonic()
             log.info("  " + epoch_line(self._history.rows[-1]))
 
@@ -188,6 +187,20 @@ class LogEpochs(keras.callbacks.Callback):
             f"  {counted(len(rows), 'epoch')} in {sum(row['seconds'] for row in rows):.1f} s; "
             + (f"best: {epoch_line(best[-1])}" if best else "no improvement, so the earlier weights are kept")
         )
+
+
+class CountSteps(keras.callbacks.Callback):
+    """Tells a progress bar how many steps of a stage are done. earlier: how many epochs were before the stage."""
+
+    def __init__(self, update: Callable[[int], None], earlier: int) -> None:
+        super().__init__()
+        self._update, self._earlier, self._epoch = update, earlier, earlier
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._update((self._epoch - self._earlier) * self.params["steps"] + batch + 1)
 
 
 class StopWithoutImprovement(keras.callbacks.Callback):

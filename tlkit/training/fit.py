@@ -15,12 +15,13 @@ import numpy as np
 from tlkit.errors import TrainingError
 from tlkit.models.batch_norm import batch_norms, fit_momentum, recalibrate
 from tlkit.models.parallel import Spread, several_for, spread
-from tlkit.progress import Deadline, bars_shown, log
+from tlkit.progress import Deadline, bar, log
 from tlkit.stats import chance_log_loss
 from tlkit.stopping import STOPPING
 from tlkit.training.batches import Batches, Targets, augmenting, class_weights, in_turn, scaling
 from tlkit.training.callbacks import (
     LOG_LOSS,
+    CountSteps,
     FollowEpochs,
     KeepBest,
     LogEpochs,
@@ -198,26 +199,26 @@ def _fit(
     """
     training, validation = batches
     stage = plan.stage
-    bar = bars_shown() and stage.unfreeze != 0  # the epochs of a head are too short for a progress bar
-    callbacks = _callbacks(plan, training, keeper, history, deadline, chance, own, lines=not bar)
+    callbacks = _callbacks(plan, training, keeper, history, deadline, chance, own)
     place = None
     if plan.progress is not None:
         place = WithinStage(plan.progress, history, plan.clock, plan.recipe.batch_size)
     checkpointing = Checkpointing(place, training, callbacks)
 
     def fit(first: int, last: int) -> None:
+        steps = CountSteps(update, len(history.earlier))
         copy.model.fit(
             copy.feed(training),
             validation_data=copy.feed(validation),
             initial_epoch=first,
             epochs=last,
-            callbacks=[*callbacks, checkpointing],
+            callbacks=[*callbacks, checkpointing, steps],
             shuffle=False,  # Batches shuffles the examples; Keras would only permute whole batches
-            verbose=1 if bar else 0,
+            verbose=0,
         )
 
     try:
-        with STOPPING.between_steps():
+        with STOPPING.between_steps(), bar(stage.epochs * len(training), "step") as update:
             checkpointing.fit(fit, history.epochs, len(history.earlier) + stage.epochs)
     except TooLong as error:
         history.expected_seconds = error.seconds
@@ -247,10 +248,8 @@ def _callbacks(
     deadline: Deadline,
     chance: float,
     own: list[keras.callbacks.Callback],
-    *,
-    lines: bool,
 ) -> list[keras.callbacks.Callback]:
-    """The callbacks of a stage, in the order in which they work. lines: whether epochs are logged."""
+    """The callbacks of a stage, in the order in which they work."""
     stage = plan.stage
     callbacks = [
         ValidateByLogLoss(),
@@ -258,7 +257,7 @@ def _callbacks(
         StopOnNaN(plan.number, stage.learning_rate),
         keeper,
         RecordEpochs(history, plan.number, keeper, plan.clock),
-        LogEpochs(history, lines=lines),
+        LogEpochs(history),
         *own,
     ]
     if stage.ema:
