@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 from tlkit.recipes import RECIPES
 
+from tests.conftest import write_folder
 from tests.tiny import tiny_file
 from tlkit.backbones import BACKBONES
 from tlkit.cli.main import main
@@ -45,10 +46,28 @@ KEYS: dict[str, set[str]] = {  # documented in docs/terminal.md
     "finetune": {"run", "finished", "plan", "metrics"},
     "demo": {"run", "finished", "plan", "metrics"},
     "push": {"repository", "commit"},  # asked in tests/runs/test_hub.py
+    "check": {
+        "run",
+        "n",
+        "accuracy",
+        "accuracy_95",
+        "truth",
+        "drifted",
+        "drift",
+        "changes",
+        "classes",
+        "none_of_these",
+    },
+    "adapt": {"run", "adapted", "estimate_before", "estimate_after"},
+    "slices": {"n", "accuracy", "columns", "comparisons", "by_column", "hidden", "notes"},
+    "label-next": {"written", "images", "sentences"},
+    "embed": {"written", "files", "problems"},
+    "similar": {"image", "rank", "path", "label", "likeness"},
     "augment": {"verdict"},  # of each field, by --json -
 }
 SLOW = {"predict", "augment", "explain", "ensemble", "finetune", "evaluate", "report"}
-ELSEWHERE = {"demo", "push"}  # takes a minute; needs a hub
+SLOW |= {"slices", "label-next", "embed", "similar"}
+ELSEWHERE = {"demo", "push", "check", "adapt"}  # takes a minute; needs a hub; need more held-out images
 asked = [
     pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
     for name in COMMANDS
@@ -58,6 +77,7 @@ asked = [
 
 def words_of(command: str, folder: Path, run: Path, place: Path) -> list[str]:
     small = ["--backbone", tiny_file(), "--image-size", "32"]
+    fresh = write_folder(place / "fresh", 2, start=777) if command == "label-next" else place
     given = {
         "inspect": [str(folder), "--fast", "--image-size", "32"],
         "convert": [str(folder), str(place / "clean")],
@@ -70,6 +90,10 @@ def words_of(command: str, folder: Path, run: Path, place: Path) -> list[str]:
         "explain": [str(run), "--filters", "--out", str(place / "filters.png")],
         "ensemble": [str(run), str(place / "other"), "--out", str(place / "both")],
         "verify": [str(run)],
+        "slices": [str(run)],
+        "label-next": [str(run), str(fresh), "--out", str(place / "next.csv")],
+        "embed": [str(run), str(folder), "--out", str(place / "embedded.parquet")],
+        "similar": [str(run), str(next((folder / "red").iterdir())), "--out", str(place / "alike.png")],
         "finetune": [str(folder), *small, "--effort", "quick", "--out", str(place / "new"), "--no-report"],
         "augment": [str(folder), "--check", "--preset", "light", "--backbone", tiny_file()],
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from tlkit.cli.group import log_shown, main
+from tlkit.cli.output import json_option, show_json, wants_json
 from tlkit.disk import check_writable
 from tlkit.quiet import _tensorflow_quietly
 from tlkit.words import shown
@@ -20,6 +21,7 @@ from tlkit.words import shown
 @click.option("--image-size", type=click.IntRange(1), metavar="N", help="pixels, of a BACKBONE; default its own")
 @click.option("--on", metavar="WHERE", help="ray, or ray://HOST:PORT")
 @click.option("--force", is_flag=True, help="remove features of another model or other images")
+@json_option
 def embed_(model: str, files: Sequence[str], out: str, image_size: int | None, on: str | None, force: bool) -> None:
     """Write the pooled features of FILES to Parquet.
 
@@ -28,7 +30,11 @@ def embed_(model: str, files: Sequence[str], out: str, image_size: int | None, o
     with _tensorflow_quietly():
         from tlkit.runs.batch import embed
     with log_shown():
-        click.echo(embed(model, files, out, image_size=image_size, on=on, force=force))
+        written = embed(model, files, out, image_size=image_size, on=on, force=force)
+    if wants_json():
+        show_json({"written": written.out, "files": written.rows, "problems": written.problems})
+        return
+    click.echo(written)
 
 
 @main.command("similar")
@@ -38,6 +44,7 @@ def embed_(model: str, files: Sequence[str], out: str, image_size: int | None, o
 @click.option("--out", metavar="FILE", help="sheet of images; default similar.png")
 @click.option("--csv", "csv_file", metavar="FILE", help="write the pairs to a CSV, and draw nothing unless --out")
 @click.option("--data", "moved_to", metavar="DATA", help="where RUN's data is now, if it was moved")
+@json_option
 def similar_(
     run: str, images: Sequence[str], count: int, out: str | None, csv_file: str | None, moved_to: str | None
 ) -> None:
@@ -58,6 +65,9 @@ def similar_(
         table = similar(open_run(run, moved_to), images, count=count, out=sheet)
     if csv_file:
         write_atomically(Path(csv_file), csv_text(table))
+    if wants_json():
+        show_json(table)
+        return
     for image, found in table.groupby("image", sort=False):
         click.echo(shown(image))
         rows = [(f"{row.likeness:.3f}", row.label, row.path) for row in found.itertuples()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from tlkit.cli.group import log_shown, main
+from tlkit.cli.output import json_option, show_json, wants_json
 from tlkit.disk import check_writable
 from tlkit.quiet import _tensorflow_quietly
 from tlkit.words import shown
@@ -16,18 +17,16 @@ from tlkit.words import shown
 @click.option("--out", metavar="FILE", help="the page; default check.html")
 @click.option("--columns", metavar="PATH=NAME,...", help="a table's columns, such as path=photo")
 @click.option("--data", "moved_to", metavar="DATA", help="where RUN's own data is now, if it was moved")
-@click.option("--json", "as_json", is_flag=True, help="print all numbers as JSON; a page only with --out")
-def check_(run: str, images: str, out: str | None, columns: str | None, moved_to: str | None, as_json: bool) -> None:
+@json_option
+def check_(run: str, images: str, out: str | None, columns: str | None, moved_to: str | None) -> None:
     """Estimate how accurate RUN is on IMAGES without labels.
 
     Also says whether they differ from RUN's own, and in what. Labels in IMAGES are
     not used, but the accuracy by them is printed. The first check of a run takes
     minutes: it learns from its held-out images, corrupted in many ways."""
-    import json
-
     from tlkit.runs.folder import open_run
 
-    page = out or (None if as_json else "check.html")
+    page = out or (None if wants_json() else "check.html")
     if page:
         check_writable(page, makes_folders=True)
     opened = open_run(run, moved_to)
@@ -40,8 +39,8 @@ def check_(run: str, images: str, out: str | None, columns: str | None, moved_to
         found = check(opened, images, columns=columns)
     if page:
         write_page(found, page)
-    if as_json:
-        click.echo(json.dumps(found.to_dict(), indent=2))
+    if wants_json():
+        show_json(found.to_dict())
         return
     for line in found.sentences():
         click.echo(shown(line))
@@ -57,17 +56,13 @@ def check_(run: str, images: str, out: str | None, columns: str | None, moved_to
 @click.option("--columns", metavar="PATH=NAME,...", help="a table's columns, such as path=photo")
 @click.option("--data", "moved_to", metavar="DATA", help="where RUN's own data is now, if it was moved")
 @click.option("--force", is_flag=True, help="replace an earlier run in --out")
-@click.option("--json", "as_json", is_flag=True, help="print what was adapted as JSON")
-def adapt_(
-    run: str, images: str, out: str, columns: str | None, moved_to: str | None, force: bool, as_json: bool
-) -> None:
+@json_option
+def adapt_(run: str, images: str, out: str, columns: str | None, moved_to: str | None, force: bool) -> None:
     """Adapt RUN to IMAGES of a new site, without labels.
 
     BatchNormalization statistics and the shares of the classes are adapted, each
     only where the estimate of `tlkit check` says that it helps. The result is a run
     of its own, exported and proved; none is written where nothing is adapted."""
-    import json
-
     from tlkit.runs.folder import open_run
 
     opened = open_run(run, moved_to)
@@ -75,9 +70,8 @@ def adapt_(
         from tlkit.runs.adapt import adapt
     with log_shown():
         made, found = adapt(opened, images, out, columns=columns, force=force)
-    if as_json:
-        values = {**found.to_dict(), "run": None if made is None else shown(made.folder)}
-        click.echo(json.dumps(values, indent=2))
+    if wants_json():
+        show_json({**found.to_dict(), "run": None if made is None else made.folder})
         return
     for line in found.why:
         click.echo(shown(line))

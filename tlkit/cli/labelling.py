@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from tlkit.cli.group import log_shown, main
+from tlkit.cli.output import json_option, show_json, wants_json
 from tlkit.quiet import _tensorflow_quietly
 from tlkit.words import counted, shown
 
@@ -18,6 +19,7 @@ from tlkit.words import counted, shown
 @click.option("--out", metavar="CSV", help="default label-next.csv; with --labelled, labelled.csv")
 @click.option("--seed", type=int, default=0, help="default 0")
 @click.option("--data", "moved_to", metavar="DATA", help="where RUN's own data is now, if it was moved")
+@json_option
 def label_next(
     run: str,
     unlabelled: str | None,
@@ -44,12 +46,18 @@ def label_next(
     opened = open_run(run, moved_to)
     if labelled is not None:
         both = labelling.add_labels(opened, labelled, out)
+        if wants_json():
+            show_json({"written": out, "images": len(both)})
+            return
         click.echo(f"{counted(len(both), 'image')} in {shown(out)}: tlkit finetune {shown(out)}")
         return
     assert unlabelled is not None
     with log_shown():
         found = labelling.label_next(opened, unlabelled, count=count, strategy=strategy, seed=seed)
     found.write(out)
+    if wants_json():
+        show_json({"written": out, "images": len(found.table), "sentences": found.sentences()})
+        return
     for line in found.sentences():
         click.echo(shown(line))
     click.echo(

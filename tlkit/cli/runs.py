@@ -160,7 +160,7 @@ def _predict_to(model: str, files: Sequence[str], out: str, *, embeddings: bool,
     with log_shown(lines=not wants_json()):
         written = predict_to(model, files, out, embeddings=embeddings, on=on, force=force)
     if wants_json():
-        show_json({"written": str(written.out), "files": written.rows, "problems": written.problems})
+        show_json({"written": written.out, "files": written.rows, "problems": written.problems})
         return
     click.echo(written)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from tlkit.cli.group import main
+from tlkit.cli.output import json_option, show_json, wants_json
 from tlkit.quiet import _tensorflow_quietly
 from tlkit.words import counted, shown
 
@@ -17,12 +18,9 @@ MOST_ROWS = 20  # printed
 @click.option("--hidden/--no-hidden", default=True, help="look for slices that no column names; the default")
 @click.option("--data", "moved_to", metavar="DATA", help="where RUN's data is now, if it was moved")
 @click.option("--csv", "csv_file", metavar="FILE", help="write all rows to a CSV")
-@click.option("--json", "as_json", is_flag=True, help="print all numbers as JSON")
-def slices(
-    run: str, columns: str | None, hidden: bool, moved_to: str | None, csv_file: str | None, as_json: bool
-) -> None:
+@json_option
+def slices(run: str, columns: str | None, hidden: bool, moved_to: str | None, csv_file: str | None) -> None:
     """Find on which kinds of image RUN is worse."""
-    import json
     from pathlib import Path
 
     from tlkit.disk import check_writable
@@ -38,8 +36,8 @@ def slices(
     found = find(open_run(run, moved_to), columns, hidden=hidden)
     if csv_file:
         write_atomically(Path(csv_file), csv_text(found.table))
-    if as_json:
-        click.echo(json.dumps(found.to_dict(), indent=2))
+    if wants_json():
+        show_json(found.to_dict())
         return
     click.echo(f"accuracy {found.accuracy:.1%} on {counted(found.n, 'image')} that the model was not trained on")
     if found.by_column:
