@@ -98,7 +98,7 @@ def recipes() -> None:
 
 
 @main.command()
-@click.option("--clear", metavar="WHICH", help="clear these caches: pixels, features, safety, weights, or all")
+@click.option("--clear", metavar="WHICH", help="clear: pixels, features, safety, weights, sources, or all")
 @click.option(
     "--unused-days", type=float, default=0.0, metavar="D", help="only what was not opened for D days; default 0"
 )
