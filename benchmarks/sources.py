@@ -165,14 +165,14 @@ def _learned(data: Any, scratch: Path) -> dict[str, Any]:
     table, digest = dataset.images.table.sort_values("sha256"), hashlib.sha256()
     values = {}
     for part in ("train", "validation"):
-        examples = dataset.part(part).examples()
+        examples = dataset.part(part)
         rows = np.asarray(all_rows(extract_features(_network(len(dataset.class_names)), examples)))
         values[part] = rows.reshape(len(rows), -1), examples.labels
         for key, row in sorted(zip(examples.keys, rows, strict=True), key=lambda pair: pair[0]):
             digest.update(key.encode() + row.tobytes())
     head = LogisticRegression(C=0.1, max_iter=500).fit(*values["train"])
     found, labels = head.predict_proba(values["validation"][0]), values["validation"][1]
-    order = np.argsort(dataset.part("validation").images.table["sha256"].to_numpy())
+    order = np.argsort(dataset.part("validation").keys)
     return {
         "images": len(table),
         "split": table[["sha256", "label", "split"]].to_csv(index=False),

@@ -125,7 +125,7 @@ def finetune(
     force: bool,
     **options: Any,
 ) -> None:
-    """Fine-tune a backbone on DATA: a folder, table, or plan.json."""
+    """Fine-tune a backbone on DATA: a folder, table, archive, address, or plan.json."""
     from tlkit.errors import DataError
     from tlkit.finetuning.resolve import check_names
     from tlkit.plan.job import Job

@@ -125,7 +125,7 @@ def recipes() -> None:
 
 
 @main.command()
-@click.option("--clear", metavar="WHICH", help="clear these: pixels, features, safety, weights, models, or all")
+@click.option("--clear", metavar="WHICH", help="pixels, features, safety, weights, models, sources, or all")
 @click.option(
     "--unused-days", type=float, default=0.0, metavar="D", help="only what was not opened for D days; default 0"
 )

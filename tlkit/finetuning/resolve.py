@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from tlkit.runs.folder import open_run
 
 COPIES = 4  # of a model's weights: model.keras and the one that replaces it, the export, and the one that was judged
 BESIDE_WEIGHTS = 8_000_000  # bytes of the export's decoder, the report and the tables, about
+_ENDING = re.compile(r"\.(zip|tar|tgz|tbz2?|txz|tar\.\w+|tfrecords?|parquet)$", re.IGNORECASE)  # of data in one file
 LONGEST_NAME = 80  # characters of the data's name in the name of a run's folder
 
 
@@ -174,5 +176,7 @@ def _data_name(source: Path | Address | InMemory) -> str:
         source = source.absolute()
         table = kind_of_table(source) and not source.is_dir()
         name = f"{source.parent.name}-{source.stem}" if table else source.name
+    if not (isinstance(source, Path) and source.is_dir()):
+        name = _ENDING.sub("", name)
     name = "".join(one if is_utf8(one) and one.isprintable() else "_" for one in name)
     return name.lstrip(".-")[:LONGEST_NAME] or "data"

@@ -59,12 +59,14 @@ def columns_of(schema: Any) -> Columns | None:
 
     is_a = pyarrow.types
     nested = [one.name for one in schema if is_a.is_struct(one.type) and one.type.get_field_index("bytes") >= 0]
+    paths = {plain(one) for one in COLUMNS["path"]}
     binary = [one.name for one in schema if is_a.is_binary(one.type) or is_a.is_large_binary(one.type)]
+    if any(plain(one.name) in paths and is_a.is_string(one.type) for one in schema):  # a table of paths may hold others
+        binary = [one for one in binary if one.lower() in IMAGES]
     found = [*nested, *binary]
     if not found:
         return None
     image = min(found, key=lambda name: IMAGES.index(name.lower()) if name.lower() in IMAGES else len(IMAGES))
-    paths = {plain(one) for one in COLUMNS["path"]}
     others = [
         one.name
         for one in schema

@@ -5,7 +5,7 @@ To add a source, write a module that makes `Members` of it, and add a line to SO
 
 from __future__ import annotations
 
-import contextlib
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,17 +42,26 @@ def _is_archive(endings: tuple[str, ...]) -> Callable[[Path], bool]:
 
 
 def _are_all(path: Path, fits: Callable[[str], object]) -> bool:
-    """Whether a folder, or each folder in it, holds files of a kind, and neither images nor folders."""
-    if not path.is_dir():
+    """Whether a folder, or each folder in it, holds files of a kind, and neither images nor folders.
+
+    It is read no further than to its first image, of which it may hold very many.
+    """
+    found, folders = 0, []
+    try:
+        with os.scandir(path) as entries:
+            for one in entries:
+                if one.name.startswith(".") or is_system(one.name):
+                    continue
+                if one.is_dir():
+                    folders.append(Path(one.path))
+                elif Path(one.name).suffix.lower() in IMAGE_EXTENSIONS:
+                    return False
+                found += bool(fits(one.name))
+                if len(folders) > MOST_PARTS or (folders and found):
+                    return False
+    except OSError:
         return False
-    with contextlib.suppress(OSError):
-        entries = [one for one in sorted(path.iterdir()) if not is_system(one.name) and not one.name.startswith(".")]
-        if entries and all(one.is_dir() for one in entries[:MOST_PARTS]) and len(entries) <= MOST_PARTS:
-            return all(_are_all(one, fits) for one in entries)
-        found = sum(bool(fits(one.name)) for one in entries)
-        images = any(one.suffix.lower() in IMAGE_EXTENSIONS for one in entries)
-        return found > 0 and not images and not any(one.is_dir() for one in entries)
-    return False
+    return all(_are_all(one, fits) for one in folders) if folders else found > 0
 
 
 MOST_PARTS = 8  # folders such as train/ and test/ that hold the files of a source
