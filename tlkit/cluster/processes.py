@@ -47,9 +47,10 @@ def run_together(function: Callable[[Any], Any], given: Any, processes: int, var
         RunError: a process failed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")  # importing TensorFlow may take a minute
     try:
         import ray
-        from ray.train import RunConfig, ScalingConfig
+        from ray.train.v2.api import config
         from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
         from ray.train.v2.api.exceptions import TrainingFailedError
     except ImportError as error:
@@ -61,13 +62,15 @@ def run_together(function: Callable[[Any], Any], given: Any, processes: int, var
             "No Ray cluster is in use. Call ray.init() first: address='ray://HOST:PORT', or none for a local."
         )
     use_gpu = ray.cluster_resources().get("GPU", 0) >= processes
-    board = ray.remote(num_cpus=0)(_Board).remote()
+    board: Any = ray.remote(num_cpus=0)(_Board).remote()
     with tempfile.TemporaryDirectory() as folder:  # Ray Train writes its own state there
+        scaling: Any = config.ScalingConfig(num_workers=processes, use_gpu=use_gpu)
+        settings: Any = config.RunConfig(storage_path=folder, worker_runtime_env={"env_vars": dict(variables)})
         trainer = DataParallelTrainer(
             _process,
             train_loop_config={"function": function, "given": ray.put(given), "board": board},
-            scaling_config=ScalingConfig(num_workers=processes, use_gpu=use_gpu),
-            run_config=RunConfig(storage_path=folder, worker_runtime_env={"env_vars": dict(variables)}),
+            scaling_config=scaling,
+            run_config=settings,
         )
         try:
             trainer.fit()
