@@ -343,7 +343,7 @@ def with_workers(given: argparse.Namespace) -> dict:
         if given.work == "scan":
             scan(folder)
         elif given.work == "decode":
-            decode_images(dataset.images, given.size, cache=Cache(20, given.folder / "again"))
+            decode_images(dataset.images, given.size, cache=Cache(20, given.folder / f"again{given.workers}"))
         elif given.work == "features":
             extract_features(prefix, dataset.examples().take(rows), batch_size=BATCH)
         else:
