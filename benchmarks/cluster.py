@@ -18,6 +18,7 @@ for an image are stored too. From these follows what two idle cores would give: 
 of its own; two workers share both cores with it.
 
 `foresee`: prints the slopes again, and what the line through the two counts before the largest says of the largest.
+`hours`: prints what the measured costs come to for 1 to 100 million images on 1 to 64 workers.
 """
 
 import argparse
@@ -59,6 +60,7 @@ def main() -> None:
     one.add_argument("folder", type=Path)
     one.add_argument("count", type=int)
     one.add_argument("--on")
+    doors.add_parser("hours")
     lines = doors.add_parser("foresee")
     lines.add_argument("--on")
     workers = doors.add_parser("workers")
@@ -78,6 +80,8 @@ def main() -> None:
         growth(given.counts, given.on)
     elif given.door == "one":
         print(json.dumps(measure(given.folder, given.count, given.on)))
+    elif given.door == "hours":
+        hours()
     elif given.door == "foresee":
         foresee(given.on)
     elif given.door == "pool":
@@ -121,6 +125,43 @@ def foresee(on: str | None) -> None:
         off = f"{said / true - 1:+.0%}"
         print(f"{step}: {said:.0f} processor seconds foreseen for {counts[2]:,}, {true:.0f} measured ({off})")
     print(f"together: {total[0]:.0f} foreseen, {total[1]:.0f} measured ({total[0] / total[1] - 1:+.0%})")
+
+
+def hours() -> None:
+    """Print what the measured costs come to for more images, on more workers, as a table of Markdown.
+
+    A step takes the workers' time for an image, divided by their number, or the driver's, if that is more. The head is
+    solved by the driver alone.
+    """
+    growth_rows = sorted((r for r in read_rows(GROWTH) if not r["on"]), key=lambda row: int(row["images"]))
+    first, last = growth_rows[0], growth_rows[-1]
+    more = int(last["images"]) - int(first["images"])
+    slope = {s: 1000 * (float(last[f"{s}_processor"]) - float(first[f"{s}_processor"])) / more for s in STEPS}
+    measured = read_rows(WORKERS)
+
+    def of(work: str, column: str, backbone: str = "nano", size: str = "96") -> float:
+        rows = [r for r in measured if (r["work"], r["backbone"], r["size"]) == (work, backbone, size)]
+        return float(np.median([float(row[column]) for row in rows]))
+
+    for name, steps in {
+        "`nano` at 96": {w: (of(w, WORKER), of(w, DRIVER)) for w in ("scan", "decode", "features", "prediction")},
+        "`mobilenetv2` at 224": {
+            "scan": (of("scan", WORKER), of("scan", DRIVER)),
+            **{
+                w: (of(w, WORKER, "mobilenetv2", "224"), of(w, DRIVER, "mobilenetv2", "224"))
+                for w in ("decode", "features")
+            },
+        },
+    }.items():
+        print(name, {k: tuple(round(x, 3) for x in v) for k, v in steps.items()}, f"head {slope['head']:.2f}")
+        for images in (1_000_000, 20_000_000, 100_000_000):
+            cells = []
+            for workers in (1, 8, 64):
+                parts = {w: max(own / workers, driver) * images / 3.6e6 for w, (own, driver) in steps.items()}
+                parts["head"] = slope["head"] * images / 3.6e6
+                longest = max(parts, key=parts.__getitem__)
+                cells.append(f"{sum(parts.values()):.1f} h ({longest} {parts[longest]:.1f})")
+            print(f"| {images // 1_000_000} million | {' | '.join(cells)} |")
 
 
 def write(folder: Path, count: int) -> None:
@@ -274,7 +315,13 @@ def with_workers(given: argparse.Namespace) -> dict:
     import ray
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(include_dashboard=False, num_cpus=given.workers, object_store_memory=200_000_000, log_to_driver=False)
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        num_cpus=given.workers,
+        object_store_memory=200_000_000,
+        log_to_driver=False,
+    )
     from tlkit import Cache, build_classifier, decode_images, find_backbone, scan
     from tlkit.cluster import pool, working_on
     from tlkit.evaluation.predict import predict_probabilities
@@ -296,7 +343,7 @@ def with_workers(given: argparse.Namespace) -> dict:
         if given.work == "scan":
             scan(folder)
         elif given.work == "decode":
-            decode_images(dataset.images, given.size, cache=Cache(20, given.folder / "again"))
+            decode_images(dataset.images, given.size, cache=Cache(20, given.folder / f"again{given.workers}"))
         elif given.work == "features":
             extract_features(prefix, dataset.examples().take(rows), batch_size=BATCH)
         else:

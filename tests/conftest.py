@@ -34,10 +34,14 @@ COLOURS = {"blue": (30, 40, 220), "green": (30, 200, 40), "red": (220, 40, 30)}
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the tests of a file, and of all files that share the trained run, in one worker: the run is trained once."""
-    sharing = {item.path for item in items if "trained" in getattr(item, "fixturenames", ())}
+    """Run the tests of a file, and of all files that share the trained run or a cluster, in one worker: once each."""
+    sharing = {
+        name: {item.path for item in items if name in getattr(item, "fixturenames", ())}
+        for name in ("ray_cluster", "trained")
+    }
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("trained" if item.path in sharing else item.path.name))
+        group = next((name for name, paths in sharing.items() if item.path in paths), item.path.name)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

@@ -88,28 +88,24 @@ def test_a_pool_that_is_in_use_is_used_again() -> None:
 
 
 @pytest.mark.slow
-def test_a_cluster_gives_the_same_results_in_order(ray_cluster: None) -> None:
-    with pool("ray") as workers:
-        assert workers.workers == 2
-        found = list(workers.map_ordered(added, range(50), functools.partial(begun, 100)))
-        assert found == list(range(100, 150))
-        assert len(workers.pids()) == 2 and os.getpid() not in workers.pids()
-        with pytest.raises(DataError, match="item 7 cannot be used"):
-            list(workers.map_ordered(refuses, [7]))
-        assert list(workers.map_ordered(added, [1], functools.partial(begun, 1))) == [2]
+def test_a_cluster_gives_the_same_results_in_order(workers: Pool) -> None:
+    assert workers.workers == 2
+    found = list(workers.map_ordered(added, range(50), functools.partial(begun, 100)))
+    assert found == list(range(100, 150))
+    assert len(workers.pids()) == 2 and os.getpid() not in workers.pids()
+    with pytest.raises(DataError, match="item 7 cannot be used"):
+        list(workers.map_ordered(refuses, [7]))
+    assert list(workers.map_ordered(added, [1], functools.partial(begun, 1))) == [2]
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_is_replaced_and_its_items_are_done(
-    ray_cluster: None, tmp_path: Path, said: list[str]
-) -> None:
+def test_a_worker_that_dies_is_replaced_and_its_items_are_done(workers: Pool, tmp_path: Path, said: list[str]) -> None:
     names = [f"{i:02d}{'.dies' if i == 5 else '.lives'}" for i in range(20)]
-    with pool("ray") as workers:
-        assert list(workers.map_ordered(dies_once, [tmp_path / name for name in names])) == names
+    assert list(workers.map_ordered(dies_once, [tmp_path / name for name in names])) == names
     assert any("died; what it was doing is done again" in line for line in said)
 
 
 @pytest.mark.slow
-def test_an_item_that_kills_every_worker_is_given_up(ray_cluster: None) -> None:
-    with pool("ray") as workers, pytest.raises(RunError, match="died 4 times"):
+def test_an_item_that_kills_every_worker_is_given_up(workers: Pool) -> None:
+    with pytest.raises(RunError, match="died 4 times"):
         list(workers.map_ordered(always_dies, [1]))

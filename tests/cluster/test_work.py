@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ import pytest
 
 from tests.conftest import draw, write_folder
 from tests.strategy.test_tournament import BACKBONE, blind_heads, build, examples, table_of  # noqa: F401  a fixture
-from tlkit import Augmentation, Cache, Examples, Head, decode_images, finetune, scan
-from tlkit.cluster import Pool, pool, working_on
+from tlkit import Augmentation, Cache, Examples, Head, Recipe, Stage, decode_images, finetune, scan
+from tlkit.cluster import Pool, working_on
 from tlkit.errors import DataError
 from tlkit.evaluation.predict import predict_probabilities
 from tlkit.features import table as tables
@@ -27,15 +26,10 @@ from tlkit.models.blocks import cut
 from tlkit.plan.job import Job
 from tlkit.strategy.tournament import Tournament
 from tlkit.training import several
+from tlkit.training.restarts import train_best
 
 pytestmark = pytest.mark.slow
 LOSS = 1e-5  # how much losses of trainings may differ: workers have one thread, and this process has several
-
-
-@pytest.fixture(scope="module")
-def workers(ray_cluster: None) -> Iterator[Pool]:
-    with pool("ray") as found:
-        yield found
 
 
 def kill_one(workers: Pool) -> None:
@@ -101,7 +95,7 @@ class Killing:
 
 def test_a_worker_killed_among_features_changes_none_of_them(workers: Pool, tmp_path: Path, said: list[str]) -> None:
     prefix, _ = cut(build(Head(taps="all")), BACKBONE, 0)
-    augmentation = Augmentation(flip_horizontal=0.5, brightness=(0.8, 1.2))
+    augmentation = Augmentation(flip_horizontal=0.5, brightness=(-0.2, 0.2))
     settings: dict[str, Any] = {"augmentation": augmentation, "views": 2, "batch_size": 8}
     pool_of = examples(120, 40)
     here = extract_features(prefix, replace(pool_of, cache=Cache(root=tmp_path / "here")), **settings)
@@ -150,7 +144,7 @@ def test_a_worker_killed_in_the_tournament_changes_nothing(
 ) -> None:
     def hold(on: Pool | None) -> Any:
         pool_of = replace(examples(100, 1000), cache=Cache(root=tmp_path / str(on is None)))
-        job = Job("data", effort="best", epochs=2)
+        job = Job("data", effort="best", epochs=1)
         with working_on(on):
             return Tournament(build, BACKBONE, table_of(pool_of, 60), pool_of, job).run()
 
@@ -177,10 +171,8 @@ def test_a_worker_killed_in_the_tournament_changes_nothing(
     np.testing.assert_allclose(losses[0], losses[1], atol=LOSS)
 
 
-def test_folds_and_seeds_are_trained_with_the_same_losses(workers: Pool, tmp_path: Path) -> None:
-    from tlkit import Recipe, Stage
-    from tlkit.training.restarts import train_best
-
+@pytest.mark.long
+def test_seeds_are_trained_with_the_same_losses(workers: Pool, tmp_path: Path) -> None:
     recipe = Recipe("two seeds", (Stage(2, 1e-2), Stage(2, 1e-3, unfreeze=2)), restarts=1)
 
     def found(on: Pool | None) -> tuple[Any, Any]:
