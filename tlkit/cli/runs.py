@@ -111,6 +111,8 @@ def predict(
 
     FILES are image files or folders of them. With --out also tables of paths; the same command goes on with what was
     stopped."""
+    if out and csv_file:
+        raise click.UsageError("--csv and --out both name a file for the answers. Give one of them.")
     if out:
         with _tensorflow_quietly():
             from tlkit.runs.batch import predict_to
