@@ -24,6 +24,7 @@ import argparse
 import os
 import random
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -138,7 +139,7 @@ def memory(scratch: Path, count: int) -> dict[str, Any]:
         model_in(scratch, "nano", 64)
     out = scratch / f"{count}.parquet"
     command = [sys.executable, "-c", RUN, str(model), str(photos), str(out), "4096"]
-    started, peak, before = time.monotonic(), 0, 0
+    started, peak, before, children = time.monotonic(), 0, 0, resource.getrusage(resource.RUSAGE_CHILDREN)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None:
         try:
@@ -149,11 +150,10 @@ def memory(scratch: Path, count: int) -> dict[str, Any]:
         if not list(out.glob("part-*")):  # the model is loaded, and the first part is under way
             before = peak
         time.sleep(0.2)
-    _, status, usage = os.wait4(process.pid, 0) if process.returncode is None else (0, process.returncode, None)
-    if status:
-        raise SystemExit(f"it ended with {status}")
-    seconds = time.monotonic() - started
-    cpu = usage.ru_utime + usage.ru_stime if usage is not None else float("nan")
+    if process.wait():
+        raise SystemExit(f"it ended with {process.returncode}")
+    seconds, after = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - children.ru_utime - children.ru_stime
     rows = pd.read_parquet(out, columns=["path", "ok"])
     missing = count - len(rows)
     values = {

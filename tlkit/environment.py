@@ -24,7 +24,7 @@ PACKAGES = (  # what tlkit uses, and what is known to clash with it
     *("tensorflow", "tensorflow-cpu", "keras", "tensorflow-hub", "tf-keras", "setuptools", "numpy", "pandas"),
     *("scikit-learn", "scipy", "pillow", "albumentations", *OPENCV, "jax", "torch"),
     *("ai-edge-litert", "openvino", "onnx", "onnxruntime", "tf2onnx", "keras-hub", "huggingface-hub", "pi-heif"),
-    *("pyarrow", "ray", "nvidia-cudnn-cu12"),
+    *("pyarrow", "ray", "usearch", "nvidia-cudnn-cu12"),
 )
 NVIDIA = ("/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/nvidiactl")  # there, where Linux drives such a GPU
 

@@ -126,6 +126,7 @@ def test_the_report_shows_the_training_images_nearest_to_a_mistake(
     assert "<script" not in page
 
 
+@pytest.mark.slow
 def test_no_forward_pass_is_repeated_for_the_report_and_other_features_are_named(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,6 +125,8 @@ def predict(
     stopped."""
     from tlkit.runs.hub import at_revision
 
+    if out and csv_file:
+        raise click.UsageError("--csv and --out both name a file for the answers. Give one of them.")
     model = at_revision(model, revision)
     if out:
         _predict_to(model, files, out, embeddings=embeddings, on=on, force=force)
