@@ -17,9 +17,9 @@ import numpy as np
 from tlkit.stats import wilson_interval
 
 FEWEST_OF_A_CLASS = 20  # held-out images, from which a class has a threshold of its own
-# How many images a class's own threshold must be from to count as much as that of all classes. 25, 50 and 100 were tried
-# on one data set (clothing, features of `nano`): without it, sets of the same coverage had 2.6 classes instead of 2.2,
-# and the coverage of single classes was further from 0.9
+# How many images a class's own threshold must be from to count as much as that of all classes. 25, 50 and 100 were
+# tried on one data set (clothing, features of `nano`): without it, sets of the same coverage had 2.6 classes instead of
+# 2.2, and the coverage of single classes was further from 0.9
 SHARED_COUNTS = 50
 SERVED_DIFFERENCE = 1e-5  # the exported model may round the same image's probability differently by this much
 
