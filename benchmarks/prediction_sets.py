@@ -6,7 +6,7 @@ Heads on features of the frozen network are solved and calibrated as in known.py
 Sets of coverage 0.9 are fitted to the calibrated probabilities of held-out images, and measured on the test images:
 
     shipped         a threshold for each class with 20 held-out images or more, drawn towards that of all
-                    (`tlkit.evaluation.prediction_sets`; how far was chosen on clothing, `nano`, seed 0)
+                    (`tlkit.evaluation.prediction_sets`; how far was chosen on clothing, seed 0)
     class by class  the same, not drawn towards it
     one threshold   the same threshold for all classes (Sadinle, Lei and Wasserman 2019)
     aps             adaptive sets, the true class's place drawn at random (Romano, Sesia and Candès 2020)

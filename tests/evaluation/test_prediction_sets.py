@@ -40,8 +40,10 @@ def test_a_threshold_lies_between_that_of_the_class_and_that_of_all() -> None:
     own = probabilities[np.arange(400), labels]
     everything, found = threshold(own, 0.9), fit_prediction_sets(probabilities, labels, 0.9).thresholds
     for number in range(3):
-        alone, n = threshold(own[labels == number], 0.9), (labels == number).sum()
-        assert np.log(found[number]) == pytest.approx((n * np.log(alone) + 50 * np.log(everything)) / (n + 50))
+        alone, n = threshold(own[labels == number], 0.9), (labels == number).sum().astype(float)
+        assert np.log(found[number]) == pytest.approx(
+            (n**2 * np.log(alone) + 75**2 * np.log(everything)) / (n**2 + 75**2)
+        )
 
 
 def test_classes_with_few_images_share_a_threshold_and_are_named() -> None:
