@@ -17,9 +17,9 @@ import numpy as np
 from tlkit.stats import wilson_interval
 
 FEWEST_OF_A_CLASS = 20  # held-out images, from which a class has a threshold of its own
-# From how many images a class's own threshold counts as much as that of all classes. 30, 50, 75 and 100 were tried on one
-# data set (clothing, features of `nano` and MobileNetV2 at 128 pixels, n = 761): with 75, sets had 2.13 and 1.41 classes
-# instead of 2.62 and 1.62, and the intervals of fewer single classes did not hold 0.9 (1 and 1 of 10 instead of 2 and 3)
+# From how many images a class's own threshold counts as much as that of all classes. 30, 50, 75 and 100 were tried on
+# one data set (clothing, features of `nano` and MobileNetV2 at 128 pixels, n = 761): with 75, sets had 2.13 and 1.41
+# classes instead of 2.62 and 1.62, and of 10 classes the intervals of 1 and 1 did not hold 0.9, instead of 2 and 3
 SHARED_COUNTS = 75
 SERVED_DIFFERENCE = 1e-5  # the exported model may round the same image's probability differently by this much
 
