@@ -24,7 +24,7 @@ def test_each_class_is_covered_as_stated(coverage: float) -> None:
     measured = covered(fitted.sets(probabilities), labels, ["a", "b", "c"])
     assert measured["coverage"] == pytest.approx(coverage, abs=0.015)
     for one in measured["classes"].values():
-        assert one["coverage"] == pytest.approx(coverage, abs=0.03)
+        assert one["coverage"] == pytest.approx(coverage, abs=0.04)
 
 
 def test_thresholds_by_hand() -> None:
@@ -33,6 +33,17 @@ def test_thresholds_by_hand() -> None:
     assert threshold(own, 0.5) == pytest.approx(0.5 - SERVED_DIFFERENCE), "the 5th"
     assert threshold(own[1:], 0.9) == 0, "8 images cannot tell, so every class is in"
     assert threshold(own[:0], 0.9) == 0
+
+
+def test_a_threshold_lies_between_that_of_the_class_and_that_of_all() -> None:
+    probabilities, labels = drawn(400, 0)
+    own = probabilities[np.arange(400), labels]
+    everything, found = threshold(own, 0.9), fit_prediction_sets(probabilities, labels, 0.9).thresholds
+    for number in range(3):
+        alone, n = threshold(own[labels == number], 0.9), (labels == number).sum().astype(float)
+        assert np.log(found[number]) == pytest.approx(
+            (n**2 * np.log(alone) + 75**2 * np.log(everything)) / (n**2 + 75**2)
+        )
 
 
 def test_classes_with_few_images_share_a_threshold_and_are_named() -> None:
@@ -74,7 +85,8 @@ def test_crepes_and_mapie_give_the_same_sets() -> None:
 
     held, labels = drawn(700, 0)
     new, _ = drawn(2000, 1)
-    ours = fit_prediction_sets(held, labels, 0.9).sets(new)
+    own = held[np.arange(700), labels]
+    ours = new >= [threshold(own[labels == one], 0.9) for one in range(3)]
     given = Given().fit(held, labels)
     wrapped = crepes.WrapClassifier(given)
     wrapped.calibrate(held, labels, class_cond=True)
@@ -83,5 +95,5 @@ def test_crepes_and_mapie_give_the_same_sets() -> None:
     assert (ours != theirs).mean() < 0.001, "but for those within the difference of rounding"
     split = mapie.SplitConformalClassifier(given, confidence_level=0.9, conformity_score="lac", prefit=True)
     _, sets = split.conformalize(held, labels).predict_set(new)
-    one = new >= threshold(held[np.arange(700), labels], 0.9)
+    one = new >= threshold(own, 0.9)
     assert (one != sets[:, :, 0]).mean() < 0.001

@@ -38,6 +38,7 @@ SECTIONS = [
     "data-problems",
     "explain",
     "reliability",
+    "beyond",
     "safety",
     "decisions",
 ]

@@ -17,6 +17,10 @@ import numpy as np
 from tlkit.stats import wilson_interval
 
 FEWEST_OF_A_CLASS = 20  # held-out images, from which a class has a threshold of its own
+# From how many images a class's own threshold counts as much as that of all classes. 30, 50, 75 and 100 were tried on
+# one data set (clothing, features of `nano` and MobileNetV2 at 128 pixels, n = 761): with 75, sets had 2.13 and 1.41
+# classes instead of 2.62 and 1.62, and of 10 classes the intervals of 1 and 1 did not hold 0.9, instead of 2 and 3
+SHARED_COUNTS = 75
 SERVED_DIFFERENCE = 1e-5  # the exported model may round the same image's probability differently by this much
 
 
@@ -60,9 +64,10 @@ def thresholds_of(described: Mapping[str, Any] | None, class_names: Sequence[str
 def fit_prediction_sets(probabilities: np.ndarray, labels: np.ndarray, coverage: float) -> PredictionSets:
     """Find the thresholds on held-out images, each predicted by a head that was not trained on it.
 
-    The threshold of a class is its own probability's ceil((n + 1) * coverage)-th highest value among the n held-out
-    images of the class, so at least that share of the class's new images is covered. Classes with fewer than 20 images
-    share one threshold, found in the same way on all their images.
+    A class's own threshold is its probability's ceil((n + 1) * coverage)-th highest value among the n held-out images
+    of the class, so that at least this share of its new images would be covered. With few images it is far from the
+    true one by chance. So it is drawn towards the threshold of all images together: the logarithm of each counts as
+    n ** 2 and as 75 ** 2. Classes with fewer than 20 images share one threshold, found on all their images.
 
     Args:
         probabilities: Calibrated, float, shape (n, classes).
@@ -75,9 +80,19 @@ def fit_prediction_sets(probabilities: np.ndarray, labels: np.ndarray, coverage:
     few = counts < FEWEST_OF_A_CLASS
     together = few[labels]
     shared = threshold(own[together] if together.sum() >= FEWEST_OF_A_CLASS else own, coverage)
-    at = [shared if few[one] else threshold(own[labels == one], coverage) for one in range(classes)]
+    everything = threshold(own, coverage)
+    at = [shared if few[one] else _between(own[labels == one], everything, coverage) for one in range(classes)]
     n = [int(together.sum()) if few[one] else int(counts[one]) for one in range(classes)]
     return PredictionSets(coverage, tuple(at), tuple(n), tuple(few.tolist()))
+
+
+def _between(own: np.ndarray, everything: float, coverage: float) -> float:
+    """The threshold of a class between its own and that of all images. own: its probability for its images."""
+    alone = threshold(own, coverage)
+    if not alone or not everything:
+        return everything
+    weight = len(own) ** 2 / (len(own) ** 2 + SHARED_COUNTS**2)
+    return float(np.exp(weight * np.log(alone) + (1 - weight) * np.log(everything)))
 
 
 def threshold(own: np.ndarray, coverage: float) -> float:
