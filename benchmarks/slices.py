@@ -6,7 +6,8 @@ Up to 1,500 images, drawn at random, of each of five data sets; features of a fr
 is chosen by five folds; each image is predicted out of fold. What is planted, by part:
 
 - hidden: 20 settings, each the first seed below 12 that makes the planted images' error 15 points higher than that of
-  the others (no other condition). class: 12 % of one class get a look (dark, blurred, noisy or tinted) that no training
+  the others, or else 10 points (no other condition). class: 12 % of one class get a look (dark, blurred, noisy or
+  tinted) that no training
   image has. site: 12 % of all images get a look, in training too. shortcut: a mark or a tint on 95 % of one class and
   5 % of the others; the planted slice is the images against that rule. labels: the 15 % of one class with the lowest
   value of one measure, three fifths of them labelled as another class. Found: one of the first three slices has at
@@ -37,7 +38,7 @@ FILE = Path(__file__).with_suffix(".csv")
 DATA = ("latin_letters", "blood_cells", "cats_dogs", "clothing", "chest_xray")
 KINDS = ("class", "site", "shortcut", "labels")
 LOOKS = ("dark", "blur", "noise", "tint")
-MOST, SEEDS, HARM = 1500, 12, 0.15
+MOST, SEEDS, HARMS = 1500, 12, (0.15, 0.1)
 STRENGTHS = (1e-3, 1e-2)
 
 
@@ -45,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", default="mobilenetv2_0.35")
     parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--part", nargs="+", default=["hidden", "fair", "columns", "noise"])
+    parser.add_argument("--part", nargs="+", default=["fair", "hidden", "columns", "noise"])
     arguments = parser.parse_args()
     parts = {"hidden": hidden, "columns": columns, "fair": fair, "noise": noise}
     there = {(row["part"], row["backbone"], row["data"], row["kind"]) for row in read_rows(FILE)}
@@ -162,6 +163,20 @@ def plant(images: dict[str, np.ndarray], kind: str, seed: int, looks: tuple[str,
     return made
 
 
+def first_harmful(
+    images: dict[str, np.ndarray], kind: str, looks: tuple[str, ...] = ()
+) -> tuple[int, Planted, np.ndarray, tuple[float, float]] | None:
+    """The first seed whose planted images are worse than the others by one of HARMS, with which images are right."""
+    tried = []
+    for seed in range(SEEDS):
+        made = plant(images, kind, seed, looks)
+        right = made.right(seed)
+        tried.append((seed, made, right, errors(right, made.inside)))
+        if tried[-1][3][0] - tried[-1][3][1] >= HARMS[0]:
+            return tried[-1]
+    return next((one for one in tried if one[3][0] - one[3][1] >= HARMS[1]), None)
+
+
 # -- what is measured ----------------------------------------------------------------------------------------
 
 
@@ -172,15 +187,11 @@ def hidden(images, done) -> Iterator[tuple[str, dict[str, object]]]:
     for kind in KINDS:
         if done(kind):
             continue
-        for seed in range(SEEDS):
-            made = plant(images, kind, seed)
-            right = made.right(seed)
-            harm = errors(right, made.inside)
-            if harm[0] - harm[1] >= HARM:
-                break
-        else:
+        harmful = first_harmful(images, kind)
+        if harmful is None:
             yield kind, {"found": "no seed does harm"}
             continue
+        seed, made, right, harm = harmful
         measures = dict(zip(MEASURES, made.measures.T, strict=True))
         slices = hidden_slices(made.predicted, right, made.labels, measures=measures)[:3]
         shares = [(made.inside[s.rows].mean(), made.inside[s.rows].sum() / made.inside.sum(), s.p) for s in slices]
@@ -195,15 +206,11 @@ def columns(images, done) -> Iterator[tuple[str, dict[str, object]]]:
     for kind, looks in (("shortcut", ("mark", "tint")), ("site", ("blur", "noise"))):
         if done(kind):
             continue
-        for seed in range(SEEDS):
-            made = plant(images, kind, seed, looks)
-            right = made.right(seed)
-            harm = errors(right, made.inside)
-            if harm[0] - harm[1] >= HARM:
-                break
-        else:
+        harmful = first_harmful(images, kind, looks)
+        if harmful is None:
             yield kind, {"found": "no seed does harm"}
             continue
+        seed, made, right, harm = harmful
         chance = np.random.default_rng((seed, 9)).choice(["a", "b", "c"], len(right))
         names = images["classes"][made.labels]
         rows, _ = slice_rows({"planted": np.where(made.value, "yes", "no"), "chance": chance}, right, names)

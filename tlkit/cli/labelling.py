@@ -14,7 +14,7 @@ from tlkit.words import counted, shown
 @click.argument("run")
 @click.argument("unlabelled", required=False)
 @click.option("--count", type=click.IntRange(1), default=50, metavar="N", help="images to choose; default 50")
-@click.option("--strategy", metavar="NAME", help="such as cluster_margin or random; default the best on RUN's labels")
+@click.option("--strategy", metavar="NAME", help="such as margin or random; default the best on RUN's labels")
 @click.option("--labelled", metavar="CSV", help="take back a CSV with its labels filled in")
 @click.option("--out", metavar="CSV", help="default label-next.csv; with --labelled, labelled.csv")
 @click.option("--seed", type=int, default=0, help="default 0")

@@ -29,6 +29,7 @@ TAILS = (0.05, 0.1, 0.2, 0.33)  # shares of the images with the lowest and the h
 OVERLAP = 0.3  # of the images of a hidden slice that a better one may share
 FOUND = 5  # hidden slices at most
 FOLDS = 5  # of the regression of errors on features
+LIMITS = 16  # numbers of images whose errors it expects most, each a candidate
 RIDGE = 0.3  # its penalty, times the variance of the features
 
 
@@ -259,9 +260,7 @@ def _by_predicted_errors(
     order = np.argsort(-predicted, axis=0, kind="stable")
     errors = np.cumsum(np.take_along_axis(wrong[part], order, 0), 0)
     expected = np.cumsum(rate[part][order], 0)
-    counts = np.array([count for share in TAILS if (count := round(share * len(part))) >= SMALLEST])
-    if not len(counts):
-        return _Scored([], np.zeros(0), np.zeros(wrong.shape[1]))
+    counts = np.unique(np.geomspace(SMALLEST, LARGEST * len(part), LIMITS).round().astype(int))
     scores = _scores(errors[counts - 1], counts[:, None].astype(float), expected[counts - 1])
     return _Scored([np.sort(part[order[:count, 0]]) for count in counts], scores[:, 0], scores.max(0))
 

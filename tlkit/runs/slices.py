@@ -15,7 +15,7 @@ from PIL import Image
 from tlkit.data.appearance import MEASURES as APPEARANCE
 from tlkit.data.appearance import measure_appearance
 from tlkit.errors import DataError, SpecError, unknown
-from tlkit.evaluation.slices import ALPHA, HiddenSlice, SliceRow, hidden_slices, slice_rows, standing_out
+from tlkit.evaluation.slices import ALPHA, MOST, HiddenSlice, SliceRow, hidden_slices, slice_rows, standing_out
 from tlkit.notebook import card, lines, rows
 from tlkit.runs.features import pooled_features
 from tlkit.runs.folder import Run, open_run
@@ -268,10 +268,13 @@ def _hidden(
     """The hidden slices, described, and what is to be said if they were not looked for."""
     place = {path: i for i, path in enumerate(dataset.images.table["path"])}
     kept = np.array([i for i, path in enumerate(predictions["path"]) if path in place], "int64")
+    if len(kept) > MOST:
+        kept = np.sort(np.random.default_rng(0).permutation(kept)[:MOST])
     some = predictions.iloc[kept].reset_index(drop=True)
     dataset = dataset.take([place[path] for path in some["path"]])
     try:
-        features = pooled_features(model, dataset, compute=compute)
+        can = compute or not dataset.pixels.streamed  # otherwise every image would be decoded again
+        features = pooled_features(model, dataset, compute=compute) if can else None
     except SpecError as error:
         return (), [f"hidden slices were not looked for: {error}"]
     if features is None:
