@@ -126,10 +126,22 @@ def fields_of(obj: Any) -> set[str]:
         return set()
 
 
+def keep_options_whole(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Mark the options in commands, which a browser would break after their hyphens."""
+
+    def marked(block: re.Match[str]) -> str:
+        return re.sub(r"(?<![\w;&-])(--?[a-z][\w-]*)", r'<span class="option">\1</span>', block[0])
+
+    if "body" in context:
+        pattern = r'(?<=<div class="highlight-bash notranslate"><div class="highlight"><pre>).*?(?=</pre>)'
+        context["body"] = re.sub(pattern, marked, context["body"], flags=re.DOTALL)
+
+
 def setup(app: Any) -> None:
     main = importlib.import_module("tlkit.cli.main").main
     for command in main.commands.values():
         for option in command.params:  # hidden only so that the help fits one screen
             option.hidden = False
     app.connect("source-read", fill_in)
+    app.connect("html-page-context", keep_options_whole)
     app.connect("autodoc-process-docstring", with_sections, priority=100)  # before napoleon

@@ -10,8 +10,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -28,12 +30,17 @@ def example(name: str, *words: str | Path, folder: Path) -> subprocess.Completed
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
 
 
+def the_example(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.mark.slow
 def test_own_loop_is_finetune_written_out(folder: Path, tmp_path: Path, unserved: None) -> None:
-    spec = importlib.util.spec_from_file_location("own_loop", ROOT / "examples" / "own_loop.py")
-    assert spec and spec.loader
-    own_loop = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(own_loop)
+    own_loop = the_example("own_loop")
     mine = own_loop.main(str(folder), str(tmp_path / "own"), "nano", 64)
     run = finetune(folder, backbone="nano", image_size=64, recipe="small_similar", out=tmp_path / "run")
     passing = ["seconds", "at_seconds"]
@@ -45,6 +52,79 @@ def test_own_loop_is_finetune_written_out(folder: Path, tmp_path: Path, unserved
 @pytest.mark.slow
 def test_one_call_learns_a_folder(folder: Path, tmp_path: Path) -> None:
     assert accuracy_said(example("one_call", folder, tiny_file(), folder=tmp_path)) > 0.7
+
+
+def a_stand_in_for_optuna() -> ModuleType:
+    """As much of Optuna as the example uses, which draws at random."""
+    rng, module = np.random.default_rng(0), ModuleType("optuna")
+
+    class Trial:
+        def __init__(self, number: int) -> None:
+            self.number, self.params, self.user_attrs, self.value = number, {}, {}, 0.0
+
+        def _kept(self, name: str, value: Any) -> Any:
+            self.params[name] = value
+            return value
+
+        def suggest_int(self, name: str, low: int, high: int) -> int:
+            return self._kept(name, int(rng.integers(low, high + 1)))
+
+        def suggest_float(self, name: str, low: float, high: float, log: bool = False) -> float:
+            return self._kept(name, float(np.exp(rng.uniform(*np.log([low, high]))) if log else rng.uniform(low, high)))
+
+        def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
+            return self._kept(name, choices[int(rng.integers(len(choices)))])
+
+        def set_user_attr(self, name: str, value: Any) -> None:
+            self.user_attrs[name] = value
+
+    class Study:
+        def optimize(self, objective: Any, n_trials: int) -> None:
+            trials = [Trial(number) for number in range(n_trials)]
+            for one in trials:
+                one.value = objective(one)
+            self.best_trial = min(trials, key=lambda one: one.value)
+            self.best_params = self.best_trial.params
+
+    module.Trial, module.create_study = Trial, lambda sampler: Study()  # type: ignore[attr-defined]
+    module.samplers = SimpleNamespace(TPESampler=lambda seed: None)  # type: ignore[attr-defined]
+    return module
+
+
+@pytest.fixture
+def tune(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The example, with Optuna where it is installed."""
+    if importlib.util.find_spec("optuna") is None:
+        monkeypatch.setitem(sys.modules, "optuna", a_stand_in_for_optuna())
+    return the_example("tune")
+
+
+def test_tuning_chooses_by_validation_and_compares_on_test_images(
+    tune: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs: list[dict[str, Any]] = []
+
+    def finetune(data: Path, **given: Any) -> SimpleNamespace:
+        runs.append(given)
+        loss = {1: 0.2}.get(len(runs) - 1, 0.9)  # the second trial is the best
+        test = {"accuracy": len(runs) / 10, "n": 8}
+        return SimpleNamespace(metrics={"validation": {"log_loss": loss}, "test": test})
+
+    monkeypatch.setattr(tune.tlkit, "finetune", finetune)
+    assert tune.main(tmp_path, 3, "nano") == {"optuna": 0.2, "tournament": 0.4}
+    recipes = [one["recipe"] for one in runs]
+    assert recipes[-1] == "auto" and len(recipes) == 4
+    assert [one.name for one in recipes[:3]] == ["trial_0", "trial_1", "trial_2"] and recipes[0] != recipes[1]
+    assert len({str(one["out"]) for one in runs}) == 4 and all(one["test"] == 0.2 for one in runs)
+    said = capsys.readouterr().out
+    assert "best of 3 trials: {'epochs': " in said and "(n = 8): Optuna 0.200, the tournament 0.400" in said
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_recipe_fields_are_tuned_with_the_tournament_as_baseline(tune: Any, folder: Path, unserved: None) -> None:
+    found = tune.main(folder, 1, "nano")
+    assert set(found) == {"optuna", "tournament"} and all(0 <= one <= 1 for one in found.values())
 
 
 @pytest.mark.long
