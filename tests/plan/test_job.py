@@ -25,6 +25,8 @@ from tlkit.plan.spelling import JOB_ALIASES
 
 RECIPE = Recipe("mine", stages=(Stage(3, 1e-3, unfreeze=(2,)),), augmentation=Augmentation(rotate=(-5, 5)))
 OF_THE_CALL = {
+    "json",
+    "quiet",
     "resume",
     "moved_to",
     "out",

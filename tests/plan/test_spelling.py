@@ -105,6 +105,7 @@ def test_finetune_and_the_command_take_keras_names(
 ) -> None:
     jobs: list[Job] = []
     monkeypatch.setattr("tlkit.finetuning.finetune.carry_out", lambda job, *a, **k: jobs.append(job))
+    monkeypatch.setattr("tlkit.cli.finetune._show_run", lambda run: None)
     finetune(folder, **theirs)
     finetune(folder, **ours)
     given = []
