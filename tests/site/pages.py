@@ -23,6 +23,7 @@ NOT_RUN = {  # what a command or a block holds -> why it is not run here. Each m
     r"hub:https:|kerashub:resnet|timm:|hf://|torchvision:": "needs the network; tests/backbones use the loopback",
     r"resnet18-f37072fd": "needs PyTorch's file; tests/backbones read such files",
     r"train_on_machines": "needs a Ray cluster; tests/cluster/test_machines.py begins one",
+    r"--on ray": "starts a cluster; tests/cluster does so",
     r"--weights FOLDER": "needs a folder of weights; tests/backbones make one",
 }
 
