@@ -110,7 +110,7 @@ def adapt(
 
     Raises:
         DataError: There are fewer than 16 images.
-        SpecError: The run is an ensemble, or has fewer than 8 held-out images.
+        SpecError: The run is an ensemble, or has fewer than 4 held-out images.
     """
     run, out = run if isinstance(run, Run) else open_run(run), Path(out)
     if run.plan.ensemble_of:

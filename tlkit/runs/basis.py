@@ -37,7 +37,7 @@ TRAINING = 600  # training images at most to which the committee is fitted
 SHIFTED = 150  # held-out images at most that are shifted
 PASSES = (800, 10_000)  # images through the network for all shifts, of slow and of fast networks
 WORK = 1e12  # multiplications for all shifts, between these
-FEWEST = 8  # held-out images
+FEWEST = 4  # held-out images
 FEWEST_SHIFTS = 21  # unchanged images, and each corruption at two strengths
 PERMUTATIONS = 199  # of the drift tests that measure their power
 HARM = 0.05  # fall of accuracy from which a shift should be found
@@ -143,7 +143,7 @@ def basis_of(run: Run, cache: Cache | None = None, seed: int = 0) -> Basis:
     """Read a run's held-out images, and learn from shifts of them; what was learned before is in the cache.
 
     Raises:
-        SpecError: The run has fewer than 8 held-out images.
+        SpecError: The run has fewer than 4 held-out images.
         DataError: Its images are gone or have changed.
     """
     split, held_out = _held_out(run, cache)

@@ -219,7 +219,7 @@ def check(
 
     Raises:
         DataError: There are no images in the data, or the run's own images are gone or have changed.
-        SpecError: The run has fewer than 8 held-out images.
+        SpecError: The run has fewer than 4 held-out images.
     """
     run = run if isinstance(run, Run) else open_run(run)
     found = scan_unlabelled(data, run.plan.classes, columns=columns)
