@@ -6,9 +6,9 @@ Every n-th image of `clothing` (of `../shared`, or $TLKIT_SHARED) is packed into
 decoded; `nano` gives its features at 96 pixels, and a logistic regression learns from them, each time with an empty
 cache. A row per source says whether the split, the features and predicted probabilities (both bit for bit) and
 the metrics equal those of the first row of its pixels: the folder of the files for the sources that hand over the bytes
-of files, and a folder of lossless PNGs, as tlkit itself writes
-them, for arrays. Remote sources are on fsspec's memory://, and s3:// on the loopback
-(moto). Rows are appended to benchmarks/sources.csv; a source that has one of today is passed over.
+of files, and a folder of lossless PNGs, as tlkit itself writes them, for arrays. Remote sources are on fsspec's
+memory://, and s3:// on the loopback (moto). Rows are appended to benchmarks/sources.csv; a source that has one of today
+is passed over.
 """
 
 import argparse
