@@ -6,8 +6,9 @@ Every n-th image of `clothing` (of `../shared`, or $TLKIT_SHARED) is packed into
 decoded; `nano` gives its features at 96 pixels, and a logistic regression learns from them, each time with an empty
 cache. A row per source says whether the split, the features and predicted probabilities (both bit for bit) and
 the metrics equal those of the first row of its pixels: the folder of the files for the sources that hand over the bytes
-of files, and a folder of lossless PNGs for arrays. Remote sources are on fsspec's memory://, and s3:// on the loopback
-(moto). Rows are appended to benchmarks/sources.csv; a source that has one of today is passed over.
+of files, and a folder of lossless PNGs, as tlkit itself writes them, for arrays. Remote sources are on fsspec's
+memory://, and s3:// on the loopback (moto). Rows are appended to benchmarks/sources.csv; a source that has one of today
+is passed over.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from sklearn.metrics import log_loss
 import tlkit
 from tlkit.backbones import find_backbone
 from tlkit.cache import Cache
+from tlkit.data.arrays import png_bytes
 from tlkit.data.dataset import decode_images
 from tlkit.features.extract import all_rows, extract_features
 from tlkit.models.blocks import cut
@@ -117,7 +119,7 @@ def _sources(root: Path, table: pd.DataFrame, scratch: Path, endpoint: str) -> d
     def pngs() -> Path:
         for path, image in zip(table["path"], pixels(), strict=True):
             (scratch / "pngs" / path).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save((scratch / "pngs" / path).with_suffix(".png"))
+            (scratch / "pngs" / path).with_suffix(".png").write_bytes(png_bytes(image))
         return scratch / "pngs"
 
     found: dict[str, Callable[[], Any]] = {"folder": lambda: root, "table": csv}
