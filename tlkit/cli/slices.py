@@ -14,12 +14,12 @@ MOST_ROWS = 20  # printed
 
 @main.command()
 @click.argument("run")
-@click.option("--slices", "columns", metavar="COLUMN,...", help="columns of the table; default those of 2 to 20 values")
+@click.option("--slices", metavar="COLUMN,...", help="columns of the table; default those of 2 to 20 values")
 @click.option("--hidden/--no-hidden", default=True, help="look for slices that no column names; the default")
 @click.option("--data", "moved_to", metavar="DATA", help="where RUN's data is now, if it was moved")
 @click.option("--csv", "csv_file", metavar="FILE", help="write all rows to a CSV")
 @json_option
-def slices(run: str, columns: str | None, hidden: bool, moved_to: str | None, csv_file: str | None) -> None:
+def slices(run: str, slices: str | None, hidden: bool, moved_to: str | None, csv_file: str | None) -> None:
     """Find on which kinds of image RUN is worse."""
     from pathlib import Path
 
@@ -33,7 +33,7 @@ def slices(run: str, columns: str | None, hidden: bool, moved_to: str | None, cs
         from tlkit.runs.slices import named
         from tlkit.runs.slices import slices as find
         from tlkit.tables import Column, shown_table
-    found = find(open_run(run, moved_to), columns, hidden=hidden)
+    found = find(open_run(run, moved_to), slices, hidden=hidden)
     if csv_file:
         write_atomically(Path(csv_file), csv_text(found.table))
     if wants_json():

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tlkit.plan.in_memory import InMemory
 
 COUNT = 50  # images that are asked for by default
-DEFAULT = "margin"  # where a simulation is not possible; see benchmarks/label_next.py
+DEFAULT = "core_set"  # where a simulation is not possible; see benchmarks/label_next.py
 COLUMNS = ("path", "label", "suggested", "probability", "reason")
 
 
