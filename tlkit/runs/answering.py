@@ -23,6 +23,7 @@ from tlkit.data.convert import without_warnings
 from tlkit.data.decode import square_decoder
 from tlkit.data.headers import why_not
 from tlkit.errors import RunError
+from tlkit.evaluation.known import Known
 from tlkit.models.inference import frozen_call
 from tlkit.runs.items import Item, decodable, read_raw
 from tlkit.runs.predict import Served
@@ -40,6 +41,9 @@ class Answers:
     ok: whether each was answered, bool, shape (n,). problems: why not, or "".
     probabilities: float32, shape (n, classes), 0 where not ok; None if the model gives none.
     sure: bool, shape (n,); None where the model has no threshold below which it is unsure.
+    known: p-values for being like the images that the model knows, float32, shape (n,); None if it gives none.
+    none: whether the answer is "none of these", bool, shape (n,); None if it never is.
+    prediction_set: bool, shape (n, classes); None if the model gives no sets.
     embeddings: float32, shape (n, features), 0 where not ok; None if they were not asked for.
     """
 
@@ -47,6 +51,9 @@ class Answers:
     problems: tuple[str, ...]
     probabilities: np.ndarray | None = None
     sure: np.ndarray | None = None
+    known: np.ndarray | None = None
+    none: np.ndarray | None = None
+    prediction_set: np.ndarray | None = None
     embeddings: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -61,13 +68,10 @@ def joined(parts: Sequence[Answers]) -> Answers:
         return None if values[0] is None else np.concatenate(values)
 
     problems = tuple(one for part in parts for one in part.problems)
-    return Answers(
-        np.concatenate([one.ok for one in parts]),
-        problems,
-        column("probabilities"),
-        column("sure"),
-        column("embeddings"),
-    )
+    return Answers(np.concatenate([one.ok for one in parts]), problems, **{name: column(name) for name in MEASURED})
+
+
+MEASURED = ("probabilities", "sure", "known", "none", "prediction_set", "embeddings")  # what `Answers` has of each image
 
 
 class Engine(Protocol):
@@ -96,7 +100,8 @@ class ServedModel:
         return data if isinstance(data, str) else decodable(data)
 
     def answer(self, prepared: Sequence[bytes | str]) -> Answers:
-        ok, sure, values = self._ask([b"" if isinstance(one, str) else one for one in prepared])
+        reply = self._ask([b"" if isinstance(one, str) else one for one in prepared])
+        ok, sure, values = reply
         problems = [
             "" if good else one if isinstance(one, str) else ": ".join(why_not(one))
             for one, good in zip(prepared, ok, strict=True)
@@ -106,6 +111,9 @@ class ServedModel:
             tuple(problems),
             np.asarray(values, "float32"),
             np.asarray(sure, bool) if self._has_threshold else None,
+            reply.known,
+            reply.none,
+            reply.prediction_set,
         )
 
 
@@ -118,6 +126,35 @@ class Looks:
     depth: int
 
 
+@dataclass(frozen=True, eq=False)
+class Beyond:
+    """What a run answers besides probabilities, as its SavedModel does.
+
+    unsure_below: the probability below which it is unsure; 0 for never.
+    known: tells images of its classes from others. none_below: the p-value below which the answer is "none of these"; 0
+        for never.
+    thresholds: of the prediction sets, for each class.
+    """
+
+    unsure_below: float = 0.0
+    known: Known | None = None
+    none_below: float = 0.0
+    thresholds: np.ndarray | None = None
+
+    def of(self, features: np.ndarray, probabilities: np.ndarray, ok: np.ndarray) -> dict[str, np.ndarray | None]:
+        """The columns sure, known, none and prediction_set of `Answers`."""
+        known = none = None
+        if self.known is not None:
+            known = np.asarray(self.known.p_values(features, probabilities)) * ok
+            none = ok & (known < self.none_below) if self.none_below else None
+        return {
+            "sure": ok & (probabilities.max(1) >= self.unsure_below) if self.unsure_below else None,
+            "known": known,
+            "none": none,
+            "prediction_set": None if self.thresholds is None else ok[:, None] & (probabilities >= self.thresholds),
+        }
+
+
 class Network:
     """A Keras model that gives pooled features, and probabilities where it is a classifier."""
 
@@ -127,7 +164,7 @@ class Network:
         looks: Looks,
         classes: Sequence[str] = (),
         *,
-        unsure_below: float = 0.0,
+        beyond: Beyond | None = None,
         stores: Sequence[Store] = (),
     ) -> None:
         """Wrap a model.
@@ -135,10 +172,11 @@ class Network:
         model: its outputs are the features of one tensor or several; before them the probabilities, if there are
             classes.
         looks: how files become its input.
-        unsure_below: the probability below which it is unsure; 0 for never.
+        beyond: what it answers besides probabilities.
         stores: caches of its features, one for each output; they are not computed again for an image found there.
         """
-        self.classes, self._looks, self._unsure_below, self._stores = tuple(classes), looks, unsure_below, stores
+        self.classes, self._looks, self._stores = tuple(classes), looks, stores
+        self._beyond = beyond or Beyond()
         self._call = frozen_call(model, BATCH)
         self._square = square_decoder(looks.size, looks.fit, looks.depth)
         shapes = [one.shape[1:] for one in model.outputs]
@@ -185,8 +223,7 @@ class Network:
         problems = tuple(one if isinstance(one, str) else "" for one in prepared)
         if not self.classes:
             return Answers(ok, problems, embeddings=embeddings)
-        sure = ok & (probabilities.max(1) >= self._unsure_below) if self._unsure_below else None
-        return Answers(ok, problems, probabilities, sure, embeddings)
+        return Answers(ok, problems, probabilities, **self._beyond.of(embeddings, probabilities, ok), embeddings=embeddings)
 
 
 def answered(engine: Engine, items: Sequence[Item]) -> Answers:
@@ -266,7 +303,5 @@ def _without(like: Answers, why: str) -> Answers:
     return Answers(
         np.zeros(1, bool),
         (f"the model fails on it: {why}",),
-        blank(like.probabilities),
-        blank(like.sure),
-        blank(like.embeddings),
+        **{name: blank(getattr(like, name)) for name in MEASURED},
     )

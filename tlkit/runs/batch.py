@@ -28,13 +28,15 @@ from tlkit.data.pixels import Pixels
 from tlkit.disk import check_writable
 from tlkit.doctor.checkup import _network
 from tlkit.errors import DataError, SpecError
+from tlkit.evaluation.prediction_sets import thresholds_of
 from tlkit.features.extract import feature_stores, prefix_key
 from tlkit.files import contents
 from tlkit.folders import BESIDE, DESCRIPTION, PLAN, read_description
 from tlkit.manifest import digest
 from tlkit.models.blocks import feature_extractor
 from tlkit.progress import log
-from tlkit.runs.answering import Answers, Engine, Looks, Network, ServedModel, answered, joined
+from tlkit.runs.answering import Answers, Beyond, Engine, Looks, Network, ServedModel, answered, joined
+from tlkit.runs.export import serving_of
 from tlkit.runs.folder import Run, open_run
 from tlkit.runs.items import Item, Source, items_of, source_words
 from tlkit.runs.parts import PART_ROWS, Part, Parts, parts_of
@@ -91,7 +93,8 @@ def predict_to(
             file, written when all is answered. Both have a row for each image, in the order of the source: path, bytes
             (of the file), modified, prediction, probability, probabilities (a list in the order of the classes, which
             are in the Parquet metadata; in a CSV a column for each class), sure (null where the model has no threshold
-            below which it is unsure), ok, and problem, which says why an image has no answer.
+            below which it is unsure), known and prediction_set (null where the model gives none; a list of classes, in
+            a CSV as JSON), ok, and problem, which says why an image has no answer.
         embeddings: Also write the column embedding, a list of float32: see `embed`. The model must then be a run; the
             probabilities are those of its Keras model, which differ from the SavedModel's by rounding.
         on: "ray" for the cores of this machine, or "ray://HOST:PORT" for a Ray cluster whose machines see the images
@@ -177,13 +180,15 @@ class Predicting:
         if self.embeddings:
             run = self._run()
             looks = [run.plan.image_size, run.plan.job.fit, run.plan.depth]
-            return _hash([digest(run.model_file), list(run.plan.classes), looks, unsure_below(self.model)])
+            beyond = [digest(run.known_file) if run.known_file.is_file() else "", run.metrics.get("prediction_sets")]
+            beyond += [unsure_below(self.model), (run.metrics.get("known") or {}).get("none_below")]
+            return _hash([digest(run.model_file), list(run.plan.classes), looks, beyond])
         folder = Path(self.model)
         folder = folder if is_target(folder) else served_folder(folder)
         files = {
             one: digest(folder / one) for one in contents(folder) if (folder / one).is_file() and one not in OTHERS
         }
-        names = ("classes", "image_size", "fit", "depth", "unsure_below")
+        names = ("classes", "image_size", "fit", "depth", "unsure_below", "none_below", "prediction_sets")
         known = read_description(folder) if (folder / DESCRIPTION).is_file() else {}
         return _hash([files, {name: known.get(name) for name in names}])
 
@@ -195,7 +200,10 @@ class Predicting:
         both = keras.Model(model.input, [model.output, *feature_extractor(model).outputs])
         plan = run.plan
         looks = Looks(plan.image_size, plan.job.fit, plan.depth)
-        return Network(both, looks, plan.classes, unsure_below=unsure_below(self.model) or 0.0)
+        serving = serving_of(run, run.metrics)
+        thresholds = thresholds_of(serving.prediction_sets, plan.classes)
+        below = unsure_below(self.model) or 0.0
+        return Network(both, looks, plan.classes, beyond=Beyond(below, serving.known, serving.none_below, thresholds))
 
     def _run(self) -> Run:
         if not (Path(self.model) / PLAN).is_file() and (Path(self.model) / DESCRIPTION).is_file():

@@ -28,7 +28,7 @@ from tlkit.plan.in_memory import InMemory
 from tlkit.runs.basis import Basis, Power, basis_of, sample_of
 from tlkit.runs.folder import Run, open_run
 from tlkit.runs.lineage import lineage
-from tlkit.runs.reading import decoded, own_part
+from tlkit.runs.reading import decoded, load_known, own_part
 from tlkit.stats import wilson_interval
 from tlkit.words import counted, shown
 
@@ -260,7 +260,7 @@ def checked_on(basis: Basis, found: UnlabelledImages, dataset: Dataset, name: st
         _classes(basis, seen),
         known,
         near,
-        None,  # until the run tells which images show none of its classes
+        _strangers(run, seen),
         tuple((paths[i], classes[seen.predicted[i]], float(seen.confidence[i])) for i in lowest),
     )
 
@@ -272,6 +272,14 @@ def estimated(basis: Basis, seen: Seen) -> Accuracy:
     simple = basis.statistician.simple_estimates(statistics)
     held_out, n = basis.statistician.accuracy, len(basis.reference)
     return Accuracy(value, low, high, simple, held_out, n, basis.model.mean_error)
+
+
+def _strangers(run: Run, seen: Seen) -> float | None:
+    """The share of images that show none of the classes; None for a run that cannot tell."""
+    known = load_known(run)
+    if known is None:
+        return None
+    return share_of_strangers(np.asarray(known.p_values(seen.features, seen.probabilities)))
 
 
 def share_of_strangers(p_values: np.ndarray, level: float = 0.05) -> float:

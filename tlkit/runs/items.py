@@ -17,7 +17,7 @@ from tlkit.data.convert import Unreadable, convert_in_thread
 from tlkit.data.limits import MAX_FILE_BYTES
 from tlkit.data.sources.folder import files_below
 from tlkit.data.sources.kinds import root_of_data
-from tlkit.data.sources.member import Member
+from tlkit.data.sources.member import Member, Piece
 from tlkit.data.sources.memory import InMemoryImages
 from tlkit.data.sources.records import kind_of_table, read_records
 from tlkit.data.sources.table import COLUMNS, _column, root_of_table
@@ -116,8 +116,17 @@ def _with_size(file: Any, aside: str) -> Item:
         found = file.stat()
     except OSError:  # reading it says why
         return Item(file, aside)
-    modified = found.st_mtime_ns // 1000 if isinstance(file, Path) else None  # an archive's member has its size alone
-    return Item(file, aside, int(found.st_size), modified or None)
+    modified = found.st_mtime_ns if isinstance(file, Path) else _archive_modified(file)
+    return Item(file, aside, int(found.st_size), modified // 1000 or None)
+
+
+def _archive_modified(member: Member) -> int:
+    """When the archive was modified that holds an item, in nanoseconds; 0 if that is not known."""
+    try:
+        held = member.members.item(member.inside)
+        return Path(held.file).stat().st_mtime_ns if isinstance(held, Piece) else 0
+    except (OSError, KeyError):
+        return 0
 
 
 def read_raw(item: Item) -> bytes | str:

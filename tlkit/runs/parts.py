@@ -32,6 +32,7 @@ import pandas as pd
 from tlkit.errors import ExportError, RunError, SpecError
 from tlkit.files import fcntl, temporary_beside, write_atomically
 from tlkit.progress import log
+from tlkit.evaluation.known import NONE_OF_THESE
 from tlkit.runs.answering import Answers
 from tlkit.runs.items import Item
 from tlkit.words import counted
@@ -91,6 +92,14 @@ def columns_of(part: Part, answers: Answers, classes: Sequence[str]) -> Columns:
         found["probabilities"] = answers.probabilities
         sure = answers.sure
         found["sure"] = [bool(sure[i]) if sure is not None and ok[i] else None for i in range(len(items))]
+        for i in np.flatnonzero(answers.none if answers.none is not None else ()):
+            found["prediction"][i] = NONE_OF_THESE
+        known, sets = answers.known, answers.prediction_set
+        found["known"] = [float(known[i]) if known is not None and ok[i] else None for i in range(len(items))]
+        found["prediction_set"] = [
+            [classes[place] for place in np.flatnonzero(sets[i])] if sets is not None and ok[i] else None
+            for i in range(len(items))
+        ]
     found["ok"] = ok.tolist()
     found["problem"] = list(answers.problems)
     if answers.embeddings is not None:
@@ -131,6 +140,8 @@ class Parquet:
             "bytes": pa.int64(),
             "modified": pa.timestamp("us", "UTC"),
             "probability": pa.float32(),
+            "known": pa.float32(),
+            "prediction_set": pa.list_(pa.string()),
             "sure": pa.bool_(),
             "ok": pa.bool_(),
         }
@@ -163,7 +174,7 @@ class Parquet:
 
 
 class Csv:
-    """CSV files without a header, a column for each class."""
+    """CSV files without a header, a column for each class. A prediction set is a list in JSON."""
 
     suffix = "csv"
 
@@ -171,6 +182,8 @@ class Csv:
         table = pd.DataFrame({name: values for name, values in columns.items() if not isinstance(values, np.ndarray)})
         for name in ("bytes", "modified"):
             table[name] = table[name].astype("Int64")
+        sets = table["prediction_set"]
+        table["prediction_set"] = [None if one is None else json.dumps(one, ensure_ascii=False) for one in sets]
         for number in range(len(classes)):
             values = columns["probabilities"][:, number]
             table[f"{number}"] = np.where(columns["ok"], values.astype(object), None)
@@ -180,12 +193,13 @@ class Csv:
         file.write_bytes(text.encode("utf-8", "backslashreplace"))
 
     def header(self, classes: Sequence[str]) -> bytes:
-        names = ["path", "bytes", "modified", "prediction", "probability", "sure", "ok", "problem"]
+        names = ["path", "bytes", "modified", "prediction", "probability", "sure", "known", "prediction_set"]
+        names += ["ok", "problem"]
         table = pd.DataFrame(columns=[*names, *(f"probability of {one}" for one in classes)])
         return table.to_csv(index=False, lineterminator="\n").encode("utf-8", "backslashreplace")
 
     def read(self, file: Path, names: Sequence[str]) -> pd.DataFrame:
-        places = {"path": 0, "bytes": 1, "modified": 2, "ok": 6}
+        places = {"path": 0, "bytes": 1, "modified": 2, "ok": 8}
         table = pd.read_csv(
             file, header=None, usecols=[places[one] for one in names], dtype=str, keep_default_na=False
         ).rename(columns={place: name for name, place in places.items()})
