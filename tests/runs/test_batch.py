@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -25,9 +27,10 @@ from tlkit import DataError, RunError, SpecError, embed, load_model, predict, pr
 from tlkit.cli.main import main
 from tlkit.data.sources import tree
 from tlkit.errors import DiskError
+from tlkit.evaluation.known import NONE_OF_THESE
 from tlkit.models.blocks import feature_extractor
 from tlkit.runs import answering, batch, parts
-from tlkit.runs.answering import Answers
+from tlkit.runs.answering import Answers, Beyond
 from tlkit.runs.explain import decoded_files
 from tlkit.runs.folder import open_run
 from tlkit.runs.items import Item, items_of, read_raw
@@ -124,6 +127,34 @@ def test_a_csv_holds_the_same_and_a_column_for_each_class(bright: Bright, tmp_pa
     assert names(bad) == ["strange.png"] and "no reader thought of this" in bad["problem"].iloc[0]
     assert list(bad["prediction"]) == [""] and list(bad["probability of odd"]) == [""]
     assert {one.name for one in tmp_path.iterdir()} == {"in", "answers.csv"}
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_what_is_none_of_the_classes_is_not_named_as_one(bright: Bright, tmp_path: Path, kind: str) -> None:
+    answer = bright.answer
+
+    def with_more(prepared: Any) -> Answers:
+        found = answer(prepared)
+        known = np.where(found.probabilities[:, 1] == 1, 0.01, 0.5).astype("float32")  # type: ignore[index]
+        more = {"known": known, "none": known < 0.05, "prediction_set": np.array(found.probabilities) >= 0}
+        return dataclasses.replace(found, **more)
+
+    bright.answer = with_more  # type: ignore[method-assign]
+    out = tmp_path / f"answers.{kind}"
+    predict_to("any", files_in(tmp_path / "in", 4), out, rows=2)
+    table = pd.read_csv(out) if kind == "csv" else pd.read_parquet(out)
+    assert list(table["prediction"]) == ["odd", NONE_OF_THESE] * 2
+    np.testing.assert_allclose(table["known"], [0.5, 0.01] * 2, rtol=1e-6)
+    sets = [json.loads(one) if kind == "csv" else list(one) for one in table["prediction_set"]]
+    assert sets == [["odd", "even"]] * 4
+
+
+def test_what_a_run_answers_besides_probabilities_is_that_of_its_savedmodel() -> None:
+    beyond = Beyond(unsure_below=0.8, thresholds=np.array([0.3, 0.5], "float32"))
+    found = beyond.of(np.zeros((3, 2)), np.array([[0.6, 0.4], [0.1, 0.9], [0.9, 0.1]]), np.array([True, True, False]))
+    assert found["sure"].tolist() == [False, True, False]  # type: ignore[union-attr]
+    assert found["prediction_set"].tolist() == [[True, False], [False, True], [False, False]]  # type: ignore[union-attr]
+    assert found["known"] is None and found["none"] is None
 
 
 def test_an_image_on_which_the_model_fails_has_the_problem_alone(bright: Bright, tmp_path: Path) -> None:

@@ -71,7 +71,14 @@ def joined(parts: Sequence[Answers]) -> Answers:
     return Answers(np.concatenate([one.ok for one in parts]), problems, **{name: column(name) for name in MEASURED})
 
 
-MEASURED = ("probabilities", "sure", "known", "none", "prediction_set", "embeddings")  # what `Answers` has of each image
+MEASURED = (
+    "probabilities",
+    "sure",
+    "known",
+    "none",
+    "prediction_set",
+    "embeddings",
+)  # what `Answers` has of each image
 
 
 class Engine(Protocol):
@@ -223,7 +230,9 @@ class Network:
         problems = tuple(one if isinstance(one, str) else "" for one in prepared)
         if not self.classes:
             return Answers(ok, problems, embeddings=embeddings)
-        return Answers(ok, problems, probabilities, **self._beyond.of(embeddings, probabilities, ok), embeddings=embeddings)
+        return Answers(
+            ok, problems, probabilities, **self._beyond.of(embeddings, probabilities, ok), embeddings=embeddings
+        )
 
 
 def answered(engine: Engine, items: Sequence[Item]) -> Answers:

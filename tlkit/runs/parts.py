@@ -30,9 +30,9 @@ import numpy as np
 import pandas as pd
 
 from tlkit.errors import ExportError, RunError, SpecError
+from tlkit.evaluation.known import NONE_OF_THESE
 from tlkit.files import fcntl, temporary_beside, write_atomically
 from tlkit.progress import log
-from tlkit.evaluation.known import NONE_OF_THESE
 from tlkit.runs.answering import Answers
 from tlkit.runs.items import Item
 from tlkit.words import counted
@@ -97,7 +97,7 @@ def columns_of(part: Part, answers: Answers, classes: Sequence[str]) -> Columns:
         known, sets = answers.known, answers.prediction_set
         found["known"] = [float(known[i]) if known is not None and ok[i] else None for i in range(len(items))]
         found["prediction_set"] = [
-            [classes[place] for place in np.flatnonzero(sets[i])] if sets is not None and ok[i] else None
+            [name for name, one in zip(classes, sets[i], strict=True) if one] if sets is not None and ok[i] else None
             for i in range(len(items))
         ]
     found["ok"] = ok.tolist()
