@@ -180,6 +180,7 @@ def tiff_of_16_bits(values: np.ndarray, order: str) -> bytes:
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.slow
 def test_colours_of_16_bits_keep_their_lower_byte(order: str) -> None:
     values = np.random.default_rng(26501).integers(0, 4096, (20, 30, 3))
     png = tf.io.decode_png(convert(tiff_of_16_bits(values, order)), dtype=tf.uint16).numpy()

@@ -59,6 +59,7 @@ def served(model: keras.Model, known: Known, tmp_path_factory: pytest.TempPathFa
     return export_served(model, tmp_path_factory.mktemp("served") / "model", serving)
 
 
+@pytest.mark.slow
 def test_a_saved_model_gives_p_values_sets_and_the_answer_none_of_these(
     model: keras.Model, known: Known, served: Path
 ) -> None:

@@ -100,6 +100,7 @@ def test_names_folders_and_absent_packages_are_told_before_anything_is_written(
         check_target("onnx")
 
 
+@pytest.mark.slow
 def test_only_an_export_and_nothing_beside_it_is_replaced(model: keras.Model, tmp_path: Path) -> None:
     folder = write_target(model, NAMES, tmp_path / "out", "keras")
     write_target(model, NAMES[::-1], folder, "keras")

@@ -149,6 +149,7 @@ def test_a_plan_repeats_its_run(folder: Path, tmp_path: Path, tiny: dict[str, An
     assert other.plan.job.seed == 4
 
 
+@pytest.mark.slow
 def test_a_second_run_decodes_nothing_and_computes_nothing_frozen(
     folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None
 ) -> None:

@@ -299,6 +299,7 @@ def test_random_weights_get_statistics_that_arrive_in_time() -> None:
     assert {layer.momentum for layer in batch_norms(tiny("mobilenet_0.25"))} == {0.9}
 
 
+@pytest.mark.slow
 def test_weights_are_copied_with_or_without_the_head() -> None:
     source, target = tiny("lenet5", seed=1), tiny("lenet5", seed=2)
     assert not np.array_equal(source.get_layer("c1").kernel, target.get_layer("c1").kernel)

@@ -98,6 +98,7 @@ def names(table: pd.DataFrame) -> list[str]:
     return [Path(path).name for path in table["path"]]
 
 
+@pytest.mark.slow
 def test_a_batch_answers_as_predict_does_with_a_row_for_every_file(trained: Path, photos: Path, tmp_path: Path) -> None:
     done = predict_to(trained, photos, tmp_path / "answers.parquet", rows=10)
     table = pd.read_parquet(tmp_path / "answers.parquet").set_index("path")

@@ -60,6 +60,7 @@ def held_out(run: Path) -> int:
 
 
 @pytest.mark.usefixtures("unserved")
+@pytest.mark.slow
 def test_an_ensemble_is_the_mean_of_its_members_and_a_run_like_any_other(runs: list[Path], tmp_path: Path) -> None:
     run = ensemble(runs, tmp_path / "both")
     model, members = load_model(run), [load_model(one) for one in runs]

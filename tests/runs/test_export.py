@@ -102,7 +102,7 @@ def test_a_saved_model_that_is_refused_is_removed_and_the_earlier_one_kept(
     def refuse(*a: object) -> None:
         raise ParityError("it differs")
 
-    monkeypatch.setattr("tlkit.runs.export.export", lambda model, names, folder, **settings: folder.mkdir())
+    monkeypatch.setattr("tlkit.runs.export.export_served", lambda model, folder, serving: folder.mkdir())
     monkeypatch.setattr("tlkit.runs.export._prove_served", refuse)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(ParityError):

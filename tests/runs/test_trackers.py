@@ -40,6 +40,7 @@ def test_trackers_are_named_by_kind_and_place() -> None:
 def test_the_command_makes_trackers(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
     given: list[Any] = []
     monkeypatch.setattr("tlkit.finetuning.finetune.carry_out", lambda job, *a, **k: given.extend(k["callbacks"]))
+    monkeypatch.setattr("tlkit.cli.finetune._show_run", lambda run: None)
     places = [f"tensorboard:{tmp_path / name}" for name in ("a", "b")]
     command = ["finetune", str(folder), "--log-to", places[0], "--log-to", places[1]]
     assert CliRunner().invoke(main, command).exit_code == 0
