@@ -9,8 +9,8 @@ latin_letters every fifth class). Seed 0 is the split that comes with the data; 
 class. The interval of an AUROC is Hanley and McNeil's (1982). Rows of the kind "refused" have the share of known test
 images with a p-value below 0.05. Appends to benchmarks/known.csv, and skips the networks and seeds that are there.
 
-The prototype score was chosen among about 50 variants, and its UNCERTAINTY = 1 (see `tlkit.evaluation.known`) among 0, 0.5,
-1 and 2, on the test images of seed 0 of these sets, known and unknown; so the numbers of seed 0 flatter it.
+The prototype score was chosen among about 50 variants, and its UNCERTAINTY = 1 (see `tlkit.evaluation.known`) among 0,
+0.5, 1 and 2, on the test images of seed 0 of these sets, known and unknown; so the numbers of seed 0 flatter it.
 """
 
 import argparse
