@@ -18,7 +18,15 @@ from tests.tiny import predicted, tiny_file
 from tlkit import Recipe, Run, Stage, build_classifier, finetune, predict, prove_parity
 from tlkit.deployment.saved_model import Serving, export_served
 from tlkit.errors import ParityError, SpecError
-from tlkit.evaluation.known import NONE_OF_THESE, Known, features_model, fit_known, p_values_of, room_beside
+from tlkit.evaluation.known import (
+    NONE_OF_THESE,
+    Known,
+    features_model,
+    fit_known,
+    p_values_of,
+    room_beside,
+    with_features,
+)
 from tlkit.evaluation.prediction_sets import fit_prediction_sets
 from tlkit.runs.export import export_run
 from tlkit.runs.predict import opened
@@ -69,7 +77,7 @@ def test_a_saved_model_gives_p_values_sets_and_the_answer_none_of_these(
     reply = tf.saved_model.load(str(served)).signatures["serving_default"](
         image_bytes=tf.constant([*[encode(Image.fromarray(one), "PNG") for one in images], b"no image"])
     )
-    own = p_values_of(known, model, images)
+    own = p_values_of(known, model, images)[:, 0]
     np.testing.assert_allclose(reply["known"].numpy()[:-1], own, atol=1e-4)
     answers = [one.decode() for one in reply["class"].numpy()]
     assert answers[-2] == NONE_OF_THESE and own[-1] < 0.05
@@ -82,6 +90,19 @@ def test_a_saved_model_gives_p_values_sets_and_the_answer_none_of_these(
     assert told["none_below"] == 0.05 and told["known"] == {"held_out": 90}
 
 
+def test_p_values_nearby_are_those_of_scores_that_rounding_may_give(model: keras.Model, known: Known) -> None:
+    images, _ = pixels(20, 8000)
+    found = p_values_of(known, model, images)
+    assert (found[:, 1] >= found[:, 0]).all() and (found[:, 2] <= found[:, 0]).all(), "the stranger, the lower"
+    both = with_features(model)
+    features, probabilities = (np.asarray(one) for one in both.predict_on_batch(images))
+    np.testing.assert_allclose(found[:, 0], known.p_values(features, probabilities), atol=1e-6)
+    tied = np.full_like(probabilities, 1 / probabilities.shape[1])
+    one_class = np.eye(probabilities.shape[1])[1] * 1e-7 + tied  # the second class by less than rounding
+    nearby = known.p_values_nearby(features, one_class.astype("float32"))
+    np.testing.assert_allclose(nearby[:, 3], known.p_values(features, tied.astype("float32")), atol=1e-3)
+
+
 def test_the_proof_covers_p_values_and_the_answer(served: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     probabilities = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1]], "float32")
     reply: dict[str, Any] = {
@@ -92,11 +113,13 @@ def test_the_proof_covers_p_values_and_the_answer(served: Path, monkeypatch: pyt
         "seconds": 1.0,
     }
     monkeypatch.setattr("tlkit.deployment.parity.serve_files", lambda *a: reply)
-    files, own = [Path("a.jpg"), Path("b.jpg")], np.array([0.4, 0.0102], "float32")
+    files, own = [Path("a.jpg"), Path("b.jpg")], np.array([[0.4], [0.0102]], "float32")
     proof = prove_parity(served, files, probabilities, CLASSES, p_values=own)
     assert proof["known_difference"] == pytest.approx(2e-4, rel=1e-3) and proof["top1_agreement"] == 1
     with pytest.raises(ParityError, match=r"p-value of 'b.jpg', for being like the known images, is 0.0100"):
-        prove_parity(served, files, probabilities, CLASSES, p_values=own + np.float32([0, 0.1]))
+        prove_parity(served, files, probabilities, CLASSES, p_values=own + np.float32([[0], [0.1]]))
+    steep = np.float32([[0.4, 0.3, 0.5], [0.06, 0.005, 0.07]])
+    assert prove_parity(served, files, probabilities, CLASSES, p_values=steep)["known_difference"] > 0.04
     reply["class"] = np.array(["blue", "green"])
     with pytest.raises(ParityError, match=r"same class as the trained one on 50\.00%"):
         prove_parity(served, files, probabilities, CLASSES, p_values=own)
@@ -131,7 +154,7 @@ def test_a_run_answers_none_of_these_and_sets_and_proves_them(
     assert metrics["parity"]["known_difference"] < 1e-3
     assert metrics["prediction_sets"]["test"]["n"] == run.plan.images["test"]
     answers = run.predict(data / "blue")
-    assert set(answers["prediction"]) <= {"blue", NONE_OF_THESE} and answers["known"].between(0, 1).all()
+    assert set(answers["prediction"]) <= {*run.class_names, NONE_OF_THESE} and answers["known"].between(0, 1).all()
     assert (answers["prediction"] == "blue").mean() > 0.7
     folder, proof = export_run(Run(run.folder), tmp_path / "again")
     assert proof is not None and proof["known_difference"] < 1e-3

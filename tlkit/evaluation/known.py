@@ -28,7 +28,9 @@ MOST_PROTOTYPES = 64
 SHARE_OF_MODEL = 0.06  # of the numbers of the model that is served: what the prototypes may take
 GRAPH_NUMBERS = 600_000  # the decoder's graph in a SavedModel, in float32 numbers
 QUANTILES = 64  # of the distances of held-out images, for each class
-UNCERTAINTY = 1.0  # see `Known.scores`
+UNCERTAINTY = 1.0  # see `Known.strangeness`
+SCORE_ROUNDING = 1e-3  # of a score and of 1: by how much rounding may change it; 3e-5 was seen
+TIED = 1e-4  # difference of the top two probabilities, below which rounding may change their order
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,9 +84,29 @@ class Known:
         interpolated between ranks. If fewer than 20 held-out images were, classes are pooled. Below 1 / (n + 1), where
         the image is stranger than all n, it only ranks: it falls as the score rises.
         """
+        score = self.strangeness(features, probabilities)
+        return self._p_values_at(score, keras.ops.argmax(probabilities, axis=1))
+
+    def p_values_nearby(self, features: Any, probabilities: Any) -> np.ndarray:
+        """The p-values, and those that rounding may give in their place: float32, shape (n, 4), the first its own.
+
+        A p-value is steep in the score where many held-out images have about the same, and it jumps where the top two
+        classes change places.
+        """
+        score = self.strangeness(features, probabilities)
+        order = np.argsort(-keras.ops.convert_to_numpy(probabilities), axis=1, kind="stable")
+        top = np.take_along_axis(keras.ops.convert_to_numpy(probabilities), order[:, :2], axis=1)
+        second = np.where(top[:, 0] - top[:, -1] < TIED, order[:, :2][:, -1], order[:, 0])
+        moved = SCORE_ROUNDING * (1 + score)
+        own = [(score, order[:, 0]), (score - moved, order[:, 0]), (score + moved, order[:, 0]), (score, second)]
+        found = [keras.ops.convert_to_numpy(self._p_values_at(at, classes)) for at, classes in own]
+        return np.stack(found, axis=1).astype("float32")
+
+    def _p_values_at(self, score: Any, classes: Any) -> Any:
+        """The p-values of scores of images that were predicted as `classes`, both of shape (n,)."""
         ops = keras.ops
-        score = self.strangeness(features, probabilities)[:, None]
-        row = ops.take(ops.convert_to_tensor(self.rows), ops.argmax(probabilities, axis=1), axis=0)
+        score = score[:, None]
+        row = ops.take(ops.convert_to_tensor(self.rows), classes, axis=0)
         scores = ops.take(ops.convert_to_tensor(self.scores), row, axis=0)
         levels = ops.take(ops.convert_to_tensor(self.levels), row, axis=0)
         above = ops.sum(ops.cast(scores < score, "int32"), axis=1, keepdims=True)
@@ -285,14 +307,14 @@ def with_features(model: keras.Model) -> keras.Model:
 
 
 def p_values_of(known: Known, model: keras.Model, pixels: np.ndarray, batch_size: int = 32) -> np.ndarray:
-    """The p-values of pixels by Keras' own forward pass: float32, shape (n,).
+    """`Known.p_values_nearby` of pixels by Keras' own forward pass: float32, shape (n, 4).
 
     pixels: uint8 or float32, shape (n, size, size, 3), RGB 0-255.
     """
     both = with_features(model)
     found = [both.predict_on_batch(pixels[at : at + batch_size]) for at in range(0, len(pixels), batch_size)]
     features, probabilities = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return keras.ops.convert_to_numpy(known.p_values(features, probabilities))
+    return known.p_values_nearby(features, probabilities)
 
 
 # -- what is said of it -----------------------------------------------------------------------------------------

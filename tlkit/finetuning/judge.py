@@ -52,7 +52,7 @@ class Judged:
         scores: "estimate", "folds", "validation", "test", "calibration", "refusal", "known", "prediction_sets" and
             "refit" of metrics.json.
         served: Its probabilities of the validation images, shape (n, classes), for the proof.
-        p_values: Its p-values of them, shape (n,), for being like the known images; None if it gives none.
+        p_values: `Known.p_values_nearby` of them, shape (n, 4); None if it gives none.
         reported: The classifier that the report is on. It was not trained on the images that the report measures it on.
         images_computed: How many images ran through frozen layers, including those of training.
         notes: What did not go as planned, in words.

@@ -107,7 +107,7 @@ def find_known(
         of_validation, others = read(reader_delivered, validation)
         computed += again + others
         known = with_prototypes_of(known, of_training, training.labels, **settings)
-    p_values = keras.ops.convert_to_numpy(known.p_values(of_validation, served))
+    p_values = known.p_values_nearby(of_validation, served)
     about["held_out"] = int((folds != ALWAYS_TRAINING).sum())
     about["pooled"] = pooled_classes(known, dataset.class_names)
     about["test"] = None
