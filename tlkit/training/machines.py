@@ -7,8 +7,6 @@ have the same weights. Imports Keras and NumPy only.
 from __future__ import annotations
 
 import dataclasses
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -18,12 +16,10 @@ from tlkit.cluster.processes import run_together
 from tlkit.data.examples import Examples
 from tlkit.devices import using
 from tlkit.errors import SpecError
-from tlkit.models.files import open_model, save_model
+from tlkit.models.sending import packed, unpacked
 from tlkit.plan.recipe import Recipe
 from tlkit.training.history import History
 from tlkit.training.train import train
-
-NAME = "model.keras"
 
 
 def train_on_machines(
@@ -54,7 +50,7 @@ def train_on_machines(
         raise SpecError(f"`processes` is {processes}. Expected 1 or more.")
     backbone = find_backbone(backbone) if isinstance(backbone, str) else backbone
     given = {
-        "model": _packed(model),
+        "model": packed(model),
         "backbone": backbone,
         "recipe": recipe,
         "examples": (training, validation),
@@ -68,25 +64,8 @@ def train_on_machines(
 def _train(given: dict[str, Any]) -> dict[str, Any]:
     """Train in one of the processes, which JAX has connected."""
     keras.utils.set_random_seed(given["seed"])  # all begin with the same random states
-    model = _unpacked(given["model"])
+    model = unpacked(given["model"])
     with using(tuple(keras.distribution.list_devices())):
         history = train(model, given["backbone"], given["recipe"], *given["examples"], seed=given["seed"])
     fields = {one.name: getattr(history, one.name) for one in dataclasses.fields(history)}
     return {"weights": model.get_weights(), "history": fields}
-
-
-def _packed(model: keras.Model) -> dict[str, bytes]:
-    """The files of a network, by their path."""
-    with tempfile.TemporaryDirectory() as folder:
-        save_model(model, Path(folder) / NAME)
-        files = [one for one in Path(folder).rglob("*") if one.is_file()]
-        return {one.relative_to(folder).as_posix(): one.read_bytes() for one in files}
-
-
-def _unpacked(files: dict[str, bytes]) -> keras.Model:
-    """Read a network from its files, in safe mode."""
-    with tempfile.TemporaryDirectory() as folder:
-        for name, data in files.items():
-            (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
-            (Path(folder) / name).write_bytes(data)
-        return open_model(Path(folder) / NAME)
