@@ -97,7 +97,8 @@ def test_the_whole_way_and_nothing_on_stderr(folder: Path, tmp_path: Path, tiny:
     answer = CliRunner().invoke(main, [*words])
     assert answer.exit_code == 0 and "2 files, 1 with a problem" in answer.output
     table = pd.read_csv(tmp_path / "out.csv")
-    assert list(table.columns) == ["path", "prediction", "probability", "top2", "top2_probability", "sure", "problem"]
+    columns = ["path", "prediction", "probability", "top2", "top2_probability", "known", "sure", "problem"]
+    assert list(table.columns) == columns
 
 
 def test_evaluate_prints_the_table_and_json(trained: Path) -> None:
