@@ -29,6 +29,9 @@ SHARE_OF_MODEL = 0.06  # of the numbers of the model that is served: what the pr
 GRAPH_NUMBERS = 600_000  # the decoder's graph in a SavedModel, in float32 numbers
 QUANTILES = 64  # of the distances of held-out images, for each class
 UNCERTAINTY = 1.0  # see `Known.strangeness`
+LEAST_SCALE = (
+    1e-3  # a cosine is rounded by about 2e-7; divided by less, that would move scores by more than SCORE_ROUNDING
+)
 SCORE_ROUNDING = 1e-3  # of a score and of 1: by how much rounding may change it; 3e-5 was seen
 TIED = 1e-4  # difference of the top two probabilities, below which rounding may change their order
 
@@ -41,7 +44,7 @@ class Known:
         basis: Unit vectors that span the prototypes, float32, shape (features, rank). None: the prototypes are not
             reduced, and rank is the number of features.
         prototypes: Of unit length before they were reduced, float32, shape (prototypes, rank).
-        scale: The median distance of training images to their prototypes.
+        scale: The median distance of training images to their prototypes, or LEAST_SCALE.
         rows: For each class, the row of `scores`, int32, shape (classes,).
         scores: Quantiles of the held-out images' scores, ascending, float32, shape (rows, QUANTILES).
         levels: The p-value at each of these, float32, the same shape.
@@ -182,7 +185,7 @@ def class_prototypes(features: np.ndarray, labels: np.ndarray, classes: int, *, 
         found.append(groups.cluster_centers_[sizes >= min(FEWEST_IMAGES, sizes.max())])
     vectors = unit(np.concatenate(found))
     inside = 1 - (rows @ vectors.T).max(1)
-    return Prototypes(vectors, max(float(np.median(inside)), 1e-6))
+    return Prototypes(vectors, max(float(np.median(inside)), LEAST_SCALE))
 
 
 def fit_known(
