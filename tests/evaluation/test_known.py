@@ -10,7 +10,9 @@ import pytest
 
 from tlkit.errors import RunError, SpecError
 from tlkit.evaluation.known import (
+    LEAST_SCALE,
     QUANTILES,
+    SCORE_ROUNDING,
     Known,
     check_no_class_is_none,
     class_prototypes,
@@ -129,3 +131,12 @@ def test_it_is_read_as_it_was_written_and_damage_is_told() -> None:
 def test_the_reserved_answer_is_no_class() -> None:
     with pytest.raises(SpecError, match="'none of these', which is reserved"):
         check_no_class_is_none(["a", "none of these"])
+
+
+def test_rounding_moves_no_score_where_features_are_nearly_equal() -> None:
+    rng = np.random.default_rng(0)
+    rows = (1 + 1e-5 * rng.normal(size=(40, 64))).astype("float32")
+    found = class_prototypes(rows, np.arange(40) % 2, 2)
+    assert found.scale == LEAST_SCALE
+    rounded = rows * np.float32(1 + 3e-7)
+    np.testing.assert_allclose(found.distances(rounded), found.distances(rows), atol=SCORE_ROUNDING)
