@@ -125,6 +125,7 @@ def check(found: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_devices_of_tensorflow_give_the_losses_of_one(tmp_path: Path) -> None:
     """The last batch of an epoch has 3 of 8 images. BatchNormalization is held, and EMA and mixup are on."""
     check(differences(tmp_path, "features", "held"))

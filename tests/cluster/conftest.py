@@ -9,7 +9,7 @@ import pytest
 from tlkit.cluster import Pool, pool
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # it holds all of the cluster, which tests of other rooms need too
 def workers(ray_cluster: None) -> Iterator[Pool]:
     with pool("ray") as found:
         yield found

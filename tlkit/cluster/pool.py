@@ -30,6 +30,7 @@ LOCAL = "ray"
 _ADDRESS = re.compile(r"ray://[^\s/:]+:\d+")
 RETRIES = 3  # of an item whose worker died, before it is given up
 PER_WORKER = 2  # items that a worker has at once: one in work, one waiting
+WAITING = 60.0  # seconds without a first answer, after which that is said
 AHEAD = 4  # items a worker that may be done or in work before the oldest is taken: bounds the memory
 OBJECT_STORE = (100e6, 2e9)  # bytes of shared memory on this machine, at least and at most, for items and results
 SHARE_OF_MEMORY = 0.1
@@ -96,7 +97,7 @@ class Pool:
         under_way: dict[Any, tuple[int, int]] = {}  # reference -> number of the item, number of the worker
         load: dict[int, int] = {}
         sent = yielded = 0
-        more = True
+        more, said = True, False
         try:
             while True:
                 while more and len(under_way) < PER_WORKER * self.workers and sent - yielded < AHEAD * self.workers:
@@ -114,7 +115,11 @@ class Pool:
                     yield results.pop(yielded)
                     yielded += 1
                 if under_way:
-                    for reference in ray.wait(list(under_way), num_returns=1)[0]:
+                    done = ray.wait(list(under_way), num_returns=1, timeout=None if said else WAITING)[0]
+                    if not done and not said:
+                        log.warning("the cluster has answered nothing yet: it may have no free CPU; waiting")
+                    said = True
+                    for reference in done:
                         number, worker = under_way.pop(reference)
                         load[worker] -= 1
                         results[number] = self._result(reference, worker)
