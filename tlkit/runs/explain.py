@@ -10,12 +10,11 @@ import keras
 import numpy as np
 
 from tlkit.data.sources.member import Item, Root
-from tlkit.deployment.exported import decoded_pixels
 from tlkit.drawing import draw_rows
 from tlkit.errors import DataError, unknown
 from tlkit.evaluation.saliency import ClassActivationMaps, has_map, occlusion_maps, overlay
 from tlkit.runs.folder import Run, open_run
-from tlkit.runs.predict import _expand, _read
+from tlkit.runs.predict import _expand, decoded_image
 from tlkit.runs.reading import load_model
 from tlkit.words import shown
 
@@ -106,14 +105,4 @@ def decoded_files(run: Run, files: Sequence[Item], size: int) -> np.ndarray:
     Raises DataError for one that does not decode.
     """
     plan = run.plan
-    return np.stack([_decoded(file, size, plan.job.fit, plan.depth) for file in files])
-
-
-def _decoded(file: Item, size: int, fit: str, depth: int) -> np.ndarray:
-    data = _read(file)
-    if isinstance(data, str):
-        raise DataError(f"'{shown(file)}' cannot be read: {data}. Expected an image file.")
-    try:
-        return decoded_pixels(data, size, fit, depth)
-    except DataError as error:
-        raise DataError(f"'{shown(file)}' is {error}") from None
+    return np.stack([decoded_image(str(file), file, size, plan.job.fit, plan.depth) for file in files])

@@ -18,7 +18,7 @@ from tlkit.data.sources.folder import files_below
 from tlkit.data.sources.kinds import root_of_data
 from tlkit.data.sources.member import Item, Root
 from tlkit.data.sources.memory import InMemoryImages
-from tlkit.deployment.exported import Opened
+from tlkit.deployment.exported import Opened, decoded_pixels
 from tlkit.errors import DataError, nearest
 from tlkit.evaluation.known import NONE_OF_THESE
 from tlkit.plan.in_memory import InMemory, as_data
@@ -157,3 +157,17 @@ def _read(item: Item) -> bytes | str:
         return str(reason)
     except OSError as error:
         return error.strerror or str(error)
+
+
+def decoded_image(name: str, one: Item | bytes | str, size: int, fit: str, depth: int) -> np.ndarray:
+    """Decode an image as `fit` makes it square: uint8, shape (size, size, 3).
+
+    one: its file, its bytes, or why it cannot be read. Raises DataError, with its name, if it does not decode.
+    """
+    data = one if isinstance(one, bytes | str) else _read(one)
+    if isinstance(data, str):
+        raise DataError(f"'{shown(name)}' cannot be read: {data}. Expected an image file.")
+    try:
+        return decoded_pixels(data, size, fit, depth)
+    except DataError as error:
+        raise DataError(f"'{shown(name)}' is {error}") from None

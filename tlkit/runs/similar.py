@@ -14,17 +14,15 @@ import pandas as pd
 
 from tlkit.data.dataset import Dataset
 from tlkit.data.examples import Examples
-from tlkit.data.sources.member import Item
-from tlkit.deployment.exported import decoded_pixels
 from tlkit.doctor.checkup import _comparing_network, _features
 from tlkit.drawing import draw_rows
-from tlkit.errors import DataError, SpecError
+from tlkit.errors import SpecError
 from tlkit.features.extract import all_cached, feature_stores
 from tlkit.features.nearest import nearest_rows
 from tlkit.models.blocks import feature_extractor
 from tlkit.models.inference import frozen_call
 from tlkit.runs.folder import Run, open_run
-from tlkit.runs.predict import Images, _given, _read
+from tlkit.runs.predict import Images, _given, decoded_image
 from tlkit.runs.reading import BATCH, decoded, load_model, own_part
 from tlkit.words import counted, shown
 
@@ -90,7 +88,7 @@ def similar(run: Run | str | Path, images: Images, *, count: int = 5, out: str |
         raise SpecError(f"`count` is {count}. Expected 1 or more.")
     plan, given = run.plan, _given(images)
     names = [name for name, _ in given]
-    pixels = np.stack([_decoded(name, one, plan.image_size, plan.job.fit, plan.depth) for name, one in given])
+    pixels = np.stack([decoded_image(name, one, plan.image_size, plan.job.fit, plan.depth) for name, one in given])
     known = run._learned
     indices, likeness = known.like(_features_of(known.network, pixels), count)
     table = known.dataset.images.table
@@ -106,16 +104,6 @@ def similar(run: Run | str | Path, images: Images, *, count: int = 5, out: str |
     if out is not None:
         _draw(known, names, pixels, indices, likeness, Path(out))
     return found
-
-
-def _decoded(name: str, one: Item | bytes | str, size: int, fit: str, depth: int) -> np.ndarray:
-    data = one if isinstance(one, bytes | str) else _read(one)
-    if isinstance(data, str):
-        raise DataError(f"'{shown(name)}' cannot be read: {data}. Expected an image file.")
-    try:
-        return decoded_pixels(data, size, fit, depth)
-    except DataError as error:
-        raise DataError(f"'{shown(name)}' is {error}") from None
 
 
 def _features_of(network: keras.Model, pixels: np.ndarray) -> np.ndarray:
