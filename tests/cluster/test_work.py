@@ -139,6 +139,7 @@ def absent_elsewhere(square: Any, files: Any) -> tuple[np.ndarray, np.ndarray, P
 
 
 @pytest.mark.usefixtures("blind_heads")
+@pytest.mark.long
 def test_a_worker_killed_in_the_tournament_changes_nothing(
     workers: Pool, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

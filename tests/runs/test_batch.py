@@ -369,6 +369,7 @@ class DyingOnce(answering.ServedModel):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_cluster_whose_worker_is_killed_answers_what_this_process_answers(
     ray_cluster: None, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
