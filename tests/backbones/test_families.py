@@ -240,6 +240,7 @@ def test_fractional_pooling_refuses_a_ratio_that_would_leave_pixels_out() -> Non
         FractionalMaxPooling2D(2.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "registered"),
     [

@@ -210,6 +210,7 @@ def test_data_of_another_kind_is_refused_with_the_way_to_make_it_data() -> None:
         tlkit.scan(tlkit.from_arrays(x, y), group_by="patient")
 
 
+@pytest.mark.slow
 def test_what_takes_a_path_takes_arrays(tmp_path: Path) -> None:
     data = tlkit.from_arrays(*drawn(4), CLASSES)
     assert len(tlkit.inspect(data, size=32)) == 12

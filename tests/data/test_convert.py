@@ -368,6 +368,7 @@ def problems_of(images: ImageSet) -> dict[str, str]:
     return dict(zip(images.problems["path"], images.problems["problem"], strict=True))
 
 
+@pytest.mark.slow
 def test_a_tiff_is_used_and_noted_and_strict_goes_on(tmp_path: Path) -> None:
     from tlkit.data.dataset import decode_images
 

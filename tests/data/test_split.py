@@ -223,6 +223,7 @@ def test_a_pair_does_not_depend_on_the_other_images() -> None:
     assert [[i, 30 + i] for i in alone] == all_pairs.tolist()
 
 
+@pytest.mark.slow
 def test_near_duplicates_stay_in_one_part_by_default(tmp_path: Path) -> None:
     write_folder(tmp_path, 30, classes=("red", "blue"), start=6520)
     for i in range(10):

@@ -103,6 +103,7 @@ def test_p_values_nearby_are_those_of_scores_that_rounding_may_give(model: keras
     np.testing.assert_allclose(nearby[:, 3], known.p_values(features, tied.astype("float32")), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_proof_covers_p_values_and_the_answer(served: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     probabilities = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1]], "float32")
     reply: dict[str, Any] = {

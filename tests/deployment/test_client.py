@@ -165,6 +165,7 @@ def test_a_check_fails_where_answers_differ_and_says_where(
     assert words in run(folder, "--check", code=1)[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [pytest.param("nhwc", marks=pytest.mark.slow), "nchw"])
 def test_an_onnx_file_describes_itself_and_takes_any_batch(model: keras.Model, tmp_path: Path, layout: str) -> None:
     onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")

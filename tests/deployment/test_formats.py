@@ -35,7 +35,13 @@ def pictures(count: int = 24) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3)).astype("uint8")
 
 
-@pytest.mark.parametrize("target", sorted(FORMATS))
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("litert-float16", "openvino") else ())
+        for name in sorted(FORMATS)
+    ],
+)
 def test_a_format_answers_what_the_model_answers(model: keras.Model, target: str, tmp_path: Path) -> None:
     for package, _ in FORMATS[target].runs_with:
         pytest.importorskip(package)
@@ -55,6 +61,7 @@ def test_a_format_answers_what_the_model_answers(model: keras.Model, target: str
         assert np.abs(found - expected).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_the_proof_tells_what_a_format_costs_and_gains_and_that_it_is_of_another_model(
     model: keras.Model, tmp_path: Path
 ) -> None:
@@ -122,6 +129,7 @@ def test_only_an_export_and_nothing_beside_it_is_replaced(model: keras.Model, tm
     assert open_target(folder)[0]["classes"] == NAMES
 
 
+@pytest.mark.slow
 def test_broken_exports_say_which_file_and_what_to_do(model: keras.Model, tmp_path: Path) -> None:
     for target in ("litert", "onnx", "keras"):
         folder = write_target(model, NAMES, tmp_path / target, target)

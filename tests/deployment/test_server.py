@@ -90,9 +90,9 @@ def answer_of(connection: socket.socket) -> tuple[int, dict[str, str], str]:
     ids=("body", "head", "chunk"),
 )
 def test_a_request_that_takes_too_long_gets_408(sent: bytes, running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "REQUEST_SECONDS", 1)
+    monkeypatch.setattr(module, "REQUEST_SECONDS", 0.2)
     status, headers, words = answer_of(running.open(sent))
-    assert status == 408 and "within 1 seconds" in words and headers["Connection"] == "close"
+    assert status == 408 and "within 0.2 seconds" in words and headers["Connection"] == "close"
     assert running.dropped == 1 and running.refused == [408]
     assert running.ask() == b"short"
 
@@ -181,7 +181,7 @@ def test_a_client_that_comes_when_another_is_dropped_is_answered(
 
 @pytest.mark.slow
 def test_a_byte_now_and_then_does_not_keep_a_connection(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "REQUEST_SECONDS", 1)
+    monkeypatch.setattr(module, "REQUEST_SECONDS", 0.2)
     monkeypatch.setattr(module, "LINGER_SECONDS", 0.1)
     with running.open(b"GET / HTTP/1.1\r\nX-Long: ") as slow:
         began = time.monotonic()

@@ -179,6 +179,7 @@ def test_robustness_is_paired_with_the_clean_images() -> None:
     assert all(row["lost"] == pytest.approx(1 - row["accuracy"]) for row in rows)
 
 
+@pytest.mark.slow
 def test_explaining_files_of_a_run_draws_a_sheet(trained: Path, tmp_path: Path) -> None:
     from PIL import Image
 

@@ -152,6 +152,7 @@ def test_augmented_features_of_another_version_are_not_found(cache: Path, monkey
     assert extract_features(network, data).computed == 12 and extract_features(network, data).computed == 0
 
 
+@pytest.mark.slow
 def test_pixels_of_another_tensorflow_are_not_found(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

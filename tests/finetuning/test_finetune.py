@@ -251,6 +251,7 @@ def test_wrong_names_and_numbers_fail_before_any_image_is_read(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_an_earlier_run_is_kept_unless_forced_and_even_then_until_names_are_checked(
     folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None
 ) -> None:
@@ -265,6 +266,7 @@ def test_an_earlier_run_is_kept_unless_forced_and_even_then_until_names_are_chec
         finetune(out, out=tmp_path / "other")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("moment", "what"),
     [
@@ -358,6 +360,7 @@ def test_force_does_not_touch_a_data_set_whose_classes_are_called_like_a_runs_fi
     assert len(list(data.rglob("*.png"))) == 4
 
 
+@pytest.mark.slow
 def test_the_demo_replaces_no_run_on_other_data(
     folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None
 ) -> None:

@@ -20,6 +20,7 @@ ALL = Stage(epochs=1, learning_rate=1e-3, unfreeze="all")
 SCRATCH = Recipe("own", stages=(ALL,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "own"),
     [

@@ -39,6 +39,7 @@ def run(noise: Path) -> Run:
         return made(noise, noise.parent / "run", max_error=0.3)
 
 
+@pytest.mark.slow
 def test_what_is_delivered_knows_the_validation_images_and_what_is_reported_does_not(run: Run) -> None:
     validation = rows(run, "validation")
     assert right(validation, "final") > right(validation) + 0.2

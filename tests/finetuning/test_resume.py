@@ -207,6 +207,7 @@ def test_ctrl_c_delivers_the_best_model_so_far_and_the_training_can_go_on(
     assert content(finetune(resume=run.folder)) == content(whole)
 
 
+@pytest.mark.slow
 def test_sigterm_writes_a_checkpoint_and_ends_with_143(
     folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None
 ) -> None:

@@ -75,6 +75,7 @@ def test_pages_escape_what_they_show() -> None:
     assert "<script" not in shown and "' onload" not in shown
 
 
+@pytest.mark.slow
 def test_labels_that_are_paths_write_nothing_outside_of_the_folder(tmp_path: Path) -> None:
     inside = tmp_path / "a" / "b"
     inside.mkdir(parents=True)

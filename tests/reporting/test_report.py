@@ -163,6 +163,7 @@ def run_folder_data(run_folder: Path) -> Path:
     return open_run(run_folder).plan.job.data
 
 
+@pytest.mark.slow
 def test_of_very_many_images_a_sample_is_checked_and_the_page_says_so(
     run_folder: Path, tmp_path: Path, reported: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

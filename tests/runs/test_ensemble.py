@@ -73,6 +73,7 @@ def test_an_ensemble_is_the_mean_of_its_members_and_a_run_like_any_other(runs: l
     assert evaluate_run(run)["n"] == count and len(run.plan.ensemble_of) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unserved")
 def test_an_ensemble_replaces_a_run_when_it_is_finished_and_never_a_member(
     runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

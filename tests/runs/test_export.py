@@ -70,6 +70,7 @@ def test_integers_are_judged_on_images_that_the_converter_did_not_see(
     assert row["accuracy"] == pytest.approx(right)
 
 
+@pytest.mark.slow
 def test_an_export_that_is_refused_leaves_nothing_that_answers(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path.name for path in run.iterdir()}
     with monkeypatch.context() as patch:

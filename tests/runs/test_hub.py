@@ -139,6 +139,7 @@ def test_paths_are_taken_out_and_other_slashes_stay(trained: Path, monkeypatch: 
         assert clean(given) == expected
 
 
+@pytest.mark.slow
 def test_a_second_push_replaces_the_first_and_keeps_the_hubs_card(pushed: Hub, trained: Path, tmp_path: Path) -> None:
     repo = pushed.repos["me/colours"]
     repo.commit("main", {**files_of(pushed), "README.md": b"filled in", "report.html": b"old", "notes.txt": b"mine"})

@@ -45,6 +45,7 @@ def test_a_run_gives_its_tables_and_predicts_arrays(trained: Path) -> None:
         run.predict(x / 255.0)
 
 
+@pytest.mark.slow
 def test_the_model_of_a_run_goes_on_where_it_ended(trained: Path) -> None:
     run = tlkit.open_run(trained)
     assert run.model is run.model and run.model.input_shape == (None, 32, 32, 3)

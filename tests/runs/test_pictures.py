@@ -35,6 +35,7 @@ def as_decoded(file: Path, size: int = 32) -> np.ndarray:
     return np.asarray(square_decoder(size, "squash")(file.read_bytes()))[None].astype("float32")
 
 
+@pytest.mark.slow
 def test_dense_maps_are_of_the_class_of_the_whole_image(trained: Path, tmp_path: Path) -> None:
     out, files = tmp_path / "dense.png", some_files(trained)
     numbers = numbers_of(out, pictures.dense(trained, files, out, size=50))
@@ -49,6 +50,7 @@ def test_dense_maps_are_of_the_class_of_the_whole_image(trained: Path, tmp_path:
         pictures.dense(trained, files, out, size=16)
 
 
+@pytest.mark.slow
 def test_units_are_drawn_with_the_validation_images_that_activate_them(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "units.png"
     numbers = numbers_of(out, pictures.units(trained, "2", out, count=3))
@@ -65,6 +67,7 @@ def test_units_are_drawn_with_the_validation_images_that_activate_them(trained: 
         pictures.units(trained, "7", out)
 
 
+@pytest.mark.slow
 def test_fooling_images_are_changed_by_what_is_said(trained: Path, tmp_path: Path) -> None:
     out, files = tmp_path / "fooling.png", some_files(trained)
     numbers = numbers_of(out, pictures.fooling(trained, files, out, of_class="green"))

@@ -140,6 +140,7 @@ def test_ruin_is_no_change_of_class(sample: Sample) -> None:
         assert verdict.verdict in ("limited", "unsafe") and verdict.pairs == () and "become" not in verdict.why
 
 
+@pytest.mark.slow
 def test_a_shift_out_of_the_image_loses_the_object(sample: Sample) -> None:
     (verdict,) = run_check(sample, Augmentation(shift_x=(-0.9, 0.9), border="black"), thorough=False).verdicts
     assert verdict.verdict != "safe" and "leaves the image" in verdict.why

@@ -86,6 +86,7 @@ def test_a_callback_stops_its_stage_and_the_history_says_so(dataset: Any) -> Non
     assert history.notes == ["stage 1 ended after epoch 1: a callback stopped it"] and not history.cut_short
 
 
+@pytest.mark.slow
 def test_keras_own_callbacks_work_as_they_stand(dataset: Any, tmp_path: Path) -> None:
     told = Told()
     own = (

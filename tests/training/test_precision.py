@@ -52,6 +52,7 @@ def gradient(precision: str, unfreeze: Unfreeze) -> np.ndarray:
     return np.concatenate([one.ravel() for one in moved]) / -RATE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unfreeze", [pytest.param(2, marks=pytest.mark.slow), "all"])
 @pytest.mark.parametrize(
     ("precision", "error"),
@@ -115,6 +116,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, scale: float, stage: Stage) -> tupl
     return model, history, used[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unfreeze", [2, pytest.param("all", marks=pytest.mark.slow)])
 def test_no_step_is_skipped_though_the_loss_scale_began_too_high(
     unfreeze: Unfreeze, monkeypatch: pytest.MonkeyPatch

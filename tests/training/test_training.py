@@ -207,6 +207,7 @@ def test_a_head_stage_moves_the_head_alone_and_computes_each_image_once() -> Non
     assert history.images_computed == 24 + 9 and len(history.rows) == 3
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_history() -> None:
     plan = recipe(Stage(2, 1e-3, unfreeze=1), augmentation=SHIFT, views=2)
     runs = []
