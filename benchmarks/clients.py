@@ -31,6 +31,7 @@ from rows import append_row
 
 FILE = Path(__file__).with_suffix(".csv")
 FITS = ("squash", "crop", "pad")
+CALIBRATED = 256  # images that the converter of 8-bit integers sees, as for `tlkit export`
 SETS = ("cats_dogs", "clothing", "blood_cells", "chest_xray", "latin_letters")
 PACKAGES = {  # virtual environment -> what is installed in it beside Pillow and NumPy
     "onnx": ["onnxruntime"],
@@ -46,6 +47,7 @@ STACKS = (  # name, format, layout, environment, program
     ("client.py", "onnx", "nchw", "onnx", "client"),
     ("client.py", "litert", "nhwc", "litert", "client"),
     ("client.py", "litert-float16", "nhwc", "litert", "client"),
+    ("client.py", "litert-int8", "nhwc", "litert", "client"),
     ("client.py", "openvino", "nhwc", "openvino", "client"),
     ("client.py, JAX", "keras", "nhwc", "jax", "client"),
     ("Node, sharp", "onnx", "nhwc", "node", "js"),
@@ -68,9 +70,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         files = write_images(shared, arguments.count, Path(scratch) / "images")
         known = {tuple(row[n] for n in ("stack", "format", "layout", "fit")) for row in stored()}
-        model, names = trained(shared, arguments.size, 600)
+        model, names, seen = trained(shared, arguments.size, 600)
         for fit in arguments.fits:
-            for row in measure(model, names, fit, files, arguments.venvs.resolve(), Path(scratch) / fit, known):
+            for row in measure(model, names, seen, fit, files, arguments.venvs.resolve(), Path(scratch) / fit, known):
                 append_row(FILE, row)
                 print(row, flush=True)
 
@@ -126,7 +128,7 @@ def changed(file: Path, number: int) -> tuple[bytes, str]:
 
 
 def trained(shared: Path, size: int, count: int):  # type: ignore[no-untyped-def]
-    """MobileNetV2 0.35 with a logistic head, fitted to `count` training images of clothing; and its class names."""
+    """MobileNetV2 0.35 with a logistic head, fitted to `count` images of clothing; its class names; these pixels."""
     import keras
     import numpy as np
     import pandas as pd
@@ -144,10 +146,10 @@ def trained(shared: Path, size: int, count: int):  # type: ignore[no-untyped-def
     features = keras.Model(model.input, model.get_layer("head_features").output).predict(pixels, verbose=0)
     head = LogisticRegression(C=0.1, max_iter=1000).fit(features, labels)
     model.get_layer("predictions").set_weights([head.coef_.T, head.intercept_])
-    return model, names.tolist()
+    return model, names.tolist(), pixels
 
 
-def measure(model, names, fit, files, venvs, scratch, known=frozenset()):  # type: ignore[no-untyped-def]
+def measure(model, names, seen, fit, files, venvs, scratch, known=frozenset()):  # type: ignore[no-untyped-def]
     import numpy as np
 
     import tlkit
@@ -170,10 +172,16 @@ def measure(model, names, fit, files, venvs, scratch, known=frozenset()):  # typ
             continue
         if (target, layout) not in folders:
             folders[target, layout] = tlkit.write_target(
-                model, names, scratch / f"{target}-{layout}", target, fit={**rule, "layout": layout.upper()}
+                model,
+                names,
+                scratch / f"{target}-{layout}",
+                target,
+                fit={**rule, "layout": layout.upper()},
+                representative=seen[:CALIBRATED] if target == "litert-int8" else None,
             )
         folder = folders[target, layout]
-        proof = {} if target == "savedmodel" else prove_target(folder, graph, own, own.argmax(1))
+        # forced: how far 8-bit integers are from the model is in `parity`, and here most images are unlike its own
+        proof = {} if target == "savedmodel" else prove_target(folder, graph, own, own.argmax(1), force=True)
         answers, versions = ask(folder, files, venvs, environment, program)
         expected = by_class(tlkit.predict(folder, files, top=len(names)), names)
         found = np.array([[one["probabilities"][name] for name in names] for one in answers])
