@@ -42,7 +42,9 @@ class Doors:
         self.signatures = tf.saved_model.load(export).signatures
         self.known: dict[bytes, tuple[Any, ...]] = {}
         names = json.loads((self.export / "tlkit.json").read_text())["classes"]
-        predict_room.open_exported = serve_room.open_exported = lambda _: (names, self.asked)  # one model for all doors
+        predict_room.open_exported = lambda _: (names, self.asked)  # one model for all doors
+        serve_room.opened_default = lambda _: (names, self.asked)
+        serve_room.load_signatures = lambda _: dict(self.signatures)
         app = serve_room.make_app(export)
         app.config["PROPAGATE_EXCEPTIONS"] = True
         self.client = app.test_client()
@@ -109,9 +111,11 @@ class Doors:
         self.asked([file.read_bytes() for file in files])
         return {"ok": True, "problem": ""}
 
-    def asked(self, data: list[bytes]) -> tuple[Any, Any, Any]:
-        """The SavedModel's ok, sure and probabilities."""
+    def asked(self, data: list[bytes]) -> Any:
+        """The SavedModel's ok, sure and probabilities, as `tlkit.deployment.exported.Reply`."""
         import tensorflow as tf
+
+        from tlkit.deployment.exported import Reply
 
         new = [one for one in dict.fromkeys(data) if one not in self.known]
         if new:
@@ -119,7 +123,7 @@ class Doors:
             columns = [reply[name].numpy() for name in ("ok", "sure", "probabilities", "problem")]
             self.known.update(zip(new, zip(*columns, strict=True), strict=True))
         oks, sures, values, _ = zip(*(self.known[one] for one in data), strict=True)
-        return np.array(oks), np.array(sures), np.stack(values)
+        return Reply((np.array(oks), np.array(sures), np.stack(values)))
 
     def model(self, file: Path) -> Answer:
         data = file.read_bytes()
