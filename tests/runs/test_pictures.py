@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,21 +86,33 @@ def test_fooling_images_are_changed_by_what_is_said(trained: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "said", "bars"),
     [
-        (["--filters"], "8 filters of the first layer, 3 x 3 pixels"),
-        (["--typical", "--class", "red"], "synthetic images that maximise the score of red"),
-        (["--units", "relu_8"], "'relu_8': a receptive field of 3 x 3 pixels, one every 2"),
-        (["FILE", "--dense"], "3 x 3 crops of 32 pixels, one every 16"),
-        (["FILE", "--fooling", "--class", "green"], "noise: green 99"),
+        (["--filters"], "8 filters of the first layer, 3 x 3 pixels", set()),
+        (["--typical", "--class", "red"], "synthetic images that maximise the score of red", {"step"}),
+        (["--units", "relu_8"], "'relu_8': a receptive field of 3 x 3 pixels, one every 2", {"batch of image", "unit"}),
+        (["FILE", "--dense"], "3 x 3 crops of 32 pixels, one every 16", {"batch of image"}),
+        (["FILE", "--fooling", "--class", "green"], "noise: green 99", {"noise image", "image"}),
     ],
 )
-def test_each_picture_is_an_option_of_explain(trained: Path, tmp_path: Path, words: list[str], said: str) -> None:
+def test_each_picture_is_an_option_of_explain_with_a_bar(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str, bars: set[str]
+) -> None:
+    counts: dict[str, list[int | None]] = {}
+
+    @contextlib.contextmanager
+    def watched(total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
+        done = counts.setdefault(unit, [total])
+        yield done.append
+
+    for module in ("tlkit.progress", "tlkit.runs.pictures"):
+        monkeypatch.setattr(f"{module}.bar", watched)
     out = tmp_path / "out.png"
     words = [str(some_files(trained)[0]) if word == "FILE" else word for word in words]
     done = CliRunner().invoke(main, ["explain", str(trained), *words, "--out", str(out)])
     assert done.exit_code == 0 and said in done.output, done.output
     numbers_of(out, done.output.splitlines())
+    assert bars <= set(counts) and all(counts[unit][0] == counts[unit][-1] for unit in bars)
 
 
 def test_two_kinds_of_picture_at_once_are_refused(trained: Path) -> None:

@@ -142,6 +142,12 @@ def test_the_other_tools_have_twelve_jobs_and_the_lines_are_counted() -> None:
         assert said, job[:40]
         assert (ours.skipped, theirs.skipped) == ("", OTHER_TOOL)
         assert [int(said[1]), int(said[2])] == [ours.lines_of_code(), theirs.lines_of_code()], job[:40]
+    sections = re.findall(r"^## From [^\n]+\n(.*?)^### (?=\d)", text, flags=re.MULTILINE | re.DOTALL)
+    assert len(sections) == len(re.findall(r"^## From ", text, flags=re.MULTILINE)) == 5
+    for section in sections:
+        assert re.search(r"\]\(https://[^)\s]+\)", section) and re.search(r"read on \d{4}-\d\d-\d\d\.", section), (
+            section
+        )
 
 
 def test_every_page_is_in_the_navigation_once() -> None:

@@ -20,6 +20,7 @@ from tlkit.evaluation.receptive_field import receptive_field
 from tlkit.evaluation.saliency import coloured
 from tlkit.models.blocks import feature_maps
 from tlkit.models.inference import frozen_call
+from tlkit.progress import counted_off
 
 POSITIONS = 128  # through the head at a time
 
@@ -68,7 +69,8 @@ class DenseNetwork:
         images: uint8 or float, RGB 0-255, shape (n, size, size, 3).
         """
         starts = range(0, len(images), self._batch)
-        return np.concatenate([self._of_batch(images[start : start + self._batch]) for start in starts])
+        parts = counted_off(starts, len(starts), "batch of image")
+        return np.concatenate([self._of_batch(images[start : start + self._batch]) for start in parts])
 
     def _of_batch(self, images: np.ndarray) -> np.ndarray:
         views = []

@@ -18,6 +18,7 @@ from tlkit.errors import SpecError
 from tlkit.evaluation.gradients import as_picture, guided
 from tlkit.evaluation.receptive_field import ReceptiveField, receptive_field
 from tlkit.models.inference import frozen_call
+from tlkit.progress import counted_off
 
 PATCHES = 9
 DRAWN = 0.998  # of the pixels of a back-projection; those beyond are as dark or bright as these
@@ -63,7 +64,8 @@ def most_active(
         )
     call = frozen_call(keras.Model(model.input, tensor), batch_size)
     highest, where = [], []
-    for start in range(0, len(pixels), batch_size):
+    starts = range(0, len(pixels), batch_size)
+    for start in counted_off(starts, len(starts), "batch of image"):
         maps = call(pixels.gather(np.arange(start, min(start + batch_size, len(pixels)))))[0]
         flat = maps.reshape(len(maps), -1, maps.shape[-1])
         where.append(flat.argmax(1))

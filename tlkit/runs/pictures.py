@@ -25,6 +25,7 @@ from tlkit.evaluation.gradients import as_picture
 from tlkit.evaluation.units import BackProjection, montage, most_active
 from tlkit.files import write_atomically
 from tlkit.models.blocks import blocks, feature_maps
+from tlkit.progress import bar, counted_off
 from tlkit.runs.explain import decoded_files, image_files
 from tlkit.runs.folder import Run, open_run
 from tlkit.runs.reading import decoded, load_model, own_part, unsure_below
@@ -32,6 +33,7 @@ from tlkit.words import counted, shown
 
 CLASSES = 16  # that are drawn where none is named
 NOISES = 8
+STEPS = 128  # of the ascent to a typical image
 ACROSS = 8  # filters in a row
 LARGER = 2  # times the run's image size, of the images of `dense`
 
@@ -118,7 +120,7 @@ def units(run: Source, layer: str = "", out: str | Path = "units.png", *, count:
     projection = BackProjection(model, tensor)
     pictures: list[list[Picture]] = []
     rows = []
-    for unit in found:
+    for unit in counted_off(found, len(found), "unit"):
         pixels = examples.pixels.gather(np.array(unit.rows))
         labels = [str(table["label"].iloc[row]) for row in unit.rows]
         most = max(sorted(set(labels)), key=labels.count)
@@ -179,11 +181,17 @@ def typical(run: Source, out: str | Path = "typical.png", *, of_class: str | Non
     classes, one = run.plan.classes, _number(of_class, run.plan.classes)
     model = load_model(run)
     pictures, rows = [], []
-    for number in range(len(classes))[:CLASSES] if one is None else [one]:
-        image = most_typical(model, number, seed=seed)
-        answer = float(np.asarray(model(image[None].astype("float32"), training=False))[0, number])
-        pictures.append((image, f"{classes[number]} {answer:.1%}"))
-        rows.append({"class": classes[number], "probability": answer})
+    drawn_classes = range(len(classes))[:CLASSES] if one is None else [one]
+    with bar(STEPS * len(drawn_classes), "step") as update:
+        for before, number in enumerate(drawn_classes):
+
+            def done(step: int, before: int = before) -> None:
+                update(STEPS * before + step)
+
+            image = most_typical(model, number, steps=STEPS, seed=seed, done=done)
+            answer = float(np.asarray(model(image[None].astype("float32"), training=False))[0, number])
+            pictures.append((image, f"{classes[number]} {answer:.1%}"))
+            rows.append({"class": classes[number], "probability": answer})
     draw_rows([pictures[at : at + 4] for at in range(0, len(pictures), 4)], Path(out))
     drawn = _write_numbers(out, {"seed": seed, "images": rows})
     return [f"synthetic images that maximise the score of {', '.join(caption for _, caption in pictures)}", drawn]
@@ -219,14 +227,15 @@ def fooling(
     model = load_model(run)
     network, pictures, lines = Fooling(model), [], []
     numbers: dict[str, Any] = {"sure": SURE, "seed": seed, "unsure_below": _threshold(run), "noise": [], "images": []}
-    for number in range(len(classes))[:NOISES] if target is None else [target]:
+    aims = range(len(classes))[:NOISES] if target is None else [target]
+    for number in counted_off(aims, len(aims), "noise image"):
         start, change = network.noise(number, seed=seed)
         numbers["noise"].append(change.to_dict(classes))
         after = f"{classes[number]} {change.probability:.1%} after {change.amount:.0f} steps"
         pictures.append([(start, f"noise, {classes[number]} {change.before:.1%}"), (change.image, after)])
         pictures[-1].append(_difference(start, change))
         lines.append(f"noise: {after}, from {change.before:.1%}; changed by {_size(change)}")
-    for file, image in zip(found, images, strict=True):
+    for file, image in counted_off(zip(found, images, strict=True), len(found), "image"):
         row, drawn, said = _changed(model, network, image, target, classes)
         numbers["images"].append({"file": str(file), **row})
         pictures.append(drawn)
