@@ -235,7 +235,9 @@ def state_of_run(command: list[str], kept: Path, scratch: Path, again: bool) -> 
     plan = next((one / "plan.json" for one in (*unfinished, out) if (one / "plan.json").is_file()), None)
     if not again:
         return "nothing was written" if not out.exists() else f"unfinished, {'with' if plan else 'without'} plan.json"
-    what = [command[1], *RECIPE, "--no-report", "--out", str(out), "--force"] if plan is None else ["--resume", str(out)]
+    what = (
+        [command[1], *RECIPE, "--no-report", "--out", str(out), "--force"] if plan is None else ["--resume", str(out)]
+    )
     how = "repeated from the command" if plan is None else "resumed"
     if tlkit(["finetune", *what], scratch / "cache").returncode:
         return f"cannot be {how}"
