@@ -11,8 +11,8 @@ own. Then it is asked:
 - how the command ended, and its last sentence, or whether there was a traceback;
 - whether every file that was there before has the same SHA-256 (those of the run that is replaced by intent aside);
 - whether temporary files were left behind;
-- whether the run is finished, with the predictions of an undisturbed run; if it is not, whether it has its plan.json,
-  and at some points, whether it can be repeated from that once there is room, with the same predictions.
+- whether the run is finished, with the predictions of an undisturbed run; if it is not, whether `--resume` goes on with
+  it once there is room, or the same command repeats it if it has no plan.json yet, to the same predictions.
 
 Appends a row per point to benchmarks/full_disk.csv.
 """
@@ -51,7 +51,7 @@ class Point:
     left: bytes that stay free; None for a disk that becomes read-only.
     cache: whether the caches are on the disk.
     goes_on: whether the command must succeed.
-    again: whether an unfinished run is repeated once there is room.
+    again: whether an unfinished run is resumed once there is room, or repeated if it has no plan.json yet.
     """
 
     command: list[str]
@@ -71,16 +71,17 @@ POINTS = {
     ),
     "full: the index of a cache's shard": Point(ELSEWHERE, "tlkit.cache:_index", 0, cache=True, goes_on=True),
     "full: before a run": Point(SHORT, "", 1_000_000),
-    "full: split.csv": Point(SHORT, "tlkit.finetuning.prepare:Prepared.write"),
+    "full: split.csv": Point(SHORT, "tlkit.finetuning.prepare:Prepared.write", again=True),
     "full: model.keras": Point(SHORT, "tlkit.finetuning.judge:save_model", 200_000, again=True),
-    "full: predictions.csv": Point(SHORT, "tlkit.finetuning.judge:_calibrate_and_score"),
+    "full: predictions.csv": Point(SHORT, "tlkit.finetuning.judge:_calibrate_and_score", again=True),
     "full: the run's SavedModel": Point(SHORT, "tlkit.finetuning.deliver:export", 1_000_000, again=True),
-    "full: metrics.json": Point(SHORT, "tlkit.runs.folder:Run.write_metrics"),
+    "full: metrics.json": Point(SHORT, "tlkit.runs.folder:Run.write_metrics", again=True),
     "full: the run's report": Point(FINETUNE, "tlkit.finetuning.deliver:write_report", 20_000),
     "full: a run that replaces another": Point(
         ["finetune", "{data}", *RECIPE, "--no-report", "--out", "{earlier}", "--force"],
         "tlkit.finetuning.judge:save_model",
         200_000,
+        again=True,
     ),
     "full: export as SavedModel": Point(
         ["export", "{earlier}", "--to", "{disk}/out"], "tlkit.runs.export:export", 1_000_000
@@ -106,7 +107,7 @@ POINTS = {
     "read-only: report": Point(["report", "{earlier}"], "", None),
     "read-only: explain": Point(["explain", "{kept}", "{data}/3/0003.png", "--out", "{disk}/a.png"], "", None),
     "read-only: predict with a run on it": Point(["predict", "{earlier}", "{data}/3"], "", None, goes_on=True),
-    "read-only: in the middle of a run": Point(SHORT, "tlkit.finetuning.judge:save_model", None),
+    "read-only: in the middle of a run": Point(SHORT, "tlkit.finetuning.judge:save_model", None, again=True),
 }
 
 
@@ -234,11 +235,14 @@ def state_of_run(command: list[str], kept: Path, scratch: Path, again: bool) -> 
     plan = next((one / "plan.json" for one in (*unfinished, out) if (one / "plan.json").is_file()), None)
     if not again:
         return "nothing was written" if not out.exists() else f"unfinished, {'with' if plan else 'without'} plan.json"
-    what = [str(plan)] if plan is not None else [command[1], *RECIPE]
-    if tlkit(["finetune", *what, "--no-report", "--out", str(out), "--force"], scratch / "cache").returncode:
-        return "cannot be repeated"
-    found = "same predictions" if (out / "predictions.csv").read_bytes() == same else "other predictions"
-    return f"repeated from {'its plan.json' if plan is not None else 'the command'}, {found}"
+    what = (
+        [command[1], *RECIPE, "--no-report", "--out", str(out), "--force"] if plan is None else ["--resume", str(out)]
+    )
+    how = "repeated from the command" if plan is None else "resumed"
+    if tlkit(["finetune", *what], scratch / "cache").returncode:
+        return f"cannot be {how}"
+    same_again = (out / "predictions.csv").read_bytes() == same
+    return f"{how}, {'same' if same_again else 'other'} predictions"
 
 
 def report(rows: list[dict[str, str]]) -> None:

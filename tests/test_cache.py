@@ -482,3 +482,14 @@ def test_who_reads_a_file_while_it_is_written_sees_the_whole_earlier_one(tmp_pat
         write_atomically(file, "later, and longer")
         assert reader.read() == "earlier"
     assert file.read_text(encoding="utf-8") == "later, and longer"
+
+
+def test_files_that_are_held_are_held_once_and_closed_at_the_end(tmp_path: Path) -> None:
+    (tmp_path / "weights.npz").write_bytes(b"arrays")
+    program = (
+        "import sys; from pathlib import Path; from tlkit.cache import hold, _HELD\n"
+        "hold(Path(sys.argv[1])); hold(Path(sys.argv[1])); assert len(_HELD) == 1"
+    )
+    words = [sys.executable, "-W", "always::ResourceWarning", "-c", program, str(tmp_path / "weights.npz")]
+    ended = subprocess.run(words, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")

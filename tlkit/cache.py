@@ -28,6 +28,7 @@ mapped file away from its reader.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import functools
@@ -591,14 +592,24 @@ def _is_abandoned(file: Path) -> bool:
     return age > NEW_SECONDS
 
 
-_HELD: list[BinaryIO] = []  # until the process ends
+_HELD: dict[tuple[int, int], BinaryIO] = {}  # by device and inode, until the process ends
 
 
 def hold(file: Path) -> None:
     """Keep a file, which this process reads again later, from being cleared as long as the process lives."""
     with contextlib.suppress(OSError):
         if fcntl is not None:
-            _HELD.append(_locked(file, shared=True))
+            stream = _locked(file, shared=True)
+            about = os.fstat(stream.fileno())
+            if _HELD.setdefault((about.st_dev, about.st_ino), stream) is not stream:
+                stream.close()  # it is held already
+
+
+@atexit.register
+def _let_go() -> None:
+    """Close what is held, which the interpreter would do with a ResourceWarning."""
+    while _HELD:
+        _HELD.popitem()[1].close()
 
 
 def _in_use(folder: Path) -> set[str]:

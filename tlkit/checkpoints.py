@@ -92,12 +92,24 @@ class Checkpoints:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise RunError(
-                    f"Another process works on the run '{self.folder.parent}'. Wait until it ends, or stop it first."
-                ) from None
+                raise in_use(self.folder.parent) from None
             except OSError:  # a file system without locks
                 pass
             yield
+
+    @property
+    def held(self) -> bool:
+        """Whether a process of this machine, this one included, holds the folder with `locked`."""
+        try:
+            import fcntl
+
+            with (self.folder / LOCK).open("r") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except (ImportError, OSError):  # Windows, no such folder, a file system without locks
+            pass
+        return False
 
     def remove(self) -> None:
         """Remove all checkpoints."""
@@ -179,6 +191,11 @@ class Checkpoint:
         """The `.json` files, the oldest first."""
         found = self.among.folder.glob(f"{self.name}-*.json")
         return sorted((one for one in found if one.stem[len(self.name) + 1 :].isdigit()), key=_number)
+
+
+def in_use(run: Path) -> RunError:
+    """The error for a run's folder that another process holds."""
+    return RunError(f"Another process works on the run '{run}'. Wait until it ends, or stop it first.")
 
 
 def _remove(file: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from tlkit.checkpoints import Checkpoints
 from tlkit.errors import RunError
 from tlkit.folders import DESCRIPTION, check_replaceable, write_description
 from tlkit.runs.folder import Run, check_out, finish_run, next_free, open_run, start_run
@@ -51,6 +53,17 @@ def all_of(folder: Path) -> dict[str, str]:
     """Every file's name and words, and every folder's name."""
     found = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*")}
     return {name: p.read_text() if p.is_file() else "" for name, p in found.items()}
+
+
+def test_a_run_that_another_process_works_on_is_not_replaced(tmp_path: Path) -> None:
+    for folder in (tmp_path / "run", tmp_path / ".unfinished-1a2b3c4d-run"):  # the second replaces the first
+        with (
+            Checkpoints(folder / "checkpoints").locked(),
+            pytest.raises(RunError, match=f"Another process works on the run '{tmp_path}/run'"),
+        ):
+            check_out(tmp_path / "run", force=True)
+        shutil.rmtree(folder)
+    check_out(tmp_path / "run", force=True)
 
 
 def test_a_run_without_metrics_is_unfinished_and_can_be_replaced(tmp_path: Path) -> None:

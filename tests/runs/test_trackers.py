@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -14,10 +16,12 @@ import tlkit
 from tests.conftest import write_folder
 from tests.tiny import tiny_file
 from tlkit import Recipe, Stage
+from tlkit.checkpoints import Checkpoints
 from tlkit.cli.main import main
 from tlkit.errors import ExportError, NameUnknown, RunError, SpecError
 from tlkit.plan.tracking import named_trackers
 from tlkit.runs.trackers import TensorBoardTracker, make_trackers, tell
+from tlkit.training.own_callbacks import check_resumable
 
 RECIPE = Recipe("one", stages=(Stage(epochs=2, learning_rate=1e-2),))
 
@@ -113,6 +117,39 @@ def test_mlflow_reads_back_metrics_parameters_and_artefacts(tmp_path: Path, unse
     assert [one.step for one in rows] == [0, 1]
     names = {one.path for one in client.list_artifacts(found.info.run_id)}
     assert {"plan.json", "metrics.json", "history.csv", "decisions.txt"} <= names
+
+
+def test_trackers_take_part_in_a_run_that_is_resumed_and_mlflow_goes_on_with_its_run(
+    tmp_path: Path, trained: Path, monkeypatch: Any
+) -> None:
+    class Client:
+        begun = 0
+
+        def __init__(self, tracking_uri: str) -> None:
+            pass
+
+        def get_experiment_by_name(self, name: str) -> Any:
+            return SimpleNamespace(experiment_id="1")
+
+        def create_run(self, experiment: str, run_name: str) -> Any:
+            Client.begun += 1
+            return SimpleNamespace(info=SimpleNamespace(run_id=f"number {Client.begun}"))
+
+        def log_param(self, *given: Any) -> None:
+            pass
+
+        log_text = log_param
+
+    monkeypatch.setitem(sys.modules, "mlflow.tracking", SimpleNamespace(MlflowClient=Client))
+    run = tlkit.open_run(shutil.copytree(trained, tmp_path / "run"))
+    (run.folder / "checkpoints").mkdir()
+    (run.folder / "checkpoints" / "progress.json").write_text('{"seconds": {"total": 9.0}}\n')
+    for uri in ("one", "one", "two"):
+        trackers = make_trackers([f"mlflow:{uri}", f"tensorboard:{tmp_path / 'logs'}"])
+        check_resumable(trackers)
+        tell(trackers, "on_run_begin", run)
+    assert Client.begun == 2
+    assert Checkpoints(run.folder / "checkpoints").spent() == {"total": 9.0}, "what the run took is not forgotten"
 
 
 def test_mlflow_that_is_not_there_is_named(monkeypatch: Any) -> None:

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
+from tlkit.checkpoints import Checkpoints, in_use
 from tlkit.data.sources.kinds import root_of_data
 from tlkit.data.sources.member import Root
 from tlkit.data.sources.names import is_utf8
@@ -36,6 +37,7 @@ from tlkit.disk import check_writable
 from tlkit.errors import RunError, SpecError, TlkitError
 from tlkit.files import contents, csv_text, name_beside, remove, replace_folder, write_atomically
 from tlkit.folders import (
+    CHECKPOINTS,
     KNOWN,
     PLAN,
     _check_movable,
@@ -428,6 +430,9 @@ def check_out(folder: Path, force: bool, data: Path | Address | InMemory | None 
     """
     if isinstance(data, Path):
         _check_apart(folder, data)
+    for one in (folder, *_left_beside(folder, "unfinished")):
+        if Checkpoints(one / CHECKPOINTS).held:
+            raise in_use(folder)
     check_replaceable(folder, PLAN)
     replaced = _holds_something(folder)
     if replaced and not force:

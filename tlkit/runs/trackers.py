@@ -1,11 +1,15 @@
 """Logs runs to TensorBoard or MLflow: callbacks that also take the plan, its decisions, the metrics and the report.
 
+They declare that they remember nothing, so they can take part in a run that is resumed: events are numbered by epoch,
+and the run of MLflow is found in the run's checkpoints.
+
 The only file that imports MLflow (`pip install mlflow`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +19,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tlkit.checkpoints import Checkpoints
 from tlkit.errors import ExportError, RunError, TlkitError
+from tlkit.folders import CHECKPOINTS
 from tlkit.plan.tracking import named_trackers
 from tlkit.progress import log
 from tlkit.runs.folder import Run
@@ -24,7 +30,17 @@ ARTEFACTS = ("plan.json", "metrics.json", "history.csv", "split.csv", "predictio
 LONGEST = 500  # characters of an MLflow parameter
 
 
-class TensorBoardTracker(keras.callbacks.TensorBoard):
+class _Stateless:
+    """Declares the state of a tracker: nothing. See `tlkit.training.own_callbacks.check_resumable`."""
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        pass
+
+
+class TensorBoardTracker(_Stateless, keras.callbacks.TensorBoard):
     """Keras' TensorBoard callback, which also logs the plan, its decisions and the metrics, and copies the report.
 
     folder: of the event files; the report goes there too.
@@ -56,7 +72,7 @@ class TensorBoardTracker(keras.callbacks.TensorBoard):
         writer.close()
 
 
-class MlflowTracker(keras.callbacks.Callback):
+class MlflowTracker(_Stateless, keras.callbacks.Callback):
     """Logs a run to MLflow: parameters, the scores of each epoch, the metrics, and the run's files as artefacts.
 
     A training goes on where MLflow cannot be reached; when the run is finished, this is an error.
@@ -68,6 +84,7 @@ class MlflowTracker(keras.callbacks.Callback):
 
     def __init__(self, uri: str, experiment: str = "tlkit") -> None:
         super().__init__()
+        self._uri = uri
         self._id: str | None
         try:
             from mlflow.tracking import MlflowClient
@@ -82,14 +99,24 @@ class MlflowTracker(keras.callbacks.Callback):
             raise ExportError(f"MLflow cannot log to '{uri}': {error}") from error
 
     def on_run_begin(self, run: Run) -> None:
-        """Begin a run of MLflow, with the job and the decisions as parameters."""
-        self._id = self._client.create_run(self._experiment, run_name=run.folder.name).info.run_id
-        job = {f"job.{name}": value for name, value in run.plan.job.to_dict().items() if value not in (None, [], "")}
+        """Begin a run of MLflow, with the job and the decisions as parameters; of a run that is resumed, go on with it.
+
+        Its id is among the run's checkpoints, which a run that replaces this one does not have.
+        """
+        kept = Checkpoints(run.folder / CHECKPOINTS)
+        kept.seconds = kept.spent
+        where = hashlib.sha256(self._uri.encode()).hexdigest()[:8]
+        self._id = kept.once(f"mlflow {where}", lambda: {"id": self._begun(run)})["id"]
+
+    def _begun(self, run: Run) -> str:
+        name: str = self._client.create_run(self._experiment, run_name=run.folder.name).info.run_id
+        job = {f"job.{about}": value for about, value in run.plan.job.to_dict().items() if value not in (None, [], "")}
         job |= {f"decided.{one.about}": one.chosen for one in run.plan.decisions}
-        for name, value in job.items():
+        for about, value in job.items():
             text = value if isinstance(value, str) else json.dumps(value, default=str)
-            self._client.log_param(self._id, name, text[:LONGEST])
-        self._client.log_text(self._id, "\n".join(decisions_of(run)), "decisions.txt")
+            self._client.log_param(name, about, text[:LONGEST])
+        self._client.log_text(name, "\n".join(decisions_of(run)), "decisions.txt")
+        return name
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if self._id is None or self._failed:
