@@ -348,9 +348,7 @@ def _token_of(file: str) -> str:
 @click.option("--out", metavar="FILE", help="page that ranks RUNS; default leaderboard.html")
 @click.option("--data", "moved_to", metavar="DATA", help="where the data of RUN is now, if it was moved")
 @json_option
-def report_(
-    runs: Sequence[str], robustness: bool, slices: str | None, out: str | None, moved_to: str | None
-) -> None:
+def report_(runs: Sequence[str], robustness: bool, slices: str | None, out: str | None, moved_to: str | None) -> None:
     """Write the report of a run again, or rank several RUNS.
 
     Several runs are compared on the images they share, on a page beside them."""
