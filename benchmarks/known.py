@@ -11,6 +11,7 @@ images with a p-value below 0.05. Appends to benchmarks/known.csv, and skips the
 
 The prototype score was chosen among about 50 variants, and its UNCERTAINTY = 1 (see `tlkit.evaluation.known`) among 0,
 0.5, 1 and 2, on the test images of seed 0 of these sets, known and unknown; so the numbers of seed 0 flatter it.
+That the rank by class alone forgets which classes strange images are taken for was seen there, too.
 """
 
 import argparse

@@ -59,6 +59,20 @@ def test_of_known_images_the_stated_share_is_refused_in_each_class() -> None:
         assert (found[mine] < 0.05).mean() == pytest.approx(0.05, abs=0.035)
 
 
+def test_a_class_that_strange_images_are_taken_for_does_not_hide_them() -> None:
+    """Known images of class 2 are unsure, too: ranked among these alone, unsure strangers would look usual."""
+    features, labels, probabilities = drawn(240, 5)
+    unsure = np.float32([[0.3, 0.2, 0.5]])
+    probabilities[probabilities.argmax(1) == 2] = unsure
+    known = fit_known(features, labels, probabilities, stratified_folds(labels, None, 10), room=ROOM)
+    assert known is not None and not pooled_classes(known, ["a", "b", "c"])
+    new, _, sure = drawn(3000, 2)
+    sure[sure.argmax(1) == 2] = unsure
+    found, taken = p_values(known, new, sure), sure.argmax(1) == 2
+    assert (found < 0.05).mean() == pytest.approx(0.05, abs=0.035)
+    assert np.median(found[taken]) < np.median(found[~taken]) - 0.05
+
+
 def test_held_out_images_that_are_never_learned_from_are_refused_as_often() -> None:
     features, labels, probabilities = drawn(1500, 1)
     folds = np.where(np.arange(1500) < 700, -1, 0)

@@ -12,8 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from tests.conftest import COLOURS, draw
-from tlkit import DataError, NameUnknown, Run, label_next, open_run, scan, slices
+from tlkit import DataError, NameUnknown, Run, SpecError, label_next, open_run, report, scan, slices
 from tlkit.cli.main import main
+from tlkit.reporting.findings import ReportInputs, analyse
 from tlkit.runs.label_next import add_labels
 
 
@@ -45,6 +46,22 @@ def test_a_column_of_numbers_is_cut_at_its_quartiles_and_an_unknown_one_is_refus
         other = open_run(run.folder.parent / "other")
         other.write_table("split.csv", other.read_table("split.csv").drop(columns="group"))
         slices(other, "site", hidden=False)
+
+
+def test_a_report_is_written_again_with_the_columns_that_are_asked_for(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("tlkit.reporting.report.write_report", lambda inputs, **_: asked.append(inputs.columns))
+    report([run], slices="age")
+    report([run])
+    assert asked == ["age", None]
+    monkeypatch.setattr("tlkit.reporting.findings.measure_slices", lambda run, columns, *_, **__: asked.append(columns))
+    monkeypatch.setattr("tlkit.reporting.findings.ClassActivationMaps", lambda model: None)
+    analyse(ReportInputs(run, None, None, "age"))  # type: ignore[arg-type]
+    assert asked == ["age", None, "age"]
+    with pytest.raises(SpecError, match="of one run's report"):
+        report([run, run], slices="age")
 
 
 def test_hidden_slices_come_from_the_run_s_features(run: Run) -> None:

@@ -344,10 +344,11 @@ def _token_of(file: str) -> str:
 @main.command("report")
 @click.argument("runs", nargs=-1, required=True)
 @click.option("--robustness", is_flag=True, help="also measure accuracy on corrupted images (minutes)")
+@click.option("--slices", metavar="COLUMN,...", help="compare these columns' values; default those of 2 to 20")
 @click.option("--out", metavar="FILE", help="page that ranks RUNS; default leaderboard.html")
 @click.option("--data", "moved_to", metavar="DATA", help="where the data of RUN is now, if it was moved")
 @json_option
-def report_(runs: Sequence[str], robustness: bool, out: str | None, moved_to: str | None) -> None:
+def report_(runs: Sequence[str], robustness: bool, slices: str | None, out: str | None, moved_to: str | None) -> None:
     """Write the report of a run again, or rank several RUNS.
 
     Several runs are compared on the images they share, on a page beside them."""
@@ -357,7 +358,7 @@ def report_(runs: Sequence[str], robustness: bool, out: str | None, moved_to: st
     with _tensorflow_quietly():
         from tlkit.reporting.report import report
     with log_shown(is_result=len(opened) > 1):
-        page = report(opened, robustness=robustness, out=out)
+        page = report(opened, robustness=robustness, slices=slices, out=out)
     if wants_json():
         from tlkit.reporting.leaderboard import compare_runs
 

@@ -22,6 +22,10 @@ from tlkit.stats import wilson_interval
 
 NONE_OF_THESE = "none of these"  # served instead of a class
 FEWEST_HELD_OUT = 20  # images predicted as a class, from which that class has quantiles of its own
+# From how many images a class's own p-value counts as much as that among all images. As for prediction sets: see
+# `tlkit.evaluation.prediction_sets.SHARED_COUNTS`, where it was chosen; nothing was chosen here
+SHARED_COUNTS = 75
+TAIL = 0.2  # p-value below which half of the quantiles are
 FEWEST_IMAGES = 4  # of a class, and of a prototype: none may be the features of one image
 IMAGES_A_PROTOTYPE = 8  # about
 MOST_PROTOTYPES = 64
@@ -82,10 +86,12 @@ class Known:
     def p_values(self, features: Any, probabilities: Any) -> Any:
         """The p-value of each image, for the hypothesis that it is like the known ones: float32, shape (n,).
 
-        Of known images a share of about 5 % has a p-value below 0.05, among those predicted as each class: it is the
-        rank of the score among those of held-out images that were predicted as the same class (a Mondrian taxonomy),
-        interpolated between ranks. If fewer than 20 held-out images were, classes are pooled. Below 1 / (n + 1), where
-        the image is stranger than all n, it only ranks: it falls as the score rises.
+        Of known images a share of about 5 % has a p-value below 0.05. Ranked are means of two ranks: that of the score
+        among the held-out images that were predicted as the same class (a Mondrian taxonomy), and that among all, which
+        count as n ** 2 and as 75 ** 2, n images of the class. Among few images the first is chance at its end, and it
+        forgets that some classes are those that strange images are taken for. The p-value is the rank of the mean among
+        those of the held-out images, interpolated. If fewer than 20 of them were predicted as a class, such classes are
+        pooled. Beyond the strangest held-out image it only ranks: it falls as the score rises.
         """
         score = self.strangeness(features, probabilities)
         return self._p_values_at(score, keras.ops.argmax(probabilities, axis=1))
@@ -267,30 +273,51 @@ def _quantiles(
     rows[own] = np.arange(1, len(own) + 1)
     few = ~np.isin(predicted, own)
     groups = [scores[few] if few.sum() >= FEWEST_HELD_OUT else scores, *[scores[predicted == one] for one in own]]
-    tables = [_table(np.sort(one)) for one in groups]
+    counts = np.array([len(one) for one in groups], "int32")
+    everything, of_group = np.sort(scores), [np.sort(one) for one in groups]
+    mean = np.zeros(len(scores))
+    for number, group in enumerate(of_group):
+        mine = rows[predicted] == number
+        mean[mine] = _mean_rank(group, everything, scores[mine])
+    reached, times = np.unique(mean, return_counts=True)
+    ranks = np.cumsum(times) / (len(scores) + 1)
+    tables = [_table(group, everything, reached, ranks) for group in of_group]
     high, levels = (np.stack(both).astype("float32") for both in zip(*tables, strict=True))
-    return rows, high, levels, np.array([len(one) for one in groups], "int32")
+    return rows, high, levels, counts
 
 
-def _table(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """QUANTILES sorted scores with the p-value at each: 0 has 1, and of n scores the k-th has (n + 1 - k) / (n + 1).
+def _table(
+    own: np.ndarray, everything: np.ndarray, reached: np.ndarray, ranks: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """QUANTILES scores, ascending, with the p-value at each: see `Known.p_values`. A score of 0 has 1.
 
-    The highest ones are kept, where the thresholds are; of the others evenly spaced ones.
+    Half of them are where p-values are below TAIL, where thresholds are; the others are evenly spaced.
+
+    own: the scores of the class. everything: of all held-out images. reached: the mean ranks of these, and ranks: how
+    common it is to have one as low. All ascending.
     """
-    n = len(scores)
-    levels = (n - np.arange(n)) / (n + 1)
-    places = np.arange(n)
-    if n > QUANTILES - 1:
+    places = np.unique(np.concatenate([own, everything]))
+    levels = np.interp(_mean_rank(own, everything, places), np.r_[0.0, reached, 1.0], np.r_[0.0, ranks, 1.0])
+    if len(places) > QUANTILES - 1:
         kept = QUANTILES // 2
-        lower = np.linspace(0, n - kept - 1, QUANTILES - 1 - kept).round().astype(int)
-        if 0.1 * n > kept:  # many images: the upper tenth at equal distances, too
-            upper = np.linspace(int(0.85 * n), n - 1, kept).round().astype(int)
-            lower = np.linspace(0, upper[0] - 1, QUANTILES - 1 - kept).round().astype(int)
-            places = np.concatenate([lower, upper])
-        else:
-            places = np.concatenate([lower, np.arange(n - kept, n)])
+        first = min(int((levels > TAIL).sum()), len(places) - kept)
+        lower = np.linspace(0, first - 1, QUANTILES - 1 - kept).round().astype(int)
+        chosen = np.concatenate([lower, np.linspace(first, len(places) - 1, kept).round().astype(int)])
+        places, levels = places[chosen], levels[chosen]
     padding = QUANTILES - len(places)
-    return np.r_[np.zeros(padding), scores[places]], np.r_[np.ones(padding), levels[places]]
+    return np.r_[np.zeros(padding), places], np.r_[np.ones(padding), levels]
+
+
+def _mean_rank(own: np.ndarray, everything: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The mean of the ranks among a class and among all, weighted by how many images the class has."""
+    weight = len(own) ** 2 / (len(own) ** 2 + SHARED_COUNTS**2)
+    return weight * _ranks(own, places) + (1 - weight) * _ranks(everything, places)
+
+
+def _ranks(scores: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The p-value at each place among n ascending scores: 1 at 0, and (n + 1 - k) / (n + 1) at the k-th."""
+    n = len(scores)
+    return np.interp(places, np.r_[0.0, scores], np.r_[1.0, (n - np.arange(n)) / (n + 1)])
 
 
 # -- the model that is served -----------------------------------------------------------------------------------

@@ -419,11 +419,15 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """What a report is made from. dataset: all splits; None if the images are no longer there."""
+    """What a report is made from. dataset: all splits; None if the images are no longer there.
+
+    columns: whose values are compared, as in `tlkit.runs.slices.measure_slices`.
+    """
 
     run: Run
     model: keras.Model
     dataset: Dataset | None
+    columns: Sequence[str] | str | None = None
 
 
 @dataclass(frozen=True)
@@ -536,7 +540,7 @@ def analyse(inputs: ReportInputs, *, seconds: float = SECONDS) -> Analysis:
         cam = ClassActivationMaps(inputs.model)
     if cam is not None and inputs.dataset is not None:
         found = _reliance(inputs, record, cam, seconds)
-    by_slice = measure_slices(inputs.run, None, inputs.model, inputs.dataset, compute=seconds > SECONDS)
+    by_slice = measure_slices(inputs.run, inputs.columns, inputs.model, inputs.dataset, compute=seconds > SECONDS)
     return Analysis(checkup, cam, found, nearest, by_slice)
 
 

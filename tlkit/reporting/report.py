@@ -7,6 +7,7 @@ made again. A new section is a file in `sections/` and a row in `SECTIONS`.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from tlkit.cache import Cache
 from tlkit.disk import check_writable
-from tlkit.errors import DataError
+from tlkit.errors import DataError, SpecError
 from tlkit.progress import log
 from tlkit.reporting.findings import SECONDS, Analysis, Findings, ReportInputs, analyse, collect
 from tlkit.reporting.leaderboard import leaderboard
@@ -30,9 +31,9 @@ from tlkit.reporting.sections import (
     reliability,
     robustness,
     safety,
-    slices,
     summary,
 )
+from tlkit.reporting.sections import slices as by_slice
 from tlkit.runs.folder import Run, open_run
 from tlkit.runs.reading import decoded, load_judged, load_model, own_part
 from tlkit.words import counted
@@ -43,7 +44,7 @@ SECTIONS: tuple[Callable[[Findings], Section | None], ...] = (
     curves.render,
     confusion.render,
     mistakes.render,
-    slices.render,
+    by_slice.render,
     data.render,
     explain.render,
     reliability.render,
@@ -58,6 +59,7 @@ def report(
     runs: Sequence[Run | str | Path],
     *,
     robustness: bool = False,
+    slices: Sequence[str] | str | None = None,
     out: str | Path | None = None,
     cache: Cache | None = None,
 ) -> Path:
@@ -67,6 +69,7 @@ def report(
         runs: run folders; with one, its `report.html` is made again. Where the data was moved,
             `open_run(folder, moved_to)`.
         robustness: also measure accuracy on corrupted images, up to 500 of them. Takes minutes.
+        slices: of one run: the columns whose values are compared, as for `tlkit.slices`.
         out: where the leaderboard goes, default leaderboard.html beside the first run.
         cache: where pixels and features are kept, default the user's.
 
@@ -75,18 +78,21 @@ def report(
     Raises:
         RunError: a folder is not a finished run.
         DataError: the run's images are gone, and its report has results that need them. That report is kept.
-        SpecError: the runs were not evaluated on the same images.
+        NameUnknown: one of `slices` is no column of the run's data.
+        SpecError: the runs were not evaluated on the same images, or there are several and `slices` are given.
     """
     opened = [one if isinstance(one, Run) else open_run(one) for one in runs]
     if len(opened) > 1:
+        if slices is not None:
+            raise SpecError(f"`slices` are of one run's report. {len(opened)} runs are ranked. Give one run.")
         return leaderboard(opened, out)
     (run,) = opened
     check_writable(run.folder / "report.html")
     unseen = run.metrics["test"] and "test" not in run.learned_from
     model = load_model(run) if unseen else load_judged(run)  # not trained on what it is measured on
-    inputs = ReportInputs(run, model, None)
+    inputs = ReportInputs(run, model, None, slices)
     try:
-        inputs = ReportInputs(run, inputs.model, decoded(run, own_part(run, None), cache))
+        inputs = dataclasses.replace(inputs, dataset=decoded(run, own_part(run, None), cache))
     except DataError as error:
         _check_no_richer_report(run, error)
         log.info(f"without images: {error}")
