@@ -203,7 +203,9 @@ def _foreign(folder: Path, manifest: str) -> list[str]:
     known = own_manifest(folder, manifest)
     if manifest == PLAN:
         inside = {f"{one}/{name}" for one in _EXPORTS for name in _foreign(folder / one, DESCRIPTION)}
-        return [name for name in names if not _is_of_run(name, inside) or not (known or _is_left(name))]
+        lock = f"{CHECKPOINTS}/lock"  # all that a full disk leaves of a run that just began; empty
+        ours = {lock} if lock in names and not (folder / lock).stat().st_size else set()
+        return [name for name in names if not _is_of_run(name, inside) or not (known or _is_left(name) or name in ours)]
     if known is None:
         return names
     listed = known.get("files")

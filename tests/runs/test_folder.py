@@ -229,6 +229,18 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.parametrize("content", ["", "mine"])
+def test_the_lock_alone_of_a_run_that_just_began_is_no_foreign_file(content: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "lock").write_text(content)
+    if content:
+        with pytest.raises(RunError, match="not a run's"):
+            check_out(folder, force=True)
+    else:
+        check_out(folder, force=True)
+
+
 def test_images_and_runs_do_not_lie_in_each_other(tmp_path: Path) -> None:
     write(tmp_path / "data", "cat/1.png", "splits.csv")
     for out in (tmp_path / "data", tmp_path / "data" / "run", tmp_path / "data" / "cat" / "deep" / "run"):
