@@ -15,6 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.setdefault(library, "1")
 
 import shutil
+import signal
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,7 +113,9 @@ def ray_cluster() -> Iterator[None]:
     ray = pytest.importorskip("ray")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        before = signal.getsignal(signal.SIGTERM)  # Ray takes its place, and other tests of this process need it
         ray.init(address="local", include_dashboard=False, num_cpus=2, object_store_memory=200_000_000)
+        signal.signal(signal.SIGTERM, before)
     yield
     ray.shutdown()
 
