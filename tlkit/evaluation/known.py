@@ -16,15 +16,13 @@ import keras
 import numpy as np
 
 from tlkit.errors import RunError, SpecError
+from tlkit.evaluation.prediction_sets import SHARED_COUNTS
 from tlkit.features.folds import ALWAYS_TRAINING
 from tlkit.models.head import FEATURES
 from tlkit.stats import wilson_interval
 
 NONE_OF_THESE = "none of these"  # served instead of a class
 FEWEST_HELD_OUT = 20  # images predicted as a class, from which that class has quantiles of its own
-# From how many images a class's own p-value counts as much as that among all images. As for prediction sets: see
-# `tlkit.evaluation.prediction_sets.SHARED_COUNTS`, where it was chosen; nothing was chosen here
-SHARED_COUNTS = 75
 TAIL = 0.2  # p-value below which half of the quantiles are
 FEWEST_IMAGES = 4  # of a class, and of a prototype: none may be the features of one image
 IMAGES_A_PROTOTYPE = 8  # about
