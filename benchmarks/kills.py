@@ -6,8 +6,9 @@ Three kinds of run with `nano` on scikit-learn's digits: a solved head, fine-tun
 tournament on noisy digits, in which a network is trained. Each run is killed with SIGKILL at a random moment of a
 random phase, resumed, and so on until it ends. Then the weights of model.keras, history.csv, predictions.csv and
 metrics.json are compared with those of the run that was not killed, but for what is measured (seconds, and how many
-images were computed). `seconds_lost` is, of each kill in training, the time since the last checkpoint. Rows are
-appended to kills.csv as they end.
+images were computed). `limits` says in which of the two a time limit ended something, as it may on a busy machine: then
+they may differ. `seconds_lost` is, of each kill in training, the time since the last checkpoint. Rows are appended to
+kills.csv as they end.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from typing import Any
 RESULTS = Path(__file__).with_name("kills.csv")
 COLUMNS = [
     *("date", "kind", "seed", "kills", "in_features", "in_training", "in_delivery"),
-    *("equal", "seconds_lost", "seconds"),
+    *("equal", "seconds_lost", "seconds", "limits"),
 ]
 MEASURED = {"seconds", "images_decoded", "images_computed", "milliseconds_an_image", "at_seconds", "bytes"}
 RECIPE = {
@@ -46,6 +47,7 @@ RECIPE = {
     "batch_size": 16,
 }
 POLL = 0.05  # seconds
+LIMITED = re.compile("past the time limit|time limit was reached|limit of the check was reached")
 KINDS: dict[str, list[str]] = {
     "solved head": ["--recipe", "small_similar"],
     "fine-tuning": ["--recipe", "RECIPE", "--allow", "rotate"],
@@ -166,6 +168,7 @@ def trial(kind: str, seed: int, data: Path, folder: Path) -> dict[str, Any]:
         "equal": " ".join(name for name in expected if found[name] == expected[name]),
         "seconds_lost": " ".join(f"{one:.1f}" for one in lost),
         "seconds": round(seconds, 1),
+        "limits": " ".join(one.name for one in (whole, resumed) if LIMITED.search((one / "plan.json").read_text())),
     }
 
 

@@ -17,6 +17,7 @@ from tests.training.test_training import BACKBONE, examples
 from tests.training.test_training import tiny as tiny_model
 from tlkit import Examples, Head, finetune
 from tlkit.cache import in_memory
+from tlkit.checkpoints import Checkpoints
 from tlkit.errors import TrainingError
 from tlkit.features.linear import CrossValidation
 from tlkit.features.table import Table, feature_table
@@ -368,15 +369,37 @@ def test_what_would_take_too_long_trains_for_as_many_epochs_as_fit(monkeypatch: 
     assert [epochs for _, epochs, _ in tried] == [24] * len(tried), "what was asked for is not shortened"
 
 
-@pytest.mark.parametrize(("left", "views"), [(1e6, 8), (600.0, 2), (100.0, None)])
-def test_the_top_blocks_get_as_many_views_as_a_third_of_the_time_allows(left: float, views: int | None) -> None:
+def limited(left: float, folder: Path) -> tuple[Tournament, Contender]:
+    """A tournament with so many seconds left, and fine-tuning of the top blocks that may take part in it."""
     pool, augmentation = examples(20, 604), Augmentation(brightness=(-0.1, 0.1))
-    tournament = Tournament(
-        build, BACKBONE, table_of(pool, 14), pool, Job("data"), lambda: augmentation, deadline=Deadline.after(left)
-    )
-    found = tournament._augmented(tuning_recipe("r", 2, 14, Job("data")), forward=99.0)
-    assert found.augmentation == (augmentation if views else Augmentation())
-    assert found.views == (views or 8)
+    given: dict[str, Any] = {"deadline": Deadline.after(left), "checkpoints": Checkpoints(folder)}
+    tournament = Tournament(build, BACKBONE, table_of(pool, 14), pool, Job("data"), lambda: augmentation, **given)
+    return tournament, Contender("top", tuning_recipe("r", 2, 14, Job("data")), np.zeros(20, np.int8))
+
+
+@pytest.mark.parametrize(("left", "views"), [(1e6, 8), (600.0, 2), (100.0, None)])
+def test_the_top_blocks_get_as_many_views_as_a_third_of_the_time_allows(
+    left: float, views: int | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tlkit.strategy.tournament.seconds_per_image", lambda model: 99 / 14)
+    tournament, one = limited(left, tmp_path)
+    assert tournament._ready(one) is not None
+    assert (one.recipe.augmentation.is_identity(), one.recipe.views) == (views is None, views or 8)
+
+
+@pytest.mark.parametrize("left", [600.0, 50.0])
+def test_what_a_measured_time_decided_is_not_decided_otherwise_after_a_resume(
+    left: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """2 of 8 views, or none of the contender, at the first process' pace; another is faster, or has no time left."""
+    ready: list[tuple[bool, str, int]] = []
+    for pace, seconds in ((99 / 14, left), (1e-6, 1e6), (1e3, 0.0)):
+        monkeypatch.setattr("tlkit.strategy.tournament.seconds_per_image", lambda model, pace=pace: pace)
+        tournament, one = limited(seconds, tmp_path)
+        built = tournament._ready(one) is not None
+        ready.append((built, one.outcome, one.recipe.views))
+    assert ready == [ready[0]] * 3 and ready[0][0] == (left == 600.0)
+    assert ready[0][2] == (2 if left == 600.0 else 8) and ("past the time limit" in ready[0][1]) == (left == 50.0)
 
 
 @pytest.mark.slow

@@ -36,7 +36,8 @@ from tlkit.safety.verdict import sentence
 from tlkit.strategy.recipes import STEP, choose_recipe, decide_by_tournament, foresee_tournament
 from tlkit.strategy.tournament import training_name
 
-CHECK_SECONDS = 60  # time limit of the class-safety check in a run without a time limit
+CHECK_SECONDS = 180  # time limit of the class-safety check in a run without a time limit: several times what it takes,
+# so that a machine that is busy with other work checks the same fields
 VERSIONS = ("tensorflow", "keras", "numpy", "albumentations", "pandas")
 
 

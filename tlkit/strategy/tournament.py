@@ -359,7 +359,9 @@ class Tournament:
         if one.too_long is None or self.job.epochs:
             return []
         epochs = one.recipe.stages[-1].epochs
-        recipe = with_fewer_epochs(one.recipe, int(SAFELY * self.deadline.left / one.too_long * epochs))
+        fitting = int(SAFELY * self.deadline.left / one.too_long * epochs)
+        fitting = self._once(f"{training_name(one.recipe)} shorter", lambda: {"epochs": fitting})["epochs"]
+        recipe = with_fewer_epochs(one.recipe, fitting)
         return [Contender(recipe.name, recipe, self._no_answers())] if recipe is not None else []
 
     def _further(self, trained: Contender, leader: Contender) -> list[Recipe]:
@@ -426,20 +428,31 @@ class Tournament:
 
     def _ready(self, one: Contender) -> keras.Model | None:
         """Build the model of a contender, and complete its recipe; None if the time does not suffice for it."""
-        if self.deadline.over:
-            one.ends("dropped", ": the time limit was reached")
-            return None
         model = self.build(one.recipe.head)
-        forward = seconds_per_image(model) * self.table.training
-        # A lower bound: a training step of all blocks takes more than two forward passes, and frozen blocks one.
-        stage = one.recipe.stages[-1]
-        least = 2 * forward * stage.epochs if stage.unfreeze == "all" else forward
-        if least > self.deadline.left:
-            one.ends("dropped", f": it would take {least / 60:.1f} minutes or more, past the time limit")
+        found = self._once(f"{training_name(one.recipe)} fits", lambda: self._fits(one, model))
+        if found["dropped"]:
+            one.ends("dropped", found["dropped"])
             return None
-        log.info(f"{one.name}: {counted(stage.epochs, 'epoch')}, {roughly(expected_seconds(one.recipe, forward))}")
-        one.recipe = self._augmented(one.recipe, forward)
+        seconds = roughly(expected_seconds(one.recipe, found["forward"]))
+        log.info(f"{one.name}: {counted(one.recipe.stages[-1].epochs, 'epoch')}, {seconds}")
+        one.recipe = self._augmented(one.recipe, found["views"])
         return model
+
+    def _fits(self, one: Contender, model: keras.Model) -> dict[str, Any]:
+        """By the time of a forward pass: why a contender is dropped, or how many cached views of an image it gets."""
+        if self.deadline.over:
+            return {"dropped": ": the time limit was reached"}
+        forward, stage = seconds_per_image(model) * self.table.training, one.recipe.stages[-1]
+        # A lower bound: a training step of all blocks takes more than two forward passes, and frozen blocks one.
+        least = 2 * forward * stage.epochs if stage.unfreeze == "all" else forward
+        late = least > self.deadline.left
+        why = f": it would take {least / 60:.1f} minutes or more, past the time limit" if late else ""
+        views = int(min(self.deadline.left / 3 / max(forward, 1e-9), one.recipe.views))
+        return {"dropped": why, "forward": forward, "views": views}
+
+    def _once(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What was decided by a measured time is not decided otherwise after the run was resumed."""
+        return compute() if self.checkpoints is None else self.checkpoints.once(name, compute)
 
     @functools.cached_property
     def _split(self) -> list[Examples]:
@@ -475,16 +488,13 @@ class Tournament:
         self._judged(one, found, self._validation_rows)
         one.model, one.history = model, history
 
-    def _augmented(self, recipe: Recipe, forward: float) -> Recipe:
-        """Return the recipe with the augmentation, and as many cached views as a third of the time left allows.
+    def _augmented(self, recipe: Recipe, views: int) -> Recipe:
+        """Return the recipe with the augmentation, and with the number of cached views that there is time for.
 
         If there is no time for a view of every image, frozen blocks see images without augmentation.
-
-        forward: seconds that a forward pass of all training images takes.
         """
         if recipe.stages[-1].unfreeze == "all":
             return dataclasses.replace(recipe, augmentation=self.augmentation())
-        views = int(min(self.deadline.left / 3 / max(forward, 1e-9), recipe.views))
         return dataclasses.replace(recipe, augmentation=self.augmentation(), views=views) if views else recipe
 
     # -- the decision -------------------------------------------------------------------------------------
