@@ -177,13 +177,14 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--a-class", type=int, default=16, help="images of each class")
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--kinds", nargs="+", default=[*KINDS], choices=KINDS)
     arguments = parser.parse_args()
     total, seed = 0, arguments.first_seed
     with tempfile.TemporaryDirectory() as scratch:
         clean = digits(Path(scratch) / "digits", 12)
         noisy = digits(Path(scratch) / "noisy", 30, noise=90)
         while total < arguments.kills:
-            for kind in KINDS:
+            for kind in arguments.kinds:
                 folder = Path(scratch) / "trial"
                 folder.mkdir()
                 row = trial(kind, seed, noisy if kind == "tournament" else clean, folder)
