@@ -337,6 +337,7 @@ def test_weights_of_another_network_with_a_top_are_refused_with_both_shapes(tmp_
         build_classifier("mobilenet_0.25", 3, image_size=32, weights=str(tmp_path / "other.h5"))
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_the_published_weights_with_a_top_are_those_without(shared: Path, imagenet: Path) -> None:
     without = build_classifier("mobilenet_0.25", 3, image_size=64)

@@ -71,7 +71,7 @@ def test_features_are_kerashubs_own(resnet: Path, vit: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "count"),
     [
-        ("ResNet", 3),
+        pytest.param("ResNet", 3, marks=pytest.mark.slow),
         ("VGG", 2),
         pytest.param("DINOV2", 4, marks=pytest.mark.slow),
         pytest.param("DINOV3", 1, marks=pytest.mark.slow),  # its position embeddings reach every block
@@ -172,6 +172,7 @@ def test_a_fixed_size_is_said(vit: Path) -> None:
         build_classifier(f"kerashub:{vit}", 3, image_size=64)
 
 
+@pytest.mark.slow
 def test_a_backbone_whose_layers_do_not_come_back_is_refused_before_anything_trains(tmp_path: Path) -> None:
     network = keras_hub.models.DeiTBackbone(
         image_shape=(32, 32, 3), patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, intermediate_dim=32

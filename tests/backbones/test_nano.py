@@ -66,6 +66,7 @@ def test_arrays_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
         build_classifier("nano", 2, weights=str(tmp_path / "other.npz"))
 
 
+@pytest.mark.slow
 def test_weights_come_back_from_float16_within_its_precision(tmp_path: Path) -> None:
     model = build_classifier("nano", 2, weights="none", seed=1)
     network = keras.Model(model.input, model.get_layer("top_relu").output)

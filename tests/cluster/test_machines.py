@@ -39,6 +39,7 @@ def test_what_several_machines_need_is_named(monkeypatch: pytest.MonkeyPatch) ->
         train_on_machines(model, BACKBONE, plan, *data, processes=2)
 
 
+@pytest.mark.slow
 def test_a_cluster_must_be_in_use() -> None:
     ray = pytest.importorskip("ray.train.v2.api.data_parallel_trainer")
     assert ray

@@ -36,6 +36,7 @@ def test_many_different_numbers_are_quantities(labels: list[str], quantities: bo
     assert ("regression is not supported" in about_regression(labels)) == quantities
 
 
+@pytest.mark.slow
 def test_inspect_says_so_instead_of_a_table_of_classes(tmp_path: Path) -> None:
     for number in range(20):
         draw(COLOURS["red"], 26300 + number).save(tmp_path / f"{number}.png")

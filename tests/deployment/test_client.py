@@ -129,13 +129,8 @@ def test_the_images_of_a_check_differ_by_more_than_a_careless_client_hides() -> 
         assert np.abs(preprocess(data, rule).astype(int) - careless).max() > 20
 
 
-@pytest.mark.parametrize(
-    "target",
-    [
-        "onnx",
-        *(pytest.param(one, marks=pytest.mark.slow) for one in ("litert", "litert-float16", "openvino", "keras")),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["onnx", "litert", "litert-float16", "openvino", "keras"])
 def test_a_client_answers_as_tlkit_does(written: Callable[[str], Path], target: str, files: list[Path]) -> None:
     folder = written(target)
     assert {*BESIDE, "tlkit.json", FORMATS[target].file} <= {one.name for one in folder.iterdir()}
@@ -188,6 +183,7 @@ def test_an_onnx_file_describes_itself_and_takes_any_batch(model: keras.Model, t
         assert np.abs(open_target(folder)[1](images.astype("uint8")) - found).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_a_litert_file_holds_its_labels_and_names(written: Callable[[str], Path]) -> None:
     pytest.importorskip("ai_edge_litert")
     from ai_edge_litert import schema_py_generated as schema

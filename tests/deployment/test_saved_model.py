@@ -149,6 +149,7 @@ def test_an_evaluation_that_is_not_the_models_fails_the_proof(monkeypatch: pytes
             prove_parity("m", files, evaluated, CLASSES, ask_again=lambda places: own[places])
 
 
+@pytest.mark.slow
 def test_one_bad_item_does_not_fail_its_batch(signatures: dict[str, Any]) -> None:
     serve = signatures["serving_default"]
     good = encode(draw((180, 90, 40), 3, 70), "JPEG")
@@ -165,6 +166,7 @@ def test_one_bad_item_does_not_fail_its_batch(signatures: dict[str, Any]) -> Non
     assert problems[0] == problems[-1] == "" and all(problems[1:-1])
 
 
+@pytest.mark.slow
 def test_shapes_and_types_of_the_answers(signatures: dict[str, Any]) -> None:
     assert {"serving_default", "serve_bytes", "serve", "serve_float"} <= set(signatures)
     answer = signatures["serve_bytes"](image_bytes=tf.constant([encode(draw((1, 2, 3), 1), "PNG")] * 2))

@@ -182,7 +182,8 @@ def test_the_interval_of_the_calibration_error_holds_its_value() -> None:
     assert value == pytest.approx(expected_calibration_error(probabilities, labels))
 
 
-@pytest.mark.parametrize("too_high", [pytest.param(0.0, marks=pytest.mark.slow), 0.03])
+@pytest.mark.slow
+@pytest.mark.parametrize("too_high", [0.0, 0.03])
 def test_the_interval_of_the_calibration_error_holds_estimate_and_truth(too_high: float) -> None:
     """A model that is right, and one that is overconfident by 3 points: 40 draws of 150 images."""
     rng, held = np.random.default_rng(6691), 0

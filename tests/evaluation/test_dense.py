@@ -29,6 +29,7 @@ def noise(count: int, side: int) -> np.ndarray:
     return np.random.default_rng(20501).integers(0, 256, (count, side, side, 3)).astype("uint8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["avg", "flatten"])
 def test_without_padding_the_map_is_the_answer_on_every_crop(pooling: str) -> None:
     model = unpadded(pooling)

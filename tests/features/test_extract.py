@@ -162,7 +162,8 @@ def test_pixels_of_another_tensorflow_are_not_found(
     assert decoded(folder).pixels.decoded == 6
 
 
-@pytest.mark.parametrize("memory", [0, pytest.param(10**9, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", [0, 10**9])
 def test_on_a_full_disk_rows_stay_in_memory_or_are_computed_at_each_use(
     tmp_path: Path, cache: Path, said: list[str], monkeypatch: pytest.MonkeyPatch, memory: int
 ) -> None:

@@ -194,6 +194,7 @@ def test_an_edge_of_the_values_of_c_is_named(said: list[str]) -> None:
     assert any("the largest that was tried" in line for line in said)
 
 
+@pytest.mark.slow
 def test_a_given_strength_counts_an_image_once_however_many_views_it_has() -> None:
     """Views that are all the same image must not change the head."""
     kernels = []
@@ -221,6 +222,7 @@ def test_without_room_for_augmented_views_a_head_is_solved_without_them(monkeypa
     np.testing.assert_allclose(*(one.get_layer("predictions").kernel.numpy() for one in (model, plain)), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_without_room_for_features_a_solving_stage_trains_instead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tlkit.cache.Cache.has_room_for", lambda *a: False)
     monkeypatch.setattr("tlkit.cache.available_memory", lambda: 0)
@@ -251,6 +253,7 @@ def test_a_solved_head_is_exported_and_reloads(folder: Any, tmp_path: Any) -> No
     assert keras.saving.load_model(run.model_file).get_layer("predictions").count_params() == 641 * 3
 
 
+@pytest.mark.slow
 def test_without_room_in_the_caches_a_head_is_solved_as_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ def test_blocks_are_scaled_as_in_memory_and_an_absent_class_is_not_named() -> No
     assert not (found.probabilities(features).argmax(1) == 4).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [3, 100])
 def test_the_same_strength_is_chosen(classes: int) -> None:
     features, labels = drawn(2000, classes)

@@ -47,6 +47,7 @@ def test_what_is_delivered_knows_the_validation_images_and_what_is_reported_does
     assert run.metrics["refit"] == {"images": 80, "splits": ["train", "validation"]}
 
 
+@pytest.mark.slow
 def test_training_images_are_predicted_by_heads_that_did_not_learn_from_them(run: Run) -> None:
     training = rows(run, "train")
     assert 0.3 < right(training) < 0.7

@@ -273,6 +273,7 @@ def test_the_head_is_configurable(head: Head, features: int) -> None:
     assert prefix is not None and prefix.outputs[0].shape[-1] == features
 
 
+@pytest.mark.slow
 def test_under_mixed_precision_the_softmax_is_float32_and_the_copy_is_float32_throughout() -> None:
     model = tiny("mobilenet_0.25", precision="mixed_bfloat16")
     assert model.get_layer("conv1").compute_dtype == "bfloat16"
@@ -285,12 +286,14 @@ def test_under_mixed_precision_the_softmax_is_float32_and_the_copy_is_float32_th
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), plain.get_weights(), strict=True))
 
 
+@pytest.mark.slow
 def test_the_seed_decides_the_initial_weights() -> None:
     first, same, other = (build_classifier(tiny_file(), 3, seed=s).get_weights() for s in (1, 1, 2))
     assert all(np.array_equal(a, b) for a, b in zip(first, same, strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
 
 
+@pytest.mark.slow
 def test_random_weights_get_statistics_that_arrive_in_time() -> None:
     """At Keras' own momentum a network with random weights had validation accuracy at chance level.
 

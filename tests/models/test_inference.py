@@ -92,6 +92,7 @@ def test_bfloat16_is_for_heavy_networks_in_float32_on_processors_that_have_it(mo
     assert not bfloat16_pays(model)
 
 
+@pytest.mark.slow
 def test_bfloat16_changes_the_answers_a_little_and_those_after_it_not_at_all() -> None:
     model = build_classifier("mobilenet_0.25", 3, image_size=64, weights="none", seed=3)
     features = keras.Model(model.input, model.layers[-2].output)

@@ -61,6 +61,7 @@ def test_every_weight_of_a_tapping_model_is_in_a_block_or_the_head() -> None:
     assert all(path.startswith("predictions") for path in outside)
 
 
+@pytest.mark.slow
 def test_what_one_head_computed_another_finds() -> None:
     data = examples(9, 400)
 

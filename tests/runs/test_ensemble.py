@@ -99,6 +99,7 @@ def test_an_ensemble_replaces_a_run_when_it_is_finished_and_never_a_member(
     assert {p.name for p in tmp_path.iterdir()} == {"run0", "run1", "both"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unserved")
 def test_what_one_member_trained_on_is_no_validation_image(runs: list[Path], tmp_path: Path) -> None:
     (runs[1] / "manifest.json").unlink()

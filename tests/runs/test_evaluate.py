@@ -13,6 +13,7 @@ from tlkit.data.dataset import Dataset
 from tlkit.runs.evaluate import _mirror_verdict
 
 
+@pytest.mark.slow
 def test_mirror_images_are_checked_on_images_made_square_as_the_run_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,6 +85,7 @@ def test_fooling_images_are_changed_by_what_is_said(trained: Path, tmp_path: Pat
     assert "already that class" in lines[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said", "bars"),
     [

@@ -65,6 +65,7 @@ def trained(dataset: Any, recipe: Recipe, *callbacks: keras.callbacks.Callback) 
     return model, tlkit.train(model, tiny_file(), recipe, *parts, callbacks=list(callbacks))
 
 
+@pytest.mark.slow
 def test_each_stage_is_a_fit_of_the_whole_classifier(dataset: Any, tmp_path: Path) -> None:
     told, saved = Told(), keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")
     model, history = trained(dataset, Recipe("two", stages=(HEAD, TOP)), told, saved)
@@ -215,6 +216,7 @@ def test_what_the_plan_cannot_keep_is_refused_at_once(make: Any, words: str) -> 
         make()
 
 
+@pytest.mark.slow
 def test_a_loss_that_does_not_fit_is_named_before_the_first_step(dataset: Any) -> None:
     sparse = keras.losses.SparseCategoricalCrossentropy()
     with pytest.raises(SpecError, match="Sparse"):

@@ -21,6 +21,7 @@ def images(count: int, start: int) -> Examples:
     return Examples(pixels, labels, [f"{start + i:08x}" for i in range(count)], made_by="test")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("views", [1, 2])
 @pytest.mark.parametrize("strength", [None, 0.01])
 def test_it_gives_the_same_scores_the_same_strength_and_the_same_refitted_head(

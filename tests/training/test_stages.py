@@ -73,7 +73,8 @@ def test_recalibration_sees_images_that_are_not_mixed() -> None:
     np.testing.assert_allclose(*found, rtol=1e-4)
 
 
-@pytest.mark.parametrize("what", ["regularizers", pytest.param("label smoothing", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["regularizers", "label smoothing"])
 def test_a_stage_after_a_solved_head_is_judged_by_the_log_loss_alone(what: str, tmp_path: Path) -> None:
     """The penalties of an own backbone are as large as the log loss, and the solved head's score has none."""
     backbone, head = BACKBONE, Head(label_smoothing=0.5 if what == "label smoothing" else 0.0)
@@ -93,6 +94,7 @@ def test_a_stage_after_a_solved_head_is_judged_by_the_log_loss_alone(what: str, 
     assert history.best["val_loss"] == pytest.approx(final, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_validation_is_not_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[bool, float]] = []
     original = Batches.__init__
@@ -126,6 +128,7 @@ def test_what_lies_below_the_lowest_named_block_is_computed_once() -> None:
     assert train(model, BACKBONE, recipe(stage), examples(9, 504), examples(6, 505)).images_computed == 15
 
 
+@pytest.mark.slow
 def test_recalibration_takes_the_statistics_of_the_training_images() -> None:
     data, model = examples(16, 506), tiny(seed=2)
     before = weights_by_path(model)

@@ -325,6 +325,7 @@ def test_a_loss_that_is_not_a_number_is_an_error_with_advice() -> None:
         train(model, BACKBONE, recipe(Stage(5, 1e-3)), examples(24, 115), examples(9, 116))
 
 
+@pytest.mark.slow
 def test_patience_ends_a_stage() -> None:
     history = train(tiny(), BACKBONE, recipe(Stage(30, 1e-12, patience=2)), examples(12, 117), examples(6, 118))
     assert 3 <= len(history.rows) < 30
