@@ -29,8 +29,8 @@ def reference(data: bytes, size: int, depth: int) -> tuple[np.ndarray, str, int]
         stored = check(image)
         if image.format == "PNG" and image.mode == "L" and isinstance(image.info.get("transparency"), int):
             image.info["transparency"] = image.info["transparency"] * 255 // (2 ** data[24] - 1)  # 2 and 4 bits too
-        if image.format in ("JPEG", "MPO") and not is_lossless(data):
-            image.draft(image.mode, (2 * size, 2 * size))
+        if image.format in ("JPEG", "MPO") and stored > MEGAPIXELS * 1_000_000 and not is_lossless(data):
+            image.draft(image.mode, (image.width // 2, image.height // 2))
         colours = in_srgb(upright(image, depth), image.format in ("BMP", "TGA"))
         return np.asarray(colours.resize((size, size), Image.Resampling.BILINEAR)), str(image.format), stored
 
