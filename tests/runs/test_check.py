@@ -164,6 +164,8 @@ def test_an_adapted_run_is_exported_proved_and_right_about_the_new_site(
     assert run.metrics["parity"]["within_limit"] and run.metrics["validation"]["n"] == len(basis.reference)
     decision = run.plan.decision("adapt")
     assert decision is not None and decision.evidence["adapted_from"] == str(basis.run.folder.absolute())
+    assert (basis.run.folder / "known.npz").exists() and not (run.folder / "known.npz").exists()
+    assert any("`known` and prediction sets are not kept" in note for note in run.metrics["notes"])
     answers = run.predict(folder)
     names = answers["path"], answers["prediction"]
     right = [path.rpartition("/")[2].startswith(name) for path, name in zip(*names, strict=True)]

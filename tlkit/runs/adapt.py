@@ -31,7 +31,7 @@ from tlkit.evaluation.predict import own_probabilities, predict_probabilities
 from tlkit.evaluation.priors import Priors, estimate_priors
 from tlkit.evaluation.scores import evaluate, prediction_table
 from tlkit.evaluation.unlabelled import Seen
-from tlkit.folders import removed_unless_proved
+from tlkit.folders import KNOWN, removed_unless_proved
 from tlkit.models.adapt import MOST, Moments, adapt_statistics, batch_norms_of, reference_moments
 from tlkit.models.files import save_model
 from tlkit.plan.decision import Decision
@@ -264,6 +264,8 @@ def _written(
     notes = [f"adapted to {counted(found.n, 'image')} of '{name}' without labels; {one}" for one in found.why]
     if parent.metrics["refusal"]:
         notes.append("the threshold below which the run was unsure is not kept: it was found on the old site's images")
+    if (parent.folder / KNOWN).is_file():
+        notes.append("`known` and prediction sets are not kept: they hold for images like those of the old site only")
     metrics: dict[str, Any] = {
         basis.split: scores,
         "parity": parity,
