@@ -12,13 +12,13 @@ from click.testing import CliRunner
 from PIL import Image
 
 from tests.conftest import COLOURS, draw, write_folder
-from tlkit import adapt, open_run
+from tlkit import Run, adapt, open_run
 from tlkit.cli.main import main
 from tlkit.data.unlabelled import scan_unlabelled
 from tlkit.errors import DataError, SpecError
 from tlkit.reporting.checked import page_of
 from tlkit.runs import basis as basis_module
-from tlkit.runs.adapt import adapted
+from tlkit.runs.adapt import _not_kept, adapted
 from tlkit.runs.basis import Basis, basis_of
 from tlkit.runs.check import Checked, checked_on, decoded_as
 
@@ -152,6 +152,17 @@ def test_a_run_with_too_few_held_out_images_is_refused(trained: Path, monkeypatc
         basis_of(open_run(trained))
 
 
+@pytest.mark.parametrize("had", ["unsure", "`known`", ""])
+def test_an_adapted_run_says_what_of_the_old_sites_is_not_kept(had: str, trained: Path, tmp_path: Path) -> None:
+    metrics = json.loads((trained / "metrics.json").read_text())
+    refusal = {"threshold": 0.9} if had == "unsure" else None
+    (tmp_path / "metrics.json").write_text(json.dumps({**metrics, "refusal": refusal}))
+    if had == "`known`":
+        (tmp_path / "known.npz").touch()
+    notes = _not_kept(Run(tmp_path))
+    assert len(notes) == bool(had) and all(had in note for note in notes)
+
+
 @pytest.mark.slow
 def test_an_adapted_run_is_exported_proved_and_right_about_the_new_site(
     basis: Basis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -164,8 +175,6 @@ def test_an_adapted_run_is_exported_proved_and_right_about_the_new_site(
     assert run.metrics["parity"]["within_limit"] and run.metrics["validation"]["n"] == len(basis.reference)
     decision = run.plan.decision("adapt")
     assert decision is not None and decision.evidence["adapted_from"] == str(basis.run.folder.absolute())
-    assert (basis.run.folder / "known.npz").exists() and not (run.folder / "known.npz").exists()
-    assert any("`known` and prediction sets are not kept" in note for note in run.metrics["notes"])
     answers = run.predict(folder)
     names = answers["path"], answers["prediction"]
     right = [path.rpartition("/")[2].startswith(name) for path, name in zip(*names, strict=True)]

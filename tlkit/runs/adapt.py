@@ -262,10 +262,7 @@ def _written(
             parity = prove_parity(run.saved_model, files, answers, plan.classes, fresh, own)
     scores = evaluate(probabilities, examples.labels, plan.classes, examples.groups)
     notes = [f"adapted to {counted(found.n, 'image')} of '{name}' without labels; {one}" for one in found.why]
-    if parent.metrics["refusal"]:
-        notes.append("the threshold below which the run was unsure is not kept: it was found on the old site's images")
-    if (parent.folder / KNOWN).is_file():
-        notes.append("`known` and prediction sets are not kept: they hold for images like those of the old site only")
+    notes += _not_kept(parent)
     metrics: dict[str, Any] = {
         basis.split: scores,
         "parity": parity,
@@ -277,6 +274,16 @@ def _written(
     }
     run.write_metrics(metrics)
     return finish_run(run, out)
+
+
+def _not_kept(parent: Run) -> list[str]:
+    """What was found on the old site's images, and so is no part of the adapted run, as notes."""
+    notes = []
+    if parent.metrics["refusal"]:
+        notes.append("the threshold below which the run was unsure is not kept: it was found on the old site's images")
+    if (parent.folder / KNOWN).is_file():
+        notes.append("`known` and prediction sets are not kept: they hold for images like those of the old site only")
+    return notes
 
 
 def _plan(parent: Run, found: Adaptation, name: str) -> Any:
