@@ -7,8 +7,8 @@ tournament on noisy digits, in which a network is trained. Each run is killed wi
 random phase, resumed, and so on until it ends. Then the weights of model.keras, history.csv, predictions.csv and
 metrics.json are compared with those of the run that was not killed, but for what is measured (seconds, and how many
 images were computed). `limits` says in which of the two a time limit ended something, as it may on a busy machine: then
-they may differ. `seconds_lost` is, of each kill in training, the time since the last checkpoint. Rows are appended to
-kills.csv as they end.
+they may differ. `seconds_lost` is, of each kill in training, the time since the last checkpoint, or since the process
+began if that is less. Rows are appended to kills.csv as they end.
 """
 
 from __future__ import annotations
@@ -150,14 +150,14 @@ def trial(kind: str, seed: int, data: Path, folder: Path) -> dict[str, Any]:
         begun = (resumed / "plan.json").is_file()
         line = command("--resume", resumed) if begun else command(*given, "--out", resumed, "--force")
         target = draw.choice(PHASES)
-        killed, _ = run_and_kill(line, folder / "other", target, draw.uniform(0, 0.8 * lasting[target]))
+        killed, worked = run_and_kill(line, folder / "other", target, draw.uniform(0, 0.8 * lasting[target]))
         over = (resumed / "metrics.json").is_file() and not (resumed / "checkpoints").exists()  # killed while it ended
         ended = killed is None or over
         if killed is not None:
             counts[killed] += 1
             progress = resumed / "checkpoints" / "progress.json"
             if killed == "training" and progress.is_file():
-                lost.append(time.time() - progress.stat().st_mtime)
+                lost.append(min(time.time() - progress.stat().st_mtime, sum(worked.values())))
     found, expected = parts_of(resumed), parts_of(whole)
     return {
         "date": datetime.date.today().isoformat(),
