@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +63,28 @@ def test_the_model_of_a_run_goes_on_where_it_ended(trained: Path) -> None:
         (a == b).all() for old, new in zip(norms, after, strict=True) for a, b in zip(old, new, strict=True)
     )
     assert not any(one.trainable for one in batch_norms(run.model))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_norm", ["frozen", "moving"])
+def test_the_blocks_that_the_last_stage_trained_go_on_and_batch_normalization_as_it_had_it(
+    batch_norm: str, trained: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    file = tmp_path / "run" / "plan.json"
+    plan = json.loads(file.read_text())
+    plan["recipe"]["stages"][-1].update(unfreeze="all", batch_norm=batch_norm)
+    file.write_text(json.dumps(plan))
+    model = tlkit.Run(tmp_path / "run").model
+    kernels = [one for one in model.trainable_weights if one.path.endswith("kernel")]
+    before, norms = [one.numpy() for one in kernels], [one.get_weights() for one in batch_norms(model)]
+    model.fit(drawn(8)[0][:, :32, :32].astype("float32"), np.repeat([2, 1, 0], 8), epochs=2, verbose=0)
+    assert len(kernels) > 2 and all((old != new).any() for old, new in zip(before, kernels, strict=True))
+    moved = [
+        any((a != b).any() for a, b in zip(old, one.get_weights(), strict=True))
+        for old, one in zip(norms, batch_norms(model), strict=True)
+    ]
+    assert moved == [batch_norm == "moving"] * len(norms) and norms
 
 
 ALONE = """
