@@ -161,7 +161,7 @@ def worker(before: str, left: str, disk: str, command: list[str]) -> None:
         return function(*arguments, **settings)
 
     setattr(holder, last, failing)
-    if left == "None":  # tmpfs, unlike a disk with errors, does not become read-only while a file is open, here the lock
+    if left == "None":  # while a file is open, here the lock, a tmpfs does not become read-only
         from tlkit.checkpoints import Checkpoints
 
         Checkpoints.locked = lambda self: contextlib.nullcontext()  # type: ignore[method-assign]
