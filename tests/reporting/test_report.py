@@ -397,6 +397,12 @@ def test_groups_across_given_splits_stand_beside_the_estimate(run_folder: Path, 
     assert all(line.startswith("but ") for line in lines_after) and "on new groups" in lines_after[0]
 
 
+def test_a_run_without_an_estimate_says_what_its_validation_images_chose(run_folder: Path, tmp_path: Path) -> None:
+    told = open_run(run_folder).metrics["estimate"]
+    html = summary.render(findings_of(run_folder, tmp_path, estimate=None)).html
+    assert told["also_chose"] and f"These images also chose {' and '.join(told['also_chose'])}, so" in html
+
+
 def test_the_next_steps_begin_with_classes_that_were_lost_or_are_not_measured(run_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(run_folder, tmp_path / "run")
     run = open_run(tmp_path / "run")

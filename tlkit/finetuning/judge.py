@@ -30,7 +30,7 @@ from tlkit.finetuning.prepare import Prepared
 from tlkit.finetuning.refit import Refitted, refit
 from tlkit.models.files import save_model
 from tlkit.models.inference import inference_batch
-from tlkit.plan.plan import Plan
+from tlkit.plan.plan import BACKBONE, Plan
 from tlkit.plan.recipe import Recipe
 from tlkit.progress import Clock, log
 from tlkit.runs.folder import Run
@@ -38,9 +38,6 @@ from tlkit.words import counted
 
 if TYPE_CHECKING:
     from tlkit.data.dataset import Dataset
-
-
-BACKBONE = "the backbone"  # of what was chosen
 
 
 @dataclass(frozen=True)
@@ -320,7 +317,7 @@ def _folds(plan: Plan, images: ImageSet, answers: Answers) -> dict[str, Any] | N
     how = f"each predicted by one of {plan.job.folds} models, which had not learned from it"
     if plan.job.folds is None:
         how = "each predicted by a balanced head that had not learned from it"
-    return estimate_from(found == labels, labels, how, groups=part.groups(), also_chose=_also_chose(plan)).to_dict(
+    return estimate_from(found == labels, labels, how, groups=part.groups(), also_chose=plan.also_chose).to_dict(
         images.class_names
     )
 
@@ -330,7 +327,7 @@ def _estimate(plan: Plan, images: ImageSet, probabilities: dict[str, np.ndarray]
     decision = plan.decision("recipe")
     cross_fitted = decision.evidence.get("cross_fitted") if decision and plan.job.fair_to is None else None
     if cross_fitted and "test" not in probabilities:
-        compared = [name for name in _also_chose(plan) if name == BACKBONE]
+        compared = [name for name in plan.also_chose if name == BACKBONE]
         return Estimate(**{**cross_fitted, "also_chose": compared}).to_dict(images.class_names)
     split = "test" if "test" in probabilities else "validation"
     part = images.part(split)
@@ -340,7 +337,7 @@ def _estimate(plan: Plan, images: ImageSet, probabilities: dict[str, np.ndarray]
         labels,
         _how(plan) if split == "test" else "the validation images",
         groups=part.groups(),
-        also_chose=() if split == "test" else _also_chose(plan),
+        also_chose=() if split == "test" else plan.also_chose,
     ).to_dict(images.class_names)
 
 
@@ -349,24 +346,3 @@ def _how(plan: Plan) -> str:
     if plan.drew_test:
         return "test images that the run set aside before it learned anything, and looked at once"
     return "the test images, which nothing was chosen on"
-
-
-def _also_chose(plan: Plan) -> list[str]:
-    """What the validation images were used to choose, in words."""
-    assert plan.recipe is not None
-    decisions = {decision.about: decision.evidence for decision in plan.decisions}
-    stages = plan.recipe.stages
-    chose = []
-    if "compared" in decisions.get("backbone", {}):
-        chose.append(BACKBONE)
-    if decisions.get("recipe", {}).get("contenders"):
-        chose.append("the recipe")
-    if any(stage.solver != "gradient" and stage.strength is None for stage in stages):
-        chose.append("the head's penalty")
-    if plan.recipe.monitor != "last" and any(stage.solver == "gradient" for stage in stages):
-        chose.append("the epoch that was kept")
-    if plan.recipe.restarts:
-        chose.append("the restart that was kept")
-    if any(stage.interpolate == "chosen" for stage in stages):
-        chose.append("the weights between the first and the last epoch")
-    return chose

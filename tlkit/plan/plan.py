@@ -13,6 +13,8 @@ from tlkit.plan.old import renewed
 from tlkit.plan.recipe import Recipe, recipe_from_dict
 from tlkit.words import counted
 
+BACKBONE = "the backbone"  # of what validation images chose
+
 
 @dataclass(frozen=True)
 class PlannedBackbone:
@@ -95,6 +97,26 @@ class Plan:
             held_out = counted(found["held_out_but_trained_on_before"], "validation or test image")
             told.append(f"an earlier run was trained on {held_out}: on new images the accuracy is probably lower")
         return told
+
+    @property
+    def also_chose(self) -> list[str]:
+        """What the validation images were used to choose, in words."""
+        decisions = {decision.about: decision.evidence for decision in self.decisions}
+        chose = [BACKBONE] if "compared" in decisions.get("backbone", {}) else []
+        if decisions.get("recipe", {}).get("contenders"):
+            chose.append("the recipe")
+        if self.recipe is None:
+            return chose
+        stages = self.recipe.stages
+        if any(stage.solver != "gradient" and stage.strength is None for stage in stages):
+            chose.append("the head's penalty")
+        if self.recipe.monitor != "last" and any(stage.solver == "gradient" for stage in stages):
+            chose.append("the epoch that was kept")
+        if self.recipe.restarts:
+            chose.append("the restart that was kept")
+        if any(stage.interpolate == "chosen" for stage in stages):
+            chose.append("the weights between the first and the last epoch")
+        return chose
 
     @property
     def drew_test(self) -> bool:

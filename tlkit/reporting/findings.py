@@ -22,6 +22,7 @@ from tlkit.data.sources.records import kind_of_table
 from tlkit.doctor.checkup import JUDGE, check_data
 from tlkit.errors import RunError, SpecError
 from tlkit.evaluation.calibration import calibration_error_of
+from tlkit.evaluation.estimate import Estimate
 from tlkit.evaluation.refusal import class_sentence
 from tlkit.evaluation.reliance import reliance
 from tlkit.evaluation.robustness import robustness
@@ -279,9 +280,18 @@ class Record:
 
     @property
     def estimate(self) -> str:
-        """The estimate of the accuracy on new images, as a sentence; "" for a run of an earlier version."""
-        found = self._metrics.get("estimate")
-        return found["sentence"] if found else ""
+        """The estimate of the accuracy on new images, as a sentence; "" for an ensemble and for an adapted run.
+
+        An earlier version wrote none: it is made here.
+        """
+        found, score, split = self._metrics.get("estimate"), self.score, self.split
+        if found:
+            return str(found["sentence"])
+        if self._plan.ensemble_of or self.decision("adapt") is not None:
+            return ""
+        chose = () if split == "test" else tuple(self._plan.also_chose)
+        one = Estimate(score.accuracy, *score.interval, score.n, f"the {split} images", chose)
+        return one.sentence(self._plan.classes)
 
     @property
     def transfer(self) -> str:
