@@ -129,7 +129,7 @@ def test_the_top_block_trains_alone(vit: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("which", ["resnet", "vit"])
+@pytest.mark.parametrize("which", [pytest.param("resnet", marks=pytest.mark.long), "vit"])
 def test_a_run_loads_again_without_its_preset(
     which: str, request: pytest.FixtureRequest, folder: Path, tmp_path: Path
 ) -> None:

@@ -141,7 +141,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("recipe", "refit"), [(SOLVED, None), (TRAINED, None), (TRAINED, True)])
+@pytest.mark.parametrize(
+    ("recipe", "refit"),
+    [
+        pytest.param(SOLVED, None, marks=pytest.mark.long),
+        pytest.param(TRAINED, None, marks=pytest.mark.long),
+        (TRAINED, True),
+    ],
+)
 def test_a_run_answers_none_of_these_and_sets_and_proves_them(
     recipe: Recipe, refit: bool | None, data: Path, tmp_path: Path
 ) -> None:

@@ -447,8 +447,10 @@ def test_the_time_limit_ends_training_early_and_says_so(folder: Path, tmp_path: 
     "moment",
     [
         "plan.json",
-        *(pytest.param(name, marks=pytest.mark.long) for name in ("history.csv", "model.keras", "predictions.csv")),
-        "saved_model",
+        *(
+            pytest.param(name, marks=pytest.mark.long)
+            for name in ("history.csv", "model.keras", "predictions.csv", "saved_model")
+        ),
     ],
 )
 def test_a_killed_run_is_reported_as_unfinished_and_can_be_replaced(

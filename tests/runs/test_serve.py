@@ -296,7 +296,7 @@ def test_broken_requests_leave_it_answering(count: int, trained: Path, files: li
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("chromium"), reason="there is no chromium")
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [390, pytest.param(1280, marks=pytest.mark.long)])
 def test_the_page_in_a_browser(trained: Path, files: list[Path], tmp_path: Path, width: int) -> None:
     from playwright.sync_api import sync_playwright
 
