@@ -88,7 +88,7 @@ ALL_CASES = {
     "file 07": Case("files/07-class-vanishes.py", ("07-data",), says(r"mouse")),
     "file 08": Case("files/08-all-tiff.py", ("08-data",), says("TIFF", code=None)),
     "file 10": Case("files/10-png-large-metadata.py", ("10-*.png",), says(r"^a +4\b")),
-    "file 11": Case("files/11-png-of-iphone.py", ("11-cgbi.png",), says("unsupported-format.* CgBI")),
+    "file 11": Case("files/11-png-of-iphone.py", ("11-cgbi.png",), says("unsupported-format.*CgBI")),
     "file 14": Case("files/14-png-12-bits-in-16.py", ("14-12bit.png",), says("scaled|black")),
     "file 15": Case(
         "files/15-formats-unnamed.py",
