@@ -85,7 +85,7 @@ ALL_CASES = {
     "file 01": Case("files/01-gif-transparent-black.py", ("01-disc.*",), says("2 transparent")),
     "file 03": Case("files/03-bmp-trailing-bytes.py", ("03-*.bmp",), says(r"^a +5\b")),
     "file 06": Case("files/06-jpeg-12-bit.py", ("06-12bit.jpg",), says("unsupported-format.* 12 bits")),
-    "file 07": Case("files/07-class-vanishes.py", ("07-data",), says(r"mouse")),
+    "file 07": Case("files/07-class-vanishes.py", ("07-data",), says(r"mouse +12\b|class 'mouse'")),
     "file 08": Case("files/08-all-tiff.py", ("08-data",), says("TIFF", code=None)),
     "file 10": Case("files/10-png-large-metadata.py", ("10-*.png",), says(r"^a +4\b")),
     "file 11": Case("files/11-png-of-iphone.py", ("11-cgbi.png",), says("unsupported-format.*CgBI")),
@@ -129,11 +129,11 @@ def outcome(case: Case, tlkit: Path) -> tuple[list[int], list[str]]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         subprocess.run([sys.executable, str(CASES / case.script)], cwd=folder, check=True, capture_output=True)
-        links = folder / "path"
-        links.mkdir()
-        for package in ("tlkit", "recipes"):
-            (links / package).symlink_to(tlkit.absolute() / package)
-        environment = {**os.environ, "PYTHONPATH": str(links), "TLKIT_CACHE": str(folder / "cache")}
+        package = folder / "path" / "tlkit"  # as it is installed: recipes/ is a part of the package
+        package.mkdir(parents=True)
+        for one in (*(tlkit.absolute() / "tlkit").iterdir(), tlkit.absolute() / "recipes"):
+            (package / one.name).symlink_to(one)
+        environment = {**os.environ, "PYTHONPATH": str(package.parent), "TLKIT_CACHE": str(folder / "cache")}
         for data in case.data:
             place = beside_others(folder, data) if "*" in data or (folder / data).suffix in (".jpg", ".png") else data
             line = [sys.executable, "-m", "tlkit", *case.words, str(place)]
