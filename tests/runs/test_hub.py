@@ -131,7 +131,7 @@ def test_paths_are_taken_out_and_other_slashes_stay(
     data = open_run(trained).plan.job.data
     for given, expected in (
         (f"'{data}' holds 48 images", "'data' holds 48 images"),
-        (f"in {own}/work/birds: 3", "in birds: 3"),
+        (f"in {own}/photos/birds: 3", "in birds: 3"),
         ("/srv/data/birds, C:\\Users\\me\\birds and ~/birds/new", "birds, birds and new"),
         ("blue/000.png is twice there", "an image is twice there"),
         (

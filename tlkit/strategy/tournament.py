@@ -359,9 +359,9 @@ class Tournament:
         if one.too_long is None or self.job.epochs:
             return []
         epochs = one.recipe.stages[-1].epochs
-        fitting = int(SAFELY * self.deadline.left / one.too_long * epochs)
-        fitting = self._once(f"{training_name(one.recipe)} shorter", lambda: {"epochs": fitting})["epochs"]
-        recipe = with_fewer_epochs(one.recipe, fitting)
+        fitting = {"epochs": int(SAFELY * self.deadline.left / one.too_long * epochs)}
+        kept = self._once(f"{training_name(one.recipe)} shorter", lambda: fitting)
+        recipe = with_fewer_epochs(one.recipe, kept["epochs"])
         return [Contender(recipe.name, recipe, self._no_answers())] if recipe is not None else []
 
     def _further(self, trained: Contender, leader: Contender) -> list[Recipe]:
