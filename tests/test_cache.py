@@ -181,6 +181,19 @@ def test_a_shard_that_is_being_written_is_not_cleared(two_caches: Path) -> None:
     assert Store(entry).rows(["b"]).gather([0]).tolist() == [[1.0, 1.0]]
 
 
+def test_a_file_that_is_being_written_is_not_cleared(two_caches: Path) -> None:
+    entry = two_caches / "features" / "abc"
+    with temporary_beside(entry / "safety.json", durable=False) as temporary:
+        temporary.write_text("{}")
+        Cache().clear("all")
+        (entry / ".tmp-0badcafe-index.json").touch()
+        os.utime(entry / ".tmp-0badcafe-index.json", (0, 0))  # of a process that was killed
+    assert (entry / "safety.json").read_text() == "{}"
+    assert [one.kind for one in Cache().entries()] == ["features"] and not Store(entry).known(["a"]).any()
+    Cache().clear("all")
+    assert not Cache().entries()
+
+
 @pytest.mark.parametrize("moment", ["begun", "written", "ended"])
 def test_what_is_cleared_under_its_writer_nevertheless_is_written_again(
     moment: str, two_caches: Path, monkeypatch: pytest.MonkeyPatch

@@ -62,6 +62,7 @@ from tlkit.words import counted
 
 SHARE_OF_FREE_DISK = 0.2
 SHARE_OF_MEMORY = 0.25  # of what is available, for rows that do not fit on disk
+WRITING_SECONDS = 60  # a temporary file that was written to so lately is not cleared
 IN_USE_SECONDS = 3600  # entries opened or written within the last hour are never cleared to make room
 SHARD_SECONDS = 120.0  # after which a writer ends its shard and begins another
 BEAT_SECONDS = 60  # how often a writer marks its entry as in use
@@ -119,14 +120,15 @@ class CacheEntry:
     def clear(self) -> None:
         """Remove the entry from disk. It is renamed first, so that no reader finds half of it.
 
-        A shard that a process is writing stays, and so do weights that one holds (see `hold`). Raises RunError if the
+        A file that a process is writing stays, and so do weights that one holds (see `hold`). Raises RunError if the
         entry contains a file that tlkit did not write.
         """
         self.check_clearable()
+        there = contents(self.folder)  # before what is in use, so that nothing newer is removed
         kept = _in_use(self.folder)
         if kept:
             with contextlib.suppress(OSError):
-                names = [name for name in contents(self.folder) if _OWN.fullmatch(name) and name not in kept]
+                names = [name for name in there if _OWN.fullmatch(name) and name not in kept]
                 remove(self.folder, names, itself=False)
             return
         doomed = self.folder.with_name(CLEARED + uuid.uuid4().hex[:8])
@@ -613,8 +615,12 @@ def _let_go() -> None:
 
 
 def _in_use(folder: Path) -> set[str]:
-    """The names of an entry that stay when it is cleared: shards that are being written, and files that are held."""
+    """The names of an entry that stay when it is cleared: files that are being written, and those that are held."""
     kept = set()
+    for name in _names(folder):
+        with contextlib.suppress(OSError):
+            young = time.time() - (folder / name).stat().st_mtime < WRITING_SECONDS
+            kept |= {name} if young and _UNPUBLISHED.fullmatch(name) else set()
     for file in _partials(folder):
         with contextlib.suppress(OSError):
             kept |= set() if _is_abandoned(file) else {file.name}

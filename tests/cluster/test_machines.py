@@ -25,7 +25,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     root = Path(__file__).parent.parent.parent
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))  # Ray prints too
     assert found["epochs"] == 3
     assert max(found["held"]) < 1e-5
 
@@ -40,9 +40,9 @@ def test_what_several_machines_need_is_named(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.slow
-def test_a_cluster_must_be_in_use() -> None:
-    ray = pytest.importorskip("ray.train.v2.api.data_parallel_trainer")
-    assert ray
+def test_a_cluster_must_be_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray.train.v2.api.data_parallel_trainer")
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # another test of this process may have begun one
     plan, model, data = recipe(Stage(1, 1e-3)), tiny(seed=1), (examples(8), examples(4, seed=1))
     with pytest.raises(RunError, match=r"No Ray cluster is in use. Call ray.init\(\) first"):
         train_on_machines(model, BACKBONE, plan, *data, processes=2)

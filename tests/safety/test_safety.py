@@ -294,6 +294,16 @@ def test_the_saliency_map_lies_where_the_object_is(extractor: FeatureExtractor) 
 # -- through the front door -------------------------------------------------------------------------------
 
 
+def test_a_cache_that_is_cleared_meanwhile_loses_only_what_it_kept(
+    arrow_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, cache = Safety(Augmentation(), Augmentation(), (), {}, 0), Cache(root=tmp_path / "cache")
+    monkeypatch.setattr("tlkit.safety.check.prepare_sample", lambda *given, **settings: None)
+    monkeypatch.setattr("tlkit.safety.check.run_check", lambda *given, **settings: expected)
+    monkeypatch.setattr("tlkit.safety.check.describe", lambda folder, about: shutil.rmtree(tmp_path / "cache", True))
+    assert check_safety(scan(arrow_folder), cache=cache) == expected
+
+
 @pytest.mark.slow
 def test_asking_again_takes_it_from_the_cache(arrow_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images, asked = scan(arrow_folder), Augmentation(flip_horizontal=0.5, rotate=(-180, 180))

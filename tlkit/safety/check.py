@@ -113,7 +113,7 @@ def check_safety(
     text = json.dumps(safety.to_dict())
     if not deadline.over and cache.has_room_for(len(text)):
         describe(file.parent, f"safety check of an augmentation on {counted(len(images), 'image')}, by {network.name}")
-        with contextlib.suppress(FileNotFoundError):  # another process has cleared the entry
+        with contextlib.suppress(OSError):  # another process has cleared the entry, or the disk is full
             write_atomically(file, sealed(safety.to_dict()))
     return _from_json(text)
 
