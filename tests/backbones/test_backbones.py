@@ -309,6 +309,7 @@ def test_a_family_without_pretrained_weights_says_so_and_is_listed(small_row: Ba
 
 
 @pytest.mark.parametrize("kind", ["whole.h5", "top.weights.h5"])
+@pytest.mark.slow
 def test_weights_with_a_top_are_loaded_without_it(kind: str, tmp_path: Path) -> None:
     source = keras.applications.MobileNet(alpha=0.25, weights=None, classes=7, input_shape=(32, 32, 3))
     for weight in source.weights:

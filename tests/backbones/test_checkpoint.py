@@ -180,6 +180,7 @@ def test_what_does_not_fit_is_named_and_changes_nothing(case: str) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_called_damaged_and_one_that_does_not_fit_is_not(tmp_path: Path) -> None:
     file = tmp_path / "weights.pth"
     write_zip(file, {f"{number}.weight": np.zeros(3, "float32") for number in range(6)})

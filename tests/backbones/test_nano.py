@@ -58,6 +58,7 @@ def test_absent_weights_are_an_error_and_never_a_download(copied: Path) -> None:
         build_classifier("nano", 2)
 
 
+@pytest.mark.slow
 def test_arrays_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
     inputs = keras.Input((96, 96, 3))
     other = keras.Model(inputs, keras.layers.Conv2D(4, 3, name="stem")(inputs))

@@ -74,6 +74,7 @@ def test_the_hook_sees_what_is_forbidden(judged: tuple[list, list]) -> None:
 
 @pytest.mark.parametrize("format", WRITERS)
 @pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+@pytest.mark.slow
 def test_reading_takes_little_more_memory_than_the_result(format: str, kind: str, tmp_path: Path) -> None:
     type_ = ml_dtypes.bfloat16 if kind == "bfloat16" else np.dtype(kind)
     tensors = {str(number): np.zeros(2**22, type_) for number in range(3)}

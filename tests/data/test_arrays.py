@@ -132,6 +132,7 @@ def test_what_is_no_image_or_label_is_named(x: Any, y: Any, words: str, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_files_of_arrays_go_with_the_data(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     data = tlkit.from_arrays(*drawn(2), CLASSES)

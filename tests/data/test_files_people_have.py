@@ -68,6 +68,7 @@ def disc() -> Image.Image:
     return image
 
 
+@pytest.mark.slow
 def test_a_transparent_gif_is_laid_over_white_as_a_png_is() -> None:
     gif, png = encode(disc(), "GIF"), encode(disc(), "PNG")
     assert (pixels(gif) == pixels(png)).all()

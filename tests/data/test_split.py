@@ -84,6 +84,7 @@ def test_a_class_of_any_size_keeps_about_the_share_in_validation(share: float) -
             assert least <= held[f"class {n}"] <= most
 
 
+@pytest.mark.slow
 def test_the_share_is_met_on_average_and_units_of_several_images_are_not_preferred() -> None:
     images = image_set(["a"] * 50 + ["b"] * 50)
     pairs = np.stack([np.arange(0, 20, 2), np.arange(1, 20, 2)], axis=1)

@@ -140,6 +140,7 @@ def test_a_client_answers_as_tlkit_does(written: Callable[[str], Path], target: 
     assert lines[-1].startswith("This installation reproduces the model")
 
 
+@pytest.mark.slow
 def test_a_client_names_a_file_that_it_cannot_read_and_goes_on(
     onnx_folder: Path, files: list[Path], tmp_path: Path
 ) -> None:

@@ -90,6 +90,7 @@ def agreement(one: keras.Model, other: keras.Model) -> float:
     return float((one.predict_on_batch(images).argmax(1) == other.predict_on_batch(images).argmax(1)).mean())
 
 
+@pytest.mark.slow
 def test_a_network_of_unequal_channels_collapses_without_the_preparation_and_survives_with_it(
     unequal: keras.Model,
 ) -> None:

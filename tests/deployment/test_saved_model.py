@@ -182,6 +182,7 @@ def test_shapes_and_types_of_the_answers(signatures: dict[str, Any]) -> None:
     assert signatures["serve_bytes"](image_bytes=tf.constant([], tf.string))["probabilities"].shape == (0, 3)
 
 
+@pytest.mark.slow
 def test_pixels_are_answered_as_bytes_are(signatures: dict[str, Any]) -> None:
     image = draw((180, 90, 40), 9, 50)
     by_bytes = signatures["serve_bytes"](image_bytes=tf.constant([encode(image, "PNG")]))["probabilities"].numpy()

@@ -89,6 +89,7 @@ def answer_of(connection: socket.socket) -> tuple[int, dict[str, str], str]:
     [BEGUN, b"GET / HT", b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n"],
     ids=("body", "head", "chunk"),
 )
+@pytest.mark.slow
 def test_a_request_that_takes_too_long_gets_408(sent: bytes, running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REQUEST_SECONDS", 0.2)
     status, headers, words = answer_of(running.open(sent))
@@ -141,6 +142,7 @@ def test_requests_beyond_those_that_may_wait_get_503(running: Running, monkeypat
         one.close()
 
 
+@pytest.mark.slow
 def test_bodies_beyond_what_may_be_held_get_503(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_HELD_BYTES", 1200)
     begun = [running.open(b"POST / HTTP/1.1\r\nContent-Length: 900\r\n\r\n" + b"x" * size) for size in (400, 850)]

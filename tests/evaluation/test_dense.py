@@ -63,6 +63,7 @@ def test_a_flattened_map_is_read_as_by_a_convolution_of_its_size() -> None:
 
 
 @pytest.mark.parametrize("head", [Head(), Head(taps=(2, 4), pooling="avg+max", hidden=(8,), batch_norm=True)])
+@pytest.mark.slow
 def test_at_the_native_size_the_map_is_the_answer_and_padding_is_measured(head: Head) -> None:
     model = build_classifier(find_backbone(tiny_file()), 3, head=head, image_size=32)
     images = noise(2, 32)

@@ -128,6 +128,7 @@ def test_a_large_validation_part_is_held_out_once_and_training_rows_never() -> N
 
 
 @pytest.mark.parametrize("solver", ["logistic", "svm"])
+@pytest.mark.slow
 def test_a_solving_stage_moves_the_head_alone_and_beats_what_it_began_with(solver: str) -> None:
     model, data, validation = tiny(seed=6), examples(24, 130 + len(solver)), examples(12, 150 + len(solver))
     before = weights_by_path(model)
@@ -162,6 +163,7 @@ def test_the_tolerance_falls_with_the_classes_beyond_tens_of_them() -> None:
     assert tolerance_for(1000) == pytest.approx(3e-6)
 
 
+@pytest.mark.slow
 def test_hundreds_of_classes_are_solved_as_far_as_tens_are(many: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The exact solution is compared with; with one tolerance for any number of classes, the head is far from it."""
     rows, labels, others, _ = many

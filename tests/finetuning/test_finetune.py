@@ -486,6 +486,7 @@ def test_evaluating_a_run_on_its_own_validation_part_gives_its_own_numbers(train
     assert mine["accuracy"] == theirs["accuracy"] and mine["log_loss"] == pytest.approx(theirs["log_loss"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_evaluating_on_other_data(trained: Path, tmp_path: Path) -> None:
     other = write_folder(tmp_path / "other", per_class=3, classes=("red", "blue"), start=900)
     (other / "red" / "bad.png").write_bytes(b"")

@@ -201,6 +201,7 @@ def test_without_a_refit_the_judged_head_is_delivered(noise: Path, tmp_path: Pat
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_the_option_and_the_plan_say_it(noise: Path, tmp_path: Path) -> None:
     command = ["finetune", str(noise), "--backbone", tiny_file(), "--image-size", "32", "--out", str(tmp_path / "r")]
     done = CliRunner().invoke(main, [*command, "--test", "0.3", "--dry-run"])

@@ -81,6 +81,7 @@ def _directions(model: Any) -> list[np.ndarray]:
     return [*others, *((one / np.abs(kernel).max()).round(4) for one in (kernel, bias))]
 
 
+@pytest.mark.slow
 def test_evaluating_a_run_again_says_what_it_said(run: Run, noise: Path) -> None:
     own, everything = evaluate_run(run), evaluate_run(run, noise)
     assert own["accuracy"] == run.metrics["validation"]["accuracy"] and own["trained_on"] == 0

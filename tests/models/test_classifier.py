@@ -196,6 +196,7 @@ def own_layers(model: keras.Model) -> bool:
 
 
 @pytest.mark.parametrize("name", QUICK)
+@pytest.mark.slow
 def test_blocks_cover_the_backbone_and_the_contributions_add_up_to_the_logit(name: str) -> None:
     model = check_structure(name)
     assert own_layers(model) == BACKBONES[name].own_layers

@@ -59,6 +59,7 @@ CASES: dict[str, Callable[[str], tuple[Callable[[Any], Any], np.ndarray]]] = {
 
 @pytest.mark.parametrize("dtype", list(LIMITS))
 @pytest.mark.parametrize("name", list(CASES))
+@pytest.mark.slow
 def test_gradients_are_those_of_finite_differences(name: str, dtype: str) -> None:
     layer, inputs = CASES[name](dtype)
     check_gradients(layer, inputs, dtype=dtype)

@@ -368,6 +368,7 @@ def test_embeddings_are_what_the_head_reads(trained: Path, photos: Path, tmp_pat
         embed(trained, photos, tmp_path / "x.parquet", image_size=64)
 
 
+@pytest.mark.slow
 def test_features_that_a_run_left_in_the_cache_are_not_computed_again(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

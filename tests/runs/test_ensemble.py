@@ -116,6 +116,7 @@ def test_what_one_member_trained_on_is_no_validation_image(runs: list[Path], tmp
 
 
 @pytest.mark.usefixtures("unserved")
+@pytest.mark.slow
 def test_runs_that_do_not_go_together_are_refused(runs: list[Path], tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(runs[0], other)
@@ -138,6 +139,7 @@ def test_an_ensemble_is_exported_and_proven(runs: list[Path], tmp_path: Path) ->
 # -- views ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_flip_average_does_not_know_left_from_right() -> None:
     model, data = tiny_model(seed=4), examples(6, 700)
     mirrored = in_memory(data.pixels.gather(slice(None))[:, :, ::-1].copy())
@@ -199,6 +201,7 @@ def test_backbones_are_named_with_commas_or_by_what_is_here() -> None:
         named_backbones("nano,vgg61")
 
 
+@pytest.mark.slow
 def test_the_better_backbone_is_taken_and_the_evidence_kept(folder: Path, tmp_path: Path) -> None:
     """Colour tells the classes apart; a network of which one input channel is left cannot see it."""
     from tests.tiny import tiny_file

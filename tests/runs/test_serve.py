@@ -91,6 +91,7 @@ def test_a_bad_item_does_not_fail_the_others(client: Any, files: list[Path]) -> 
     assert "at most 50 megapixels" in rows[2]["problem"] and "not base64" in rows[3]["problem"]
 
 
+@pytest.mark.slow
 def test_evidence_is_a_picture_of_where_it_lies(client: Any, files: list[Path]) -> None:
     row = client.post("/predict?evidence=1", data=files[0].read_bytes(), content_type="image/png").json["predictions"][
         0
@@ -174,6 +175,7 @@ def test_the_page_brings_everything_and_asks_nobody_else(client: Any) -> None:
     assert client.get("/").headers["Content-Security-Policy"] != policy, "a nonce serves once"
 
 
+@pytest.mark.slow
 def test_a_class_name_is_text_not_markup(small: Path) -> None:
     assert SCRIPT not in make_app(small).test_client().get("/").text
 
@@ -637,6 +639,7 @@ def test_images_of_too_many_pixels_together_are_refused(small: Path, monkeypatch
         assert "Send fewer" in reply.json["error"]
 
 
+@pytest.mark.slow
 def test_conversions_have_an_end_and_few_wait_for_them(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = make_app(small).test_client()
     image = encode(draw((9, 9, 9), 1, 70), "TIFF")

@@ -130,6 +130,7 @@ def test_a_damaged_manifest_is_said_and_hides_no_sound_run(run: Path, said: list
     assert verify(run).damaged == ["manifest.json"]
 
 
+@pytest.mark.slow
 def test_files_that_come_later_are_listed(run: Path, said: list[str]) -> None:
     """An export's table, the threshold in metrics.json and a report."""
     export_run(run, target="keras", max_error=0.3)

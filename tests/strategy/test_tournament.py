@@ -388,6 +388,7 @@ def test_the_top_blocks_get_as_many_views_as_a_third_of_the_time_allows(
 
 
 @pytest.mark.parametrize("left", [600.0, 50.0])
+@pytest.mark.slow
 def test_what_a_measured_time_decided_is_not_decided_otherwise_after_a_resume(
     left: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

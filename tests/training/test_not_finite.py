@@ -47,6 +47,7 @@ def test_one_number_in_a_keras_file_is_named_with_its_layer(value: float, tmp_pa
 
 
 @pytest.mark.parametrize("suffix", [".weights.h5", ".npz"])
+@pytest.mark.slow
 def test_one_number_in_a_weights_file_is_named_with_its_layer(suffix: str, tmp_path: Path) -> None:
     nano, file = find_backbone("nano"), tmp_path / f"mine{suffix}"
     network = nano.builder(64)

@@ -331,6 +331,7 @@ def test_patience_ends_a_stage() -> None:
     assert 3 <= len(history.rows) < 30
 
 
+@pytest.mark.slow
 def test_a_passed_deadline_still_gives_one_epoch_and_says_so() -> None:
     plan = recipe(Stage(5, 1e-3), Stage(5, 1e-3, unfreeze=1))
     history = train(tiny(), BACKBONE, plan, examples(24, 119), examples(9, 120), deadline=Deadline.after(-1))
@@ -338,6 +339,7 @@ def test_a_passed_deadline_still_gives_one_epoch_and_says_so() -> None:
     assert any("time limit" in note for note in history.notes)
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_keeps_its_best_epoch_and_skips_what_follows(monkeypatch: pytest.MonkeyPatch) -> None:
     from tlkit.training.callbacks import RecordEpochs
 
