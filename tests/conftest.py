@@ -66,6 +66,19 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["KERAS_HOME"] = str(tmp_path_factory.mktemp("keras"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_process_proves() -> Iterator[None]:
+    """Prove the exports of `finetune`, `ensemble` and `adapt` in one process, instead of starting one for each."""
+    from tests.shared_process import SharedProcess
+
+    patch = pytest.MonkeyPatch()
+    for module in ("tlkit.finetuning.finetune", "tlkit.runs.ensemble", "tlkit.runs.adapt"):
+        patch.setattr(f"{module}.FreshProcess", SharedProcess)
+    yield
+    patch.undo()
+    SharedProcess.end()
+
+
 def draw(colour: tuple[int, int, int], seed: int, size: int = 40) -> Image.Image:
     """A square of one colour with noise and a brighter disc; every seed gives another image."""
     rng = np.random.default_rng(seed)

@@ -73,13 +73,17 @@ class FreshProcess:
                 "batch_size": batch_size,
             }
             with bar(None, "proving the export"):
-                self._process.communicate(json.dumps(question).encode())
-            if self._process.returncode != 0:
-                self._errors.seek(0)
-                output = self._errors.read().decode("utf-8", "replace")[-1500:]
-                raise ParityError(f"The exported model failed in a fresh process:\n{output}")
+                self._answer(json.dumps(question))
             with np.load(answers, allow_pickle=False) as loaded:
                 return {name: loaded[name] for name in loaded.files}
+
+    def _answer(self, question: str) -> None:
+        """Give the process its question, and wait for its end. Raises ParityError if it failed."""
+        self._process.communicate(question.encode())
+        if self._process.returncode != 0:
+            self._errors.seek(0)
+            output = self._errors.read().decode("utf-8", "replace")[-1500:]
+            raise ParityError(f"The exported model failed in a fresh process:\n{output}")
 
 
 def _servable(item: Item, copy: Path) -> Path:
