@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from tlkit.deployment.parity import _WORKER, FreshProcess
 from tlkit.errors import ParityError
 
 PROGRAM = """
-import io, runpy, sys, traceback
+import io, os, runpy, sys, traceback
 for absent in ("keras", "tf_keras", "tlkit"):
     sys.modules[absent] = None
 import tensorflow
-for question in sys.stdin:
+asked = sys.stdin
+for folder, question in zip(asked, asked):
     try:
+        os.chdir(folder.strip())
         sys.stdin = io.StringIO(question)
         runpy.run_path(sys.argv[1], run_name="__main__")
         said = ""
@@ -47,7 +50,7 @@ class SharedProcess(FreshProcess):
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
             )
         process: Any = SharedProcess.running
-        process.stdin.write(question + "\n")
+        process.stdin.write(f"{Path.cwd()}\n{question}\n")
         process.stdin.flush()
         if (said := process.stdout.readline()) != "''\n":
             raise ParityError(f"The exported model failed in a fresh process:\n{said}")

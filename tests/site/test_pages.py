@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ from tests.reusable import unit_network, write_module
 from tests.site.pages import ELSEWHERE, NOT_RUN, OTHER_TOOL, PAGES, ROOT, Block, blocks, reason, toctrees, words_of
 from tests.tiny import tiny_file
 from tlkit.cli.main import main
+from tlkit.runs import reading
 
 COMPARED = ROOT / "docs" / "start" / "coming-from.md"
 TUTORIAL = ROOT / "docs" / "start" / "tutorial.md"
@@ -54,8 +56,14 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base
 
 
+@pytest.fixture(scope="module")
+def loaded() -> dict[bytes, dict[str, Any]]:
+    """The signatures of the SavedModels that were loaded, by what their files hold: the pages ask copies of one run."""
+    return {}
+
+
 @pytest.fixture
-def place(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reported: None) -> Path:
+def place(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: dict[bytes, dict[str, Any]]) -> Path:
     """A folder of one page, where it may write: what is read is linked, the runs are copied."""
     for one in scene.iterdir():
         if one.name == "runs":
@@ -63,6 +71,17 @@ def place(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reported
         else:
             (tmp_path / one.name).symlink_to(one)
     monkeypatch.chdir(tmp_path)
+    load = reading.load_signatures
+
+    def load_once(model: str | Path) -> dict[str, Any]:
+        folder = reading.served_folder(model)
+        files = [folder / "saved_model.pb", *sorted((folder / "variables").glob("*"))]
+        key = b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files if file.is_file())
+        if key not in loaded:
+            loaded[key] = load(model)
+        return loaded[key]
+
+    monkeypatch.setattr(reading, "load_signatures", load_once)
     return tmp_path
 
 
@@ -95,7 +114,7 @@ unclosed = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest
 def test_every_block_of_a_page_runs(
     page: Path, place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """With a small network in place of MobileNetV2, and without the exports of further runs, which take seconds."""
+    """With a small network in place of MobileNetV2. Further runs are neither exported nor reported."""
     leave_out_export(monkeypatch)
     found = [block for block in blocks(page) if not block.skipped]
     if any("--clear" in block.text for block in found):
@@ -109,7 +128,7 @@ def test_every_block_of_a_page_runs(
 
 @unclosed
 @pytest.mark.slow
-def test_the_tutorial_runs_as_it_stands(place: Path) -> None:
+def test_the_tutorial_runs_as_it_stands(place: Path, reported: None) -> None:
     """With `nano`, its own digits, the export, its proof and the report."""
     (place / "digits").unlink()
     namespace: dict[str, Any] = {}
