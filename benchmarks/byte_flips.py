@@ -1,14 +1,15 @@
 """What happens after one byte of a cache, a run or an export has changed?
 
-    python benchmarks/byte_flips.py [--flips N] [--seed S]
+    python benchmarks/byte_flips.py [--flips N] [--seed S] [--subjects stopped ...]
     python benchmarks/byte_flips.py --cost
     python benchmarks/byte_flips.py --report
 
-Makes a cache (pixels, digests, features, a safety check, learned weights), a finished run and two exports from 36
-drawn images. Then, N times over, copies one of them, flips a random bit of a random byte of a random file, and does
-what reads it: for caches the functions by which every command reads them, for a run `evaluate` and the reading of all
-its tables and its model, for an export `predict`. Each kind of file is as likely as any other, so that small ones are
-flipped as often as large ones.
+Makes a cache (pixels, digests, features, a safety check, learned weights), a finished run and two exports from 36 drawn
+images. Then, N times over, copies one of them, flips a random bit of a random byte of a random file, and does what
+reads it: for caches the functions by which every command reads them, for a run `evaluate` and the reading of all its
+tables and its model, for an export `predict`. A run that was stopped in its second training, with the checkpoints of
+both, is resumed, and must end with the weights, history and predictions of the run that was not stopped. Each kind of
+file is as likely as any other, so that small ones are flipped as often as large ones.
 
 - refused: an error of tlkit's that names the file.
 - mended: the log or the cache tells that the file was damaged, and the result is that of the undamaged one.
@@ -21,25 +22,28 @@ what hashing costs.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import random
 import shutil
+import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rows import append_row, read_rows
 from together import drawn
 
 FILE = Path(__file__).with_suffix(".csv")
-SUBJECTS = ("cache", "run", "export")
+SUBJECTS = ("cache", "run", "export", "stopped")
 OUTCOMES = ("refused", "mended", "said", "harmless", "silent", "traceback")
 
 
@@ -47,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--flips", default=120, type=int)
     parser.add_argument("--seed", default=0, type=int)
+    parser.add_argument("--subjects", nargs="+", default=[*SUBJECTS], choices=SUBJECTS)
     parser.add_argument("--cost", action="store_true")
     parser.add_argument("--report", action="store_true")
     arguments = parser.parse_args()
@@ -58,7 +63,7 @@ def main() -> None:
             trial = Trial(Path(scratch))
             for number in range(arguments.flips):
                 seed = 1000 * arguments.seed + number
-                append_row(FILE, trial.flipped(SUBJECTS[number % len(SUBJECTS)], seed))
+                append_row(FILE, trial.flipped(arguments.subjects[number % len(arguments.subjects)], seed))
     report(read_rows(FILE))
 
 
@@ -76,6 +81,7 @@ class Trial:
             "cache": self.job,
             "run": self.read_run,
             "export": self.read_export,
+            "stopped": self.resume,
         }
         from tlkit import Augmentation, build_classifier, cut, export_run, find_backbone, finetune
 
@@ -98,6 +104,52 @@ class Trial:
         self.whole = {name: self.read[name](folder / name) for name in ("cache", "run")}
         for name in ("saved_model", "keras"):
             self.whole[name] = self.read_export(folder / "export" / name)
+        self.whole["stopped"] = self.stop(folder / "stopped")
+
+    def stop(self, folder: Path) -> object:
+        """Leave in a folder a run that was stopped in its second training. Returns what it must end with."""
+        from tlkit import Augmentation, Recipe, Stage, finetune
+        from tlkit.checkpoints import Checkpoint
+
+        deliver: Any = sys.modules["tlkit.finetuning.deliver"]
+        proof = {"n": 0, "top1_agreement": 1.0, "max_difference": 0.0, "limit": 1e-5, "within_limit": True}
+        deliver.prove_parity = lambda *a: {**proof, "asked_again": 0, "evaluated_difference": 0.0}
+        deliver.export_served = lambda model, to, serving: to.mkdir(exist_ok=True)
+        sys.modules["tlkit.finetuning.finetune"].FreshProcess = contextlib.nullcontext  # type: ignore[attr-defined]
+        checkpoints: Any = sys.modules["tlkit.checkpoints"]
+        checkpoints.MOST_OF_TIME, checkpoints.EVERY_SECONDS = float("inf"), 0.0
+        stages = (Stage(1, 1e-3, solver="logistic"), Stage(3, 1e-3), Stage(2, 1e-3, unfreeze=1, mixup=0.2))
+        recipe = Recipe("tuned", stages=stages, augmentation=Augmentation(brightness=(-0.1, 0.1)), batch_size=12)
+        given: dict[str, Any] = {"backbone": "nano", "image_size": 64, "recipe": recipe, "report": False}
+        whole = self.parts(finetune(self.data, **given, out=folder.with_name("unstopped")))
+        save, left = Checkpoint.save, [8]
+
+        def saving(one: Checkpoint, values: dict[str, Any]) -> None:
+            one.among.every = 0.0
+            save(one, values)
+            left[0] -= 1
+            if left[0] == 0:
+                raise KeyboardInterrupt
+
+        Checkpoint.save = saving  # type: ignore[method-assign]
+        with contextlib.suppress(KeyboardInterrupt):
+            finetune(self.data, **given, out=folder)
+        Checkpoint.save = save  # type: ignore[method-assign]
+        assert (folder / "checkpoints").is_dir() and not (folder / "metrics.json").exists()
+        return whole
+
+    def resume(self, folder: Path) -> object:
+        from tlkit import finetune
+
+        return self.parts(finetune(resume=folder))
+
+    def parts(self, run: Any) -> object:
+        from tlkit import load_model
+
+        history = run.read_table("history.csv")
+        history = history[[name for name in history if name not in ("seconds", "images_computed", "at_seconds")]]
+        weights = [one.tobytes() for one in load_model(run).get_weights()]
+        return digest([*weights, history.to_csv().encode(), run.read("predictions.csv")])
 
     def job(self, cache: Path) -> object:
         """What runs read from caches: pixels, digests of them, features, a safety check, and weights that are learned.
@@ -149,7 +201,7 @@ class Trial:
         self.lines.clear()
         os.environ["TLKIT_CACHE"] = str(copy if subject == "cache" else self.folder / "cache")
         verified = ""
-        if subject != "cache":  # verifying a cache mends it
+        if subject in ("run", "export"):  # verifying a cache mends it; a run that goes on has no checksums of its own
             verified = any(not verify(one).ok for one in ([copy] if subject == "run" else copy.iterdir()))
         detail, part = "", Path(name).parts[0] if subject == "export" else ""
         try:
@@ -230,7 +282,7 @@ def report(rows: list[dict[str, str]]) -> None:
     for subject in SUBJECTS:
         found = Counter(row["outcome"] for row in rows if row["subject"] == subject)
         print(f"| {subject} | {sum(found.values())} | {' | '.join(str(found[one]) for one in OUTCOMES)} |")
-    run = [row for row in rows if row["subject"] != "cache"]
+    run = [row for row in rows if row["subject"] in ("run", "export")]
     print(f"`tlkit verify` found {sum(row['verified'] == 'True' for row in run)} of {len(run)} in runs and exports")
 
 
