@@ -1,6 +1,9 @@
-"""Check that the tests notice faults: twelve one-line faults, planted one at a time in a copy of tlkit.
+"""Check that the tests notice faults: one-line faults, planted one at a time in a copy of tlkit.
 
-    python benchmarks/planted_faults.py [--only NAME...] [--tests PATH...]
+    python benchmarks/planted_faults.py [--practices] [--only NAME...] [--tests PATH...]
+
+Without `--practices` they are twelve faults of what every run does. With it they are eight, each of which takes a
+practice of the lectures (docs/lectures.md) away, and the likely tests are run with those marked `slow`.
 
 The line of each fault is found by its text anywhere in tlkit/ and recipes/, and must occur exactly once. The tests most
 likely to notice it run first; if they pass, the whole everyday suite (`-m "not slow"`) runs, up to the first failure. A
@@ -51,6 +54,64 @@ class Fault:
     tests: tuple[str, ...] = ()
 
 
+PRACTICES = (
+    Fault(
+        "no_max_norm",
+        "keras.constraints.MaxNorm(head.max_norm) if head.max_norm else None",
+        "None",
+        "the weights of the head have no largest norm",
+        ("test_stages.py",),
+    ),
+    Fault(
+        "no_drop_connect",
+        "keras.random.dropout(keras.ops.convert_to_tensor(self.kernel), self.rate, seed=self.seed_generator)",
+        "keras.ops.convert_to_tensor(self.kernel)",
+        "no weights are dropped",
+        ("test_drop_connect.py",),
+    ),
+    Fault(
+        "no_adversarial",
+        "return self.alpha * clean + (1 - self.alpha) * adversarial",
+        "return clean",
+        "the loss on the moved images does not count",
+        ("test_adversarial.py",),
+    ),
+    Fault(
+        "no_scales",
+        "lambda image, one: scaled_crop(image, size, scales, one)",
+        "lambda image, one: scaled_crop(image, size, (size, size), one)",
+        "the training images are not scaled",
+        ("test_scales.py",),
+    ),
+    Fault(
+        "no_restarts",
+        "for number in range(recipe.restarts + 1):",
+        "for number in range(1):",
+        "there is one training, and no restart",
+        ("test_restarts.py",),
+    ),
+    Fault(
+        "gain_turned_around",
+        "gain, error = paired_difference(theirs, own, groups)",
+        "gain, error = paired_difference(own, theirs, groups)",
+        "what transfer would have gained is said to be lost",
+        ("test_transfer.py",),
+    ),
+    Fault(
+        "no_gradient",
+        "theta = ops.cast(ops.reshape(theta, (-1, 2, 3)), kind)",
+        "theta = ops.cast(ops.stop_gradient(ops.reshape(theta, (-1, 2, 3))), kind)",
+        "a layer of tlkit passes no gradient to one of its inputs",
+        ("test_gradients.py",),
+    ),
+    Fault(
+        "no_mean_of_folds",
+        "model.set_weights([one / (len(numbers) + 1) for one in total])",
+        "pass",
+        "the model of the first fold is delivered for the mean of all",
+        ("test_folds.py",),
+    ),
+)
 FAULTS = (
     Fault(
         "batch_norm_moves",
@@ -61,17 +122,17 @@ FAULTS = (
     ),
     Fault(
         "validation_leaks",
-        'dataset.part("train"),',
-        'dataset.part("train", "validation"),',
+        'training_examples(dataset, recipe, "train"),',
+        'training_examples(dataset, recipe, "train", "validation"),',
         "the validation images are trained on",
         ("test_finetune.py",),
     ),
     Fault(
         "key_without_weights",
-        "digest.update(np.ascontiguousarray(weight).tobytes())",
+        "digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(weight)).tobytes())",
         "pass",
         "features of other weights are taken from the cache",
-        ("test_training.py", "test_cache.py", "test_features.py"),
+        ("test_training.py", "test_cache.py", "test_extract.py"),
     ),
     Fault(
         "temperature_forgotten",
@@ -89,7 +150,7 @@ FAULTS = (
     ),
     Fault(
         "orientation_ignored",
-        "return _turn_upright(image, _exif_orientation(raw, exif))",
+        "return tf.switch_case(orientation - 1, turns)",
         "return image",
         "JPEGs that lie on their side are not turned upright",
         ("test_decode.py",),
@@ -110,10 +171,10 @@ FAULTS = (
     ),
     Fault(
         "refusal_too_lenient",
-        "if _bound(int(wrong[end]), int(end) + 1) > max_error:",
-        "if _bound(int(wrong[end]), int(end) + 1) > 2 * max_error:",
+        "if _bound(wrong / effect, answered / effect) > max_error:",
+        "if _bound(wrong / effect, answered / effect) > 2 * max_error:",
         "answers are given with twice the errors that were allowed",
-        ("test_calibrat*.py", "test_refusal.py"),
+        ("test_calibrat*.py", "test_refusal*.py"),
     ),
     Fault(
         "last_epoch_kept",
@@ -124,8 +185,8 @@ FAULTS = (
     ),
     Fault(
         "narrow_intervals",
-        'proportion_ci(method="wilson")',
-        'proportion_ci(0.9, method="wilson")',
+        "float(norm.ppf((1 + level) / 2))",
+        "float(norm.ppf(level))",
         "95 % intervals are those of 90 %",
         ("test_scores.py", "test_stats.py"),
     ),
@@ -169,11 +230,15 @@ def pytest_sessionfinish(session):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=[one.name for one in FAULTS], metavar="NAME")
+    parser.add_argument("--practices", action="store_true", help="those that take a practice of the lectures away")
+    parser.add_argument("--only", nargs="+", choices=[one.name for one in FAULTS + PRACTICES], metavar="NAME")
     parser.add_argument("--tests", nargs="+", metavar="PATH", help="run only these tests")
     arguments = parser.parse_args()
-    chosen = [one for one in FAULTS if arguments.only is None or one.name in arguments.only]
-    files = {one.name: file_of(one, ROOT) for one in FAULTS}  # all of them, so that a line that is gone is noticed now
+    faults = PRACTICES if arguments.practices else FAULTS
+    chosen = [one for one in faults if arguments.only is None or one.name in arguments.only]
+    files = {
+        one.name: file_of(one, ROOT) for one in FAULTS + PRACTICES
+    }  # all of them, so that a line that is gone is noticed now
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         sound = copy_of(ROOT, Path(scratch) / "sound")
@@ -232,11 +297,12 @@ def row_of(fault: Fault, copy: Path, sound: Path, only: list[str] | None) -> dic
         str(file.relative_to(copy)) for pattern in fault.tests for file in sorted((copy / "tests").rglob(pattern))
     ]
     attempts = [only] if only else ([likely] if likely else []) + [[]]
+    marked = "not long" if fault in PRACTICES else "not slow"
     started, seconds, failed = time.monotonic(), 0.0, ""
     for paths in attempts:
-        failed = first_failure(copy, paths)
+        failed = first_failure(copy, paths, marked if paths else "not slow")
         seconds = time.monotonic() - started
-        if failed and not failed.startswith(HANGS) and first_failure(sound, [failed]):
+        if failed and not failed.startswith(HANGS) and first_failure(sound, [failed], marked):
             sys.exit(f"{failed} fails without the fault too. Fix it, or leave it out with --tests.")
         if failed:
             break
@@ -252,12 +318,12 @@ def row_of(fault: Fault, copy: Path, sound: Path, only: list[str] | None) -> dic
     }
 
 
-def first_failure(copy: Path, paths: list[str]) -> str:
-    """Return the first test that fails, or "" if none does.
+def first_failure(copy: Path, paths: list[str], marked: str) -> str:
+    """Return the first test that fails, or "" if none does. marked: which are run, for pytest's `-m`.
 
     Ends the program if tlkit was not imported from the copy, or if no test ran.
     """
-    words = [sys.executable, "-m", "pytest", "-m", "not slow", "-x", "-q", "-rfE", "-p", "of_the_copy", *paths]
+    words = [sys.executable, "-m", "pytest", "-m", marked, "-x", "-q", "-rfE", "-p", "of_the_copy", *paths]
     before = os.environ.get("PYTHONPATH")
     path = os.pathsep.join([str(copy / ".planted"), str(copy), *([before] if before else [])])
     # use no cached modules of an earlier copy, and leave no files in this one
