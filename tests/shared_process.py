@@ -38,17 +38,16 @@ class SharedProcess(FreshProcess):
     running: subprocess.Popen[str] | None = None
 
     def __init__(self) -> None:
-        pass
-
-    def __exit__(self, *problem: object) -> None:
-        pass
-
-    def _answer(self, question: str) -> None:
         if SharedProcess.running is None or SharedProcess.running.poll() is not None:
             command = [sys.executable, "-P", "-c", PROGRAM, str(_WORKER)]
             SharedProcess.running = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
             )
+
+    def __exit__(self, *problem: object) -> None:
+        pass
+
+    def _answer(self, question: str) -> None:
         process: Any = SharedProcess.running
         process.stdin.write(f"{Path.cwd()}\n{question}\n")
         process.stdin.flush()

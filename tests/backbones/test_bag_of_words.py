@@ -194,6 +194,7 @@ def test_the_classifier_has_the_words_and_computes_them_in_float32(tmp_path: Pat
     assert np.allclose(found, expected, atol=1e-6 if precision == "float32" else 2e-3)
 
 
+@pytest.mark.slow
 def test_nothing_of_tlkit_is_needed_to_load_one(tmp_path: Path) -> None:
     for bag in (small(), small(soft=False, pooling="max", kernel="intersection", colour="opponent")):
         model = build_classifier(bag, 2, image_size=SIZE, weights="none")

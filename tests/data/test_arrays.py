@@ -40,6 +40,7 @@ def parts(data: Any, **settings: Any) -> dict[str, str]:
     return dict(zip(images.table["sha256"], images.table["split"], strict=True))
 
 
+@pytest.mark.slow
 def test_the_pixels_that_a_model_sees_are_those_of_the_array() -> None:
     x, y = drawn(2)
     dataset = decode_images(tlkit.scan(tlkit.from_arrays(x, y, CLASSES)), 40)

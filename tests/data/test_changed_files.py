@@ -20,6 +20,7 @@ def caches(tmp_path: Path) -> Cache:
     return Cache(root=tmp_path / "cache")
 
 
+@pytest.mark.slow
 def test_a_file_replaced_between_scan_and_decode_poisons_no_cache(tmp_path: Path, caches: Cache) -> None:
     images = scan(write_folder(tmp_path / "data", per_class=2))
     file, other = tmp_path / "data" / "red" / "000.png", tmp_path / "data" / "blue" / "000.png"

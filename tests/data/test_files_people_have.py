@@ -89,6 +89,7 @@ def gif(
     return b"GIF89a" + struct.pack("<HH", *screen) + b"\x70\0\0" + more + b"\x2c" + place + palette + data + last
 
 
+@pytest.mark.slow
 def test_a_frame_stands_at_its_place_on_the_screen() -> None:
     frame = noise(10, 6)
     shown = pixels(encode(Image.fromarray(frame).quantize(8), "GIF"))
@@ -102,6 +103,7 @@ def test_a_frame_stands_at_its_place_on_the_screen() -> None:
     assert pixels(beyond).shape == (11, 17, 3) and (pixels(beyond)[5:, 7:] == shown).all()
 
 
+@pytest.mark.slow
 def test_a_gif_frame_may_be_anywhere_but_the_screen_has_its_limit() -> None:
     far = gif((10, 10), (60_000, 60_000), noise(10, 6))
     assert header_fault(tf.constant(far)).numpy() == b"60010 x 60006 pixels; at most 50 megapixels are decoded"
@@ -123,6 +125,7 @@ def test_empty_and_stray_blocks_before_a_frame_are_passed(more: bytes) -> None:
     assert (pixels(data) == pixels(sound)).all() and answers(data)
 
 
+@pytest.mark.slow
 def test_a_folder_with_a_gif_cut_in_its_second_frame_is_read(tmp_path: Path) -> None:
     frames = [Image.new("P", (32, 32), i) for i in (1, 2)]
     for one in frames:
@@ -183,6 +186,7 @@ def test_a_bmp_whose_header_lies_is_refused_and_does_not_fail_its_batch(at: int,
 
 
 @pytest.mark.parametrize("what", ["text", "profile"])
+@pytest.mark.slow
 def test_large_text_and_profiles_do_not_matter(what: str) -> None:
     image = Image.linear_gradient("L")
     info = PngImagePlugin.PngInfo()
@@ -435,6 +439,7 @@ def deep_rgb(values: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
+@pytest.mark.slow
 def test_rgb_of_16_bits_is_scaled_as_grey_is_and_its_alpha_is_not(tmp_path: Path) -> None:
     colour = noise(20, 16).astype("uint16")
     colour[0, 0] = 255

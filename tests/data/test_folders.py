@@ -249,6 +249,7 @@ def test_class_names_are_one_line_of_text_and_names_alike_but_for_case_are_named
     assert all(unicodedata.is_normalized("NFC", one) for one in found)
 
 
+@pytest.mark.slow
 def test_data_below_a_path_that_is_not_utf_8_are_decoded_and_written(tmp_path: Path) -> None:
     from tlkit.data.dataset import decode_images
 

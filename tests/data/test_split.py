@@ -240,6 +240,7 @@ def test_near_duplicates_stay_in_one_part_by_default(tmp_path: Path) -> None:
         assert all(found[f"red/{i:03d}.png"] == found[f"red/copy{i:03d}.png"] for i in range(10))
 
 
+@pytest.mark.slow
 def test_a_given_split_is_kept_with_its_near_duplicates(tmp_path: Path) -> None:
     write_folder(tmp_path / "train", 4, classes=("red", "blue"), start=6560)
     write_folder(tmp_path / "val", 2, classes=("red", "blue"), start=6580)

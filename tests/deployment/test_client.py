@@ -151,6 +151,7 @@ def test_a_client_names_a_file_that_it_cannot_read_and_goes_on(
 
 
 @pytest.mark.parametrize(("place", "words"), [(0, "the model itself"), (3, "images become other pixels")])
+@pytest.mark.slow
 def test_a_check_fails_where_answers_differ_and_says_where(
     onnx_folder: Path, tmp_path: Path, place: int, words: str
 ) -> None:

@@ -193,6 +193,7 @@ def test_pixels_are_answered_as_bytes_are(signatures: dict[str, Any]) -> None:
     assert np.allclose(floats, signatures["serve"](image=tf.constant(square))["probabilities"], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_each_variable_is_held_once(model: keras.Model, served: Path) -> None:
     stored = sum(f.stat().st_size for f in (served / "variables").iterdir())
     assert stored < 1.3 * 4 * model.count_params()

@@ -116,6 +116,7 @@ def overlapping(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return features, true
 
 
+@pytest.mark.slow
 def test_hard_images_with_right_labels_are_not_called_probably_wrong() -> None:
     """The rule until version 0.2 called 9, 7 and 3 of these labels suspicious; all are right."""
     named = 0

@@ -54,6 +54,7 @@ def grown(trained: Path, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.slow
 def test_what_earlier_runs_trained_on_stays_in_train(
     trained: Path, tmp_path: Path, tiny: dict[str, Any], seed: int
 ) -> None:

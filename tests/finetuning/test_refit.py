@@ -91,6 +91,7 @@ def test_evaluating_a_run_again_says_what_it_said(run: Run, noise: Path) -> None
     assert Record(run).score.accuracy == own["accuracy"]
 
 
+@pytest.mark.slow
 def test_a_later_limit_on_the_error_gives_the_same_threshold(run: Run) -> None:
     before, after = run.metrics["refusal"], _refusal(run, 0.3)
     assert after["threshold"] == pytest.approx(before["threshold"], abs=1e-4)

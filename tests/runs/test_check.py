@@ -58,6 +58,7 @@ def dark(basis: Basis, tmp_path_factory: pytest.TempPathFactory) -> Checked:
     return checked(basis, write_flat(tmp_path_factory.mktemp("dark") / "new", factor=0.3))
 
 
+@pytest.mark.slow
 def test_darker_images_are_found_and_what_changed_is_named(dark: Checked) -> None:
     assert dark.drifted and dark.n == 36 and dark.truth is None
     assert {one.what for one in dark.drift if one.found} >= {"appearance"}

@@ -203,6 +203,7 @@ def test_a_spoiled_file_is_refused_and_named(pushed: Hub, name: str) -> None:
     assert verify(local_folder(TO)).ok
 
 
+@pytest.mark.slow
 def test_a_file_that_is_damaged_in_the_cache_is_downloaded_again(pushed: Hub, tmp_path: Path) -> None:
     local_folder(TO)
     for file in (tmp_path / "hub").rglob("variables.data*"):

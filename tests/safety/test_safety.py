@@ -179,6 +179,7 @@ def test_two_flips_that_are_safe_alone_are_judged_together(extractor: FeatureExt
     assert set(both.augmentation.fields()) != {"flip_horizontal", "flip_vertical"}
 
 
+@pytest.mark.slow
 def test_what_is_allowed_stays_and_is_noted(sample: Sample) -> None:
     asked = Augmentation(flip_horizontal=0.5, half_turn=0.5)
     safety = run_check(sample, asked, allow=["flip_horizontal"], thorough=False)

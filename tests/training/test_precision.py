@@ -198,6 +198,7 @@ def test_the_learning_rate_finder_scales_the_loss(monkeypatch: pytest.MonkeyPatc
     assert isinstance(compiled[0], keras.optimizers.LossScaleOptimizer)
 
 
+@pytest.mark.slow
 def test_features_of_one_precision_are_not_taken_for_those_of_another() -> None:
     """A run trains in mixed precision and is evaluated in float32, on the same images."""
     data, keys = examples(6, 6319), set()

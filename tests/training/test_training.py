@@ -364,6 +364,7 @@ def test_an_interrupted_training_keeps_its_best_epoch_and_skips_what_follows(mon
         train(tiny(), BACKBONE, plan, training, validation)
 
 
+@pytest.mark.slow
 def test_what_a_time_limit_leaves_is_of_every_class() -> None:
     """Folders are read class by class; the first few images must not be of one class alone."""
     data = examples(60, 130)
