@@ -46,7 +46,7 @@ def heic(file: Path, name: str, seed: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "write", [tiff, *(pytest.param(one, marks=pytest.mark.long) for one in (deep_tiff, deep_png)), heic]
+    "write", [tiff, *(pytest.param(one, marks=pytest.mark.long) for one in (deep_tiff, deep_png, heic))]
 )
 def test_a_folder_of_one_format_is_inspected_learnt_and_served(
     write: Callable[[Path, str, int], None], tmp_path: Path

@@ -182,6 +182,7 @@ def test_only_training_images_are_trained_on(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_spoiled_cache_of_features_changes_no_number(folder: Path, tmp_path: Path, tiny: dict[str, Any]) -> None:
     write_folder(folder, start=8000)  # pictures that no other test has cached
     recipe = Recipe("test", stages=(Stage(epochs=20, learning_rate=1e-2),), batch_size=8)

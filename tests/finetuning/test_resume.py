@@ -82,7 +82,7 @@ def ended(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("every", [3, 1])
+@pytest.mark.parametrize("every", [pytest.param(3, marks=pytest.mark.long), 1])
 def test_a_run_that_is_stopped_again_and_again_ends_as_one_that_is_not(
     every: int, folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None, kills: Callable[[int], None]
 ) -> None:

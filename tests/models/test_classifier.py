@@ -50,7 +50,7 @@ QUICK = ["nano", "mobilenet_0.25"]
 DEEPEST = ["inceptionresnetv2", "nasnetmobile", "inception_resnet_v2", "densenet161"]  # over a minute each to train
 
 
-# built of the same layers, and with blocks that end in the same way, as a row that CI tests
+# built of layers, and with blocks that end, as in a row that CI tests; the last two take half a minute each
 LIKE_ANOTHER = [
     "alexnet_owt",
     "googlenet_bn",
@@ -61,6 +61,8 @@ LIKE_ANOTHER = [
     "xception",
     "mobilenetv3large_0.75",
     "efficientnetv2b0",
+    "convnexttiny",
+    "densenet121",
 ]
 
 
@@ -215,6 +217,7 @@ def test_every_row_fulfils_the_contract(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_fit_obeys_the_blocks_and_the_batch_norm_mode(tmp_path: Path) -> None:
     check_behaviour("mobilenet_0.25", tmp_path, eagerly=False)
 

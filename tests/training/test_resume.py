@@ -66,7 +66,9 @@ RECIPES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=pytest.mark.long) if "plateau" in one else one for one in RECIPES]
+)
 def test_a_training_that_is_stopped_ends_as_one_that_is_not(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
