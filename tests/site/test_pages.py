@@ -85,8 +85,11 @@ def place(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: 
     return tmp_path
 
 
+REPEATED: set[str] = set()  # commands that pages have in common and whose files none of them reads
+
+
 def run_block(block: Block, names: dict[str, str], namespace: dict[str, Any]) -> None:
-    """Run the block, except what NOT_RUN names."""
+    """Run the block, except what NOT_RUN names, and what a page before had too."""
     if block.language == "python":
         text = block.text
         for name, value in names.items():
@@ -95,11 +98,13 @@ def run_block(block: Block, names: dict[str, str], namespace: dict[str, Any]) ->
             exec(compile(text, f"block at line {block.line}", "exec"), namespace)
     elif block.language == "":
         for command in block.commands():
-            if reason(command) is None:
+            if reason(command) is None and command not in REPEATED:
                 program, *words = words_of(command, names)
                 assert program == "tlkit", f"line {block.line}: what runs {command!r}? A block of output is ```text"
                 done = CliRunner().invoke(main, words, catch_exceptions=False)
                 assert done.exit_code == 0, f"{command}\n{done.output}"
+                if re.match("tlkit (inspect|finetune|predict) ", command) and not re.search("--(out|csv)", command):
+                    REPEATED.add(command)
     else:
         assert block.language in ("text", "{toctree}", "{eval-rst}"), block
 
