@@ -67,6 +67,10 @@ def main() -> None:
     report(read_rows(FILE))
 
 
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
 class Trial:
     """The undamaged subjects in a folder, and what reads each of them."""
 
@@ -129,10 +133,10 @@ class Trial:
             save(one, values)
             left[0] -= 1
             if left[0] == 0:
-                raise KeyboardInterrupt
+                raise Killed
 
         Checkpoint.save = saving  # type: ignore[method-assign]
-        with contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(Killed):
             finetune(self.data, **given, out=folder)
         Checkpoint.save = save  # type: ignore[method-assign]
         assert (folder / "checkpoints").is_dir() and not (folder / "metrics.json").exists()

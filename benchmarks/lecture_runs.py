@@ -91,7 +91,8 @@ def measured(name: str, scratch: Path, other: Pool) -> dict[str, object]:
     solved = {} if epochs else {"solver": "logistic"}
     stage = tlkit.Stage(epochs or 1, 1e-3, unfreeze=layers, optimizer="adamw", batch_norm="moving", **solved)
     recipe.write_text(json.dumps(tlkit.plan.recipe.to_dict(tlkit.Recipe("lecture", stages=(stage,), batch_size=12))))
-    start = ["--weights", "none"] if epochs else []
+    # a head that is not solved once more has its own answers in predictions.csv
+    start = ["--weights", "none"] if epochs else ["--no-refit"]
     words = ["--backbone", name, "--recipe", str(recipe), "--image-size", str(size), "--out", str(run), "--no-report"]
     metrics = asked("finetune", str(data), *start, *words)["metrics"]
     method = "cam" if epochs else "occlusion"
