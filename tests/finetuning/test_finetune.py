@@ -161,7 +161,6 @@ def test_a_second_run_decodes_nothing_and_computes_nothing_frozen(
     assert (again.metrics["images_decoded"], again.metrics["images_computed"]) == (0, 0)
 
 
-@pytest.mark.slow
 def test_only_training_images_are_trained_on(
     folder: Path, tmp_path: Path, tiny: dict[str, Any], unserved: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
