@@ -102,7 +102,6 @@ def arrow_folder(tmp_path: Path) -> Path:
 # -- verdicts ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_mirror_image_that_is_another_class_is_found_with_both_classes(sample: Sample) -> None:
     safety = run_check(sample, Augmentation(flip_horizontal=0.5, flip_vertical=0.5, half_turn=0.5))
     verdicts = {one.field: one for one in safety.verdicts}
