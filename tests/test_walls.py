@@ -440,3 +440,13 @@ def test_what_branches_on_english_is_found() -> None:
 def test_no_code_branches_on_the_words_of_a_message() -> None:
     found = [f"{file}:{line}" for _, file in modules() for line in branches_on_english(tree_of(file))]
     assert not found, "\n".join(found)
+
+
+def test_each_planted_fault_has_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """benchmarks/planted_faults.py changes a line of the code for each, which must be there once."""
+    if (ROOT / ".planted").is_dir():
+        pytest.skip("this is a copy with a fault in it")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    planted = importlib.import_module("planted_faults")
+    faults = planted.FAULTS + planted.PRACTICES
+    assert len({planted.file_of(one, ROOT) for one in faults}) > 10 and len({one.name for one in faults}) == 20
