@@ -8,18 +8,20 @@ import struct
 import sys
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
+import tlkit.data.convert as convert_module
 from tests.broken import encode
 from tests.conftest import draw
 from tests.heic import BLUE, RED
 from tlkit.data.convert import Unreadable, convert, needs_conversion, read_header
 from tlkit.data.decode import decode
-from tlkit.data.foreign import foreign
+from tlkit.data.foreign import HEIC, foreign
 from tlkit.data.images import ImageSet
 from tlkit.data.scan import scan
 from tlkit.errors import DataError
@@ -414,3 +416,20 @@ def test_a_cleaned_copy_holds_what_a_model_sees(tmp_path: Path) -> None:
     assert "junk" in (tmp_path / "clean" / "problems.csv").read_text()
     with pytest.raises(DataError, match="not empty"):
         clean_copy(data, tmp_path / "clean")
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "RGBa"])
+def test_rows_of_a_heic_are_read_as_pillow_reads_them(mode: str) -> None:
+    """Rows of pi-heif may be longer than the image is wide, and colours may be multiplied by alpha already."""
+    width, height, stride = 5, 4, 24
+    data = np.random.default_rng(0).integers(0, 256, height * stride, dtype="uint8").tobytes()
+
+    def to_pillow() -> Image.Image:
+        return Image.frombytes(mode, (width, height), data, "raw", mode, stride)
+
+    image = SimpleNamespace(data=data, stride=stride, mode=mode, size=(width, height), info={}, to_pillow=to_pillow)
+    found, expected = (
+        np.concatenate(list(convert_module._blocks_of_rows(one, HEIC)))
+        for one in (convert_module._loaded(image, HEIC), to_pillow())
+    )
+    assert found.shape[:2] == (height, width) and np.array_equal(found, expected)

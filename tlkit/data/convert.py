@@ -401,7 +401,7 @@ def _words(image: Any, kind: str) -> str:
 def _loaded(image: Any, kind: str) -> Any:
     """A decoded image of Pillow. Raises Unreadable for one of floating-point numbers."""
     if kind == HEIC:
-        return _Heic(image)
+        return _Heic(image) if image.mode in ("L", "RGB", "RGBA") else image.to_pillow()
     image.load()
     if image.mode == "F":
         raise Unreadable("unsupported-format", f"{_name(kind)} of floating-point numbers: save it as 8 or 16 bits")
